@@ -1,0 +1,284 @@
+"""The command line: `ablate plan | run | status | report | cite | check | list`.
+
+Commands import what they need when they are called, so that those that only read records answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+app = typer.Typer(
+    help="What does a design choice cost, and what does it buy? Trains and measures a grid of network variants.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+SOME_FAILED, USAGE, STOPPED = 1, 2, 75
+SHIPPED = Path(__file__).parent / "grids"
+
+GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name, or a path to a TOML file.")]
+DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes a field of the base.")]
+SeedsOption = Annotated[str | None, typer.Option(metavar="0,1", help="Seeds instead of the grid's.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.command("list")
+def list_() -> None:
+    """Shipped grids, presets, data sets, metrics."""
+    from ablations.data import DATASETS
+    from ablations.metrics import METRICS
+    from densenet import MODELS, PRESETS
+
+    for title, names in (
+        ("Grids", sorted(path.stem for path in SHIPPED.glob("*.toml"))),
+        ("Model families", MODELS),
+        ("Presets", PRESETS),
+        ("Data sets", DATASETS),
+        ("Metrics", METRICS),
+    ):
+        out.print(Text(f"{title}: {', '.join(names)}"))
+
+
+@app.command()
+def plan(grid: GridArgument, set_: SetOption = None, seeds: SeedsOption = None, as_json: JsonOption = False) -> None:
+    """Shows what would run, with params, MACs and predicted memory; trains nothing."""
+    from rich.progress import track
+
+    from ablations import cost
+    from ablations.config import CostConfig
+    from ablations.display import print_rows
+    from ablations.metrics import METRICS
+
+    read = _grid(grid, set_, seeds)
+    entries = []
+    for variant_id, variant in track(read.variants().items(), "Counting", console=err, transient=True):
+        config = CostConfig(variant.model, read.datasets[variant.data].image_size, variant.train.batch_size)
+        where = [f"{s.name} {v.label}" for s in read.studies for v in s.levels if v.variant == variant]
+        numbers = {
+            key: value for key, value in {**cost.counted(config), **cost.predicted(config)}.items() if key in METRICS
+        }
+        entries.append({"variant": variant_id, "levels": where, **numbers})
+    runs, costs = len(entries) * len(read.seeds), len(entries)
+    if as_json:
+        print(json.dumps({"title": read.title, "runs": runs, "costs": costs, "variants": entries}, indent=1))
+        return
+    keys = [key for key in METRICS if key in entries[0]]
+    rows = [["; ".join(entry["levels"]), *(METRICS[key].show(entry[key]) for key in keys)] for entry in entries]
+    print_rows(out, read.title or grid, ["Variant", *(METRICS[key].head for key in keys)], rows)
+    _say(f"{runs} runs ({len(entries)} variants x {len(read.seeds)} seeds) and at most {costs} costs.")
+
+
+@app.command()
+def run(
+    grid: GridArgument,
+    out_: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: results/<grid's name>.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="0: one per core, or one per GPU.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seeds: SeedsOption = None,
+    set_: SetOption = None,
+    retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
+) -> None:
+    """Runs what is missing, then reports."""
+    from ablations import driver
+
+    if device not in ("auto", "cpu", "cuda"):
+        _stop(f"--device {device}: allowed are auto, cpu, cuda")
+    again = [status.strip() for status in retry.split(",") if status.strip()]
+    unknown = set(again) - {"failed", "oom", "diverged", "timeout"}
+    if unknown:
+        _stop(f"--retry {', '.join(sorted(unknown))}: allowed are failed, oom, diverged, timeout")
+    read = _grid(grid, set_, seeds)
+    folder = out_ or Path("results") / Path(grid).stem
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        outcome = driver.work(read, folder, driver.devices(device, workers), again, out)
+    except ValueError as error:
+        _stop(str(error))
+    except OSError as error:
+        _stop(f"{folder}: {error}")
+    except KeyboardInterrupt:
+        _say(f"Stopped. What is finished is kept in {folder}; the same command goes on from there.", err)
+        raise typer.Exit(STOPPED) from None
+    for path in outcome.damaged:
+        _say(f"A damaged record was set aside as {path} and its job run again.", err)
+    for note in read.notes:
+        _say(f"Note: {note}", err)
+    if not outcome.executed:
+        _say(
+            f"Nothing to train or to measure: {outcome.done_before} of {outcome.total} jobs are on record in {folder}."
+        )
+    raise typer.Exit(_finish(folder))
+
+
+@app.command()
+def status(folder: DirArgument, as_json: JsonOption = False) -> None:
+    """What is done, failed (and why) and missing, and which code made it."""
+    from ablations.report import failures
+
+    frames = _frames(folder)
+    counts = {kind: Counter(frame.status) for kind, frame in (("runs", frames.runs), ("costs", frames.costs))}
+    made = Counter(
+        f"commit {row['commit']}, sources {row['fingerprint']}"
+        for frame in (frames.runs, frames.costs)
+        for row in frame[frame.status == "done"].to_dict("records")
+    )
+    failed, damaged = failures(frames), [path.name for path in frames.damaged]
+    if as_json:
+        print(json.dumps({**counts, "failures": failed, "damaged": damaged, "made_by": made}, indent=1))
+        return
+    for kind, count in counts.items():
+        _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
+    for line in failed:
+        _say(f"  {line}")
+    for name in damaged:
+        _say(f"  damaged, and counted as missing: records/{name}; `ablate run` sets it aside and runs the job again")
+    for code, number in made.items():
+        _say(f"{number} made by {code}")
+
+
+@app.command()
+def report(
+    folder: DirArgument,
+    only: Annotated[str | None, typer.Option(metavar="tables|figures", help="Rebuilds these alone.")] = None,
+) -> None:
+    """Rebuilds every table, figure and page from the records alone."""
+    from ablations import report as reports
+
+    frames = _frames(folder)
+    if only is not None and only not in reports.PARTS:
+        _stop(f"--only {only}: allowed are {', '.join(reports.PARTS)}")
+    try:
+        paths = reports.write(frames) if only is None else reports.PARTS[only](frames)
+    except OSError as error:
+        _stop(f"{error.filename or folder} cannot be written: {error.strerror}")
+    _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
+
+
+@app.command()
+def cite(folder: DirArgument, study: str, level: str, metric: str) -> None:
+    """Prints one value with its provenance, and a citation mark to paste."""
+    from ablations import citations
+
+    try:
+        _say(citations.describe(_frames(folder), study, level, metric))
+    except ValueError as error:
+        _stop(str(error))
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...")],
+    write: Annotated[bool, typer.Option("--write", help="Writes the recorded numbers into the files.")] = False,
+) -> None:
+    """Fails where a number cited in a text differs from the records."""
+    from ablations import citations
+
+    wrong = total = 0
+    for path in files:
+        try:
+            if write:
+                _say(f"{path}: {citations.rewrite(path)} numbers renewed")
+            found = citations.check(path)
+        except (OSError, UnicodeDecodeError) as error:
+            _stop(f"{path} cannot be read: {error}")
+        total += len(found)
+        for citation in found:
+            if citation.problem:
+                wrong += 1
+                said = (
+                    f"; cited {citation.cited.strip()!r}, recorded {citation.recorded.strip()!r}"
+                    if citation.recorded
+                    else ""
+                )
+                _say(f"{path}:{citation.line}: {citation.source}: {citation.problem}{said}", err)
+    _say(f"{total - wrong} of {total} cited numbers and tables agree with the records.")
+    raise typer.Exit(SOME_FAILED if wrong else 0)
+
+
+def main() -> None:
+    """Entry point of `ablate`."""
+    app()
+
+
+def _grid(name: str, settings: list[str] | None, seeds: str | None) -> Any:
+    from ablations.grid import GridError, read
+
+    shipped = SHIPPED / f"{name}.toml"
+    path = shipped if "/" not in name and shipped.is_file() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
+        _stop(f"no grid {name}: neither a file nor one of the shipped grids, which are {known}")
+    try:
+        numbers = None if seeds is None else [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        _stop(f"--seeds {seeds}: whole numbers are needed, for example --seeds 0,1")
+    try:
+        return read(path, settings or (), numbers)
+    except GridError as error:
+        _stop(str(error))
+
+
+def _frames(folder: Path) -> Any:
+    from ablations.tidy import NotResults, load
+
+    try:
+        return load(folder)
+    except NotResults as error:
+        _stop(str(error))
+
+
+def _finish(folder: Path) -> int:
+    """Rebuilds all results, prints the tables and where everything lies; gives the exit code."""
+    from ablations import report, tables
+    from ablations.display import print_rows
+
+    frames = _frames(folder)
+    try:
+        with err.status("Drawing"):
+            paths = report.write(frames)
+    except OSError as error:
+        _stop(f"{error.filename or folder} cannot be written: {error.strerror}")
+    for study in frames.manifest["studies"]:
+        table = tables.study_table(frames, study["name"])
+        print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
+    _say(f"\n{tables.caption(frames)}")
+    failed = report.failures(frames)
+    if failed:
+        _say(f"\n{len(failed)} jobs failed; `--retry failed` runs them again:", err)
+        for line in failed:
+            _say(f"  {line}", err)
+    _say(f"\n{report.counts(frames)} Written:")
+    for place in sorted({path.parent for path in paths}):
+        names = sorted(path.name for path in paths if path.parent == place)
+        _say(f"  {place}/: {', '.join(names)}")
+    return SOME_FAILED if failed else 0
+
+
+def _say(text: str, console: Console = out) -> None:
+    console.print(Text(text))
+
+
+def _stop(message: str) -> NoReturn:
+    _say(message, err)
+    raise typer.Exit(USAGE)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

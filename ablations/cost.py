@@ -1,0 +1,234 @@
+"""Measures what a variant needs: params, MACs, activations, memory and throughput.
+
+Memory is taken in one loop and time in another. Two sources stand beside each other wherever there are two:
+MACs from torch's dispatcher and from fvcore's trace, which must agree; peak memory from the allocator, and as
+predicted from a step on tensors without storage, which stays in a column of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from ablations.config import CostConfig, TrainConfig
+from ablations.train import optimizer_for, training_step
+from densenet import build, count_params
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore's import touches torch.jit
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+
+WARMUP_STEPS = 3
+TRAIN_SECONDS = 1.0
+INFERENCE_SECONDS = 0.5
+FEWEST_REPEATS = 10
+
+
+class CountersDisagree(ArithmeticError):
+    """Two counters of the same thing gave two numbers."""
+
+
+def counted(cost: CostConfig) -> dict[str, Any]:
+    """Params, MACs and activations of one image in eval mode. Raises CountersDisagree."""
+    network = build(cost.model).eval()
+    images = torch.zeros(1, _channels(cost), *cost.image_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as dispatcher:
+        network(images)
+    macs = dispatcher.get_total_flops() // 2
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer's notes on fixed shapes
+        traced = FlopCountAnalysis(network, images)
+        traced.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        by_operator = traced.by_operator()
+        activations = ActivationCountAnalysis(network, images)
+        activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        elements = activations.by_operator()
+    traced_macs = int(by_operator["conv"] + by_operator["linear"])
+    if macs != traced_macs:
+        raise CountersDisagree(f"torch's flop counter finds {macs} MACs, fvcore {traced_macs}")
+    return {
+        "params": count_params(cost.model),
+        "macs": macs,
+        "flops": 2 * macs,
+        "activations": int(elements["conv"] + elements["linear"]),
+        "fvcore_total": int(sum(by_operator.values())),
+        "fvcore_uncounted": sorted(traced.unsupported_ops()),
+    }
+
+
+def predicted(cost: CostConfig) -> dict[str, int]:
+    """Peak bytes that a step's tensors would hold on the CPU, from tensors without storage."""
+    with FakeTensorMode(), LiveStorage() as live:
+        _memory_probe(cost, torch.device("cpu"), live.restart)
+        train = live.peak
+    with FakeTensorMode(), LiveStorage() as live:
+        _inference_probe(cost, torch.device("cpu"), live.restart)
+        inference = live.peak
+    return {"predicted_train_peak_memory_bytes": train, "predicted_inference_peak_memory_bytes": inference}
+
+
+def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
+    """Peak memory and throughput on a device that nothing else uses."""
+    peak = _cuda_peak if device.type == "cuda" else _cpu_peak
+    values: dict[str, Any] = {}
+    for name, probe in (("train", _memory_probe), ("inference", _inference_probe)):
+        for kind, value in peak(probe, cost, device).items():
+            values[f"{name}_peak_memory_{kind}"] = value
+    train, inference = _steps(cost, device)
+    for name, step, budget in (("train", train, TRAIN_SECONDS), ("inference", inference, INFERENCE_SECONDS)):
+        seconds = repeated(step, device, budget)
+        low, median, high = np.percentile(seconds, [25, 50, 75])
+        values[f"{name}_step_seconds"] = float(median)
+        values[f"{name}_step_seconds_iqr"] = float(high - low)
+        values[f"{name}_repeats"] = len(seconds)
+        values[f"{name}_images_per_second"] = cost.batch_size / float(median)
+    return values
+
+
+class LiveStorage(TorchDispatchMode):
+    """Counts the bytes of all tensor storages alive, by watching every operator's outputs and their death."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def restart(self) -> None:
+        """From here on, a new peak."""
+        self.peak = self.bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._watch(leaf.untyped_storage())
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def died(_: weakref.ref[torch.UntypedStorage]) -> None:
+            del self._alive[key]
+            self.bytes -= size
+
+        self._alive[key] = weakref.ref(storage, died)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+
+Probe = Callable[[CostConfig, torch.device, Callable[[], None]], None]
+
+
+def _memory_probe(cost: CostConfig, device: torch.device, restart: Callable[[], None]) -> None:
+    """Builds everything, takes one training step so that the optimizer's state exists, and then the one that counts."""
+    train, _ = _steps(cost, device)
+    train()
+    restart()
+    train()
+
+
+def _inference_probe(cost: CostConfig, device: torch.device, restart: Callable[[], None]) -> None:
+    """Two forward passes in eval mode, of which the second counts; no gradients, no optimizer."""
+    network = _network(cost, device).eval()
+    images = _images(cost, device)
+    with torch.inference_mode():
+        network(images)
+        restart()
+        network(images)
+
+
+def _steps(cost: CostConfig, device: torch.device) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A training step and a forward pass of the same network."""
+    network = _network(cost, device)
+    optimizer = optimizer_for(network, TrainConfig(batch_size=cost.batch_size))
+    images, labels = _images(cost, device), torch.zeros(cost.batch_size, dtype=torch.long, device=device)
+
+    def train() -> object:
+        network.train()
+        return training_step(network, optimizer, images, labels)
+
+    @torch.inference_mode()
+    def inference() -> object:
+        network.eval()
+        return network(images)
+
+    return train, inference
+
+
+def _network(cost: CostConfig, device: torch.device) -> nn.Module:
+    """Built where it is used: tensors without storage cannot be moved."""
+    with device:
+        return build(cost.model)
+
+
+def _images(cost: CostConfig, device: torch.device) -> Tensor:
+    return torch.randn(cost.batch_size, _channels(cost), *cost.image_size, device=device)
+
+
+def _channels(cost: CostConfig) -> int:
+    return int(getattr(cost.model, "in_channels", 3))
+
+
+def _cpu_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str, int]:
+    """The highest level of the CPU allocator, from the profiler's trace of every allocation and release."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    mark = "peak counts from here"
+
+    def restart() -> None:
+        with record_function(mark):
+            pass
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        probe(cost, device, restart)
+    events: list[Any] = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    start = next(event.start_ns() for event in events if event.name() == mark)
+    level = peak = 0
+    for moment, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        level += size
+        if moment >= start:
+            peak = max(peak, level)
+    return {"bytes": peak}
+
+
+def _cuda_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str, int]:
+    """The CUDA allocator's own peaks, in a fresh process."""
+    probe(cost, device, lambda: torch.cuda.reset_peak_memory_stats(device))
+    torch.cuda.synchronize(device)
+    return {
+        "bytes": torch.cuda.max_memory_allocated(device),
+        "reserved_bytes": torch.cuda.max_memory_reserved(device),
+    }
+
+
+def repeated(step: Callable[[], object], device: torch.device, budget: float) -> list[float]:
+    """Seconds of each step after the warm-up, until the budget of seconds is spent, at least ten times."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    for _ in range(WARMUP_STEPS):
+        once()
+    end = time.perf_counter() + budget
+    seconds: list[float] = []
+    while len(seconds) < FEWEST_REPEATS or time.perf_counter() < end:
+        seconds.append(once())
+    return seconds

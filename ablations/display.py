@@ -1,0 +1,158 @@
+"""Shows a grid at work: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ablations.engine import Event
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job as it is shown."""
+
+    name: str
+    kind: str
+    epochs: int
+    """How many a run has; 0 for a cost."""
+
+
+@dataclass
+class Board:
+    """What is known of a grid at work, from its events."""
+
+    works: Mapping[str, Work]
+    """The jobs to be done, by key."""
+
+    clock: float = field(default_factory=time.monotonic)
+    statuses: Counter[str] = field(default_factory=Counter)
+    finished: Counter[str] = field(default_factory=Counter)
+    """Finished jobs by kind."""
+
+    spent: Counter[str] = field(default_factory=Counter)
+    """Seconds of workers in finished jobs, by kind."""
+
+    running: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """Slot -> job and when it began."""
+
+    latest: dict[int, str] = field(default_factory=dict)
+    """Slot -> epoch and loss."""
+
+    def update(self, event: Event) -> None:
+        """Takes in an event."""
+        key, slot = event.task.key, event.slot
+        work = self.works[key]
+        if event.kind == "started":
+            self.running[slot] = key, time.monotonic()
+            self.latest[slot] = "measuring" if work.kind == "cost" else "starting"
+        elif event.kind == "waiting":
+            self.latest[slot] = "waiting for the device: another process of this suite uses it"
+        elif event.kind == "progress":
+            epoch, loss = event.detail
+            self.latest[slot] = f"epoch {epoch:.1f}/{work.epochs}, loss {loss:.3f}"
+        else:
+            _, began = self.running.pop(slot)
+            del self.latest[slot]
+            self.finished[work.kind] += 1
+            self.spent[work.kind] += time.monotonic() - began  # type: ignore[assignment]
+            self.statuses[event.detail[0] if event.kind == "finished" else "failed"] += 1
+
+    def seconds_left(self, workers: int) -> float | None:
+        """From the mean time of the finished jobs of each kind; None while a kind has none."""
+        total = Counter(work.kind for work in self.works.values())
+        seconds = 0.0
+        for kind, count in total.items():
+            left = count - self.finished[kind]
+            if left and not self.finished[kind]:
+                return None
+            if left:
+                mean = self.spent[kind] / self.finished[kind]
+                under_way = sum(
+                    time.monotonic() - t for key, t in self.running.values() if self.works[key].kind == kind
+                )
+                seconds += max(0.0, left * mean - under_way) / (1 if kind == "cost" else workers)
+        return seconds
+
+    def summary(self, workers: int) -> str:
+        """`12 done, 2 running, 57 left, 0:01:10 so far, about 0:03:00 to go`."""
+        done = sum(self.finished.values())
+        left = len(self.works) - done - len(self.running)
+        counts = [f"{count} {status}" for status, count in sorted(self.statuses.items())] or ["0 done"]
+        to_go = self.seconds_left(workers)
+        rest = "time to go not known yet" if to_go is None else f"about {clock(to_go)} to go"
+        so_far = clock(time.monotonic() - self.clock)
+        return f"{', '.join(counts)}, {len(self.running)} running, {left} left; {so_far} so far, {rest}"
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, or `2:03` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def show(console: Console, events: Iterable[Event], works: Mapping[str, Work], workers: int) -> Iterable[Event]:
+    """Passes the events on, and shows them meanwhile."""
+    board = Board(works)
+    return _live(console, events, board, workers) if console.is_terminal else _plain(console, events, board, workers)
+
+
+def _live(console: Console, events: Iterable[Event], board: Board, workers: int) -> Iterable[Event]:
+    def picture() -> Group:
+        table = Table("Worker", "Job", "Now", box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for slot in range(workers):
+            key = board.running.get(slot, ("", 0.0))[0]
+            table.add_row(str(slot), Text(board.works[key].name if key else "-"), board.latest.get(slot, ""))
+        done = sum(board.finished.values())
+        return Group(ProgressBar(len(board.works), done), Text(board.summary(workers)), table)
+
+    with Live(get_renderable=picture, console=console, refresh_per_second=4, transient=True):
+        for event in events:
+            board.update(event)
+            yield event
+    console.print(board.summary(workers))
+
+
+def _plain(console: Console, events: Iterable[Event], board: Board, workers: int) -> Iterable[Event]:
+    """A line for every finished job, and one for a running job when it has news, at most every ten seconds."""
+    last = time.monotonic()
+    for event in events:
+        said = board.latest.get(event.slot, "")
+        board.update(event)
+        name = board.works[event.task.key].name
+        if event.kind in ("finished", "died"):
+            detail = event.detail[0] if event.kind == "finished" else f"failed, {event.detail[0]}"
+            _line(console, f"{detail:<8} {board.works[event.task.key].kind:<4} {name}{_after(said)}")
+            _line(console, f"  {board.summary(workers)}")
+            last = time.monotonic()
+        elif event.kind == "waiting" or (event.kind == "progress" and time.monotonic() - last > 10):
+            _line(console, f"running  {name}{_after(board.latest[event.slot])}")
+            last = time.monotonic()
+        yield event
+
+
+def _after(news: str) -> str:
+    return f": {news}" if news.startswith(("epoch", "waiting")) else ""
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_rows(console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on the terminal."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)

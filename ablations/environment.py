@@ -1,0 +1,82 @@
+"""Where and with what a number was made: device, versions, commit, code fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("densenet", "ablations"))
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the processor's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a measurement on this device depends on: part of a cost's identity, and recorded with every job."""
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads() if device.type == "cpu" else 1,
+        "torch": torch.__version__,
+    }
+
+
+def settings(device: torch.device) -> dict[str, Any]:
+    """The rest of what a reader needs to judge a number."""
+    return {
+        **machine(device),
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        "precision": "fp32",
+        "memory_format": "contiguous",
+    }
+
+
+@cache
+def code() -> dict[str, str]:
+    """The commit, marked where the sources differ from it, and the sources' own fingerprint: shown, not identity."""
+    return {"commit": _commit(), "fingerprint": _fingerprint()}
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted(package.glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _commit() -> str:
+    """Unknown where the sources are not what git tracks here, for example in a user's own repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGES[1]), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + (" + changes" if git("status", "--porcelain", "--", *map(str, PACKAGES)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

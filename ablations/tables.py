@@ -1,0 +1,213 @@
+"""Frames become tables: CSV with every digit, Markdown and LaTeX as they are read. Same records, same bytes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablations import records
+from ablations.metrics import METRICS
+from ablations.statistics import summary
+from ablations.tidy import Frames
+
+CONFOUNDS = ("params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second")
+"""Shown with their change against the base, so that a gain is not read without its price."""
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """One study: numbers for programs, cells for readers."""
+
+    name: str
+    question: str
+    numbers: pd.DataFrame
+    """A row per level: accuracy statistics, costs, and `<cost>_change`, the share of the base's."""
+
+    heads: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    caption: str
+
+
+def study_table(frames: Frames, study: str) -> StudyTable:
+    """The table of one study, rows in the grid's order."""
+    entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == study)
+    levels = frames.studies[frames.studies.study == study]
+    costs = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
+    numbers = summary(levels, frames.runs).merge(frames.costs[["variant", "status", *costs]], on="variant", how="left")
+    numbers = numbers.rename(columns={"status": "cost_status"})
+    base = numbers[numbers.is_base].iloc[0]
+    for key in costs:
+        numbers[key] = numbers[key].astype(float)
+        numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
+    heads = (
+        "Level",
+        METRICS["test_accuracy"].head,
+        "Change against the base",
+        "Verdict",
+        *(m.head for m in costs.values()),
+    )
+    cells = tuple(_cells(row, list(costs)) for row in numbers.to_dict("records"))
+    return StudyTable(study, entry["question"], numbers, heads, cells, caption(frames))
+
+
+def _cells(row: dict[Any, Any], costs: Sequence[str]) -> tuple[str, ...]:
+    level = f"{row['level']} (base)" if row["is_base"] else str(row["level"])
+    return (level, _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
+
+
+def _accuracy(row: dict[Any, Any]) -> str:
+    """`97.13 ± 0.28`, with what is not there."""
+    show = METRICS["test_accuracy"].show
+    parts = [show(row["mean"]) + (f" ± {show(row['sd'])}" if row["n"] > 1 else "")] if row["n"] else []
+    parts += [f"{row[kind]} {kind}" for kind in ("failed", "missing") if row[kind]]
+    return ", ".join(parts)
+
+
+def _difference(row: dict[Any, Any]) -> str:
+    """`-1.30 [-1.72, -0.88]`: mean and 95 % interval in points."""
+    if math.isnan(row["difference"]):
+        return ""
+    text = f"{row['difference']:+.2f}"
+    return text if math.isnan(row["low"]) else f"{text} [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def _cost(row: dict[Any, Any], key: str) -> str:
+    if math.isnan(row[key]):
+        return "" if row["cost_status"] == "done" else str(row["cost_status"])
+    shown = METRICS[key].show(row[key])
+    if key not in CONFOUNDS or row["is_base"] or math.isnan(row[f"{key}_change"]):
+        return shown
+    return f"{shown} ({100 * row[f'{key}_change']:+.1f} %)"
+
+
+def caption(frames: Frames) -> str:
+    """How the numbers came about: seeds, data, device, versions, commit."""
+    runs, costs = (frame[frame.status == "done"] for frame in (frames.runs, frames.costs))
+    if runs.empty and costs.empty:
+        return "Nothing has been run yet."
+    both = pd.concat([runs.reindex(columns=_MADE_WITH), costs.reindex(columns=_MADE_WITH)])
+    made = {key: ", ".join(str(value) for value in both[key].dropna().unique()) for key in _MADE_WITH}
+    threads = "1 thread" if made["threads"] in ("1", "1.0") else f"{made['threads']} threads"
+    data = ", ".join(frames.variants.data.unique())
+    tested = ", ".join(
+        f"{int(count):,}" for count in runs.reindex(columns=["test_images"]).test_images.dropna().unique()
+    )
+    return (
+        f"Data: {data}, {tested} test images. Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over "
+        f"{len(frames.manifest['seeds'])} seeds; change paired by seed, with its 95 % t interval in points; resolved: "
+        f"Holm-corrected p < 0.05. Changes of costs are relative to the base. {_MEMORY[made['device'] == 'cuda']} "
+        f"Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
+        f"commit {made['commit']}."
+    )
+
+
+_MADE_WITH = ["device", "device_name", "threads", "precision", "torch", "commit"]
+_MEMORY = {
+    True: "Peak memory is the CUDA allocator's.",
+    False: "Peak memory is the CPU allocator's, from the profiler's trace of one step.",
+}
+
+
+def markdown(table: StudyTable) -> str:
+    """The table in Markdown, its question above and its caption below."""
+    lines = [f"**{_md(table.question or table.name)}**", "", _md_row(table.heads)]
+    lines.append("|" + "|".join([" :-- ", *[" --: "] * (len(table.heads) - 1)]) + "|")
+    lines += [_md_row(row) for row in table.cells]
+    return "\n".join([*lines, "", f"*{_md(table.caption)}*", ""])
+
+
+def latex(table: StudyTable) -> str:
+    r"""The table in LaTeX; needs \usepackage{booktabs}."""
+    lines = [
+        f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}.",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(table.question)} {_tex(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_tex, table.heads)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(_tex, row)) + r" \\" for row in table.cells),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def csv(frame: pd.DataFrame) -> bytes:
+    """Every digit that tells one float from another."""
+    return bytes(frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def citable(frames: Frames) -> dict[tuple[str, str, str], str]:
+    """Every cell that can be cited: (study, level, metric) -> the number as printed, without its unit."""
+    cells = {}
+    for study in frames.manifest["studies"]:
+        numbers = study_table(frames, study["name"]).numbers
+        for row in numbers.to_dict("records"):
+            for key, metric in METRICS.items():
+                value = row["mean"] if key == "test_accuracy" else row[key]
+                if not math.isnan(value):
+                    cells[study["name"], str(row["level"]), key] = metric.show(value)
+    return cells
+
+
+def numbers_tex(cells: dict[tuple[str, str, str], str]) -> str:
+    r"""Macros that give every cell: `\ablate{growth_rate}{12}{test_accuracy}`; a wrong name is an error in LaTeX."""
+    lines = [
+        r"% Made by `ablate report`. \ablate{STUDY}{LEVEL}{METRIC} gives one number, in the unit of the tables.",
+        r"\newcommand{\ablate}[3]{\ifcsname ablate:\detokenize{#1:#2:#3}\endcsname"
+        r"\csname ablate:\detokenize{#1:#2:#3}\endcsname"
+        r"\else\errmessage{No number for study #1, level #2, metric #3}\fi}",
+    ]
+    for (study, level, key), text in cells.items():
+        name = rf"ablate:\detokenize{{{_verbatim(f'{study}:{level}:{key}')}}}"
+        lines.append(rf"\expandafter\def\csname {name}\endcsname{{{_tex(text)}}}")
+    return "\n".join(lines) + "\n"
+
+
+def write(frames: Frames) -> list[Path]:
+    """Writes the tidy CSV files, every study's table and numbers.tex; gives the paths."""
+    files: dict[Path, bytes] = {frames.folder / f"{name}.csv": csv(frame) for name, frame in frames.tables().items()}
+    for study in frames.manifest["studies"]:
+        table = study_table(frames, study["name"])
+        place = frames.folder / "tables"
+        files[place / f"{table.name}.csv"] = csv(table.numbers)
+        files[place / f"{table.name}.md"] = markdown(table).encode()
+        files[place / f"{table.name}.tex"] = latex(table).encode()
+    files[frames.folder / "numbers.tex"] = numbers_tex(citable(frames)).encode()
+    for path, content in files.items():
+        records.write(path, content)
+    return list(files)
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
+
+
+def _md_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(map(_md, cells)) + " |"
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    escaped = "".join(_TEX.get(character, character) for character in text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
+
+
+def _verbatim(text: str) -> str:
+    r"""What may stand inside \detokenize: characters that would end or start something are left out."""
+    return re.sub(r"[\\{}%#~^]", "", text)

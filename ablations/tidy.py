@@ -1,0 +1,142 @@
+"""Records become tidy data frames. Reads jobs.json, records/ and attempts/ alone; needs no torch.
+
+>>> import ablations
+>>> frames = ablations.load("results/digits-cpu")
+>>> sorted(frames.runs.status.unique())
+['done']
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablations import records
+from ablations.metrics import METRICS
+
+
+class NotResults(ValueError):
+    """A folder that holds no results."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A results folder as data frames, joined by `variant`."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    """jobs.json."""
+
+    runs: pd.DataFrame
+    """A row per run: variant, seed, status, reason, test_accuracy, ..., the fields of its variant."""
+
+    costs: pd.DataFrame
+    """A row per variant and device: variant, status, reason, params, macs, ..."""
+
+    history: pd.DataFrame
+    """A row per run and epoch."""
+
+    variants: pd.DataFrame
+    """A row per variant with every field, defaults too."""
+
+    studies: pd.DataFrame
+    """A row per study and level: study, level, variant, is_base."""
+
+    damaged: tuple[Path, ...]
+    """Records that are not as they were published, and count as missing."""
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The five frames by the name of their CSV file."""
+        return {name: getattr(self, name) for name in ("runs", "costs", "history", "variants", "studies")}
+
+
+def load(folder: str | Path) -> Frames:
+    """The frames of a results folder. Raises NotResults where it is none."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    whole, damaged = records.load(folder)
+    attempts = records.load_attempts(folder)
+    variants = pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest["variants"].items()])
+    runs = [_row(job, whole, attempts) for job in manifest["jobs"] if job["kind"] == "run"]
+    return Frames(
+        folder,
+        manifest,
+        pd.DataFrame(runs).merge(variants, on="variant", validate="many_to_one"),
+        pd.DataFrame(_cost_rows(manifest, whole, attempts)),
+        pd.DataFrame(_history_rows(manifest, whole), columns=[*_HISTORY]),
+        variants,
+        pd.DataFrame(
+            [
+                {
+                    "study": study["name"],
+                    "level": level["label"],
+                    "variant": level["variant"],
+                    "is_base": level["is_base"],
+                }
+                for study in manifest["studies"]
+                for level in study["levels"]
+            ]
+        ),
+        tuple(damaged),
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """jobs.json of a results folder. Raises NotResults."""
+    try:
+        manifest = json.loads((folder / "jobs.json").read_bytes())
+        return {key: manifest[key] for key in ("title", "seeds", "machine", "variants", "studies", "jobs")}
+    except FileNotFoundError:
+        raise NotResults(f"{folder} holds no results: there is no jobs.json; `ablate run` makes one") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotResults(f"{folder / 'jobs.json'} cannot be read: {error!r}; `ablate run` writes it anew") from None
+
+
+_HISTORY = ("variant", "seed", "epoch", "train_loss", "train_accuracy", "learning_rate", "seconds")
+_ENVIRONMENT = (
+    "device", "device_name", "threads", "torch", "python", "precision", "commit", "fingerprint",
+)  # fmt: skip
+
+
+def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+    fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry["fields"].items()}
+    return {"data": entry["data"], **fields}
+
+
+def _row(job: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> dict[str, Any]:
+    """Status, values and environment of a job: its record, else its last failure, else missing."""
+    row = {"variant": job["variant"], "seed": job["seed"], "id": job["id"], "status": "missing", "reason": ""}
+    if job["id"] in whole:
+        record = whole[job["id"]]
+        values = {**record["deterministic"], **record["measured"]}
+        scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
+        row |= {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
+    elif job["id"] in attempts:
+        last = attempts[job["id"]][-1]
+        row |= {"status": last["status"], "reason": last["reason"]}
+    return row
+
+
+def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Costs of the machine that jobs.json names; variants that differ in training alone share one record."""
+    rows = []
+    for variant, entry in manifest["variants"].items():
+        row = _row({"variant": variant, "seed": None, "id": entry["cost"]}, whole, attempts)
+        del row["seed"]
+        rows.append({**{key: None for key, metric in METRICS.items() if metric.of == "cost"}, **row})
+    return rows
+
+
+def _history_rows(manifest: dict[str, Any], whole: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"variant": job["variant"], "seed": job["seed"], **epoch, "seconds": seconds}
+        for job in manifest["jobs"]
+        if job["kind"] == "run" and job["id"] in whole
+        for epoch, seconds in zip(
+            whole[job["id"]]["deterministic"]["history"], whole[job["id"]]["measured"]["epoch_seconds"], strict=True
+        )
+    ]

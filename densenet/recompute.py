@@ -1,0 +1,39 @@
+"""Activation checkpointing that leaves gradients and buffers as the plain step leaves them.
+
+Recomputing a batch norm in training mode would update its running statistics a second time. Here the second forward
+pass writes to copies of the buffers, which are thrown away. Random numbers and autocast are replayed by torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def discarded_buffers(module: nn.Module) -> Iterator[None]:
+    """Within this context, whatever a forward pass writes to the buffers of `module` goes to copies."""
+    kept = [(owner, name, buffer) for owner in module.modules() for name, buffer in owner.named_buffers(recurse=False)]
+    for owner, name, buffer in kept:
+        setattr(owner, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for owner, name, buffer in kept:
+            setattr(owner, name, buffer)
+
+
+def recompute(module: nn.Module, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`function(*inputs)`, whose intermediate results are computed again in the backward pass.
+
+    `module` owns the buffers that `function` writes.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), discarded_buffers(module)
+
+    result: Tensor = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+    return result
