@@ -102,7 +102,7 @@ class LiveStorage(TorchDispatchMode):
     """Counts the bytes of all tensor storages alive, by watching every operator's outputs and their death."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = 0
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -195,7 +195,7 @@ def _cpu_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str,
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         probe(cost, device, restart)
-    events: list[Any] = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events: list[Any] = profiler.profiler.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == mark)
     level = peak = 0
     for moment, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):

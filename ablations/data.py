@@ -70,7 +70,7 @@ class Dataset:
         return self.train_images.shape[2], self.train_images.shape[3]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 `(N, C, H, W)` -> float32 `(N, C, H, W)`, zero mean and unit deviation per channel of the training set."""
+        """uint8 `(N, C, H, W)` -> float32 `(N, C, H, W)`, standardised per channel of the training set."""
         return (images.float() - self.mean) / self.std
 
     def to(self, device: torch.device) -> Dataset:

@@ -26,7 +26,7 @@ from ablations.tidy import Frames
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
 """The costs that stand beside the accuracy in a study's figure."""
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -44,8 +44,7 @@ def write(frames: Frames) -> list[Path]:
     paths: list[Path] = []
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a reader's own matplotlibrc changes no figure
-        sns.set_style("whitegrid")
-        matplotlib.rcParams.update(STYLE)
+        sns.set_theme(style="whitegrid", context="paper", rc=STYLE)
         for study in frames.manifest["studies"]:
             table = study_table(frames, study["name"])
             paths += _save(effect(frames, table), frames.folder / "figures" / table.name)
@@ -201,6 +200,8 @@ def _footnote(frames: Frames) -> str:
 def _save(figure: Figure, stem: Path) -> list[Path]:
     """SVG and PDF carry no date, so that the same records give the same bytes."""
     metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for all three
     paths = []
     for suffix, entries in metadata.items():
         content = io.BytesIO()

@@ -298,7 +298,8 @@ class _Reader:
         smallest = getattr(model, "smallest_image", 1)
         if min(dataset.image_size) < smallest:
             height, width = dataset.image_size
-            rule = f"this network needs images of at least {smallest} x {smallest} pixels, {dataset.label} has {height} x {width}"
+            need = f"this network needs images of at least {smallest} x {smallest} pixels"
+            rule = f"{need}; those of {dataset.label} have {height} x {width}"
             self.wrong(prefix, _NOTHING, rule)
         return model.model_copy(update=given)
 

@@ -76,7 +76,7 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(config.in_channels, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        stages = []
+        stages: list[nn.Sequential] = []
         for width in config.stage_widths:
             stage = nn.Sequential()
             for index in range(blocks):
