@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,6 @@ from ablations import records
 from ablations.metrics import METRICS
 from ablations.tables import caption, citable, markdown, study_table
 from ablations.tidy import Frames, load
-from densenet.options import lookup
 
 MARK = re.compile(r"(<!-- ablate (?P<source>[^>]*?) -->)(?P<cited>.*?)(?P<end><!-- /ablate -->|\Z)", re.DOTALL)
 
@@ -42,10 +41,10 @@ class Citation:
 def value(frames: Frames, study: str, level: str, metric: str) -> str:
     """One number as printed in the tables, without its unit. Raises ValueError naming what there is."""
     cells = citable(frames)
-    lookup("metric", metric, METRICS)
-    lookup("study", study, {name: name for name, _, _ in cells})
-    lookup(f"level of {study}", level, {name: name for each, name, _ in cells if each == study})
-    return lookup("number", metric, {key: text for (*place, key), text in cells.items() if place == [study, level]})
+    _known("study", study, (each for each, _, _ in cells))
+    _known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
+    _known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
+    return cells[study, level, metric]
 
 
 def describe(frames: Frames, study: str, level: str, metric: str) -> str:
@@ -100,8 +99,14 @@ def _recorded(place: Path, words: Sequence[str]) -> str:
     frames = _frames(place / words[0])
     if len(words) == 4:
         return value(frames, words[1], words[2], words[3])
-    studies = {study["name"]: study["name"] for study in frames.manifest["studies"]}
-    return f"\n\n{markdown(study_table(frames, lookup('study', words[1], studies)))}\n"
+    _known("study", words[1], (study["name"] for study in frames.manifest["studies"]))
+    return f"\n\n{markdown(study_table(frames, words[1]))}\n"
+
+
+def _known(kind: str, name: str, names: Iterable[str]) -> None:
+    known = dict.fromkeys(names)
+    if name not in known:
+        raise ValueError(f"unknown {kind}: {name!r}; the records have {', '.join(map(repr, known)) or 'none'}")
 
 
 @cache

@@ -253,7 +253,7 @@ def _finish(folder: Path) -> int:
         _stop(f"{error.filename or folder} cannot be written: {error.strerror}")
     for study in frames.manifest["studies"]:
         table = tables.study_table(frames, study["name"])
-        print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
+        print_rows(out, f"\n{table.name}: {table.question}", *tables.brief(table))
     _say(f"\n{tables.caption(frames)}")
     failed = report.failures(frames)
     if failed:

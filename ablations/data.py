@@ -157,7 +157,8 @@ def _read_cache(path: Path) -> Tensors | None:
     """What the cache holds, or None where it holds nothing or something damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in PARTS}
+            # copies: what is mapped from a file changes when somebody writes to it
+            tensors = {name: file.get_tensor(name).clone() for name in PARTS}
             digest = (file.metadata() or {}).get("digest")
     except (OSError, SafetensorError):
         return None

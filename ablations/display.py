@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -119,7 +120,7 @@ def _live(console: Console, events: Iterable[Event], board: Board, workers: int)
         for event in events:
             board.update(event)
             yield event
-    console.print(board.summary(workers))
+    console.print(Text(board.summary(workers)))
 
 
 def _plain(console: Console, events: Iterable[Event], board: Board, workers: int) -> Iterable[Event]:
@@ -149,10 +150,12 @@ def _line(console: Console, text: str) -> None:
 
 
 def print_rows(console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on the terminal."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    """A table on the terminal; as wide as it likes where nothing is a terminal."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for index, head in enumerate(heads):
         table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else 200)

@@ -17,7 +17,7 @@ from ablations.environment import code, machine
 from ablations.grid import Grid, Job, jobs, manifest
 from ablations.tidy import NotResults, read_manifest
 
-PRELOAD = ("ablations.job", "sklearn.datasets", "torch.fx.experimental.symbolic_shapes")
+PRELOAD = ("ablations.job", "sklearn.datasets", "torch._dynamo")
 """Loaded once in the server that workers are forked from."""
 
 

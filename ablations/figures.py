@@ -94,6 +94,7 @@ def _accuracy_panel(axes: Axes, frames: Frames, table: StudyTable) -> None:
                 f" {row.failed + row.missing} not done", (row.mean, place), fontsize=6, va="bottom", color=ORANGE
             )
     metric = METRICS["test_accuracy"]
+    axes.set_xlim(right=min(axes.get_xlim()[1], 100.5))
     axes.set_xlabel(f"{metric.head}\npoints: seeds; bar: 95 % t interval of the mean; *: base")
     axes.set_ylabel("")
 
@@ -139,15 +140,18 @@ def pareto(frames: Frames) -> Figure:
     for panel, key in zip(axes, PANELS, strict=True):
         metric = METRICS[key]
         points = data.dropna(subset=[key]).assign(x=lambda frame, k=key, m=metric: frame[k] / m.scale)
+        if points.empty:
+            panel.text(0.5, 0.5, "nothing measured", transform=panel.transAxes, ha="center", color=GREY)
+            continue
         sns.scatterplot(points, x="x", y="mean", hue="model.family", style="model.family", hue_order=families,
                         markers=markers, palette=palette, s=24, ax=panel, legend=panel is axes[0])  # fmt: skip
         front = _front(points, metric.better == "higher")
         panel.plot(front.x, front["mean"], color=GREY, linewidth=1, zorder=0)
-        panel.set_xlabel(metric.head)
         panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         panel.xaxis.set_major_formatter(lambda value, _: _short(value))
-        panel.set_ylabel(f"Mean {METRICS['test_accuracy'].head.lower()}")
-    axes[0].legend(title=None, fontsize=7)
+        panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
+        if panel.get_legend():
+            panel.legend(title=None, fontsize=7)
     figure.suptitle("What does accuracy cost? One mark per variant; the line joins those that nothing beats on both",
                     fontsize=10, fontweight="bold")  # fmt: skip
     figure.supxlabel(_footnote(frames), fontsize=6, color=GREY)
@@ -163,7 +167,7 @@ def _means(frames: Frames) -> pd.DataFrame:
 
 def _front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
     """The variants than which none is both cheaper and more accurate, cheapest first."""
-    ordered = points.sort_values(["x", "mean"], ascending=[not more_is_better, False])
+    ordered = points.astype({"mean": float}).sort_values(["x", "mean"], ascending=[not more_is_better, False])
     return ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=-math.inf)]
 
 
@@ -180,12 +184,12 @@ def curves(frames: Frames) -> Figure:
         data = frames.history.merge(levels, on="variant")
         if len(data):
             order = [level for level in levels.level if level in set(data.level)]
-            sns.lineplot(data, x="epoch", y="train_loss", hue="level", hue_order=order, palette="colorblind",
-                         errorbar=("pi", 100), linewidth=1, ax=panel)  # fmt: skip
+            sns.lineplot(data, x="epoch", y="train_loss", hue="level", hue_order=order, palette="colorblind", linewidth=1,
+                         errorbar=("pi", 100), marker="o", markersize=3, markeredgewidth=0, ax=panel)  # fmt: skip
             panel.set_yscale("log")
             panel.legend(title=None, fontsize=6)
         panel.set(title=study["name"], xlabel="Epoch", ylabel="Training loss (nats)")
-        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     figure.suptitle(
         "How do the variants learn? Mean over seeds, band from lowest to highest", fontsize=10, fontweight="bold"
     )

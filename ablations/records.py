@@ -25,8 +25,8 @@ def canonical(value: Any) -> bytes:
 
 
 def pretty(value: Any) -> bytes:
-    """The same as a file to read."""
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    """The value as a file to read, keys in their own order."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def write(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ seeds alone: that the test set is itself a sample is not in it.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,14 @@ class Difference:
 
 def paired(base: pd.Series, other: pd.Series) -> Difference:
     """`other` minus `base`, over the runs that both have; both are indexed by seed, device and version."""
-    differences = (other - base).dropna().to_numpy(dtype=float)
+    differences = [float(value) for value in (other - base).dropna()]
     n = len(differences)
-    mean = float(differences.mean()) if n else math.nan
-    if n and not differences.any():
+    mean = statistics.fmean(differences) if n else math.nan
+    if n and not any(differences):
         return Difference(n, 0.0, 0.0, 0.0, 1.0, identical=True)
     if n < 2:
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    error = statistics.stdev(differences) / math.sqrt(n)  # exact sums: equal values have deviation 0
     if error <= 1e-12 * abs(mean):  # rounding alone: a t-test would call any such difference certain
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
     half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
@@ -83,8 +84,8 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
                 "n": len(own),
                 "failed": int((~group.status.isin(["done", "missing"])).sum()),
                 "missing": int((group.status == "missing").sum()),
-                "mean": float(own.mean()) if len(own) else math.nan,
-                "sd": float(own.std(ddof=1)) if len(own) > 1 else math.nan,
+                "mean": statistics.fmean(own) if len(own) else math.nan,
+                "sd": statistics.stdev(own) if len(own) > 1 else math.nan,
             }
         )
     tests = [math.nan if row["is_base"] else each.p for row, each in zip(rows, compared, strict=True)]

@@ -48,7 +48,7 @@ def study_table(frames: Frames, study: str) -> StudyTable:
     heads = (
         "Level",
         METRICS["test_accuracy"].head,
-        "Change against the base",
+        "Change (points)",
         "Verdict",
         *(m.head for m in costs.values()),
     )
@@ -86,6 +86,21 @@ def _cost(row: dict[Any, Any], key: str) -> str:
     return f"{shown} ({100 * row[f'{key}_change']:+.1f} %)"
 
 
+BRIEF = (
+    "test_accuracy", "params", "macs", "train_peak_memory_bytes", "predicted_train_peak_memory_bytes",
+    "train_images_per_second", "inference_images_per_second",
+)  # fmt: skip
+"""What a terminal has room for."""
+
+
+def brief(table: StudyTable) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of a narrower table: fewer measures, without the costs' changes."""
+    shown = {"Level", "Change (points)", "Verdict", *(METRICS[key].head for key in BRIEF)}
+    columns = [index for index, head in enumerate(table.heads) if head in shown]
+    rows = [[row[0], *(row[index].partition(" (")[0] for index in columns[1:])] for row in table.cells]
+    return [table.heads[index] for index in columns], rows
+
+
 def caption(frames: Frames) -> str:
     """How the numbers came about: seeds, data, device, versions, commit."""
     runs, costs = (frame[frame.status == "done"] for frame in (frames.runs, frames.costs))
@@ -98,10 +113,12 @@ def caption(frames: Frames) -> str:
     tested = ", ".join(
         f"{int(count):,}" for count in runs.reindex(columns=["test_images"]).test_images.dropna().unique()
     )
+    batches = ", ".join(map(str, frames.variants["train.batch_size"].unique()))
     return (
         f"Data: {data}, {tested} test images. Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over "
         f"{len(frames.manifest['seeds'])} seeds; change paired by seed, with its 95 % t interval in points; resolved: "
         f"Holm-corrected p < 0.05. Changes of costs are relative to the base. {_MEMORY[made['device'] == 'cuda']} "
+        f"Memory and throughput at batch size {batches}. "
         f"Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
         f"commit {made['commit']}."
     )
@@ -123,28 +140,38 @@ def markdown(table: StudyTable) -> str:
 
 
 def latex(table: StudyTable) -> str:
-    r"""The table in LaTeX; needs \usepackage{booktabs}."""
+    r"""The table in LaTeX, in two panels as wide as a page; needs \usepackage{booktabs}."""
+    half = 1 + len(table.heads) // 2
+    panels = [range(half), (0, *range(half, len(table.heads)))]
     lines = [
         f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}.",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{_tex(table.question)} {_tex(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
-        r"\toprule",
-        " & ".join(map(_tex, table.heads)) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(_tex, row)) + r" \\" for row in table.cells),
-        r"\bottomrule",
-        r"\end{tabular}",
+        *(line for panel in panels for line in _tabular(table, panel)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def csv(frame: pd.DataFrame) -> bytes:
-    """Every digit that tells one float from another."""
-    return bytes(frame.to_csv(index=False, lineterminator="\n").encode())
+def _tabular(table: StudyTable, columns: Sequence[int]) -> list[str]:
+    """One panel; heads are broken where a unit or a condition begins."""
+    heads = [re.sub(r"(, | \()", r"\\\\\1", _tex(table.heads[index])).replace(r"\\, ", r",\\") for index in columns]
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+        r"\toprule",
+        " & ".join(rf"\shortstack{{{head}}}" for head in heads) + r" \\",
+        r"\midrule",
+        *(" & ".join(_tex(row[index]) for index in columns) + r" \\" for row in table.cells),
+        r"\bottomrule",
+        r"\end{tabular}\par\medskip",
+    ]
+
+
+def csv(frame: pd.DataFrame, digits: str | None = None) -> bytes:
+    """Every digit that tells one float from another, unless a format such as `%.10g` is given."""
+    return bytes(frame.to_csv(index=False, lineterminator="\n", float_format=digits).encode())
 
 
 def citable(frames: Frames) -> dict[tuple[str, str, str], str]:
@@ -180,7 +207,7 @@ def write(frames: Frames) -> list[Path]:
     for study in frames.manifest["studies"]:
         table = study_table(frames, study["name"])
         place = frames.folder / "tables"
-        files[place / f"{table.name}.csv"] = csv(table.numbers)
+        files[place / f"{table.name}.csv"] = csv(table.numbers, "%.10g")
         files[place / f"{table.name}.md"] = markdown(table).encode()
         files[place / f"{table.name}.tex"] = latex(table).encode()
     files[frames.folder / "numbers.tex"] = numbers_tex(citable(frames)).encode()

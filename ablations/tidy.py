@@ -110,6 +110,7 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
 def _row(job: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> dict[str, Any]:
     """Status, values and environment of a job: its record, else its last failure, else missing."""
     row = {"variant": job["variant"], "seed": job["seed"], "id": job["id"], "status": "missing", "reason": ""}
+    row |= {key: None for key, metric in METRICS.items() if metric.of == job["kind"]}
     if job["id"] in whole:
         record = whole[job["id"]]
         values = {**record["deterministic"], **record["measured"]}
@@ -125,9 +126,9 @@ def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[s
     """Costs of the machine that jobs.json names; variants that differ in training alone share one record."""
     rows = []
     for variant, entry in manifest["variants"].items():
-        row = _row({"variant": variant, "seed": None, "id": entry["cost"]}, whole, attempts)
+        row = _row({"kind": "cost", "variant": variant, "seed": None, "id": entry["cost"]}, whole, attempts)
         del row["seed"]
-        rows.append({**{key: None for key, metric in METRICS.items() if metric.of == "cost"}, **row})
+        rows.append(row)
     return rows
 
 

@@ -105,7 +105,7 @@ class DenseNet(nn.Module):
                 compressed = max(1, int(config.compression * channels))
                 self.features.add_module(f"transition{number}", Transition(channels, compressed, order))
                 channels = compressed
-        for name, module in pre(order, channels, str(last + 1)):
+        for name, module in pre(order, channels, "5"):  # torchvision's name, whatever the number of blocks
             self.features.add_module(name, module)
         self.classifier = nn.Linear(channels, config.num_classes)
         self.apply(initialise)

@@ -1,0 +1,52 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ALL_RESULTS = $(patsubst %/jobs.json,%,$(wildcard results/*/jobs.json))
+
+.PHONY: help setup ablate plots tables report check test test-all lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv and install the package with the versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+ablate: $(READY) ## run the quick grid on digits: about 5 minutes, ends in tables and figures
+	$(BIN)/ablate run quick --out results/quick
+
+plots: $(READY) ## redraw the figures of every folder of results/ from its records
+	@for folder in $(ALL_RESULTS); do $(BIN)/ablate report $$folder --only figures || exit 1; done
+
+tables: $(READY) ## rewrite the tables of every folder of results/ from its records
+	@for folder in $(ALL_RESULTS); do $(BIN)/ablate report $$folder --only tables || exit 1; done
+
+report: $(READY) ## rebuild tables, figures and the page of every folder of results/
+	@for folder in $(ALL_RESULTS); do $(BIN)/ablate report $$folder || exit 1; done
+
+check: $(READY) ## fail where a number in the README differs from the records
+	$(BIN)/ablate check README.md
+
+test: $(READY) check ## every fast test that needs no GPU
+	$(BIN)/pytest -n 2
+
+test-all: $(READY) check ## the long tests too
+	$(BIN)/pytest -n 2 -m 'not bench'
+
+lint: $(READY) ## ruff (lint and format) and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## measure the speed of training steps, side by side with torchvision's
+	$(BIN)/pytest -m bench -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+clean: ## remove the environment, caches and the quick grid's results; keep everything committed
+	rm -rf $(VENV) results/quick .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	find densenet ablations tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,129 @@
+"""What tests share: one thread, a cache of their own, a small grid, and results made up by hand."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ablations-tests-")
+
+import hypothesis
+import pytest
+import torch
+
+from ablations import records
+from ablations.grid import Grid, jobs, manifest, read
+
+MACHINE = {"device": "cpu", "device_name": "Test processor", "threads": 1, "torch": "2.99.0"}
+
+TINY = """\
+title = "Tiny"
+seeds = [0, 1, 2]
+
+[base]
+model.block_config = [1, 1]
+model.growth_rate = 4
+data.name = "digits"
+data.train_limit = 100
+train.epochs = 1
+
+[study.growth_rate]
+question = "What does a wider layer buy?"
+model.growth_rate = [4, 8]
+"""
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+    hypothesis.settings.register_profile("same every time", derandomize=True)
+    hypothesis.settings.load_profile("same every time")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine has none"))
+
+
+def write_grid(folder: Path, text: str = TINY) -> Path:
+    path = folder / "tiny.toml"
+    path.write_text(text)
+    return path
+
+
+def record_of(job, accuracy: float, scale: float) -> dict:
+    """A made-up record; run accuracies and cost scale are the caller's."""
+    environment = {
+        **MACHINE,
+        "python": "3.11.0",
+        "precision": "fp32",
+        "commit": "0123456789ab",
+        "fingerprint": "00ff00ff00ff00ff",
+    }
+    if job.kind == "run":
+        epoch = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 80.0, "learning_rate": 0.001}
+        deterministic = {
+            "test_accuracy": accuracy,
+            "test_loss": 0.25,
+            "train_images": 100,
+            "test_images": 360,
+            "weights": "ab" * 32,
+            "history": [epoch],
+        }
+        measured = {"epoch_seconds": [2.5], "seconds": 3.0}
+    else:
+        deterministic = {
+            "params": int(1000 * scale),
+            "macs": int(2_000_000 * scale),
+            "flops": int(4_000_000 * scale),
+            "activations": int(3000 * scale),
+            "fvcore_total": int(2_100_000 * scale),
+            "fvcore_uncounted": ["aten::mean"],
+            "predicted_train_peak_memory_bytes": int(9 * 2**20 * scale),
+            "predicted_inference_peak_memory_bytes": int(2 * 2**20 * scale),
+        }
+        measured = {
+            "train_peak_memory_bytes": int(10 * 2**20 * scale),
+            "inference_peak_memory_bytes": int(3 * 2**20 * scale),
+            "train_images_per_second": 1000.0 / scale,
+            "inference_images_per_second": 4000.0 / scale,
+            "seconds": 4.0,
+        }
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "config": job.fields,
+        "deterministic": deterministic,
+        "measured": measured,
+        "environment": environment,
+    }
+
+
+ACCURACY = {"base": [90.0, 91.0, 92.0], "growth_rate 8": [92.0, 93.5, 93.5]}
+"""By variant and seed: the wider layer gains 2.0, 2.5 and 1.5 points, 2.0 on the mean."""
+
+
+def fabricate(folder: Path, grid: Grid, skip: tuple[str, ...] = ()) -> None:
+    """A results folder whose numbers are known by hand; jobs named in `skip` have no record."""
+    records.write(folder / "jobs.json", records.pretty(manifest(grid, MACHINE)))
+    records.write(folder / "grid.toml", grid.text.encode())
+    for job in jobs(grid, MACHINE):
+        if job.name in skip:
+            continue
+        name, _, seed = job.name.partition(", seed ")
+        accuracy = ACCURACY[name][int(seed)] if seed else 0.0
+        records.publish(folder, record_of(job, accuracy, 1.0 if name == "base" else 2.0))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Grid:
+    return read(write_grid(tmp_path))
+
+
+@pytest.fixture
+def results(tmp_path: Path, tiny: Grid) -> Path:
+    folder = tmp_path / "results"
+    fabricate(folder, tiny)
+    return folder

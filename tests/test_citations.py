@@ -1,0 +1,70 @@
+"""Citations: true ones pass, stale ones are named, and all can be renewed."""
+
+from __future__ import annotations
+
+import pytest
+
+import ablations
+from ablations import citations
+
+
+@pytest.fixture
+def text(results, tmp_path):
+    path = tmp_path / "paper.md"
+    path.write_text(
+        "Wide: <!-- ablate results growth_rate 8 test_accuracy -->93.00<!-- /ablate --> %,\n"
+        "narrow: <!-- ablate results growth_rate 4 test_accuracy -->91.50<!-- /ablate --> %.\n"
+    )
+    return path
+
+
+def test_a_stale_number_is_found_with_its_line(text):
+    good, bad = citations.check(text)
+    assert good.problem == ""
+    assert (bad.line, bad.cited, bad.recorded) == (2, "91.50", "91.00")
+
+
+def test_renewing_changes_what_is_stale_alone(text):
+    before = text.read_text()
+    assert citations.rewrite(text) == 1
+    assert text.read_text() == before.replace("91.50", "91.00")
+    assert not any(citation.problem for citation in citations.check(text))
+    assert citations.rewrite(text) == 0
+
+
+def test_a_whole_table_can_be_cited(text):
+    text.write_text("<!-- ablate results growth_rate -->\n<!-- /ablate -->\n")
+    assert citations.rewrite(text) == 1
+    assert "| 8 | 93.00 ± 0.87 | +2.00 \\[+0.76, +3.24\\] | resolved |" in text.read_text()
+    assert citations.check(text)[0].problem == ""
+
+
+@pytest.mark.parametrize(
+    ("mark", "problem"),
+    [
+        ("results growth_rat 8 test_accuracy", "unknown study: 'growth_rat'; the records have 'growth_rate'"),
+        ("results growth_rate 9 test_accuracy", "unknown level of growth_rate: '9'; the records have '4', '8'"),
+        (
+            "results growth_rate 8 test_acuracy",
+            "unknown metric of growth_rate, 8: 'test_acuracy'; the records have 'test_accuracy'",
+        ),
+        ("nowhere growth_rate 8 test_accuracy", "holds no results"),
+        ("results growth_rate 8", "a mark names FOLDER STUDY"),
+    ],
+)
+def test_a_mark_without_a_source_is_a_problem(text, mark, problem):
+    text.write_text(f"<!-- ablate {mark} -->1<!-- /ablate -->")
+    assert problem in citations.check(text)[0].problem
+
+
+def test_a_mark_without_an_end_is_a_problem(text):
+    text.write_text("<!-- ablate results growth_rate 8 test_accuracy -->93.00")
+    assert "has no end" in citations.check(text)[0].problem
+
+
+def test_a_value_comes_with_its_provenance_and_a_mark_that_holds(results, text):
+    lines = citations.describe(ablations.load(results), "growth_rate", "8", "params").splitlines()
+    assert lines[0] == "2,000"
+    assert "commit 0123456789ab" in lines[2]
+    text.write_text(lines[-1])
+    assert citations.check(text)[0].problem == ""

@@ -1,0 +1,91 @@
+"""The command line: exit codes, errors for people, no traceback."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import TINY, write_grid
+from typer.testing import CliRunner
+
+from ablations.cli import app
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_list_names_what_there_is():
+    result = call("list")
+    assert result.exit_code == 0
+    assert "Grids: quick" in result.output
+    assert "Data sets: digits, parquet" in result.output
+
+
+def test_plan_counts_and_trains_nothing(tmp_path):
+    path = write_grid(tmp_path)
+    result = call("plan", path, "--json")
+    plan = json.loads(result.output)
+    assert (plan["runs"], plan["costs"]) == (6, 2)
+    assert plan["variants"][0]["params"] > 0
+    assert plan["variants"][0]["predicted_train_peak_memory_bytes"] > 0
+    assert "6 runs (2 variants x 3 seeds)" in call("plan", path).output
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "qick"], "no grid qick: neither a file nor one of the shipped grids, which are quick"),
+        (["run", "quick", "--device", "tpu"], "allowed are auto, cpu, cuda"),
+        (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),
+        (["run", "quick", "--seeds", "a"], "whole numbers are needed"),
+        (["plan", "quick", "--set", "train.epoch=3"], "did you mean 'epochs'"),
+        (["status", "nowhere"], "holds no results"),
+        (["report", "nowhere"], "holds no results"),
+        (["check", "nowhere.md"], "cannot be read"),
+    ],
+)
+def test_misuse_ends_with_2_and_a_sentence(arguments, message):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_wrong_grid_ends_with_2_and_every_problem(tmp_path):
+    result = call("run", write_grid(tmp_path, TINY.replace("[4, 8]", "[0, -1]")), "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "2 problems, nothing was run" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_status(results):
+    result = call("status", results)
+    assert result.exit_code == 0
+    assert "runs: 6 done" in result.output
+    assert "8 made by commit 0123456789ab, sources 00ff00ff00ff00ff" in result.output
+    assert json.loads(call("status", results, "--json").output)["costs"] == {"done": 2}
+
+
+def test_report_rebuilds_all_or_a_part(results):
+    assert "12 files" in call("report", results, "--only", "tables").output or call("report", results).exit_code == 0
+    assert (results / "tables" / "growth_rate.tex").exists()
+    assert call("report", results, "--only", "pictures").exit_code == 2
+    assert call("report", results).exit_code == 0
+    assert (results / "report.html").exists()
+
+
+def test_cite_and_check(results, tmp_path):
+    result = call("cite", results, "growth_rate", "8", "test_accuracy")
+    assert result.output.startswith("93.00 %")
+    page = tmp_path / "page.md"
+    page.write_text(result.output.splitlines()[-1])
+    assert call("check", page).exit_code == 0
+    page.write_text(page.read_text().replace("93.00", "93.10"))
+    stale = call("check", page)
+    assert stale.exit_code == 1
+    assert "page.md:1:" in stale.output
+    assert "cited '93.10', recorded '93.00'" in stale.output
+    assert call("check", "--write", page).exit_code == 0
+    assert call("cite", results, "growth_rate", "9", "test_accuracy").exit_code == 2

@@ -1,0 +1,62 @@
+"""Identity: what is in it, what is not, and that it does not drift."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from ablations.config import (
+    CostConfig,
+    DataConfig,
+    TrainConfig,
+    Variant,
+    cost_fields,
+    identity,
+    resolved,
+    variant_fields,
+)
+from densenet import DenseNetConfig, ResNetConfig
+
+
+def variant(**fields) -> Variant:
+    return Variant(DenseNetConfig(**fields), DataConfig(), TrainConfig())
+
+
+def test_defaults_are_left_out_and_the_family_never():
+    assert resolved(DenseNetConfig()) == {"family": "densenet"}
+    assert resolved(DenseNetConfig(growth_rate=12)) == {"family": "densenet"}
+    assert resolved(ResNetConfig(depth=20, width=0.5)) == {"family": "resnet", "width": 0.5}
+
+
+def test_where_the_data_lies_is_not_in_the_identity():
+    here, there = (Variant(DenseNetConfig(), DataConfig(name="parquet", root=r), TrainConfig()) for r in "ab")
+    assert variant_fields(here, "sum") == variant_fields(there, "sum")
+    assert identity(variant_fields(here, "sum")) != identity(variant_fields(here, "other sum"))
+
+
+def test_the_golden_identity():
+    """Changes only with the protocol number: an old record must keep its name."""
+    fields = variant_fields(variant(growth_rate=8), "0" * 64)
+    assert identity(fields) == "cc17caabb452c00a"
+
+
+def test_a_cost_does_not_depend_on_how_long_is_trained():
+    cost = CostConfig(DenseNetConfig(), (32, 32), 64)
+    assert cost_fields(cost) == {"model": {"family": "densenet"}, "image_size": [32, 32], "batch_size": 64}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"learning_rate": float("inf")},
+        {"momentum": 1.0},
+        {"schedule": "linear"},
+        {"warmup_epochs": -1.0},
+        {"batch_size": "64"},
+    ],
+)
+def test_invalid_training_is_refused(fields):
+    with pytest.raises(ValidationError):
+        TrainConfig(**fields)

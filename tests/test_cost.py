@@ -1,0 +1,118 @@
+"""Costs: closed formulas, a hand-counted live peak, and two sources that must agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ablations import cost
+from ablations.config import CostConfig
+from densenet import DenseNetConfig, ResNetConfig
+
+SMALL = CostConfig(DenseNetConfig(block_config=(2, 2), growth_rate=4, in_channels=1), (8, 8), 16)
+RESNET = CostConfig(ResNetConfig(depth=8, width=0.5, in_channels=1), (8, 8), 16)
+CPU = torch.device("cpu")
+
+
+def densenet_macs(k: int, bn_size: int, layers: tuple[int, ...], theta: float, size: int, classes: int) -> int:
+    """Multiply-accumulates, from the paper's equations."""
+    channels, total = 2 * k, 9 * 2 * k * size**2
+    for number, count in enumerate(layers):
+        for _ in range(count):
+            total += (channels * bn_size * k + bn_size * k * k * 9) * size**2
+            channels += k
+        if number < len(layers) - 1:
+            total += channels * int(theta * channels) * size**2
+            channels, size = int(theta * channels), size // 2
+    return total + channels * classes
+
+
+def test_macs_equal_the_closed_formula():
+    counted = cost.counted(SMALL)
+    assert counted["macs"] == densenet_macs(4, 4, (2, 2), 0.5, 8, 10)
+    assert counted["flops"] == 2 * counted["macs"]
+
+
+def test_bc_100_12_has_its_published_params_and_macs():
+    counted = cost.counted(CostConfig(DenseNetConfig(), (32, 32), 64))
+    assert counted["params"] == 769_162
+    assert counted["macs"] == 287_929_692
+    assert counted["fvcore_total"] > counted["macs"]
+
+
+def test_activations_count_what_convolutions_and_linear_layers_put_out():
+    blocks = 2 * (16 + 4) * 64 + 8 * 64 + 2 * (16 + 4) * 16  # two layers, the transition's convolution, two layers
+    assert cost.counted(SMALL)["activations"] == 8 * 64 + blocks + 10
+
+
+def test_counters_that_disagree_fail_naming_both(monkeypatch):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    monkeypatch.setattr(FlopCounterMode, "get_total_flops", lambda self: 2)
+    with pytest.raises(cost.CountersDisagree, match=r"finds 1 MACs, fvcore \d+"):
+        cost.counted(SMALL)
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_live_storage_follows_birth_and_death(fake):
+    with FakeTensorMode() if fake else torch.no_grad(), cost.LiveStorage() as live:
+        a = torch.zeros(1000)
+        assert live.bytes == 4000
+        b = a + 1
+        view = b[:10]
+        assert live.bytes == 8000
+        del b
+        assert live.bytes == 8000, "a view keeps its storage"
+        del view
+        assert (live.bytes, live.peak) == (4000, 8000)
+        live.restart()
+        a.add_(1)
+        assert live.peak == 4000
+
+
+@pytest.mark.parametrize("kind", ["none", "bottleneck", "layer", "block"])
+def test_the_prediction_comes_near_the_allocator(kind):
+    config = CostConfig(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), (16, 16), 32)
+    predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
+    measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
+    assert 0.9 < predicted / measured < 1.001
+
+
+def test_recomputation_lowers_the_predicted_peak():
+    peaks = {}
+    for kind in ("none", "bottleneck", "layer", "block"):
+        config = CostConfig(DenseNetConfig(block_config=(6, 6), growth_rate=8, checkpoint=kind), (16, 16), 32)
+        peaks[kind] = cost.predicted(config)["predicted_train_peak_memory_bytes"]
+    assert max(peaks["bottleneck"], peaks["layer"], peaks["block"]) < peaks["none"]
+
+
+def test_weights_gradients_and_momentum_are_in_the_peak():
+    """Batch and image so small that the parameters are nearly all of it."""
+    config = CostConfig(ResNetConfig(depth=20, width=2.0), (1, 1), 2)
+    params = cost.counted(config)["params"]
+    peak = cost.predicted(config)["predicted_train_peak_memory_bytes"]
+    assert 3 * 4 * params < peak < 3.6 * 4 * params
+
+
+@pytest.mark.parametrize("config", [SMALL, RESNET], ids=["densenet", "resnet"])
+def test_everything_is_measured(config, monkeypatch):
+    monkeypatch.setattr(cost, "TRAIN_SECONDS", 0.0)
+    monkeypatch.setattr(cost, "INFERENCE_SECONDS", 0.0)
+    values = cost.measured(config, CPU)
+    for name in ("train", "inference"):
+        assert values[f"{name}_repeats"] == cost.FEWEST_REPEATS
+        assert values[f"{name}_images_per_second"] == pytest.approx(16 / values[f"{name}_step_seconds"])
+    assert 0 < values["inference_peak_memory_bytes"] < values["train_peak_memory_bytes"]
+
+
+def test_the_warm_up_is_not_timed():
+    calls = []
+    seconds = cost.repeated(lambda: calls.append(None), CPU, 0.0)
+    assert len(calls) == cost.WARMUP_STEPS + len(seconds)
+
+
+@pytest.mark.gpu
+def test_cuda_peaks_are_the_allocator_s():
+    values = cost.measured(SMALL, torch.device("cuda"))
+    assert values["train_peak_memory_reserved_bytes"] >= values["train_peak_memory_bytes"] > 0

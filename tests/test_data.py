@@ -1,0 +1,165 @@
+"""Data: decoded rightly, cached safely, refused clearly."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ablations.config import DataConfig
+from ablations.data import DataError, balanced_subset, cache_folder, channel_statistics, digits, load
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    return content.getvalue()
+
+
+def write_parquet(folder: Path, part: str, images: list[bytes], labels: list[int]) -> None:
+    structs = [{"bytes": image, "path": "x.png"} for image in images]
+    table = pa.table({"image": structs, "label": pa.array(labels, pa.int64())})
+    pyarrow.parquet.write_table(table, folder / f"{part}.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "pictures"
+    place.mkdir()
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 6)):
+        pixels = generator.integers(0, 256, (count, 5, 4, 3), dtype=np.uint8)
+        write_parquet(place, part, [encode(image) for image in pixels], [index % 3 for index in range(count)])
+    return place
+
+
+def test_digits_are_split_once_and_for_all():
+    data = load(DataConfig())
+    assert data.train_images.shape == (1437, 1, 8, 8)
+    assert data.test_images.shape == (360, 1, 8, 8)
+    assert data.test_labels.bincount().tolist() == [36] * 10
+    assert (data.num_classes, data.channels, data.image_size) == (10, 1, (8, 8))
+    assert int(data.train_images.max()) == 16
+    rows = torch.cat([data.train_images, data.test_images]).flatten(1)
+    assert rows.double().sum() == 561_718  # of scikit-learn's 1,797 images: no image lost or doubled
+
+
+def test_normalised_training_images_have_zero_mean_and_unit_deviation():
+    data = load(DataConfig())
+    images = data.normalise(data.train_images).double()
+    assert abs(images.mean()) < 1e-5
+    assert abs(images.std(correction=0) - 1) < 1e-5
+
+
+def test_channel_statistics_by_hand():
+    images = torch.tensor([[[[0, 2]], [[5, 5]]], [[[0, 2]], [[5, 5]]]], dtype=torch.uint8)
+    mean, std = channel_statistics(images)
+    assert mean.flatten().tolist() == [1.0, 5.0]
+    assert std.flatten().tolist() == [1.0, 1.0]  # a constant channel is centred only
+
+
+def test_parquet_is_decoded_pixel_by_pixel(folder):
+    data = load(DataConfig(name="parquet", root=str(folder)))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), dtype=np.uint8)
+    assert torch.equal(data.train_images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert data.train_labels.tolist() == [0, 1, 2] * 4
+    assert data.label == "pictures"
+
+
+def test_the_cache_is_used_and_a_damaged_one_is_not(folder, monkeypatch):
+    config = DataConfig(name="parquet", root=str(folder))
+    first = load(config)
+    path = cache_folder() / f"{first.checksum}.safetensors"
+    monkeypatch.setattr("ablations.data._decode_parquet", lambda path: pytest.fail("decoded again"))
+    assert torch.equal(load(config).train_images, first.train_images)
+    monkeypatch.undo()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert torch.equal(load(config).test_labels, first.test_labels)
+    path.write_bytes(b"\x80\x04not safetensors")
+    assert torch.equal(load(config).train_images, first.train_images)
+
+
+def test_other_content_has_another_checksum(folder):
+    config = DataConfig(name="parquet", root=str(folder))
+    before = load(config).checksum
+    write_parquet(folder, "test", [encode(np.zeros((5, 4, 3), np.uint8))], [0])
+    assert load(config).checksum != before
+
+
+def test_train_limit_is_balanced_and_the_same_for_every_call():
+    data = load(DataConfig(train_limit=95))
+    counts = data.train_labels.bincount().tolist()
+    assert sum(counts) == 95
+    assert set(counts) == {9, 10}
+    assert torch.equal(load(DataConfig(train_limit=95)).train_images, data.train_images)
+    assert not torch.equal(load(DataConfig(train_limit=95, subset_seed=1)).train_images, data.train_images)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.data(), st.integers(0, 5))
+def test_a_subset_is_as_balanced_as_its_classes_allow(labels, draw, seed):
+    size = draw.draw(st.integers(1, len(labels)))
+    chosen = balanced_subset(torch.tensor(labels), size, seed)
+    assert len(set(chosen.tolist())) == size
+    taken, there = np.bincount(np.array(labels)[chosen.numpy()], minlength=5), np.bincount(labels, minlength=5)
+    short = taken < there
+    if short.any():
+        assert taken.max() - taken[short].min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DataConfig(name="digit"), "did you mean 'digits'"),
+        (DataConfig(name="digits", root="x"), "leave it out"),
+        (DataConfig(name="parquet"), r"data\.root is missing"),
+        (DataConfig(name="parquet", root="/nowhere"), r"no file .*train\.parquet"),
+        (DataConfig(train_limit=1438), "1437 training images"),
+    ],
+)
+def test_what_is_missing_is_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        load(config)
+
+
+def test_a_corrupt_image_is_named_by_its_row(folder):
+    good = encode(np.zeros((5, 4, 3), np.uint8))
+    write_parquet(folder, "train", [good, good, b"cos\nsystem\n(S'false'\ntR."], [0, 1, 2])
+    with pytest.raises(DataError, match=r"train\.parquet, row 2: not a readable image"):
+        load(DataConfig(name="parquet", root=str(folder)))
+
+
+def test_shapes_and_labels_that_do_not_fit_are_named(folder):
+    good, wide = encode(np.zeros((5, 4, 3), np.uint8)), encode(np.zeros((5, 6, 3), np.uint8))
+    config = DataConfig(name="parquet", root=str(folder))
+    write_parquet(folder, "train", [good, wide], [0, 1])
+    with pytest.raises(DataError, match=r"row 1: shape \(5, 6, 3\)"):
+        load(config)
+    write_parquet(folder, "train", [good, good], [0, -1])
+    with pytest.raises(DataError, match="row 1: label -1"):
+        load(config)
+    write_parquet(folder, "train", [good, good], [0, 1])
+    with pytest.raises(DataError, match="has labels that"):
+        load(config)
+
+
+def test_a_truncated_file_is_refused(folder):
+    path = folder / "train.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="not a readable parquet file"):
+        load(DataConfig(name="parquet", root=str(folder)))
+
+
+def test_digits_do_not_depend_on_the_cache():
+    source = digits("")
+    assert torch.equal(source.decode()["test_images"], load(DataConfig()).test_images)

@@ -1,0 +1,63 @@
+"""One job: its record, or the status that its failure becomes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import MACHINE
+
+from ablations import job, records
+from ablations.grid import jobs
+from ablations.train import Diverged
+
+
+def silent(epoch: float, loss: float) -> None:
+    pass
+
+
+def test_a_run_s_record_is_complete(tiny, tmp_path):
+    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    code = {"commit": "c", "fingerprint": "f"}
+    assert job.execute(run, tmp_path, "cpu", code, silent) == "done"
+    record = records.load(tmp_path)[0][run.id]
+    assert record["config"] == run.fields
+    assert record["config"]["data"]["checksum"] == tiny.checksum(tiny.base)
+    assert set(record["deterministic"]) == {
+        "test_accuracy", "test_loss", "train_images", "test_images", "weights", "history",
+    }  # fmt: skip
+    assert record["deterministic"]["train_images"] == 100
+    assert len(record["measured"]["epoch_seconds"]) == len(record["deterministic"]["history"]) == 1
+    assert record["environment"].items() >= code.items()
+    assert record["environment"]["threads"] == 1
+
+
+def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
+    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    found = []
+    for place in (tmp_path / "a", tmp_path / "b"):
+        job.execute(run, place, "cpu", {}, silent)
+        found.append(records.load(place)[0][run.id]["deterministic"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), "oom"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
+        (Diverged("the loss is nan at step 3, in epoch 1"), "diverged"),
+        (RuntimeError("shapes do not fit"), "failed"),
+    ],
+)
+def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise error
+
+    monkeypatch.setattr(job, "train", broken)
+    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    assert job.execute(run, tmp_path, "cpu", {}, silent) == status
+    (attempt,) = records.load_attempts(tmp_path)[run.id]
+    assert attempt["status"] == status
+    assert attempt["reason"] == f"{type(error).__name__}: {error}"
+    assert not any("/" in line for line in attempt["traceback"])
+    assert records.load(tmp_path)[0] == {}

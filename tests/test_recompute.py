@@ -1,0 +1,83 @@
+"""Recomputation changes memory, and neither gradients nor buffers by a single bit."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from densenet import DenseNetConfig, build
+from densenet.options import Checkpoint, LayerOrder
+from densenet.recompute import discarded_buffers, recompute
+
+KINDS = [kind for kind in get_args(Checkpoint) if kind != "none"]
+
+
+def step(checkpoint: str, order: str, bn_size: int, autocast: bool) -> dict[str, torch.Tensor]:
+    """Everything that a training step leaves behind."""
+    torch.manual_seed(0)
+    config = DenseNetConfig(
+        block_config=(2, 2), growth_rate=4, layer_order=order, bn_size=bn_size, checkpoint=checkpoint
+    )
+    network = build(config)
+    images = torch.randn(4, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+        scores = network(images)
+    scores.float().logsumexp(1).sum().backward()
+    gradients = {f"gradient of {name}": p.grad for name, p in network.named_parameters()}
+    return {"scores": scores.detach(), **gradients, **dict(network.named_buffers())}
+
+
+@pytest.mark.parametrize("order", get_args(LayerOrder))
+@pytest.mark.parametrize("bn_size", [0, 4])
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+def test_gradients_and_buffers_are_those_of_the_plain_step(order, bn_size, autocast):
+    plain = step("none", order, bn_size, autocast)
+    assert int(plain["features.denseblock1.denselayer1.norm1.num_batches_tracked"]) == 1
+    for kind in KINDS:
+        recomputed = step(kind, order, bn_size, autocast)
+        assert plain.keys() == recomputed.keys()
+        for name, value in plain.items():
+            assert torch.equal(value, recomputed[name]), (kind, name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_less_is_kept_for_the_backward_pass(kind):
+    def saved_bytes(checkpoint: str) -> int:
+        network = build(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=checkpoint))
+        storages: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network(torch.randn(4, 3, 8, 8))
+        return sum(storages.values())
+
+    assert saved_bytes(kind) < 0.8 * saved_bytes("none")
+
+
+def test_dropout_is_replayed():
+    module = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 8))
+    x = torch.randn(4, 8)
+    gradients = []
+    for function in (module, lambda inputs: recompute(module, module, inputs)):
+        module.zero_grad()
+        torch.manual_seed(1)
+        function(x).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_buffers_come_back_even_after_an_error():
+    norm = nn.BatchNorm2d(2)
+    mean = norm.running_mean
+    with pytest.raises(ValueError, match="expected 4D input"), discarded_buffers(nn.Sequential(norm)):
+        nn.Sequential(norm, nn.Flatten(), norm)(torch.randn(4, 2, 3, 3))
+    assert norm.running_mean is mean
+    assert torch.equal(mean, torch.zeros(2))
+    assert int(norm.num_batches_tracked) == 0

@@ -1,0 +1,58 @@
+"""Tidy frames from a results folder whose numbers are known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import MACHINE, fabricate
+
+import ablations
+from ablations import records
+from ablations.grid import jobs
+from ablations.tidy import NotResults
+
+
+def test_a_growth_rate_is_a_column(results):
+    runs = ablations.load(results).runs
+    assert runs["model.growth_rate"].tolist() == [4, 8] * 3
+    assert runs.seed.tolist() == [0, 0, 1, 1, 2, 2]
+    assert runs.test_accuracy.tolist() == [90.0, 92.0, 91.0, 93.5, 92.0, 93.5]
+    assert runs.status.unique().tolist() == ["done"]
+
+
+def test_frames_join_by_variant(results):
+    frames = ablations.load(results)
+    assert set(frames.studies.variant) == set(frames.variants.variant) == set(frames.costs.variant)
+    assert frames.costs.params.tolist() == [1000, 2000]
+    assert frames.history.seconds.tolist() == [2.5] * 6
+    assert frames.studies.level.tolist() == ["4", "8"]
+    assert frames.studies.is_base.tolist() == [True, False]
+
+
+def test_missing_failed_and_damaged_are_three_things(tmp_path, tiny):
+    fabricate(tmp_path / "r", tiny, skip=("base, seed 0", "base, seed 1"))
+    run = next(job for job in jobs(tiny, MACHINE) if job.name == "base, seed 1")
+    records.note_attempt(tmp_path / "r", {"id": run.id, "name": run.name, "status": "oom", "reason": "MemoryError: "})
+    broken = next(job for job in jobs(tiny, MACHINE) if job.name == "base, seed 2")
+    path = tmp_path / "r" / "records" / f"{broken.id}.json"
+    path.write_bytes(path.read_bytes().replace(b"92.0", b"99.0"))
+    frames = ablations.load(tmp_path / "r")
+    base = frames.runs[frames.runs["model.growth_rate"] == 4]
+    assert base.status.tolist() == ["missing", "oom", "missing"]
+    assert base.reason.tolist() == ["", "MemoryError: ", ""]
+    assert frames.damaged == (path,)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_a_folder_without_results_is_told(tmp_path, content):
+    if content is not None:
+        (tmp_path / "jobs.json").write_text(content)
+    with pytest.raises(NotResults, match=r"jobs\.json"):
+        ablations.load(tmp_path)
+
+
+def test_nothing_that_reads_results_loads_torch():
+    code = "import sys, ablations.cli, ablations.report, ablations.citations; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
