@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ablations import records
 from ablations.metrics import METRICS
-from ablations.tables import caption, citable, markdown, study_table
+from ablations.tables import brief, caption, citable, markdown, study_table
 from ablations.tidy import Frames, load
 
 MARK = re.compile(r"(<!-- ablate (?P<source>[^>]*?) -->)(?P<cited>.*?)(?P<end><!-- /ablate -->|\Z)", re.DOTALL)
@@ -100,7 +100,7 @@ def _recorded(place: Path, words: Sequence[str]) -> str:
     if len(words) == 4:
         return value(frames, words[1], words[2], words[3])
     _known("study", words[1], (study["name"] for study in frames.manifest["studies"]))
-    return f"\n\n{markdown(study_table(frames, words[1]))}\n"
+    return f"\n\n{markdown(brief(study_table(frames, words[1])))}\n"
 
 
 def _known(kind: str, name: str, names: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -22,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+err = Console(highlight=False, stderr=True)
 
 SOME_FAILED, USAGE, STOPPED = 1, 2, 75
 SHIPPED = Path(__file__).parent / "grids"
@@ -252,8 +253,8 @@ def _finish(folder: Path) -> int:
     except OSError as error:
         _stop(f"{error.filename or folder} cannot be written: {error.strerror}")
     for study in frames.manifest["studies"]:
-        table = tables.study_table(frames, study["name"])
-        print_rows(out, f"\n{table.name}: {table.question}", *tables.brief(table))
+        table = tables.brief(tables.study_table(frames, study["name"]))
+        print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
     _say(f"\n{tables.caption(frames)}")
     failed = report.failures(frames)
     if failed:
@@ -268,7 +269,7 @@ def _finish(folder: Path) -> int:
 
 
 def _say(text: str, console: Console = out) -> None:
-    console.print(Text(text))
+    console.print(Text(text), soft_wrap=True)
 
 
 def _stop(message: str) -> NoReturn:

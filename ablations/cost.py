@@ -31,9 +31,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore's import touches torch.jit
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
-WARMUP_STEPS = 3
-TRAIN_SECONDS = 1.0
-INFERENCE_SECONDS = 0.5
+WARMUP_STEPS = 5
+TRAIN_SECONDS = 1.5
+INFERENCE_SECONDS = 0.75
 FEWEST_REPEATS = 10
 
 
@@ -92,7 +92,7 @@ def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
         seconds = repeated(step, device, budget)
         low, median, high = np.percentile(seconds, [25, 50, 75])
         values[f"{name}_step_seconds"] = float(median)
-        values[f"{name}_step_seconds_iqr"] = float(high - low)
+        values[f"{name}_step_relative_iqr"] = float((high - low) / median)
         values[f"{name}_repeats"] = len(seconds)
         values[f"{name}_images_per_second"] = cost.batch_size / float(median)
     return values

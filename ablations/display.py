@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -114,7 +115,7 @@ def _live(console: Console, events: Iterable[Event], board: Board, workers: int)
             key = board.running.get(slot, ("", 0.0))[0]
             table.add_row(str(slot), Text(board.works[key].name if key else "-"), board.latest.get(slot, ""))
         done = sum(board.finished.values())
-        return Group(ProgressBar(len(board.works), done), Text(board.summary(workers)), table)
+        return Group(Padding(ProgressBar(len(board.works), done), 0), Text(board.summary(workers)), table)
 
     with Live(get_renderable=picture, console=console, refresh_per_second=4, transient=True):
         for event in events:
@@ -150,12 +151,10 @@ def _line(console: Console, text: str) -> None:
 
 
 def print_rows(console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on the terminal; as wide as it likes where nothing is a terminal."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
+    """A table on the terminal, its heads a word a line."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(head.replace(" ", "\n"), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    console.print(table, width=None if console.is_terminal else 200)
+    console.print(table)

@@ -184,8 +184,9 @@ def curves(frames: Frames) -> Figure:
         data = frames.history.merge(levels, on="variant")
         if len(data):
             order = [level for level in levels.level if level in set(data.level)]
-            sns.lineplot(data, x="epoch", y="train_loss", hue="level", hue_order=order, palette="colorblind", linewidth=1,
-                         errorbar=("pi", 100), marker="o", markersize=3, markeredgewidth=0, ax=panel)  # fmt: skip
+            style = {"linewidth": 1, "marker": "o", "markersize": 3, "markeredgewidth": 0, "palette": "colorblind"}
+            encoding = {"x": "epoch", "y": "train_loss", "hue": "level", "hue_order": order}
+            sns.lineplot(data, **encoding, **style, errorbar=("pi", 100), ax=panel)
             panel.set_yscale("log")
             panel.legend(title=None, fontsize=6)
         panel.set(title=study["name"], xlabel="Epoch", ylabel="Training loss (nats)")

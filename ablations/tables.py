@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,12 @@ from ablations.tidy import Frames
 
 CONFOUNDS = ("params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second")
 """Shown with their change against the base, so that a gain is not read without its price."""
+
+SPREAD = {
+    "train_images_per_second": "train_step_relative_iqr",
+    "inference_images_per_second": "inference_step_relative_iqr",
+}
+"""The relative interquartile range that stands beside a measure of time."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,10 @@ def study_table(frames: Frames, study: str) -> StudyTable:
     entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == study)
     levels = frames.studies[frames.studies.study == study]
     costs = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
-    numbers = summary(levels, frames.runs).merge(frames.costs[["variant", "status", *costs]], on="variant", how="left")
-    numbers = numbers.rename(columns={"status": "cost_status"})
+    shown = frames.costs.reindex(columns=["variant", "status", *costs, *SPREAD.values()])
+    numbers = (
+        summary(levels, frames.runs).merge(shown, on="variant", how="left").rename(columns={"status": "cost_status"})
+    )
     base = numbers[numbers.is_base].iloc[0]
     for key in costs:
         numbers[key] = numbers[key].astype(float)
@@ -80,25 +88,27 @@ def _difference(row: dict[Any, Any]) -> str:
 def _cost(row: dict[Any, Any], key: str) -> str:
     if math.isnan(row[key]):
         return "" if row["cost_status"] == "done" else str(row["cost_status"])
-    shown = METRICS[key].show(row[key])
-    if key not in CONFOUNDS or row["is_base"] or math.isnan(row[f"{key}_change"]):
-        return shown
-    return f"{shown} ({100 * row[f'{key}_change']:+.1f} %)"
+    notes = []
+    if key in CONFOUNDS and not row["is_base"] and not math.isnan(row[f"{key}_change"]):
+        notes.append(f"{100 * row[f'{key}_change']:+.1f} %")
+    if key in SPREAD and not math.isnan(row[SPREAD[key]]):
+        notes.append(f"IQR {100 * row[SPREAD[key]]:.1f} %")
+    return METRICS[key].show(row[key]) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 BRIEF = (
     "test_accuracy", "params", "macs", "train_peak_memory_bytes", "predicted_train_peak_memory_bytes",
     "train_images_per_second", "inference_images_per_second",
 )  # fmt: skip
-"""What a terminal has room for."""
+"""What a terminal and a README have room for."""
 
 
-def brief(table: StudyTable) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a narrower table: fewer measures, without the costs' changes."""
+def brief(table: StudyTable) -> StudyTable:
+    """The same table with fewer measures and without the costs' changes."""
     shown = {"Level", "Change (points)", "Verdict", *(METRICS[key].head for key in BRIEF)}
     columns = [index for index, head in enumerate(table.heads) if head in shown]
-    rows = [[row[0], *(row[index].partition(" (")[0] for index in columns[1:])] for row in table.cells]
-    return [table.heads[index] for index in columns], rows
+    rows = ((row[0], *(row[index].partition(" (")[0] for index in columns[1:])) for row in table.cells)
+    return replace(table, heads=tuple(table.heads[index] for index in columns), cells=tuple(rows))
 
 
 def caption(frames: Frames) -> str:
@@ -117,7 +127,8 @@ def caption(frames: Frames) -> str:
     return (
         f"Data: {data}, {tested} test images. Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over "
         f"{len(frames.manifest['seeds'])} seeds; change paired by seed, with its 95 % t interval in points; resolved: "
-        f"Holm-corrected p < 0.05. Changes of costs are relative to the base. {_MEMORY[made['device'] == 'cuda']} "
+        f"Holm-corrected p < 0.05. Changes of costs are relative to the base; IQR: interquartile range over repeated steps, relative to "
+        f"their median, which says nothing of drift between variants. {_MEMORY[made['device'] == 'cuda']} "
         f"Memory and throughput at batch size {batches}. "
         f"Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
         f"commit {made['commit']}."

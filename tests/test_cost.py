@@ -102,6 +102,7 @@ def test_everything_is_measured(config, monkeypatch):
     values = cost.measured(config, CPU)
     for name in ("train", "inference"):
         assert values[f"{name}_repeats"] == cost.FEWEST_REPEATS
+        assert values[f"{name}_step_relative_iqr"] >= 0
         assert values[f"{name}_images_per_second"] == pytest.approx(16 / values[f"{name}_step_seconds"])
     assert 0 < values["inference_peak_memory_bytes"] < values["train_peak_memory_bytes"]
 
