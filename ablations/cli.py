@@ -59,14 +59,13 @@ def plan(grid: GridArgument, set_: SetOption = None, seeds: SeedsOption = None, 
     from rich.progress import track
 
     from ablations import cost
-    from ablations.config import CostConfig
     from ablations.display import print_rows
     from ablations.metrics import METRICS
 
     read = _grid(grid, set_, seeds)
     entries = []
     for variant_id, variant in track(read.variants().items(), "Counting", console=err, transient=True):
-        config = CostConfig(variant.model, read.datasets[variant.data].image_size, variant.train.batch_size)
+        config = read.cost(variant)
         where = [f"{s.name} {v.label}" for s in read.studies for v in s.levels if v.variant == variant]
         numbers = {
             key: value for key, value in {**cost.counted(config), **cost.predicted(config)}.items() if key in METRICS
@@ -215,7 +214,7 @@ def main() -> None:
 
 
 def _grid(name: str, settings: list[str] | None, seeds: str | None) -> Any:
-    from ablations.grid import GridError, read
+    from ablations.reader import GridError, read
 
     shipped = SHIPPED / f"{name}.toml"
     path = shipped if "/" not in name and shipped.is_file() else Path(name)

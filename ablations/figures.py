@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from ablations import records
 from ablations.metrics import METRICS
-from ablations.tables import StudyTable, caption, study_table
+from ablations.tables import StudyTable, provenance, study_table
 from ablations.tidy import Frames
 
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
@@ -199,7 +199,7 @@ def curves(frames: Frames) -> Figure:
 
 
 def _footnote(frames: Frames) -> str:
-    return textwrap.fill("How it was made. " + caption(frames), 190)
+    return textwrap.fill(provenance(frames), 190)
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:

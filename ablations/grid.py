@@ -1,62 +1,16 @@
-"""A grid file becomes studies, variants and jobs; every error is found, and all are told, before any work."""
+"""A valid grid: studies, levels, variants, and the jobs that they need."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from ablations.config import (
-    CostConfig,
-    DataConfig,
-    RunConfig,
-    TrainConfig,
-    Variant,
-    cost_fields,
-    identity,
-    variant_fields,
-)
-from ablations.data import Dataset, load
-from densenet import MODELS, PRESETS, Config, count_params
-from densenet.options import lookup, suggestion
-
-SECTIONS = ("model", "data", "train")
-LARGEST = 10_000
-"""Levels of one study; more is taken for a slip."""
+from ablations.config import CostConfig, DataConfig, RunConfig, Variant, cost_fields, identity, variant_fields
+from ablations.data import Dataset
+from densenet import Config
 
 Table = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a grid: where, what was given, what is allowed."""
-
-    key: str
-    given: Any
-    rule: str
-
-    def __str__(self) -> str:
-        given = "" if self.given is _NOTHING else f" = {_shorten(repr(self.given))}"
-        return f"{self.key}{given}: {self.rule}"
-
-
-_NOTHING = object()
-
-
-class GridError(ValueError):
-    """Everything wrong with a grid."""
-
-    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
-        self.source, self.problems = source, tuple(problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{source}: {count}, nothing was run", *(f"  {p}" for p in problems)]))
 
 
 @dataclass(frozen=True)
@@ -125,6 +79,10 @@ class Grid:
         """Of the variant's data."""
         return self.datasets[variant.data].checksum
 
+    def cost(self, variant: Variant) -> CostConfig:
+        """What is measured of a variant."""
+        return CostConfig(variant.model, self.datasets[variant.data].image_size, variant.train.batch_size)
+
     def variants(self) -> dict[str, Variant]:
         """All variants by id, in the grid's order; equal ones of two studies once, the base first."""
         levels = [self.base, *(level.variant for study in self.studies for level in study.levels)]
@@ -135,318 +93,18 @@ class Grid:
         return identity(variant_fields(variant, self.checksum(variant)))
 
 
-def read(path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Grid:
-    """The grid in a TOML file, with `section.key=value` settings laid over its base, and other seeds where given.
-
-    Raises GridError with everything that is wrong.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except OSError as error:
-        raise GridError(str(path), [Problem("file", _NOTHING, error.strerror or "cannot be read")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GridError(str(path), [Problem("TOML", _NOTHING, str(error))]) from None
-    except RecursionError:
-        raise GridError(str(path), [Problem("TOML", _NOTHING, "nested too deeply")]) from None
-    reader = _Reader()
-    for setting in settings:
-        reader.apply(table, setting)
-    if seeds is not None:
-        table["seeds"] = list(seeds)
-    grid = reader.grid(table, text)
-    if grid is None or reader.problems:
-        raise GridError(str(path), reader.problems)
-    return grid
-
-
-@dataclass
-class _Reader:
-    """Walks a parsed grid and collects problems instead of stopping at the first."""
-
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    datasets: dict[DataConfig, Dataset | None] = field(default_factory=dict)
-
-    def wrong(self, key: str, given: Any, rule: str) -> None:
-        problem = Problem(key, given, rule)
-        if str(problem) not in map(str, self.problems):
-            self.problems.append(problem)
-
-    def known(self, table: Table, prefix: str, allowed: Iterable[str]) -> None:
-        """Reports every key of `table` that is not allowed."""
-        names = list(allowed)
-        for key in table:
-            if key not in names:
-                rule = f"unknown key{suggestion(key, names)}; allowed are {', '.join(names)}"
-                self.wrong(f"{prefix}{key}", table[key], rule)
-
-    def subtable(self, table: Table, key: str, prefix: str = "") -> Table:
-        """A table's table, empty where it is missing or something else, which is reported."""
-        value = table.get(key, {})
-        if isinstance(value, dict):
-            return value
-        self.wrong(f"{prefix}{key}", value, "must be a table")
-        return {}
-
-    def apply(self, table: Table, setting: str) -> None:
-        """Lays `train.epochs=3` over the base."""
-        path, equals, text = setting.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not (equals and dot and section in SECTIONS and key):
-            self.wrong(f"--set {setting}", _NOTHING, "must read model.KEY=VALUE, data.KEY=VALUE or train.KEY=VALUE")
-            return
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            value = text.strip()
-        base = table.setdefault("base", {})
-        if isinstance(base, dict) and isinstance(base.setdefault(section, {}), dict):
-            base[section][key] = value
-
-    def grid(self, table: Table, text: str) -> Grid | None:
-        self.known(table, "", ("title", "seeds", "base", "study"))
-        title = table.get("title", "")
-        if not isinstance(title, str):
-            self.wrong("title", title, "must be text")
-        seeds = self.seeds(table.get("seeds", [0]))
-        base_table = self.subtable(table, "base")
-        self.known(base_table, "base.", SECTIONS)
-        base_tables = {section: self.subtable(base_table, section, "base.") for section in SECTIONS}
-        base = self.variant("base", base_tables, base_tables)
-        study_tables = self.subtable(table, "study")
-        if not study_tables:
-            self.wrong("study", _NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
-        studies = [self.study(name, value, base_tables, base) for name, value in study_tables.items()]
-        if self.problems or base is None:
-            return None
-        datasets = {config: dataset for config, dataset in self.datasets.items() if dataset is not None}
-        found = tuple(study for study in studies if study is not None)
-        return Grid(title, seeds, base, found, datasets, text, tuple(self.notes))
-
-    def seeds(self, value: Any) -> tuple[int, ...]:
-        def is_seed(number: Any) -> bool:
-            return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31
-
-        if not isinstance(value, list) or not value or not all(map(is_seed, value)):
-            self.wrong("seeds", value, "must be a list of whole numbers from 0 to 2147483647, at least one")
-            return ()
-        unique = tuple(dict.fromkeys(value))
-        if len(unique) < len(value):
-            self.notes.append(f"seeds are listed more than once and count once: {list(unique)}")
-        return unique
-
-    def variant(self, prefix: str, tables: dict[str, Table], own: dict[str, Table]) -> Variant | None:
-        """Validates the three sections; reports problems of `own` keys only, the rest belongs to the base."""
-        model = self.model(f"{prefix}.model", tables["model"], own["model"])
-        data = self.section(DataConfig, f"{prefix}.data", tables["data"], own["data"])
-        train = self.section(TrainConfig, f"{prefix}.train", tables["train"], own["train"])
-        if model is None or not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
-            return None
-        if train.warmup_epochs >= train.epochs:
-            key = f"{prefix}.train.warmup_epochs"
-            self.wrong(key, train.warmup_epochs, f"must be below train.epochs = {train.epochs}")
-        dataset = self.dataset(f"{prefix}.data", data)
-        if dataset is None:
-            return None
-        model = self.fit(f"{prefix}.model", model, tables["model"], dataset)
-        return Variant(model, data, train)
-
-    def model(self, prefix: str, table: Table, own: Table) -> Config | None:
-        try:
-            preset = table.get("preset")
-            start = {} if preset is None else lookup("preset", str(preset), PRESETS).model_dump(exclude_defaults=True)
-            if preset is not None:
-                start["family"] = getattr(PRESETS[preset], "family", None)
-            family = table.get("family", start.get("family", "densenet"))
-            config_class = lookup("model family", str(family), MODELS)[0]
-        except ValueError as error:
-            key = "preset" if "preset" in str(error) else "family"
-            self.wrong(f"{prefix}.{key}", table.get(key), str(error))
-            return None
-        fields = {key: value for key, value in table.items() if key != "preset"}
-        return self.section(config_class, prefix, {**start, "family": family, **fields}, own)
-
-    def section(self, config_class: type[Config], prefix: str, table: Table, own: Table) -> Config | None:
-        try:
-            return config_class.model_validate(table)
-        except ValidationError as error:
-            for detail in error.errors():
-                path = detail["loc"]
-                if not path or path[0] in own:
-                    self.wrong(*_explain(prefix, detail, config_class))
-            return None
-
-    def dataset(self, prefix: str, config: DataConfig) -> Dataset | None:
-        """Loads each data set once: what is missing or damaged is a problem of the grid."""
-        if config not in self.datasets:
-            try:
-                self.datasets[config] = load(config)
-            except ValueError as error:
-                self.wrong(prefix, _NOTHING, str(error))
-                self.datasets[config] = None
-        return self.datasets[config]
-
-    def fit(self, prefix: str, model: Config, table: Table, dataset: Dataset) -> Config:
-        """The model with the data's channels and classes."""
-        given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
-        for key, value in given.items():
-            if table.get(key, value) != value:
-                self.wrong(
-                    f"{prefix}.{key}", table[key], f"{dataset.label} has {value}; leave it out, the data says it"
-                )
-        smallest = getattr(model, "smallest_image", 1)
-        if min(dataset.image_size) < smallest:
-            height, width = dataset.image_size
-            need = f"this network needs images of at least {smallest} x {smallest} pixels"
-            rule = f"{need}; those of {dataset.label} have {height} x {width}"
-            self.wrong(prefix, _NOTHING, rule)
-        return model.model_copy(update=given)
-
-    def study(self, name: str, table: Any, base_tables: dict[str, Table], base: Variant | None) -> Study | None:
-        prefix = f"study.{name}"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-            self.wrong(
-                _shorten(prefix), _NOTHING, "a study's name is 1 to 64 letters, digits, '_' and '-': it names files"
-            )
-            return None
-        if not isinstance(table, dict):
-            self.wrong(prefix, table, "must be a table")
-            return None
-        self.known(table, f"{prefix}.", ("question", "variant", *SECTIONS))
-        question = table.get("question", "")
-        if not isinstance(question, str):
-            self.wrong(f"{prefix}.question", question, "must be text")
-        axes = {
-            f"{section}.{key}": values
-            for section in SECTIONS
-            for key, values in self.subtable(table, section, f"{prefix}.").items()
-        }
-        if ("variant" in table) == bool(axes):
-            self.wrong(prefix, _NOTHING, "needs either axes (model.KEY = [...]) or [[study.X.variant]], not both")
-            return None
-        if axes:
-            levels = self.axis_levels(prefix, axes, base_tables, base)
-        else:
-            levels = self.named_levels(prefix, table["variant"], base_tables, base)
-        labels = [level.label for level in levels]
-        for label in sorted({label for label in labels if labels.count(label) > 1}):
-            self.wrong(prefix, label, "stands more than once in this study")
-        if base is not None and not any(level.is_base for level in levels):
-            values = {path: _value(base, path) for path in axes}
-            levels.insert(0, Level(_label(values) if axes else "base", values, base, is_base=True))
-        return Study(name, str(question), tuple(axes), tuple(levels))
-
-    def axis_levels(
-        self, prefix: str, axes: dict[str, Any], base_tables: dict[str, Table], base: Variant | None
-    ) -> list[Level]:
-        for path, values in axes.items():
-            if not isinstance(values, list) or not values:
-                self.wrong(f"{prefix}.{path}", values, "an axis is a list of levels, at least one")
-                return []
-        count = math.prod(len(values) for values in axes.values())
-        if count > LARGEST:
-            self.wrong(prefix, _NOTHING, f"{count:,} levels; at most {LARGEST:,} are taken")
-            return []
-        levels = []
-        for combination in itertools.product(*axes.values()):
-            values = dict(zip(axes, combination, strict=True))
-            own: dict[str, Table] = {section: {} for section in SECTIONS}
-            for path, value in values.items():
-                section, _, key = path.partition(".")
-                own[section][key] = value
-            variant = self.variant(prefix, _inherit(base_tables, own), own)
-            if variant is not None:
-                levels.append(Level(_label(values), values, variant, variant == base))
-        return levels
-
-    def named_levels(
-        self, prefix: str, entries: Any, base_tables: dict[str, Table], base: Variant | None
-    ) -> list[Level]:
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            self.wrong(f"{prefix}.variant", _NOTHING, f"must be tables, each headed [[{prefix}.variant]]")
-            return []
-        levels = []
-        for number, entry in enumerate(entries):
-            where = f"{prefix}.variant[{number}]"
-            self.known(entry, f"{where}.", ("name", "match", *SECTIONS))
-            name = entry.get("name")
-            if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
-                self.wrong(f"{where}.name", name, "a variant needs a name of 1 to 100 printable characters")
-                continue
-            own = {section: self.subtable(entry, section, f"{where}.") for section in SECTIONS}
-            variant = self.variant(where, _inherit(base_tables, own), own)
-            if variant is None:
-                continue
-            level = Level(name, _flatten(own), variant, variant == base)
-            if "match" in entry and base is not None:
-                level = self.match(where, level, entry["match"], base)
-            levels.append(level)
-        return levels
-
-    def match(self, where: str, level: Level, table: Any, base: Variant) -> Level:
-        """Solves `match.params = "model.FIELD"`."""
-        if not isinstance(table, dict) or list(table) != ["params"] or not isinstance(table["params"], str):
-            self.wrong(f"{where}.match", table, 'must read match.params = "model.FIELD"')
-            return level
-        path = table["params"]
-        section, _, key = path.partition(".")
-        model = level.variant.model
-        numbers = [name for name, info in type(model).model_fields.items() if info.annotation in (int, float)]
-        if section != "model" or key not in numbers:
-            allowed = ", ".join(f"model.{name}" for name in numbers)
-            self.wrong(f"{where}.match.params", path, f"must name a number of this model; allowed are {allowed}")
-            return level
-        target = count_params(base.model)
-        solved, reached = nearest(model, key, target)
-        value = getattr(solved, key)
-        values = {**level.values, path: value}
-        variant = replace(level.variant, model=solved)
-        return Level(level.label, values, variant, level.is_base, Match(path, value, target, reached))
-
-
-def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
-    """The model whose parameters come nearest to `target` when the field `key` is varied, and how many it has.
-
-    The count must not fall as the field grows. Of a real field the shortest decimal that gives the count is taken.
-    """
-    real = type(model).model_fields[key].annotation is float
-
-    def at(value: float) -> Config | None:
-        try:
-            return type(model).model_validate({**model.model_dump(), key: value if real else int(value)})
-        except ValidationError:
-            return None
-
-    def count(value: float) -> float:
-        config = at(value)
-        return math.inf if config is None else count_params(config)
-
-    low, high = getattr(model, key), getattr(model, key)
-    while count(low) > target and at(low / 2 if real else low // 2) is not None and low > 1e-6:
-        low = low / 2 if real else low // 2
-    while count(high) < target and high < 1e9:
-        high = high * 2 or 1
-    while high - low > (1e-9 * high if real else 1):
-        middle = (low + high) / 2 if real else (low + high) // 2
-        low, high = (middle, high) if count(middle) <= target else (low, middle)
-    value = min((low, high), key=lambda candidate: abs(count(candidate) - target))
-    if real:
-        value = next(short for places in range(1, 16) if count(short := round(value, places)) == count(value))
-    config = at(value)
-    return (model, count_params(model)) if config is None else (config, count_params(config))
-
-
 def jobs(grid: Grid, machine: Mapping[str, Any]) -> list[Job]:
-    """Costs first, then runs seed by seed, so that an early stop leaves whole comparisons."""
+    """Costs first, then runs seed by seed, so that an early stop leaves whole comparisons.
+
+    `machine` is part of a cost's identity, and not of a run's.
+    """
     names = _names(grid)
     costs: dict[str, Job] = {}
     runs: list[Job] = []
     for variant_id, variant in grid.variants().items():
-        cost = CostConfig(variant.model, grid.datasets[variant.data].image_size, variant.train.batch_size)
-        fields = cost_fields(cost)
-        job_id = identity({"kind": "cost", "config": fields, "machine": dict(machine)})
-        costs.setdefault(job_id, Job(job_id, "cost", names[variant_id], variant_id, cost, fields))
+        config = grid.cost(variant)
+        job_id = _cost_id(config, machine)
+        costs.setdefault(job_id, Job(job_id, "cost", names[variant_id], variant_id, config, cost_fields(config)))
     for seed in grid.seeds:
         for variant_id, variant in grid.variants().items():
             fields = {**variant_fields(variant, grid.checksum(variant)), "seed": seed}
@@ -458,22 +116,17 @@ def jobs(grid: Grid, machine: Mapping[str, Any]) -> list[Job]:
 
 def manifest(grid: Grid, machine: Mapping[str, Any]) -> Table:
     """jobs.json: the grid as resolved, which is all that reporting needs beside the records."""
-    variants = grid.variants()
-    cost_ids = {}
-    for variant_id, variant in variants.items():
-        cost = CostConfig(variant.model, grid.datasets[variant.data].image_size, variant.train.batch_size)
-        cost_ids[variant_id] = identity({"kind": "cost", "config": cost_fields(cost), "machine": dict(machine)})
     return {
         "title": grid.title,
         "seeds": list(grid.seeds),
         "machine": dict(machine),
         "variants": {
             variant_id: {
-                "cost": cost_ids[variant_id],
+                "cost": _cost_id(grid.cost(variant), machine),
                 "data": grid.datasets[variant.data].label,
                 "fields": _all_fields(variant),
             }
-            for variant_id, variant in variants.items()
+            for variant_id, variant in grid.variants().items()
         },
         "studies": [_study_entry(grid, study) for study in grid.studies],
         "jobs": [
@@ -481,6 +134,10 @@ def manifest(grid: Grid, machine: Mapping[str, Any]) -> Table:
             for job in jobs(grid, machine)
         ],
     }
+
+
+def _cost_id(config: CostConfig, machine: Mapping[str, Any]) -> str:
+    return identity({"kind": "cost", "config": cost_fields(config), "machine": dict(machine)})
 
 
 def _study_entry(grid: Grid, study: Study) -> Table:
@@ -518,52 +175,3 @@ def _names(grid: Grid) -> dict[str, str]:
         for level in study.levels:
             names.setdefault(grid.variant_id(level.variant), f"{study.name} {level.label}")
     return names
-
-
-def _inherit(base: dict[str, Table], own: dict[str, Table]) -> dict[str, Table]:
-    """A variant's tables: the base's with its own laid over; another family or preset starts from its own defaults."""
-    tables = {section: {**base[section], **own[section]} for section in SECTIONS}
-    if "preset" in own["model"] or own["model"].get("family", base["model"].get("family", "densenet")) != base[
-        "model"
-    ].get("family", "densenet"):
-        tables["model"] = own["model"]
-    return tables
-
-
-def _flatten(tables: dict[str, Table]) -> Table:
-    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
-
-
-def _value(variant: Variant, path: str) -> Any:
-    section, _, key = path.partition(".")
-    return getattr(variant, section).model_dump(mode="json").get(key)
-
-
-def _label(values: Table) -> str:
-    """`12`, `8-16-32`, or `12, 0.5` for a product."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
-        return "-".join(map(text, value)) if isinstance(value, list | tuple) else str(value)
-
-    return ", ".join(map(text, values.values()))
-
-
-def _explain(prefix: str, detail: Any, config_class: type[Config]) -> tuple[str, Any, str]:
-    """A pydantic error as key, given value and rule."""
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
-    given, rule = detail["input"], str(detail["msg"])
-    if detail["type"] == "extra_forbidden":
-        names = list(config_class.model_fields)
-        rule = f"unknown key{suggestion(str(detail['loc'][-1]), names)}; allowed are {', '.join(names)}"
-    elif detail["type"] == "literal_error" and isinstance(given, str):
-        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        rule += suggestion(given, choices)
-    elif detail["type"] == "value_error":
-        rule = rule.removeprefix("Value error, ")
-    return prefix + path, given if detail["loc"] else _NOTHING, rule.replace("Input should", "should")
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -112,25 +112,29 @@ def brief(table: StudyTable) -> StudyTable:
 
 
 def caption(frames: Frames) -> str:
-    """How the numbers came about: seeds, data, device, versions, commit."""
+    """How to read a table, and how its numbers came about."""
+    return (
+        "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over the seeds; change paired by seed, with "
+        "its 95 % t interval in points; resolved: Holm-corrected p < 0.05. Changes of costs are relative to the base; "
+        "IQR: interquartile range over repeated steps, relative to their median, which says nothing of drift between "
+        f"variants. {provenance(frames)}"
+    )
+
+
+def provenance(frames: Frames) -> str:
+    """Seeds, data, batch size, device, versions, commit: from the records alone."""
     runs, costs = (frame[frame.status == "done"] for frame in (frames.runs, frames.costs))
     if runs.empty and costs.empty:
         return "Nothing has been run yet."
     both = pd.concat([runs.reindex(columns=_MADE_WITH), costs.reindex(columns=_MADE_WITH)])
     made = {key: ", ".join(str(value) for value in both[key].dropna().unique()) for key in _MADE_WITH}
     threads = "1 thread" if made["threads"] in ("1", "1.0") else f"{made['threads']} threads"
-    data = ", ".join(frames.variants.data.unique())
-    tested = ", ".join(
-        f"{int(count):,}" for count in runs.reindex(columns=["test_images"]).test_images.dropna().unique()
-    )
+    tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
     batches = ", ".join(map(str, frames.variants["train.batch_size"].unique()))
     return (
-        f"Data: {data}, {tested} test images. Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over "
-        f"{len(frames.manifest['seeds'])} seeds; change paired by seed, with its 95 % t interval in points; resolved: "
-        f"Holm-corrected p < 0.05. Changes of costs are relative to the base; IQR: interquartile range over repeated steps, relative to "
-        f"their median, which says nothing of drift between variants. {_MEMORY[made['device'] == 'cuda']} "
-        f"Memory and throughput at batch size {batches}. "
-        f"Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
+        f"Data: {', '.join(frames.variants.data.unique())}, {tested or 'no'} test images; "
+        f"{len(frames.manifest['seeds'])} seeds. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at batch "
+        f"size {batches}. Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
         f"commit {made['commit']}."
     )
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from ablations import records
-from ablations.grid import Grid, jobs, manifest, read
+from ablations.grid import Grid, jobs, manifest
+from ablations.reader import read
 
 MACHINE = {"device": "cpu", "device_name": "Test processor", "threads": 1, "torch": "2.99.0"}
 

@@ -9,7 +9,7 @@ from conftest import TINY, write_grid
 from rich.console import Console
 
 from ablations import driver, records, report
-from ablations.grid import read
+from ablations.reader import read
 from ablations.tidy import load
 
 FAULTY = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]") + "\n[study.rate]\ntrain.learning_rate = [0.1, 1e30]\n"

@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DENSENET = ["options", "recompute", "blocks", "densenet", "resnet", "__init__"]
 ABLATIONS = [
-    "metrics", "records", "config", "data", "environment", "grid", "train", "cost", "job", "engine", "display",
-    "tidy", "driver", "statistics", "tables", "figures", "report", "citations", "__init__", "cli", "__main__",
+    "metrics", "records", "config", "data", "environment", "grid", "reader", "train", "cost", "job", "engine",
+    "display", "tidy", "driver", "statistics", "tables", "figures", "report", "citations", "__init__", "cli",
+    "__main__",
 ]  # fmt: skip
 ORDER = [f"densenet.{name}" for name in DENSENET] + [f"ablations.{name}" for name in ABLATIONS]
 

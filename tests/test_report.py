@@ -8,7 +8,7 @@ from conftest import TINY, fabricate, write_grid
 
 import ablations
 from ablations import report, tables
-from ablations.grid import read
+from ablations.reader import read
 
 
 def test_the_page_is_self_contained(results):

@@ -1,0 +1,186 @@
+"""Grids: what a valid one means, and every error of an invalid one at once."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import TINY, write_grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ablations.reader import GridError, nearest, read
+from densenet import DenseNetConfig, ResNetConfig, count_params
+
+
+def problems(folder, text):
+    with pytest.raises(GridError) as caught:
+        read(write_grid(folder, text))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
+    found = problems(
+        tmp_path,
+        """
+        [base]
+        model.grwoth_rate = 12
+        data.name = "digits"
+        [study.compression]
+        model.compression = [0.5, 1.5]
+        [study.growth_rate]
+        quesiton = "?"
+        model.growth_rate = [4, 8]
+        """,
+    )
+    assert len(found) == 3
+    assert found[0].startswith("base.model.grwoth_rate = 12: unknown key; did you mean 'growth_rate'?; allowed are")
+    assert found[1] == "study.compression.model.compression = 1.5: should be less than or equal to 1"
+    assert found[2].startswith("study.growth_rate.quesiton = '?': unknown key; did you mean 'question'?; allowed are")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[1, 1]", "[1, 1", "TOML: "),
+        ("title", "titel", "titel = 'Tiny': unknown key; did you mean 'title'?"),
+        ("[0, 1, 2]", "[0, -1]", "seeds = [0, -1]: must be a list of whole numbers"),
+        ("[0, 1, 2]", "[true]", "seeds = [True]: must be a list of whole numbers"),
+        ('"digits"', '"digit"', "did you mean 'digits'"),
+        ('"digits"', '"parquet"', "data.root is missing"),
+        ("[4, 8]", "8", "study.growth_rate.model.growth_rate = 8: an axis is a list"),
+        ("[4, 8]", "[]", "an axis is a list of levels, at least one"),
+        ("[4, 8]", "[4, 4]", "= '4': stands more than once"),
+        ("[4, 8]", "[4, 0]", "study.growth_rate.model.growth_rate = 0: should be a whole number above 0"),
+        ("[4, 8]", '[4, "8"]', "study.growth_rate.model.growth_rate = '8': should be a whole number above 0"),
+        ("epochs = 1", "epochs = nan", "base.train.epochs = nan"),
+        ("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0", "must be below train.epochs = 1"),
+        ("epochs = 1", "schedule = 'cosin'", "did you mean 'cosine'?"),
+        ("[1, 1]", "[1, 1, 1, 1, 1]", "needs images of at least 16 x 16 pixels; those of digits have 8 x 8"),
+        ("growth_rate = 4", "growth_rate = 4\nmodel.in_channels = 3", "digits has 1; leave it out"),
+        ("growth_rate = 4", "family = 'densnet'", "did you mean 'densenet'?"),
+        ("growth_rate = 4", "preset = 'densenet-bc-100-24'", "did you mean 'densenet-bc-100-12'?"),
+        ("[study.growth_rate]", '[study."../x"]', "a study's name is 1 to 64 letters"),
+        ("[study.growth_rate]", "[other]", "other = "),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, old, new, message):
+    assert old in TINY
+    found = problems(tmp_path, TINY.replace(old, new))
+    assert any(message in problem for problem in found), found
+
+
+def test_a_base_error_is_told_once_and_not_again_for_every_level(tmp_path):
+    found = problems(tmp_path, TINY.replace("[1, 1]", "[0, 1]"))
+    assert found == ["base.model.block_config[0] = 0: should be greater than 0"]
+
+
+def test_the_message_names_the_file(tmp_path):
+    with pytest.raises(GridError, match=r"tiny\.toml: 1 problem, nothing was run"):
+        read(write_grid(tmp_path, TINY + "x = 1"))
+
+
+def test_deep_nesting_and_huge_products_are_refused(tmp_path):
+    assert problems(tmp_path, "x = " + "[" * 3000 + "]" * 3000)[0].startswith("TOML: ")
+    axes = "\n".join(f"model.{key} = [{', '.join(map(str, range(1, 200)))}]" for key in ("bn_size", "init_features"))
+    assert "39,601 levels" in problems(tmp_path, TINY.replace("model.growth_rate = [4, 8]", axes))[0]
+
+
+def test_levels_rows_and_the_base(tmp_path, tiny):
+    (study,) = tiny.studies
+    assert [(level.label, level.is_base) for level in study.levels] == [("4", True), ("8", False)]
+    outside = read(write_grid(tmp_path, TINY.replace("[4, 8]", "[8, 12]")))
+    assert [(level.label, level.is_base) for level in outside.studies[0].levels] == [
+        ("4", True), ("8", False), ("12", False),
+    ]  # fmt: skip
+
+
+def test_a_product_and_a_growth_rate_per_block(tmp_path):
+    text = TINY.replace("[4, 8]", "[[4, 8], 4]\nmodel.compression = [0.5, 1.0]")
+    (study,) = read(write_grid(tmp_path, text)).studies
+    assert [level.label for level in study.levels] == ["4-8, 0.5", "4-8, 1.0", "4, 0.5", "4, 1.0"]
+    assert study.levels[1].variant.model.growth_rate == (4, 8)
+    assert [level.is_base for level in study.levels] == [False, False, True, False]
+
+
+FAMILY = """
+[[study.family.variant]]
+name = "ResNet"
+model.family = "resnet"
+[[study.family.variant]]
+name = "matched"
+model.family = "resnet"
+model.depth = 8
+match.params = "model.width"
+"""
+
+
+def test_another_family_starts_from_its_own_defaults_and_is_matched(tmp_path):
+    grid = read(write_grid(tmp_path, TINY + FAMILY))
+    base, resnet, matched = grid.studies[1].levels
+    assert base.is_base
+    assert resnet.variant.model == ResNetConfig(in_channels=1)
+    assert matched.match is not None
+    assert matched.match.target == count_params(grid.base.model)
+    assert matched.match.reached == count_params(matched.variant.model)
+    assert matched.values["model.width"] == matched.variant.model.width
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"), [("model.depht", "allowed are model.depth, model.width"), ("width", "must name")]
+)
+def test_a_match_names_a_number_of_the_model(tmp_path, key, rule):
+    assert any(rule in each for each in problems(tmp_path, TINY + FAMILY.replace("model.width", key)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(3_000, 300_000))
+def test_no_width_in_reach_is_nearer_than_the_solved_one(target):
+    solved, reached = nearest(ResNetConfig(depth=8), "width", target)
+    assert reached == count_params(solved)
+    for step in (-0.02, -0.005, 0.005, 0.02):
+        other = count_params(ResNetConfig(depth=8, width=solved.width * (1 + step)))
+        assert abs(reached - target) <= abs(other - target)
+
+
+def test_a_whole_number_is_matched_too():
+    target = count_params(DenseNetConfig(block_config=(2, 2), growth_rate=9))
+    solved, reached = nearest(DenseNetConfig(block_config=(2, 2), growth_rate=2), "init_features", target)
+    assert solved.growth_rate == 2
+    assert abs(reached - target) <= abs(count_params(solved.model_copy(update={"init_features": 1})) - target)
+
+
+def test_a_preset_with_changed_fields(tmp_path):
+    text = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", 'model.preset = "densenet-bc-100-12"')
+    grid = read(write_grid(tmp_path, text))
+    assert grid.base.model == DenseNetConfig(in_channels=1)
+
+
+def test_settings_and_seeds_of_the_command_line(tmp_path):
+    grid = read(write_grid(tmp_path), ["train.epochs=3", "train.schedule=cosine"], [5])
+    assert (grid.base.train.epochs, grid.base.train.schedule, grid.seeds) == (3, "cosine", (5,))
+    with pytest.raises(GridError, match=r"--set epochs=3: must read model\.KEY=VALUE"):
+        read(write_grid(tmp_path), ["epochs=3"])
+
+
+def test_duplicate_seeds_count_once_and_it_is_said(tmp_path):
+    grid = read(write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[0, 1, 0]")))
+    assert grid.seeds == (0, 1)
+    assert "more than once" in grid.notes[0]
+
+
+keys = st.sampled_from(["title", "seeds", "base", "study", "model", "data", "train", "growth_rate", "x", "question"])
+values = st.recursive(
+    st.none().map(lambda _: 0) | st.booleans() | st.integers(-3, 100) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(keys, values, max_size=4))
+def test_no_table_whatever_brings_a_traceback(table):
+    from ablations.reader import _Reader
+
+    reader = _Reader()
+    grid = reader.grid(table, "")
+    assert grid is not None or reader.problems
+    assert all(str(problem) for problem in reader.problems)
