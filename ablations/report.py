@@ -23,7 +23,7 @@ PAGE = """<!doctype html>
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 75rem; padding: 1rem; }
 figure { margin: 1rem 0; overflow-x: auto; background: #fff; border-radius: .5rem; }
-figure svg { display: block; height: auto; max-width: 100%; min-width: 40rem; }
+figure svg { display: block; height: auto; width: 100%; min-width: 40rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: right; white-space: nowrap; }

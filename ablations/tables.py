@@ -155,15 +155,17 @@ def markdown(table: StudyTable) -> str:
 
 
 def latex(table: StudyTable) -> str:
-    r"""The table in LaTeX, in two panels as wide as a page; needs \usepackage{booktabs}."""
-    half = 1 + len(table.heads) // 2
-    panels = [range(half), (0, *range(half, len(table.heads)))]
+    r"""The table in LaTeX, in panels that fit a page's width; needs \usepackage{booktabs}."""
+    panels = [
+        range(6),
+        *((0, *range(first, min(first + 4, len(table.heads)))) for first in range(6, len(table.heads), 4)),
+    ]
     lines = [
         f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}.",
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{_tex(table.question)} {_tex(table.caption)}}}",
-        rf"\label{{tab:{table.name}}}",
+        rf"\label{{tab:{table.name}}}\medskip",
         *(line for panel in panels for line in _tabular(table, panel)),
         r"\end{table}",
     ]
