@@ -7,6 +7,7 @@ predicted from a step on tensors without storage, which stays in a column of its
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import warnings
@@ -85,6 +86,7 @@ def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
     peak = _cuda_peak if device.type == "cuda" else _cpu_peak
     values: dict[str, Any] = {}
     for name, probe in (("train", _memory_probe), ("inference", _inference_probe)):
+        gc.collect()  # what an earlier probe left behind must not be freed in the middle of this one
         for kind, value in peak(probe, cost, device).items():
             values[f"{name}_peak_memory_{kind}"] = value
     train, inference = _steps(cost, device)
@@ -207,6 +209,7 @@ def _cpu_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str,
 
 def _cuda_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str, int]:
     """The CUDA allocator's own peaks, in a fresh process."""
+    torch.cuda.empty_cache()
     probe(cost, device, lambda: torch.cuda.reset_peak_memory_stats(device))
     torch.cuda.synchronize(device)
     return {

@@ -79,6 +79,15 @@ def test_the_prediction_comes_near_the_allocator(kind):
     assert 0.9 < predicted / measured < 1.001
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["none", "bottleneck", "layer", "block"])
+def test_the_prediction_of_bc_100_12(kind):
+    config = CostConfig(DenseNetConfig(checkpoint=kind), (32, 32), 16)
+    predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
+    measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
+    assert 0.95 < predicted / measured < 1.001
+
+
 def test_recomputation_lowers_the_predicted_peak():
     peaks = {}
     for kind in ("none", "bottleneck", "layer", "block"):

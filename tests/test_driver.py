@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from conftest import TINY, write_grid
@@ -82,3 +83,16 @@ def test_a_worker_per_core_and_no_gpu_that_is_not_there():
     assert len(driver.devices("cpu", 0)) >= 1
     with pytest.raises(ValueError, match="this machine has"):
         driver.devices("cuda", 1000)
+
+
+@pytest.mark.slow
+def test_the_quick_grid_whole(tmp_path):
+    grid = read(Path(driver.__file__).parent / "grids" / "quick.toml", ["train.epochs=1"], [0])
+    call(grid, tmp_path)
+    frames = load(tmp_path)
+    assert set(frames.runs.status) == set(frames.costs.status) == {"done"}
+    base = frames.costs.params[0]
+    matched = frames.studies[frames.studies.level == "ResNet-20, equal params"].variant.iloc[0]
+    assert abs(frames.costs.set_index("variant").params[matched] / base - 1) < 0.01
+    same = frames.studies[frames.studies.study == "checkpointing"].variant
+    assert frames.runs[frames.runs.variant.isin(same)].weights.nunique() == 1
