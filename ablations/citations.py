@@ -17,10 +17,13 @@ from pathlib import Path
 
 from ablations import records
 from ablations.metrics import METRICS
-from ablations.tables import brief, caption, citable, markdown, study_table
+from ablations.tables import brief, citable, markdown, provenance, study_table
 from ablations.tidy import Frames, load
 
-MARK = re.compile(r"(<!-- ablate (?P<source>[^>]*?) -->)(?P<cited>.*?)(?P<end><!-- /ablate -->|\Z)", re.DOTALL)
+MARK = re.compile(
+    r"(<!-- ablate (?P<source>.*?) -->)(?P<cited>(?:(?!<!-- ablate ).)*?)(?P<end><!-- /ablate -->|(?=<!-- ablate )|\Z)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def describe(frames: Frames, study: str, level: str, metric: str) -> str:
     mark = shlex.join([frames.folder.as_posix(), study, level, metric])
     return (
         f"{text} {entry.unit}".rstrip()
-        + f"\n{entry.label}: {entry.meaning}\n{caption(frames)}\n<!-- ablate {mark} -->{text}<!-- /ablate -->"
+        + f"\n{entry.label}: {entry.meaning}\n{provenance(frames)}\n"
+        + "A mark for a text that lies in this directory (the folder is relative to the text's own):\n"
+        + f"<!-- ablate {mark} -->{text}<!-- /ablate -->"
     )
 
 

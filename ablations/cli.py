@@ -6,6 +6,7 @@ Commands import what they need when they are called, so that those that only rea
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -92,6 +93,20 @@ def run(
     retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
 ) -> None:
     """Runs what is missing, then reports."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder = out_ or Path("results") / Path(grid).stem
+    try:
+        code = _run(grid, folder, workers, device, seeds, set_, retry)
+    except KeyboardInterrupt:
+        _say(f"Stopped. What is finished is kept in {folder}; the same command goes on from there.", err)
+        code = STOPPED
+    raise typer.Exit(code)
+
+
+def _run(
+    grid: str, folder: Path, workers: int, device: str, seeds: str | None, settings: list[str] | None, retry: str
+) -> int:
+    """Works the grid off and reports; gives the exit code."""
     from ablations import driver
 
     if device not in ("auto", "cpu", "cuda"):
@@ -100,27 +115,22 @@ def run(
     unknown = set(again) - {"failed", "oom", "diverged", "timeout"}
     if unknown:
         _stop(f"--retry {', '.join(sorted(unknown))}: allowed are failed, oom, diverged, timeout")
-    read = _grid(grid, set_, seeds)
-    folder = out_ or Path("results") / Path(grid).stem
-    signal.signal(signal.SIGTERM, _interrupt)
+    read = _grid(grid, settings, seeds)
+    for note in read.notes:
+        _say(f"Note: {note}", err)
     try:
         outcome = driver.work(read, folder, driver.devices(device, workers), again, out)
     except ValueError as error:
         _stop(str(error))
     except OSError as error:
         _stop(f"{folder}: {error}")
-    except KeyboardInterrupt:
-        _say(f"Stopped. What is finished is kept in {folder}; the same command goes on from there.", err)
-        raise typer.Exit(STOPPED) from None
     for path in outcome.damaged:
         _say(f"A damaged record was set aside as {path} and its job run again.", err)
-    for note in read.notes:
-        _say(f"Note: {note}", err)
     if not outcome.executed:
         _say(
             f"Nothing to train or to measure: {outcome.done_before} of {outcome.total} jobs are on record in {folder}."
         )
-    raise typer.Exit(_finish(folder))
+    return _finish(folder)
 
 
 @app.command()
@@ -216,11 +226,10 @@ def main() -> None:
 def _grid(name: str, settings: list[str] | None, seeds: str | None) -> Any:
     from ablations.reader import GridError, read
 
-    shipped = SHIPPED / f"{name}.toml"
-    path = shipped if "/" not in name and shipped.is_file() else Path(name)
-    if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
-        _stop(f"no grid {name}: neither a file nor one of the shipped grids, which are {known}")
+    known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+    path = known.get(name, Path(name))
+    if name not in known and not os.path.exists(path):  # noqa: PTH110, which raises for a name that is too long
+        _stop(f"no grid {name}: neither a file nor one of the shipped grids, which are {', '.join(known)}")
     try:
         numbers = None if seeds is None else [int(seed) for seed in seeds.split(",")]
     except ValueError:
@@ -257,7 +266,8 @@ def _finish(folder: Path) -> int:
     _say(f"\n{tables.caption(frames)}")
     failed = report.failures(frames)
     if failed:
-        _say(f"\n{len(failed)} jobs failed; `--retry failed` runs them again:", err)
+        kinds = sorted({*frames.runs.status, *frames.costs.status} - {"done", "missing"})
+        _say(f"\n{len(failed)} not done; `--retry {','.join(kinds)}` runs them again:", err)
         for line in failed:
             _say(f"  {line}", err)
     _say(f"\n{report.counts(frames)} Written:")

@@ -27,17 +27,17 @@ class DataConfig(Config):
     train_limit: int = Field(default=0, ge=0)
     """Train on that many images only, balanced over the classes; 0 = all."""
 
-    subset_seed: int = Field(default=0, ge=0)
+    subset_seed: int = Field(default=0, ge=0, lt=2**63)
     """Which images `train_limit` takes; the same ones for every seed of a run."""
 
 
 class TrainConfig(Config):
     """SGD with Nesterov momentum, as in the DenseNet paper's section 4.2; fewer epochs by default."""
 
-    epochs: int = Field(default=40, gt=0)
+    epochs: int = Field(default=40, gt=0, le=1_000_000)
     """Passes over the training images; the paper takes 300 on CIFAR and 40 on SVHN."""
 
-    batch_size: int = Field(default=64, gt=0)
+    batch_size: int = Field(default=64, gt=0, le=1_000_000)
     """Images a step; the last, incomplete batch of an epoch is kept."""
 
     learning_rate: float = Field(default=0.1, gt=0)

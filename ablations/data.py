@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from densenet.options import lookup
 
 Tensors = dict[str, Tensor]
 """train_images and test_images, uint8 `(N, C, H, W)`; train_labels and test_labels, int64 `(N,)`."""
+
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+"""Pillow's modes that become 8-bit grey or RGB without loss of range."""
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -143,9 +147,10 @@ def _cached(source: Source) -> Tensors:
     tensors = {name: tensor.contiguous() for name, tensor in source.decode().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(save(tensors, metadata={"digest": _digest(tensors)}))
-        os.replace(file.name, path)
+        content = save(tensors, metadata={"digest": _digest(tensors)})
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            (Path(folder) / path.name).write_bytes(content)
+            (Path(folder) / path.name).replace(path)
     except OSError as error:
         raise DataError(
             f"cannot keep the decoded data in {path.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder with room"
@@ -210,13 +215,16 @@ def parquet(root: str) -> Source:
     files = {part: Path(root) / f"{part}.parquet" for part in ("train", "test")}
     if not root:
         raise DataError("data.root is missing: parquet needs the folder that holds train.parquet and test.parquet")
-    for path in files.values():
-        if not path.is_file():
-            raise DataError(f"no file {path}: data.root must be a folder that holds train.parquet and test.parquet")
     digest = hashlib.sha256(b"parquet")
     for path in files.values():
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except FileNotFoundError:
+            rule = "data.root must be a folder that holds train.parquet and test.parquet"
+            raise DataError(f"no file {path}: {rule}") from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
     def decode() -> Tensors:
         tensors: Tensors = {}
@@ -239,11 +247,13 @@ def _decode_parquet(path: Path) -> tuple[Tensor, Tensor]:
     for row, (encoded, label) in enumerate(_parquet_rows(path)):
         try:
             image = Image.open(io.BytesIO(encoded))
+            if image.mode not in MODES:
+                raise ValueError(f"mode {image.mode}; 8 bits a channel are needed: {', '.join(MODES)}")
             pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}, row {row}: not a readable image ({error})") from error
-        if not isinstance(label, int) or label < 0:
-            raise DataError(f"{path}, row {row}: label {label!r}; a whole number from 0 is needed")
+        if not isinstance(label, int) or not 0 <= label < 1_000_000:
+            raise DataError(f"{path}, row {row}: label {label!r}; a whole number from 0 to 999999 is needed")
         if arrays and pixels.shape != arrays[0].shape:
             raise DataError(f"{path}, row {row}: shape {pixels.shape}, but row 0 has {arrays[0].shape}")
         arrays.append(pixels)
@@ -255,7 +265,7 @@ def _decode_parquet(path: Path) -> tuple[Tensor, Tensor]:
     return images.contiguous(), torch.tensor(labels)
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[bytes, int]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -273,8 +283,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[bytes, int]]:
         for batch in track(batches, f"Decoding {path.name}", total=count, transient=True):
             for row in batch.to_pylist():
                 image = row["image"]
-                yield image["bytes"] if isinstance(image, dict) else image, row["label"]
-    except pyarrow.ArrowInvalid as error:
+                yield image.get("bytes") if isinstance(image, dict) else image, row["label"]
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable parquet file: {error}") from error
 
 

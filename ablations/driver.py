@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -70,22 +71,27 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
     return Outcome(len(todo), sum(each.id in whole for each in todo), len(left), moved)
 
 
-def _prepare(grid: Grid, folder: Path, table: dict[str, object], ids: Collection[str]) -> None:
+def _prepare(grid: Grid, folder: Path, table: Mapping[str, Any], ids: Collection[str]) -> None:
     if (folder / "jobs.json").exists():
         try:
             before = read_manifest(folder)
         except NotResults as error:
             raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
         if not {entry["id"] for entry in before["jobs"] if entry["kind"] == "run"} & set(ids):
-            raise WrongFolder(
-                f"{folder} holds another grid, {before['title']!r}, of which no run stands in {grid.title!r}: "
-                "choose another folder with --out"
-            )
+            difference = "; ".join(_differences(before, table)[:5]) or "other studies"
+            raise WrongFolder(f"{folder} holds another grid ({difference}): choose another folder with --out")
     try:
         records.write(folder / "jobs.json", records.pretty(table))
         records.write(folder / "grid.toml", grid.text.encode())
     except OSError as error:
         raise WrongFolder(f"{folder} cannot be written: {error.strerror}; choose another with --out") from None
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What tells two grids apart: title, seeds and the base's fields."""
+    old, new = ({**grid, **next(iter(grid["variants"].values()))["fields"]} for grid in (there, here))
+    keys = ["title", "seeds", *dict.fromkeys(key for key in (*old, *new) if "." in key)]
+    return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
 
 
 def _execute(left: Sequence[Job], folder: Path, slots: Sequence[str], console: Console) -> None:

@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Literal
@@ -64,6 +66,7 @@ def run(tasks: Sequence[Task], devices: Sequence[str], preload: Sequence[str]) -
     os.environ.update(dict.fromkeys(THREADS, "1"))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *preload])
+    _start_server()
     left, workers = deque(tasks), list[_Worker]()
     try:
         while left or workers:
@@ -82,6 +85,18 @@ def run(tasks: Sequence[Task], devices: Sequence[str], preload: Sequence[str]) -
             worker.process.kill()
         for worker in workers:
             worker.process.join()
+
+
+def _start_server() -> None:
+    """Starts the server deaf to Ctrl-C, which is meant for the driver."""
+    if threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:

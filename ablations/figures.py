@@ -15,6 +15,7 @@ matplotlib.use("agg")  # no window, whatever the machine has
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -30,6 +31,7 @@ STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
+    "text.parse_math": False,  # a dollar in a question is a dollar
     "svg.hashsalt": "densenet-ablations",
     "pdf.fonttype": 42,
     "figure.dpi": 100,
@@ -44,7 +46,7 @@ def write(frames: Frames) -> list[Path]:
     paths: list[Path] = []
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a reader's own matplotlibrc changes no figure
-        sns.set_theme(style="whitegrid", context="paper", rc=STYLE)
+        sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans", rc=STYLE)
         for study in frames.manifest["studies"]:
             table = study_table(frames, study["name"])
             paths += _save(effect(frames, table), frames.folder / "figures" / table.name)
@@ -56,10 +58,7 @@ def write(frames: Frames) -> list[Path]:
 def effect(frames: Frames, table: StudyTable) -> Figure:
     """One study: accuracy by level with the seeds as points and 95 % intervals, and four costs beside it."""
     rows = table.numbers
-    labels = [
-        textwrap.fill(str(level), 18) + (" *" if base else "")
-        for level, base in zip(rows.level, rows.is_base, strict=True)
-    ]
+    labels = [_row_label(row) for row in rows.to_dict("records")]
     lines = sum(label.count("\n") for label in labels)
     figure, axes = plt.subplots(
         1, 1 + len(PANELS), figsize=(9.5, 1.5 + 0.27 * (len(rows) + 0.6 * lines)), sharey=True, layout="constrained",
@@ -75,27 +74,28 @@ def effect(frames: Frames, table: StudyTable) -> Figure:
     return figure
 
 
+def _row_label(row: dict[Any, Any]) -> str:
+    """The level, `*` for the base, and below it what is not done."""
+    label = textwrap.fill(str(row["level"]), 24) + (" *" if row["is_base"] else "")
+    return f"{label}\n({row['not_done']})" if row["not_done"] else label
+
+
 def _accuracy_panel(axes: Axes, frames: Frames, table: StudyTable) -> None:
     seeds = frames.runs[frames.runs.status == "done"]
     for place, row in enumerate(table.numbers.itertuples()):
         own = seeds[seeds.variant == row.variant]
         colour = ORANGE if row.is_base else BLUE
         if not len(own):
-            axes.text(0.5, place, "failed" if row.failed else "missing", color=ORANGE, ha="center", va="center",
-                      transform=axes.get_yaxis_transform())  # fmt: skip
             continue
         sns.stripplot(x=own.test_accuracy, y=[place] * len(own), orient="h", native_scale=True, jitter=False,
                       color=colour, alpha=0.45, size=4, ax=axes)  # fmt: skip
         axes.errorbar(
             row.mean, place, xerr=_half_interval(row.sd, row.n), fmt="D", markersize=4, capsize=3, color=colour
         )
-        if row.failed or row.missing:
-            axes.annotate(
-                f" {row.failed + row.missing} not done", (row.mean, place), fontsize=6, va="bottom", color=ORANGE
-            )
-    metric = METRICS["test_accuracy"]
-    axes.set_xlim(right=min(axes.get_xlim()[1], 100.5))
-    axes.set_xlabel(f"{metric.head}\npoints: seeds; bar: 95 % t interval of the mean; *: base")
+    cut = axes.get_xlim()[1] > 100.5
+    axes.set_xlim(right=100.5 if cut else None)
+    bar = "95 % t interval of the mean" + (", cut at 100 %" if cut else "")
+    axes.set_xlabel(f"{METRICS['test_accuracy'].head}\npoints: seeds; bar: {bar}; *: base")
     axes.set_ylabel("")
 
 
@@ -110,24 +110,20 @@ def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
     values = rows[key] / metric.scale
     colours = [ORANGE if base else BLUE for base in rows.is_base]
     axes.barh(range(len(rows)), values.fillna(0), color=colours, alpha=0.75, height=0.62)
-    for place, value in enumerate(values):
-        text = " no cost" if math.isnan(value) else f" {_short(value)}"
+    for place, (value, status) in enumerate(zip(values, rows.cost_status, strict=True)):
+        text = f" {status}" if math.isnan(value) else f" {metric.format(value)}"
         axes.text(0 if math.isnan(value) else value, place, text, va="center", fontsize=6.5)
-    axes.set_xlim(0, 1.35 * (values.max() if values.notna().any() else 1))
+    axes.set_xlim(0, 1.4 * (values.max() if values.notna().any() else 1))
     axes.set_xlabel(f"{metric.label}\n({metric.unit})" if metric.unit else metric.label)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(2))
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    _ticks(axes, key, 2)
     axes.grid(False, axis="y")
 
 
-def _short(value: float) -> str:
-    """`50.1k`, `864`, `9.53`."""
-    if value == 0:
-        return "0"
-    for bound, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= bound:
-            return f"{value / (1e3 if suffix == 'k' else bound):.3g}{suffix}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def _ticks(axes: Axes, key: str, most: int) -> None:
+    """Few ticks, large counts as `40k`; a number that has a scaled unit gets no second prefix."""
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(most))
+    plain = METRICS[key].scale != 1
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}") if plain else ticker.EngFormatter(sep=""))
 
 
 def pareto(frames: Frames) -> Figure:
@@ -147,12 +143,11 @@ def pareto(frames: Frames) -> Figure:
                         markers=markers, palette=palette, s=24, ax=panel, legend=panel is axes[0])  # fmt: skip
         front = _front(points, metric.better == "higher")
         panel.plot(front.x, front["mean"], color=GREY, linewidth=1, zorder=0)
-        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-        panel.xaxis.set_major_formatter(lambda value, _: _short(value))
+        _ticks(panel, key, 4)
         panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
         if panel.get_legend():
             panel.legend(title=None, fontsize=7)
-    figure.suptitle("What does accuracy cost? One mark per variant; the line joins those that nothing beats on both",
+    figure.suptitle("What does accuracy cost? The line joins what nothing beats by mean; differences may be unresolved",
                     fontsize=10, fontweight="bold")  # fmt: skip
     figure.supxlabel(_footnote(frames), fontsize=6, color=GREY)
     return figure
@@ -184,18 +179,30 @@ def curves(frames: Frames) -> Figure:
         data = frames.history.merge(levels, on="variant")
         if len(data):
             order = [level for level in levels.level if level in set(data.level)]
-            style = {"linewidth": 1, "marker": "o", "markersize": 3, "markeredgewidth": 0, "palette": "colorblind"}
-            encoding = {"x": "epoch", "y": "train_loss", "hue": "level", "hue_order": order}
-            sns.lineplot(data, **encoding, **style, errorbar=("pi", 100), ax=panel)
-            panel.set_yscale("log")
-            panel.legend(title=None, fontsize=6)
+            _curve(panel, data, order)
         panel.set(title=study["name"], xlabel="Epoch", ylabel="Training loss (nats)")
-        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     figure.suptitle(
         "How do the variants learn? Mean over seeds, band from lowest to highest", fontsize=10, fontweight="bold"
     )
     figure.supxlabel(_footnote(frames), fontsize=6, color=GREY)
     return figure
+
+
+def _curve(panel: Axes, data: pd.DataFrame, order: list[str]) -> None:
+    """The levels of one study; beyond eight, hues of one scale, since no palette has that many apart."""
+    few = len(order) <= 8
+    palette = sns.color_palette("colorblind" if few else "viridis", len(order))
+    names = {level: " " + textwrap.shorten(level, 28, placeholder="...") for level in order}
+    encoding = {"x": "epoch", "y": "train_loss", "hue": "level", "hue_order": order, "palette": palette}
+    style = {"linewidth": 1, "marker": "o", "markersize": 3, "markeredgewidth": 0}
+    sns.lineplot(data, **encoding, **style, errorbar=("pi", 100), ax=panel)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+    lines = panel.get_legend_handles_labels()[0]
+    labels = [names[level] for level in order]
+    panel.legend(lines, labels, fontsize=6 if few else 4, ncols=1 + len(order) // 13)
 
 
 def _footnote(frames: Frames) -> str:

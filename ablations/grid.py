@@ -71,7 +71,7 @@ class Grid:
     studies: tuple[Study, ...]
     datasets: Mapping[DataConfig, Dataset]
     text: str
-    """The file as it was read."""
+    """The file as it was read, and what was laid over it."""
 
     notes: tuple[str, ...] = ()
 

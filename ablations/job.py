@@ -13,7 +13,7 @@ import torch
 from ablations import cost as costs
 from ablations import records
 from ablations.config import CostConfig, RunConfig
-from ablations.data import load
+from ablations.data import DataError, load
 from ablations.environment import settings
 from ablations.grid import Job
 from ablations.train import Diverged, Progress, initialised, train
@@ -25,16 +25,21 @@ def execute(job: Job, folder: Path, device_name: str, code: dict[str, str], prog
     device = torch.device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    start = time.perf_counter()
     try:
-        if isinstance(job.config, RunConfig):
-            deterministic, measured = _run(job.config, device, progress)
-        else:
-            deterministic, measured = _cost(job.config, device)
+        records.publish(folder, _record(job, device, code, progress))
     except Exception as error:  # whatever a network or its data may raise is a row, not the end of the grid
         records.note_attempt(folder, failure(job, error))
         return status_of(error)
-    record = {
+    return "done"
+
+
+def _record(job: Job, device: torch.device, code: dict[str, str], progress: Progress) -> dict[str, Any]:
+    start = time.perf_counter()
+    if isinstance(job.config, RunConfig):
+        deterministic, measured = _run(job.config, job.fields["data"]["checksum"], device, progress)
+    else:
+        deterministic, measured = _cost(job.config, device)
+    return {
         "id": job.id,
         "kind": job.kind,
         "config": job.fields,
@@ -42,13 +47,12 @@ def execute(job: Job, folder: Path, device_name: str, code: dict[str, str], prog
         "measured": {**measured, "seconds": time.perf_counter() - start},
         "environment": {**settings(device), **code},
     }
-    records.publish(folder, record)
-    return "done"
 
 
 def status_of(error: BaseException) -> str:
     """oom, diverged or failed."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    no_memory = "can't allocate memory" in str(error)  # what the CPU's allocator says, as a RuntimeError
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or no_memory:
         return "oom"
     return "diverged" if isinstance(error, Diverged) else "failed"
 
@@ -68,10 +72,12 @@ def death(job: Job, reason: str) -> dict[str, Any]:
 Values = dict[str, Any]
 
 
-def _run(config: RunConfig, device: torch.device, progress: Progress) -> tuple[Values, Values]:
+def _run(config: RunConfig, checksum: str, device: torch.device, progress: Progress) -> tuple[Values, Values]:
     """What a training gives, and what depends on the machine."""
     variant = config.variant
     data = load(variant.data).to(device)
+    if data.checksum != checksum:
+        raise DataError(f"{data.label} has changed since the job was made: start again, and it gets jobs of its own")
     network = initialised(variant.model, config.seed, device)
     outcome = train(network, data, variant.train, config.seed, progress)
     values = asdict(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -45,11 +46,10 @@ def _decimals(places: int) -> Callable[[float], str]:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, never an exponent."""
-    for places, bound in ((2, 10.0), (1, 100.0)):
-        if abs(value) < bound:
-            return f"{value:.{places}f}"
-    return f"{value:.0f}"
+    """Three significant digits, more where the whole part has more, never an exponent."""
+    rounded = float(f"{value:.3g}")
+    places = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{value:,.{max(0, places)}f}"
 
 
 def _count(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import tomllib
@@ -22,6 +23,15 @@ from densenet.options import lookup, suggestion
 SECTIONS = ("model", "data", "train")
 LARGEST = 10_000
 """Levels of one study; more is taken for a slip."""
+
+RESERVED = ("pareto", "curves")
+"""Names of figures over all studies."""
+
+MATCHABLE = ("width", "growth_rate", "init_features")
+"""Fields whose growth never lowers the count of parameters."""
+
+UNCITABLE = re.compile(r"[\\{}%#~^$<>]|--")
+"""What would mean something else in LaTeX or in a comment: a level is cited by its label."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def read(path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None =
         table = tomllib.loads(text)
     except OSError as error:
         raise GridError(str(path), [Problem("file", _NOTHING, error.strerror or "cannot be read")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise GridError(str(path), [Problem("TOML", _NOTHING, str(error))]) from None
     except RecursionError:
         raise GridError(str(path), [Problem("TOML", _NOTHING, "nested too deeply")]) from None
@@ -68,7 +78,10 @@ def read(path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None =
         reader.apply(table, setting)
     if seeds is not None:
         table["seeds"] = list(seeds)
-    grid = reader.grid(table, text)
+    laid_over = [f"--set {setting}" for setting in settings]
+    laid_over += [] if seeds is None else [f"--seeds {','.join(map(str, seeds))}"]
+    note = f"\n# Laid over this on the command line: {json.dumps(' '.join(laid_over))}\n" if laid_over else ""
+    grid = reader.grid(table, text + note)
     if grid is None or reader.problems:
         raise GridError(str(path), reader.problems)
     return grid
@@ -112,7 +125,7 @@ class _Reader:
             return
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             value = text.strip()
         base = table.setdefault("base", {})
         if isinstance(base, dict) and isinstance(base.setdefault(section, {}), dict):
@@ -155,40 +168,46 @@ class _Reader:
         model = self.model(f"{prefix}.model", tables["model"], own["model"])
         data = self.section(DataConfig, f"{prefix}.data", tables["data"], own["data"])
         train = self.section(TrainConfig, f"{prefix}.train", tables["train"], own["train"])
-        if model is None or not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
+        if isinstance(train, TrainConfig) and train.warmup_epochs >= train.epochs:
+            key = "warmup_epochs" if "warmup_epochs" in own["train"] else "epochs"
+            if key in own["train"]:
+                rule = f"warmup_epochs = {train.warmup_epochs} must be below epochs = {train.epochs}"
+                self.wrong(f"{prefix}.train.{key}", own["train"][key], rule)
+            train = None
+        dataset = self.dataset(f"{prefix}.data", data) if isinstance(data, DataConfig) else None
+        if model is None or dataset is None or not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
             return None
-        if train.warmup_epochs >= train.epochs:
-            key = f"{prefix}.train.warmup_epochs"
-            self.wrong(key, train.warmup_epochs, f"must be below train.epochs = {train.epochs}")
-        dataset = self.dataset(f"{prefix}.data", data)
-        if dataset is None:
-            return None
-        model = self.fit(f"{prefix}.model", model, tables["model"], dataset)
-        return Variant(model, data, train)
+        return Variant(self.fit(f"{prefix}.model", model, tables["model"], dataset), data, train)
 
     def model(self, prefix: str, table: Table, own: Table) -> Config | None:
+        """The model of a table, from its preset where it names one."""
+        preset, family = table.get("preset"), _family(table)
+        start: Table = {"family": family}
         try:
-            preset = table.get("preset")
-            start = {} if preset is None else lookup("preset", str(preset), PRESETS).model_dump(exclude_defaults=True)
             if preset is not None:
-                start["family"] = getattr(PRESETS[preset], "family", None)
-            family = table.get("family", start.get("family", "densenet"))
+                published = lookup("preset", str(preset), PRESETS)
+                start = {**published.model_dump(exclude_defaults=True), "family": getattr(published, "family", "")}
             config_class = lookup("model family", str(family), MODELS)[0]
         except ValueError as error:
-            key = "preset" if "preset" in str(error) else "family"
-            self.wrong(f"{prefix}.{key}", table.get(key), str(error))
+            key = "preset" if "unknown preset" in str(error) else "family"
+            if key in own:
+                self.wrong(f"{prefix}.{key}", table[key], str(error))
+            return None
+        if family != start["family"]:
+            self.wrong(f"{prefix}.family", family, f"preset {preset!r} is a {start['family']}; leave the family out")
             return None
         fields = {key: value for key, value in table.items() if key != "preset"}
-        return self.section(config_class, prefix, {**start, "family": family, **fields}, own)
+        return self.section(config_class, prefix, {**start, **fields}, own)
 
     def section(self, config_class: type[Config], prefix: str, table: Table, own: Table) -> Config | None:
         try:
             return config_class.model_validate(table)
         except ValidationError as error:
-            for detail in error.errors():
-                path = detail["loc"]
-                if not path or path[0] in own:
-                    self.wrong(*_explain(prefix, detail, config_class))
+            details = error.errors()
+            mine = [detail for detail in details if not detail["loc"] or detail["loc"][0] in own]
+            # what is inherited was told with the base; but no variant is dropped in silence
+            for detail in mine or (() if self.problems else details):
+                self.wrong(*_explain(prefix, detail, config_class))
             return None
 
     def dataset(self, prefix: str, config: DataConfig) -> Dataset | None:
@@ -219,6 +238,9 @@ class _Reader:
 
     def study(self, name: str, table: Any, base_tables: dict[str, Table], base: Variant | None) -> Study | None:
         prefix = f"study.{name}"
+        if name in RESERVED:
+            self.wrong(prefix, _NOTHING, f"this name is taken by a figure over all studies: {', '.join(RESERVED)}")
+            return None
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
             self.wrong(
                 _shorten(prefix), _NOTHING, "a study's name is 1 to 64 letters, digits, '_' and '-': it names files"
@@ -238,18 +260,34 @@ class _Reader:
         }
         if ("variant" in table) == bool(axes):
             self.wrong(prefix, _NOTHING, "needs either axes (model.KEY = [...]) or [[study.X.variant]], not both")
-            return None
+        levels = self.axis_levels(prefix, axes, base_tables, base) if axes else []
         if axes:
-            levels = self.axis_levels(prefix, axes, base_tables, base)
-        else:
-            levels = self.named_levels(prefix, table["variant"], base_tables, base)
-        labels = [level.label for level in levels]
-        for label in sorted({label for label in labels if labels.count(label) > 1}):
-            self.wrong(prefix, label, "stands more than once in this study")
+            self.distinct(prefix, levels)
+        if "variant" in table:
+            levels += self.named_levels(prefix, table["variant"], base_tables, base)
         if base is not None and not any(level.is_base for level in levels):
             values = {path: _value(base, path) for path in axes}
-            levels.insert(0, Level(_label(values) if axes else "base", values, base, is_base=True))
+            label = "base" if not axes or None in values.values() else _label(values)
+            levels.insert(0, Level(label, values, base, is_base=True))
+        self.labels(prefix, [level.label for level in levels])
         return Study(name, str(question), tuple(axes), tuple(levels))
+
+    def distinct(self, prefix: str, levels: Sequence[Level]) -> None:
+        """Reports levels of an axis that are one variant: it would be compared with itself."""
+        first: dict[str, str] = {}
+        for level in levels:
+            seen = first.setdefault(repr(level.variant), level.label)
+            if seen != level.label:
+                self.wrong(prefix, level.label, f"is the same variant as {seen}")
+
+    def labels(self, prefix: str, labels: Sequence[str]) -> None:
+        """Reports labels by which a level cannot be cited."""
+        for label in dict.fromkeys(labels):
+            if UNCITABLE.search(label):
+                rule = r"a level's label, by which it is cited, has none of \ { } % # ~ ^ $ < > and --"
+                self.wrong(prefix, label, rule)
+            if labels.count(label) > 1:
+                self.wrong(prefix, label, "stands more than once in this study")
 
     def axis_levels(
         self, prefix: str, axes: dict[str, Any], base_tables: dict[str, Table], base: Variant | None
@@ -277,7 +315,7 @@ class _Reader:
     def named_levels(
         self, prefix: str, entries: Any, base_tables: dict[str, Table], base: Variant | None
     ) -> list[Level]:
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
             self.wrong(f"{prefix}.variant", _NOTHING, f"must be tables, each headed [[{prefix}.variant]]")
             return []
         levels = []
@@ -287,12 +325,11 @@ class _Reader:
             name = entry.get("name")
             if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
                 self.wrong(f"{where}.name", name, "a variant needs a name of 1 to 100 printable characters")
-                continue
             own = {section: self.subtable(entry, section, f"{where}.") for section in SECTIONS}
             variant = self.variant(where, _inherit(base_tables, own), own)
             if variant is None:
                 continue
-            level = Level(name, _flatten(own), variant, variant == base)
+            level = Level(str(name), _flatten(own), variant, variant == base)
             if "match" in entry and base is not None:
                 level = self.match(where, level, entry["match"], base)
             levels.append(level)
@@ -306,7 +343,7 @@ class _Reader:
         path = table["params"]
         section, _, key = path.partition(".")
         model = level.variant.model
-        numbers = [name for name, info in type(model).model_fields.items() if info.annotation in (int, float)]
+        numbers = [name for name in MATCHABLE if name in type(model).model_fields]
         if section != "model" or key not in numbers:
             allowed = ", ".join(f"model.{name}" for name in numbers)
             self.wrong(f"{where}.match.params", path, f"must name a number of this model; allowed are {allowed}")
@@ -324,7 +361,7 @@ def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
 
     The count must not fall as the field grows. Of a real field the shortest decimal that gives the count is taken.
     """
-    real = type(model).model_fields[key].annotation is float
+    real = isinstance(getattr(model, key), float)
 
     def at(value: float) -> Config | None:
         try:
@@ -336,11 +373,10 @@ def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
         config = at(value)
         return math.inf if config is None else count_params(config)
 
-    low, high = getattr(model, key), getattr(model, key)
-    while count(low) > target and at(low / 2 if real else low // 2) is not None and low > 1e-6:
-        low = low / 2 if real else low // 2
-    while count(high) < target and high < 1e9:
-        high = high * 2 or 1
+    low: float = 1e-3 if real else 1
+    high = low
+    while count(high) < target:
+        low, high = high, 2 * high
     while high - low > (1e-9 * high if real else 1):
         middle = (low + high) / 2 if real else (low + high) // 2
         low, high = (middle, high) if count(middle) <= target else (low, middle)
@@ -351,11 +387,15 @@ def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
     return (model, count_params(model)) if config is None else (config, count_params(config))
 
 
+def _family(table: Table) -> Any:
+    """The family that a model's table names, by itself or by its preset."""
+    return table.get("family", getattr(PRESETS.get(str(table.get("preset"))), "family", "densenet"))
+
+
 def _inherit(base: dict[str, Table], own: dict[str, Table]) -> dict[str, Table]:
     """A variant's tables: the base's with its own laid over; another family or preset starts from its own defaults."""
     tables = {section: {**base[section], **own[section]} for section in SECTIONS}
-    family = base["model"].get("family", "densenet")
-    if "preset" in own["model"] or own["model"].get("family", family) != family:
+    if "preset" in own["model"] or own["model"].get("family", _family(base["model"])) != _family(base["model"]):
         tables["model"] = own["model"]
     return tables
 
@@ -390,6 +430,8 @@ def _explain(prefix: str, detail: Any, config_class: type[Config]) -> tuple[str,
     elif detail["type"] == "literal_error" and isinstance(given, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         rule += suggestion(given, choices)
+    elif detail["type"] == "tuple_type":
+        rule = "should be a list; as one level of an axis, a list in the list: [[3, 3, 3]]"
     elif detail["type"] == "value_error":
         rule = rule.removeprefix("Value error, ")
     return prefix + path, given if detail["loc"] else _NOTHING, rule.replace("Input should", "should")

@@ -57,7 +57,7 @@ def read(path: Path) -> Record:
         checksum = record.pop("checksum")
         if checksum != _checksum(record) or record["id"] != path.stem.partition("-")[0]:
             raise ValueError("its checksum does not match")
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
     return dict(record)
 

@@ -36,17 +36,17 @@ tr.base { font-weight: 600; }
 <body>
 <h1>{{ title }}</h1>
 <p>{{ counts }}</p>
-<nav><ul>{% for study in studies %}<li><a href="#{{ study.table.name }}">{{ study.table.question or study.table.name }}</a></li>
+<nav><ul>{% for study in studies %}<li><a href="#study-{{ study.table.name }}">{{ study.table.question or study.table.name }}</a></li>
 {% endfor %}</ul></nav>
 {% for study in studies %}
-<section id="{{ study.table.name }}">
+<section id="study-{{ study.table.name }}">
 <h2>{{ study.table.question or study.table.name }}</h2>
 <p>{{ study.answer }}</p>
 <figure role="img" aria-label="{{ study.table.name }}: accuracy and costs by level">{{ study.figure }}</figure>
 <div class="wide" tabindex="0" role="region" aria-label="Table of {{ study.table.name }}"><table>
 <thead><tr>{% for head in study.table.heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in study.table.cells %}
-<tr{% if row[3] == "base" %} class="base"{% endif %}>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+<tr{% if row[4] == "base" %} class="base"{% endif %}>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
 </tbody></table></div>
 </section>
 {% endfor %}
@@ -98,6 +98,8 @@ def html(frames: Frames) -> str:
 def answer(table: tables.StudyTable) -> str:
     """A sentence that says what the seeds carry, and no more."""
     rows = table.numbers.to_dict("records")
+    if not any(row["n"] for row in rows if row["is_base"]):
+        return "The base has no result: nothing can be compared."
     resolved = [
         f"{row['level']} changes accuracy by {row['difference']:+.2f} points ({row['low']:+.2f} to {row['high']:+.2f})"
         for row in rows

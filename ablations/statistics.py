@@ -32,16 +32,21 @@ class Difference:
     """Two-sided paired t-test, uncorrected; NaN where the differences do not vary."""
 
     identical: bool
-    """Every pair is exactly equal."""
+    """Both of every pair ended in the very same weights: not a tie by chance."""
 
 
-def paired(base: pd.Series, other: pd.Series) -> Difference:
-    """`other` minus `base`, over the runs that both have; both are indexed by seed, device and version."""
-    differences = [float(value) for value in (other - base).dropna()]
+def paired(base: pd.DataFrame, other: pd.DataFrame) -> Difference:
+    """`other` minus `base`, over the runs that both have.
+
+    Both have the columns test_accuracy and weights and are indexed by seed, device and version.
+    """
+    pairs = base.merge(other, left_index=True, right_index=True, suffixes=("_base", ""))
+    differences = [float(value) for value in pairs.test_accuracy - pairs.test_accuracy_base]
     n = len(differences)
+    if n and bool((pairs.weights == pairs.weights_base).all()):
+        end = 0.0 if n > 1 else math.nan
+        return Difference(n, 0.0, end, end, 1.0, identical=True)
     mean = statistics.fmean(differences) if n else math.nan
-    if n and not any(differences):
-        return Difference(n, 0.0, 0.0, 0.0, 1.0, identical=True)
     if n < 2:
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
     error = statistics.stdev(differences) / math.sqrt(n)  # exact sums: equal values have deviation 0
@@ -67,7 +72,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Accuracy per level of one study, in the levels' order, and its difference from the base.
 
-    Columns: level, variant, is_base, n, failed, missing, mean, sd, pairs, difference, low, high, p, p_holm, verdict.
+    Columns: level, variant, is_base, n, not_done (`1 diverged, 1 missing`), mean, sd, pairs, difference, low, high, p,
+    p_holm, verdict.
     """
     by_variant = {str(name): group for name, group in runs.groupby("variant", sort=False)}
     seeds = {name: _accuracies(group) for name, group in by_variant.items()}
@@ -75,6 +81,7 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     rows, compared = [], []
     for level in levels.itertuples(index=False):
         own, group = seeds[str(level.variant)], by_variant[str(level.variant)]
+        statuses = group.status.value_counts().sort_index().to_dict()
         compared.append(paired(base, own))
         rows.append(
             {
@@ -82,10 +89,9 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
                 "variant": level.variant,
                 "is_base": level.is_base,
                 "n": len(own),
-                "failed": int((~group.status.isin(["done", "missing"])).sum()),
-                "missing": int((group.status == "missing").sum()),
-                "mean": statistics.fmean(own) if len(own) else math.nan,
-                "sd": statistics.stdev(own) if len(own) > 1 else math.nan,
+                "not_done": ", ".join(f"{n} {name}" for name, n in statuses.items() if name != "done"),
+                "mean": statistics.fmean(own.test_accuracy) if len(own) else math.nan,
+                "sd": statistics.stdev(own.test_accuracy) if len(own) > 1 else math.nan,
             }
         )
     tests = [math.nan if row["is_base"] else each.p for row, each in zip(rows, compared, strict=True)]
@@ -99,10 +105,11 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _accuracies(runs: pd.DataFrame) -> pd.Series:
+def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
     """By seed, device and torch version: only runs that agree in all three are paired."""
-    done = runs[runs.status == "done"].reindex(columns=["seed", "device_name", "torch", "test_accuracy"])
-    return done.set_index(["seed", "device_name", "torch"]).test_accuracy.astype(float)
+    key = ["seed", "device_name", "torch"]
+    done = runs[runs.status == "done"].reindex(columns=[*key, "test_accuracy", "weights"])
+    return done.astype({"test_accuracy": float}).set_index(key)
 
 
 def _verdict(difference: Difference, corrected: float) -> str:

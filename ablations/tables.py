@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -55,6 +56,7 @@ def study_table(frames: Frames, study: str) -> StudyTable:
         numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
     heads = (
         "Level",
+        "n",
         METRICS["test_accuracy"].head,
         "Change (points)",
         "Verdict",
@@ -65,16 +67,15 @@ def study_table(frames: Frames, study: str) -> StudyTable:
 
 
 def _cells(row: dict[Any, Any], costs: Sequence[str]) -> tuple[str, ...]:
-    level = f"{row['level']} (base)" if row["is_base"] else str(row["level"])
-    return (level, _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
+    level = f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
+    return (level, str(row["n"]), _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
 
 
 def _accuracy(row: dict[Any, Any]) -> str:
     """`97.13 ± 0.28`, with what is not there."""
     show = METRICS["test_accuracy"].show
     parts = [show(row["mean"]) + (f" ± {show(row['sd'])}" if row["n"] > 1 else "")] if row["n"] else []
-    parts += [f"{row[kind]} {kind}" for kind in ("failed", "missing") if row[kind]]
-    return ", ".join(parts)
+    return ", ".join([*parts, *([row["not_done"]] if row["not_done"] else [])])
 
 
 def _difference(row: dict[Any, Any]) -> str:
@@ -90,7 +91,8 @@ def _cost(row: dict[Any, Any], key: str) -> str:
         return "" if row["cost_status"] == "done" else str(row["cost_status"])
     notes = []
     if key in CONFOUNDS and not row["is_base"] and not math.isnan(row[f"{key}_change"]):
-        notes.append(f"{100 * row[f'{key}_change']:+.1f} %")
+        places = 0 if key in SPREAD else 1  # time repeats to some percent, counts and bytes exactly
+        notes.append(f"{100 * row[f'{key}_change']:+.{places}f} %")
     if key in SPREAD and not math.isnan(row[SPREAD[key]]):
         notes.append(f"IQR {100 * row[SPREAD[key]]:.1f} %")
     return METRICS[key].show(row[key]) + (f" ({'; '.join(notes)})" if notes else "")
@@ -105,20 +107,26 @@ BRIEF = (
 
 def brief(table: StudyTable) -> StudyTable:
     """The same table with fewer measures and without the costs' changes."""
-    shown = {"Level", "Change (points)", "Verdict", *(METRICS[key].head for key in BRIEF)}
+    shown = {"Level", "n", "Change (points)", "Verdict", *(METRICS[key].head for key in BRIEF)}
     columns = [index for index, head in enumerate(table.heads) if head in shown]
     rows = ((row[0], *(row[index].partition(" (")[0] for index in columns[1:])) for row in table.cells)
-    return replace(table, heads=tuple(table.heads[index] for index in columns), cells=tuple(rows))
+    heads = tuple(table.heads[index] for index in columns)
+    return replace(table, heads=heads, cells=tuple(rows), caption=table.caption.replace(_COSTS, ""))
 
 
 def caption(frames: Frames) -> str:
     """How to read a table, and how its numbers came about."""
-    return (
-        "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over the seeds; change paired by seed, with "
-        "its 95 % t interval in points; resolved: Holm-corrected p < 0.05. Changes of costs are relative to the base; "
-        "IQR: interquartile range over repeated steps, relative to their median, which says nothing of drift between "
-        f"variants. {provenance(frames)}"
-    )
+    return f"{_ACCURACY}{_COSTS}{provenance(frames)}"
+
+
+_ACCURACY = (
+    "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over n seeds; change paired by seed, with its "
+    "95 % t interval in points; resolved: Holm-corrected p < 0.05; identical: the same weights to the bit. "
+)
+_COSTS = (
+    "Changes of costs are relative to the base; IQR: interquartile range over repeated steps, relative to their "
+    "median, which says nothing of drift between variants. "
+)
 
 
 def provenance(frames: Frames) -> str:
@@ -130,11 +138,12 @@ def provenance(frames: Frames) -> str:
     made = {key: ", ".join(str(value) for value in both[key].dropna().unique()) for key in _MADE_WITH}
     threads = "1 thread" if made["threads"] in ("1", "1.0") else f"{made['threads']} threads"
     tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
+    seeds = len(frames.manifest["seeds"])
     batches = ", ".join(map(str, frames.variants["train.batch_size"].unique()))
     return (
         f"Data: {', '.join(frames.variants.data.unique())}, {tested or 'no'} test images; "
-        f"{len(frames.manifest['seeds'])} seeds. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at batch "
-        f"size {batches}. Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
+        f"batch size {batches}. Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
         f"commit {made['commit']}."
     )
 
@@ -156,10 +165,8 @@ def markdown(table: StudyTable) -> str:
 
 def latex(table: StudyTable) -> str:
     r"""The table in LaTeX, in panels that fit a page's width; needs \usepackage{booktabs}."""
-    panels = [
-        range(6),
-        *((0, *range(first, min(first + 4, len(table.heads)))) for first in range(6, len(table.heads), 4)),
-    ]
+    starts = [5, *range(9, len(table.heads), 4), len(table.heads)]  # accuracy; counts; memory; throughput
+    panels = [range(5), *((0, *range(*bounds)) for bounds in itertools.pairwise(starts))]
     lines = [
         f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}.",
         r"\begin{table}",
@@ -180,7 +187,7 @@ def _tabular(table: StudyTable, columns: Sequence[int]) -> list[str]:
         r"\toprule",
         " & ".join(rf"\shortstack{{{head}}}" for head in heads) + r" \\",
         r"\midrule",
-        *(" & ".join(_tex(row[index]) for index in columns) + r" \\" for row in table.cells),
+        *("{}" + " & ".join(_tex(row[index]) for index in columns) + r" \\" for row in table.cells),
         r"\bottomrule",
         r"\end{tabular}\par\medskip",
     ]
@@ -213,7 +220,7 @@ def numbers_tex(cells: dict[tuple[str, str, str], str]) -> str:
         r"\else\errmessage{No number for study #1, level #2, metric #3}\fi}",
     ]
     for (study, level, key), text in cells.items():
-        name = rf"ablate:\detokenize{{{_verbatim(f'{study}:{level}:{key}')}}}"
+        name = rf"ablate:\detokenize{{{study}:{level}:{key}}}"
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{_tex(text)}}}")
     return "\n".join(lines) + "\n"
 
@@ -250,8 +257,3 @@ _TEX = {
 def _tex(text: str) -> str:
     escaped = "".join(_TEX.get(character, character) for character in text)
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
-
-
-def _verbatim(text: str) -> str:
-    r"""What may stand inside \detokenize: characters that would end or start something are left out."""
-    return re.sub(r"[\\{}%#~^]", "", text)

@@ -60,7 +60,7 @@ def load(folder: str | Path) -> Frames:
     manifest = read_manifest(folder)
     whole, damaged = records.load(folder)
     attempts = records.load_attempts(folder)
-    variants = pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest["variants"].items()])
+    variants = _typed(pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest["variants"].items()]))
     runs = [_row(job, whole, attempts) for job in manifest["jobs"] if job["kind"] == "run"]
     return Frames(
         folder,
@@ -105,6 +105,13 @@ _ENVIRONMENT = (
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:
     fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry["fields"].items()}
     return {"data": entry["data"], **fields}
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whole numbers stay whole where some variants do not have the field."""
+    whole = [name for name in frame if frame[name].dtype.kind == "f" and (frame[name].dropna() % 1 == 0).all()]
+    gaps = [name for name in whole if frame[name].isna().any()]
+    return frame.astype(dict.fromkeys(gaps, "Int64"))
 
 
 def _row(job: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> dict[str, Any]:

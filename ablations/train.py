@@ -107,6 +107,8 @@ def train(network: nn.Module, data: Dataset, config: TrainConfig, seed: int, pro
     for epoch in range(config.epochs):
         history.append(_train_epoch(network, optimizer, data, config, epoch, order, progress))
     accuracy, loss = evaluate(network, data, data.test_images, data.test_labels)
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss on the test images is {loss} after the last step")
     return Outcome(tuple(history), accuracy, loss, len(data.test_labels), weights_hash(network))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,13 +14,13 @@ from densenet.options import Checkpoint, Config, LayerOrder, Stem
 
 def _one_or_per_block(value: Any) -> Any:
     def positive(number: Any) -> bool:
-        return isinstance(number, int) and not isinstance(number, bool) and number > 0
+        return isinstance(number, int) and not isinstance(number, bool) and 0 < number <= 10_000
 
     if positive(value):
         return value
     if isinstance(value, list | tuple) and value and all(positive(number) for number in value):
         return tuple(value)
-    raise ValueError("Input should be a whole number above 0, or a list of them, one per block")
+    raise ValueError("Input should be a whole number above 0 and at most 10000, or a list of them, one per block")
 
 
 class DenseNetConfig(Config):
@@ -28,16 +29,18 @@ class DenseNetConfig(Config):
     family: Literal["densenet"] = "densenet"
     """Names this family in a grid."""
 
-    block_config: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False, min_length=1)] = (16, 16, 16)
+    block_config: Annotated[
+        tuple[Annotated[int, Field(gt=0, le=1000)], ...], Field(strict=False, min_length=1, max_length=8)
+    ] = (16, 16, 16)
     """Layers in each dense block; (16, 16, 16) is DenseNet-BC-100 (section 3, "Implementation Details")."""
 
     growth_rate: Annotated[int | tuple[int, ...], BeforeValidator(_one_or_per_block)] = 12
     """k, the channels that a layer adds (section 3, "Growth rate"): one number, or one per block."""
 
-    init_features: int = Field(default=0, ge=0)
+    init_features: int = Field(default=0, ge=0, le=10_000)
     """Channels of the stem; 0 stands for twice the (first) growth rate, the paper's choice for DenseNet-BC."""
 
-    bn_size: int = Field(default=4, ge=0)
+    bn_size: int = Field(default=4, ge=0, le=100)
     """The bottleneck's width in growth rates (section 3, "Bottleneck layers"); 0 = no bottleneck."""
 
     compression: float = Field(default=0.5, gt=0, le=1)
@@ -52,10 +55,10 @@ class DenseNetConfig(Config):
     checkpoint: Checkpoint = "none"
     """What the backward pass recomputes instead of keeping. It changes memory and time, never a result."""
 
-    in_channels: int = Field(default=3, gt=0)
+    in_channels: int = Field(default=3, gt=0, le=10_000)
     """Channels of the image."""
 
-    num_classes: int = Field(default=10, gt=0)
+    num_classes: int = Field(default=10, gt=0, le=1_000_000)
     """Outputs of the classifier."""
 
     @model_validator(mode="after")
@@ -79,9 +82,12 @@ class DenseNetConfig(Config):
 
     @property
     def smallest_image(self) -> int:
-        """Height and width, in pixels, below which some pooling would leave nothing."""
-        halvings = len(self.block_config) - 1 + (2 if self.stem == "imagenet" else 0)
-        return int(2**halvings)
+        """Height and width, in pixels, below which some pooling would leave nothing.
+
+        Transitions round down; the ImageNet stem's convolution and pool round up.
+        """
+        before_transitions = 2 ** (len(self.block_config) - 1)
+        return int(before_transitions if self.stem == "cifar" else 4 * before_transitions - 3)
 
 
 class DenseNet(nn.Module):
@@ -102,7 +108,7 @@ class DenseNet(nn.Module):
             self.features.add_module(f"denseblock{number}", block)
             channels += layers * k
             if number < last:
-                compressed = max(1, int(config.compression * channels))
+                compressed = max(1, floor(round(config.compression * channels, 6)))
                 self.features.add_module(f"transition{number}", Transition(channels, compressed, order))
                 channels = compressed
         for name, module in pre(order, channels, "5"):  # torchvision's name, whatever the number of blocks

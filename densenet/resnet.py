@@ -20,21 +20,21 @@ class ResNetConfig(Config):
     depth: int = 20
     """Weighted layers, 6n + 2: 20, 32, 44, 56, 110 in the paper (Table 6)."""
 
-    width: float = Field(default=1.0, gt=0)
+    width: float = Field(default=1.0, gt=0, le=100)
     """Multiplies the stages' 16, 32 and 64 channels, rounded; a real number, so that a size can be matched."""
 
-    in_channels: int = Field(default=3, gt=0)
+    in_channels: int = Field(default=3, gt=0, le=10_000)
     """Channels of the image."""
 
-    num_classes: int = Field(default=10, gt=0)
+    num_classes: int = Field(default=10, gt=0, le=1_000_000)
     """Outputs of the classifier."""
 
     @field_validator("depth")
     @classmethod
     def _six_n_plus_two(cls, depth: int) -> int:
-        if depth < 8 or (depth - 2) % 6:
-            lower = max(8, depth - (depth - 2) % 6)
-            raise ValueError(f"Input should be 6n + 2 with n of at least 1; the nearest are {lower} and {lower + 6}")
+        if not 8 <= depth <= 2000 or (depth - 2) % 6:
+            lower = min(max(8, depth - (depth - 2) % 6), 1994)
+            raise ValueError(f"Input should be 6n + 2 from 8 to 2000; the nearest are {lower} and {lower + 6}")
         return depth
 
     @property

@@ -70,7 +70,7 @@ def record_of(job, accuracy: float, scale: float) -> dict:
             "test_loss": 0.25,
             "train_images": 100,
             "test_images": 360,
-            "weights": "ab" * 32,
+            "weights": job.id * 4,
             "history": [epoch],
         }
         measured = {"epoch_seconds": [2.5], "seconds": 3.0}

@@ -35,7 +35,7 @@ def test_renewing_changes_what_is_stale_alone(text):
 def test_a_whole_table_can_be_cited(text):
     text.write_text("<!-- ablate results growth_rate -->\n<!-- /ablate -->\n")
     assert citations.rewrite(text) == 1
-    assert "| 8 | 93.00 ± 0.87 | +2.00 \\[+0.76, +3.24\\] | resolved |" in text.read_text()
+    assert "| 8 | 3 | 93.00 ± 0.87 | +2.00 \\[+0.76, +3.24\\] | resolved |" in text.read_text()
     assert citations.check(text)[0].problem == ""
 
 
@@ -62,9 +62,18 @@ def test_a_mark_without_an_end_is_a_problem(text):
     assert "has no end" in citations.check(text)[0].problem
 
 
+def test_an_open_mark_swallows_nothing(text):
+    prose = "One <!-- ablate results growth_rate 8 params -->1 and prose.\n\n"
+    text.write_text(prose + "Two <!-- ablate results growth_rate 4 params -->7<!-- /ablate --> end.")
+    assert citations.rewrite(text) == 1
+    assert text.read_text() == prose + "Two <!-- ablate results growth_rate 4 params -->1,000<!-- /ablate --> end."
+    assert [bool(citation.problem) for citation in citations.check(text)] == [True, False]
+
+
 def test_a_value_comes_with_its_provenance_and_a_mark_that_holds(results, text):
     lines = citations.describe(ablations.load(results), "growth_rate", "8", "params").splitlines()
     assert lines[0] == "2,000"
     assert "commit 0123456789ab" in lines[2]
+    assert "relative to the text's own" in lines[3]
     text.write_text(lines[-1])
     assert citations.check(text)[0].problem == ""

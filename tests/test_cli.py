@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import TINY, write_grid
+from conftest import MACHINE, TINY, write_grid
 from typer.testing import CliRunner
 
-from ablations.cli import app
+from ablations import records
+from ablations.cli import _finish, app
+from ablations.grid import jobs
 
 
 def call(*arguments):
@@ -69,11 +71,26 @@ def test_status(results):
 
 
 def test_report_rebuilds_all_or_a_part(results):
-    assert "12 files" in call("report", results, "--only", "tables").output or call("report", results).exit_code == 0
-    assert (results / "tables" / "growth_rate.tex").exists()
+    assert "9 files rebuilt" in call("report", results, "--only", "figures").output
+    assert (results / "figures" / "growth_rate.svg").exists()
+    assert not (results / "tables").exists()
     assert call("report", results, "--only", "pictures").exit_code == 2
     assert call("report", results).exit_code == 0
     assert (results / "report.html").exists()
+    assert (results / "tables" / "growth_rate.tex").exists()
+
+
+def test_failed_jobs_are_told_and_the_exit_code_is_1(results, tiny, capsys):
+    assert _finish(results) == 0
+    assert "93.00 ± 0.87" in capsys.readouterr().out
+    run = next(job for job in jobs(tiny, MACHINE) if job.name == "growth_rate 8, seed 1")
+    (results / "records" / f"{run.id}.json").unlink()
+    note = {"id": run.id, "name": run.name, "status": "oom", "reason": "MemoryError: 3 GiB"}
+    records.note_attempt(results, note)
+    assert _finish(results) == 1
+    shown = capsys.readouterr()
+    assert "run growth_rate 8, seed 1: oom, MemoryError: 3 GiB" in shown.err
+    assert "1 oom" in shown.out
 
 
 def test_cite_and_check(results, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -137,6 +138,30 @@ def test_a_corrupt_image_is_named_by_its_row(folder):
     write_parquet(folder, "train", [good, good, b"cos\nsystem\n(S'false'\ntR."], [0, 1, 2])
     with pytest.raises(DataError, match=r"train\.parquet, row 2: not a readable image"):
         load(DataConfig(name="parquet", root=str(folder)))
+
+
+def test_sixteen_bits_and_structs_without_bytes_are_refused(folder):
+    content = io.BytesIO()
+    Image.fromarray(np.full((5, 4), 40_000, np.uint16)).save(content, format="PNG")
+    config = DataConfig(name="parquet", root=str(folder))
+    write_parquet(folder, "train", [content.getvalue()], [0])
+    with pytest.raises(DataError, match=r"row 0: not a readable image .*8 bits a channel"):
+        load(config)
+    table = pa.table({"image": [{"path": "x.png"}], "label": [0]})
+    pyarrow.parquet.write_table(table, folder / "train.parquet")
+    with pytest.raises(DataError, match="row 0: not a readable image"):
+        load(config)
+
+
+def test_no_flipped_byte_of_a_file_brings_a_traceback(folder):
+    path, config = folder / "train.parquet", DataConfig(name="parquet", root=str(folder))
+    content = path.read_bytes()
+    for place in range(0, len(content), 41):
+        changed = bytearray(content)
+        changed[place] ^= 0xFF
+        path.write_bytes(changed)
+        with contextlib.suppress(DataError):
+            load(config)
 
 
 def test_shapes_and_labels_that_do_not_fit_are_named(folder):

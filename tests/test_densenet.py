@@ -71,6 +71,14 @@ def test_a_growth_rate_per_block():
     assert network.classifier.in_features == 8 + 2 * 4 + 2 * 8
 
 
+@pytest.mark.parametrize(
+    ("theta", "channels", "kept"), [(0.29, 100, 29), (0.35, 180, 63), (0.5, 27, 13), (0.001, 9, 1)]
+)
+def test_a_transition_keeps_the_floor_of_theta_m(theta, channels, kept):
+    config = DenseNetConfig(block_config=(1, 1), growth_rate=1, init_features=channels - 1, compression=theta)
+    assert build(config).features.transition1.conv.out_channels == kept
+
+
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_the_smallest_image_works_and_a_smaller_one_is_refused(stem):
     config = DenseNetConfig(block_config=(1, 1, 1), growth_rate=2, stem=stem)

@@ -45,6 +45,7 @@ def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
     [
         (MemoryError(), "oom"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), "oom"),
         (Diverged("the loss is nan at step 3, in epoch 1"), "diverged"),
         (RuntimeError("shapes do not fit"), "failed"),
     ],
@@ -61,3 +62,10 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
     assert attempt["reason"] == f"{type(error).__name__}: {error}"
     assert not any("/" in line for line in attempt["traceback"])
     assert records.load(tmp_path)[0] == {}
+
+
+def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):
+    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run.fields["data"]["checksum"] = "0" * 64
+    assert job.execute(run, tmp_path, "cpu", {}, silent) == "failed"
+    assert "digits has changed since the job was made" in records.load_attempts(tmp_path)[run.id][0]["reason"]

@@ -32,10 +32,27 @@ def test_from_a_grid_file_to_a_latex_cell(tmp_path):
     assert row["seed"] == "7"
 
     table = (folder / "tables" / "growth_rate.tex").read_text()
-    assert re.search(rf"^6 & {accuracy:.2f} & ", table, re.MULTILINE)
+    assert re.search(rf"^\{{\}}6 & 1 & {accuracy:.2f} & ", table, re.MULTILINE)
     assert r"\csname ablate:\detokenize{growth_rate:6:test_accuracy}" in (folder / "numbers.tex").read_text()
     assert f"{{{accuracy:.2f}}}" in (folder / "numbers.tex").read_text()
 
     again = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
     assert "Nothing to train" in again.stdout
     assert (folder / "tables" / "growth_rate.tex").read_text() == table
+
+
+def test_a_stopped_run_says_so_and_goes_on(tmp_path):
+    grid, folder = write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[0]")), tmp_path / "out"
+    command = [sys.executable, "-u", "-m", "ablations", "run", str(grid), "--out", str(folder), "--device", "cpu"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "done" in driver.stdout.readline()
+    driver.terminate()
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 75
+    assert errors.startswith("Stopped. What is finished is kept in")
+    assert not list(folder.rglob("*.tmp"))
+    kept = len(list((folder / "records").iterdir()))
+    assert kept >= 1
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert len(list((folder / "records").iterdir())) == 4

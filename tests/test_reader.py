@@ -52,14 +52,22 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("[4, 8]", "[4, 0]", "study.growth_rate.model.growth_rate = 0: should be a whole number above 0"),
         ("[4, 8]", '[4, "8"]', "study.growth_rate.model.growth_rate = '8': should be a whole number above 0"),
         ("epochs = 1", "epochs = nan", "base.train.epochs = nan"),
-        ("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0", "must be below train.epochs = 1"),
+        ("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0", "must be below epochs = 1"),
         ("epochs = 1", "schedule = 'cosin'", "did you mean 'cosine'?"),
         ("[1, 1]", "[1, 1, 1, 1, 1]", "needs images of at least 16 x 16 pixels; those of digits have 8 x 8"),
         ("growth_rate = 4", "growth_rate = 4\nmodel.in_channels = 3", "digits has 1; leave it out"),
         ("growth_rate = 4", "family = 'densnet'", "did you mean 'densenet'?"),
+        ("growth_rate = 4", "preset = 'resnet20'\nmodel.family = 'densenet'", "preset 'resnet20' is a resnet"),
+        ("[4, 8]", "[[4, 4], [4, 5], [4.0]]", "growth_rate = [4.0]: should be a whole number"),
+        ("model.growth_rate = [4, 8]", "model.compression = [1, 1.0]", "is the same variant as 1"),
+        ("model.growth_rate = [4, 8]", "model.block_config = [1, 1]", "a list in the list: [[3, 3, 3]]"),
+        ("model.growth_rate = [4, 8]", "variant = []", "must be tables, each headed [[study.growth_rate.variant]]"),
+        ("[4, 8]", "[1000000000]", "at most 10000"),
+        ("epochs = 1", "epochs = 1" + "0" * 5000, "TOML: "),
         ("growth_rate = 4", "preset = 'densenet-bc-100-24'", "did you mean 'densenet-bc-100-12'?"),
         ("[study.growth_rate]", '[study."../x"]', "a study's name is 1 to 64 letters"),
         ("[study.growth_rate]", "[other]", "other = "),
+        ("[study.growth_rate]", "[study.pareto]", "taken by a figure"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, message):
@@ -71,6 +79,15 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
 def test_a_base_error_is_told_once_and_not_again_for_every_level(tmp_path):
     found = problems(tmp_path, TINY.replace("[1, 1]", "[0, 1]"))
     assert found == ["base.model.block_config[0] = 0: should be greater than 0"]
+
+
+def test_problems_of_all_sections_are_told_at_once(tmp_path):
+    text = TINY.replace("growth_rate = 4", "compression = 2.0").replace("= 100", "= 99999")
+    text += "[[study.v.variant]]\nmodel.grwoth_rate = 3\n"
+    found = problems(tmp_path, text)
+    assert len(found) == 4
+    for part in ("base.model.compression", "train_limit = 99999", "study.v.variant[0].name", "variant[0].model.grwoth"):
+        assert any(part in each for each in found), part
 
 
 def test_the_message_names_the_file(tmp_path):
@@ -124,11 +141,26 @@ def test_another_family_starts_from_its_own_defaults_and_is_matched(tmp_path):
     assert matched.values["model.width"] == matched.variant.model.width
 
 
-@pytest.mark.parametrize(
-    ("key", "rule"), [("model.depht", "allowed are model.depth, model.width"), ("width", "must name")]
-)
+@pytest.mark.parametrize(("key", "rule"), [("model.depht", "allowed are model.width"), ("width", "must name")])
 def test_a_match_names_a_number_of_the_model(tmp_path, key, rule):
     assert any(rule in each for each in problems(tmp_path, TINY + FAMILY.replace("model.width", key)))
+
+
+def test_a_preset_base_and_another_family_start_afresh(tmp_path):
+    text = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", 'model.preset = "resnet56"')
+    grid = read(
+        write_grid(tmp_path, text.replace("model.growth_rate = [4, 8]", 'model.family = ["densenet", "resnet"]'))
+    )
+    densenet, resnet = grid.studies[0].levels
+    assert densenet.variant.model == DenseNetConfig(in_channels=1)
+    assert resnet.is_base
+    assert grid.base.model == ResNetConfig(depth=56, in_channels=1)
+
+
+@pytest.mark.parametrize("name", ["10 %", "a_b}", "a -- b", "x > y", "#1", "$x$", "~", "back\\\\slash"])
+def test_a_level_that_cannot_be_cited_is_refused(tmp_path, name):
+    found = problems(tmp_path, TINY + f'[[study.s.variant]]\nname = "{name}"\nmodel.growth_rate = 9\n')
+    assert any("by which it is cited" in each for each in found), found
 
 
 @settings(max_examples=15, deadline=None)

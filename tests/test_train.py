@@ -117,6 +117,11 @@ def test_a_loss_that_is_no_number_names_its_step():
         outcome(learning_rate=1e30)
 
 
+def test_a_network_that_breaks_in_its_last_step_has_diverged():
+    with pytest.raises(Diverged, match=r"the loss on the test images is (nan|inf) after the last step"):
+        outcome(learning_rate=1e30, epochs=1, limit=32)
+
+
 def test_accuracy_is_the_share_of_right_answers():
     data = load(DataConfig())
 
