@@ -263,7 +263,7 @@ def _finish(folder: Path) -> int:
     for study in frames.manifest["studies"]:
         table = tables.brief(tables.study_table(frames, study["name"]))
         print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
-    _say(f"\n{tables.caption(frames)}")
+    _say(f"\n{table.caption}")
     failed = report.failures(frames)
     if failed:
         kinds = sorted({*frames.runs.status, *frames.costs.status} - {"done", "missing"})
@@ -278,7 +278,7 @@ def _finish(folder: Path) -> int:
 
 
 def _say(text: str, console: Console = out) -> None:
-    console.print(Text(text), soft_wrap=True)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def _stop(message: str) -> NoReturn:

@@ -49,6 +49,9 @@ class Board:
     latest: dict[int, str] = field(default_factory=dict)
     """Slot -> epoch and loss."""
 
+    shares: dict[int, float] = field(default_factory=dict)
+    """Slot -> how much of a run is done."""
+
     def update(self, event: Event) -> None:
         """Takes in an event."""
         key, slot = event.task.key, event.slot
@@ -61,28 +64,36 @@ class Board:
         elif event.kind == "progress":
             epoch, loss = event.detail
             self.latest[slot] = f"epoch {epoch:.1f}/{work.epochs}, loss {loss:.3f}"
+            self.shares[slot] = epoch / work.epochs
         else:
             _, began = self.running.pop(slot)
             del self.latest[slot]
+            self.shares.pop(slot, None)
             self.finished[work.kind] += 1
             self.spent[work.kind] += time.monotonic() - began  # type: ignore[assignment]
             self.statuses[event.detail[0] if event.kind == "finished" else "failed"] += 1
 
     def seconds_left(self, workers: int) -> float | None:
-        """From the mean time of the finished jobs of each kind; None while a kind has none."""
-        total = Counter(work.kind for work in self.works.values())
+        """From the mean time that jobs of each kind take; None while nothing is known of a kind."""
         seconds = 0.0
-        for kind, count in total.items():
+        for kind, count in Counter(work.kind for work in self.works.values()).items():
+            running = [time.monotonic() - began for key, began in self.running.values() if self.works[key].kind == kind]
             left = count - self.finished[kind]
-            if left and not self.finished[kind]:
+            mean = self._mean_seconds(kind) if left else 0.0
+            if mean is None:
                 return None
-            if left:
-                mean = self.spent[kind] / self.finished[kind]
-                under_way = sum(
-                    time.monotonic() - t for key, t in self.running.values() if self.works[key].kind == kind
-                )
-                seconds += max(0.0, left * mean - under_way) / (1 if kind == "cost" else workers)
+            seconds += max(0.0, left * mean - sum(running)) / (1 if kind == "cost" else workers)
         return seconds
+
+    def _mean_seconds(self, kind: str) -> float | None:
+        """Of the finished jobs of a kind; before there is one, of the running ones by what they have done."""
+        if self.finished[kind]:
+            return self.spent[kind] / self.finished[kind]
+        slots = [slot for slot, (key, _) in self.running.items() if self.works[key].kind == kind]
+        whole = [
+            (time.monotonic() - self.running[slot][1]) / self.shares[slot] for slot in slots if slot in self.shares
+        ]
+        return sum(whole) / len(whole) if whole else None
 
     def summary(self, workers: int) -> str:
         """`12 done, 2 running, 57 left, 0:01:10 so far, about 0:03:00 to go`."""

@@ -49,6 +49,7 @@ def test_the_board_tells_what_is_running_and_how_long_it_will_take():
     for event in EVENTS[:5]:
         board.update(event)
     assert board.latest == {0: "epoch 1.5/4, loss 0.250"}
+    assert board.seconds_left(2) is not None, "a run that is 1.5 / 4 done tells how long it takes"
     assert "1 done, 1 running, 1 left" in board.summary(2)
     for event in EVENTS[5:]:
         board.update(event)
