@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from densenet.options import Checkpoint, LayerOrder
 from densenet.recompute import recompute
+
+PARTS = 3
+"""Modules of one convolution in any order: norm, activation, convolution."""
 
 
 def norm_act(parts: list[str], channels: int, suffix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -58,28 +62,25 @@ class DenseLayer(nn.Sequential):
     def __init__(
         self, in_channels: int, growth_rate: int, bn_size: int, order: LayerOrder, checkpoint: Checkpoint
     ) -> None:
-        width = bn_size * growth_rate
+        convs = []
         if bn_size:
-            convs = [
-                nn.Conv2d(in_channels, width, kernel_size=1, bias=False),
-                nn.Conv2d(width, growth_rate, kernel_size=3, padding=1, bias=False),
-            ]
-        else:
-            convs = [nn.Conv2d(in_channels, growth_rate, kernel_size=3, padding=1, bias=False)]
-        parts = [list(convolution(order, conv, str(number))) for number, conv in enumerate(convs, 1)]
-        super().__init__(OrderedDict(part for each in parts for part in each))
+            convs.append(nn.Conv2d(in_channels, bn_size * growth_rate, kernel_size=1, bias=False))
+            in_channels = bn_size * growth_rate
+        convs.append(nn.Conv2d(in_channels, growth_rate, kernel_size=3, padding=1, bias=False))
+        parts = (convolution(order, conv, str(number)) for number, conv in enumerate(convs, 1))
+        super().__init__(OrderedDict(chain.from_iterable(parts)))
         self.checkpoint = checkpoint
 
     def first(self, *features: Tensor) -> Tensor:
         """The concatenation and the first convolution: what torchvision's `memory_efficient` recomputes."""
         x = torch.cat(features, 1)
-        for module in list(self)[:3]:
+        for module in list(self)[:PARTS]:
             x = module(x)
         return x
 
     def rest(self, x: Tensor) -> Tensor:
         """The second convolution, where there is one."""
-        for module in list(self)[3:]:
+        for module in list(self)[PARTS:]:
             x = module(x)
         return x
 
