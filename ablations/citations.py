@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ablations import records
 from ablations.metrics import METRICS
 from ablations.tables import brief, citable, markdown, provenance, study_table
 from ablations.tidy import Frames, load
@@ -64,7 +63,7 @@ def describe(frames: Frames, study: str, level: str, metric: str) -> str:
 
 def check(path: Path) -> list[Citation]:
     """Every mark of a text, compared with the records that it names; folders are relative to the text's own."""
-    text = path.read_text(encoding="utf-8")
+    text = _text(path)
     return [_citation(path, text, match) for match in MARK.finditer(text)]
 
 
@@ -80,10 +79,15 @@ def rewrite(path: Path) -> int:
         changed += 1
         return f"{match.group(1)}{citation.recorded}<!-- /ablate -->"
 
-    text = MARK.sub(renew, path.read_text(encoding="utf-8"))
+    text = MARK.sub(renew, _text(path))
     if changed:
-        records.write(path, text.encode())
+        path.write_bytes(text.encode())  # in place: the file keeps its mode, a link its target
     return changed
+
+
+def _text(path: Path) -> str:
+    """As it is, line ends too."""
+    return path.read_bytes().decode()
 
 
 def _citation(path: Path, text: str, match: re.Match[str]) -> Citation:

@@ -77,9 +77,14 @@ def _prepare(grid: Grid, folder: Path, table: Mapping[str, Any], ids: Collection
             before = read_manifest(folder)
         except NotResults as error:
             raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
-        if not {entry["id"] for entry in before["jobs"] if entry["kind"] == "run"} & set(ids):
+        runs = {entry["id"] for entry in before["jobs"] if entry["kind"] == "run"}
+        lost = len(runs - set(ids))
+        if lost:  # growing is fine: more levels, studies, seeds
             difference = "; ".join(_differences(before, table)[:5]) or "other studies"
-            raise WrongFolder(f"{folder} holds another grid ({difference}): choose another folder with --out")
+            raise WrongFolder(
+                f"{folder} holds another grid ({difference}); {lost} of its {len(runs)} runs would leave the tables: "
+                "choose another folder with --out"
+            )
     try:
         records.write(folder / "jobs.json", records.pretty(table))
         records.write(folder / "grid.toml", grid.text.encode())

@@ -113,7 +113,7 @@ def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
     for place, (value, status) in enumerate(zip(values, rows.cost_status, strict=True)):
         text = f" {status}" if math.isnan(value) else f" {metric.format(value)}"
         axes.text(0 if math.isnan(value) else value, place, text, va="center", fontsize=6.5)
-    axes.set_xlim(0, 1.4 * (values.max() if values.notna().any() else 1))
+    axes.set_xlim(0, 1.6 * (values.max() if values.notna().any() else 1))
     axes.set_xlabel(f"{metric.label}\n({metric.unit})" if metric.unit else metric.label)
     _ticks(axes, key, 2)
     axes.grid(False, axis="y")

@@ -67,6 +67,7 @@ def read(path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None =
     try:
         text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
+        _reasonable(table)
     except OSError as error:
         raise GridError(str(path), [Problem("file", _NOTHING, error.strerror or "cannot be read")]) from None
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
@@ -125,6 +126,7 @@ class _Reader:
             return
         try:
             value = tomllib.loads(f"value = {text}")["value"]
+            _reasonable(value)
         except (ValueError, RecursionError):
             value = text.strip()
         base = table.setdefault("base", {})
@@ -175,9 +177,12 @@ class _Reader:
                 self.wrong(f"{prefix}.train.{key}", own["train"][key], rule)
             train = None
         dataset = self.dataset(f"{prefix}.data", data) if isinstance(data, DataConfig) else None
-        if model is None or dataset is None or not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
+        if model is None or dataset is None:
             return None
-        return Variant(self.fit(f"{prefix}.model", model, tables["model"], dataset), data, train)
+        model = self.fit(f"{prefix}.model", model, tables["model"], dataset)
+        if not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
+            return None
+        return Variant(model, data, train)
 
     def model(self, prefix: str, table: Table, own: Table) -> Config | None:
         """The model of a table, from its preset where it names one."""
@@ -270,7 +275,7 @@ class _Reader:
             label = "base" if not axes or None in values.values() else _label(values)
             levels.insert(0, Level(label, values, base, is_base=True))
         self.labels(prefix, [level.label for level in levels])
-        return Study(name, str(question), tuple(axes), tuple(levels))
+        return Study(name, " ".join(str(question).split()), tuple(axes), tuple(levels))
 
     def distinct(self, prefix: str, levels: Sequence[Level]) -> None:
         """Reports levels of an axis that are one variant: it would be compared with itself."""
@@ -292,10 +297,11 @@ class _Reader:
     def axis_levels(
         self, prefix: str, axes: dict[str, Any], base_tables: dict[str, Table], base: Variant | None
     ) -> list[Level]:
-        for path, values in axes.items():
-            if not isinstance(values, list) or not values:
-                self.wrong(f"{prefix}.{path}", values, "an axis is a list of levels, at least one")
-                return []
+        broken = {path: values for path, values in axes.items() if not isinstance(values, list) or not values}
+        for path, values in broken.items():
+            self.wrong(f"{prefix}.{path}", values, "an axis is a list of levels, at least one")
+        if broken:
+            return []
         count = math.prod(len(values) for values in axes.values())
         if count > LARGEST:
             self.wrong(prefix, _NOTHING, f"{count:,} levels; at most {LARGEST:,} are taken")
@@ -349,8 +355,15 @@ class _Reader:
             self.wrong(f"{where}.match.params", path, f"must name a number of this model; allowed are {allowed}")
             return level
         target = count_params(base.model)
+        if path in level.values:
+            self.wrong(f"{where}.{path}", level.values[path], f"match solves {path}: leave one of them out")
         solved, reached = nearest(model, key, target)
         value = getattr(solved, key)
+        off = 100 * (reached - target) / target
+        if abs(off) > 1:
+            self.notes.append(
+                f"{level.label}: {path} = {value} comes nearest, with {reached:,} params, {off:+.1f} % off"
+            )
         values = {**level.values, path: value}
         variant = replace(level.variant, model=solved)
         return Level(level.label, values, variant, variant == base, Match(path, value, target, reached))
@@ -385,6 +398,15 @@ def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
         value = next(short for places in range(1, 16) if count(short := round(value, places)) == count(value))
     config = at(value)
     return (model, count_params(model)) if config is None else (config, count_params(config))
+
+
+def _reasonable(value: Any) -> None:
+    """Raises ValueError for a whole number that nothing here can mean, and that Python refuses to print."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _reasonable(inner)
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(f"a whole number of {value.bit_length()} bits; at most 64 are taken")
 
 
 def _family(table: Table) -> Any:

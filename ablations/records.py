@@ -69,7 +69,7 @@ def load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
 
 def load_attempts(folder: Path) -> dict[str, list[Record]]:
     """What failed, by job id, oldest first; a damaged note of a failure says nothing and is left out."""
-    whole, _ = _load(folder / "attempts")
+    whole = {name: each for name, each in _load(folder / "attempts")[0].items() if name.partition("-")[2].isdecimal()}
     attempts: dict[str, list[Record]] = {}
     for name in sorted(whole, key=lambda name: int(name.partition("-")[2])):
         attempts.setdefault(whole[name]["id"], []).append(whole[name])

@@ -167,23 +167,42 @@ def latex(table: StudyTable) -> str:
     r"""The table in LaTeX, in panels that fit a page's width; needs \usepackage{booktabs}."""
     starts = [5, *range(9, len(table.heads), 4), len(table.heads)]  # accuracy; counts; memory; throughput
     panels = [range(5), *((0, *range(*bounds)) for bounds in itertools.pairwise(starts))]
-    lines = [
-        f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}.",
+    parts = [_tabular(table, panel) for panel in panels]
+    if len(table.cells) > TALLEST:
+        floats = [
+            _float(table, caption, part) for caption, part in zip(_captions(table, len(parts)), parts, strict=True)
+        ]
+    else:
+        floats = [_float(table, _tex(f"{table.question} {table.caption}"), [line for part in parts for line in part])]
+    head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}."
+    return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
+
+
+TALLEST = 7
+"""Rows up to which all panels of a LaTeX table fit one page; beyond, each is a table of its own."""
+
+
+def _captions(table: StudyTable, count: int) -> list[str]:
+    """The whole caption once, then the question, continued."""
+    return [_tex(f"{table.question} {table.caption}"), *[_tex(f"{table.question} (continued)")] * (count - 1)]
+
+
+def _float(table: StudyTable, text: str, tabulars: Sequence[str]) -> list[str]:
+    label = rf"\label{{tab:{table.name}}}" if "(continued)" not in text else ""
+    return [
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{_tex(table.question)} {_tex(table.caption)}}}",
-        rf"\label{{tab:{table.name}}}\medskip",
-        *(line for panel in panels for line in _tabular(table, panel)),
+        rf"\caption{{{text}}}{label}\medskip",
+        *tabulars,
         r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _tabular(table: StudyTable, columns: Sequence[int]) -> list[str]:
     """One panel; heads are broken where a unit or a condition begins."""
     heads = [re.sub(r"(, | \()", r"\\\\\1", _tex(table.heads[index])).replace(r"\\, ", r",\\") for index in columns]
     return [
-        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+        rf"\begin{{tabular}}{{@{{}}p{{0.22\linewidth}}{'r' * (len(columns) - 1)}@{{}}}}",
         r"\toprule",
         " & ".join(rf"\shortstack{{{head}}}" for head in heads) + r" \\",
         r"\midrule",

@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotResults(f"{folder} holds no results: there is no jobs.json; `ablate run` makes one") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotResults(f"{folder / 'jobs.json'} cannot be read: {error!r}; `ablate run` writes it anew") from None
+        raise NotResults(f"{folder / 'jobs.json'} cannot be read: {error!r}") from None
 
 
 _HISTORY = ("variant", "seed", "epoch", "train_loss", "train_accuracy", "learning_rate", "seconds")

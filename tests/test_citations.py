@@ -77,3 +77,14 @@ def test_a_value_comes_with_its_provenance_and_a_mark_that_holds(results, text):
     assert "relative to the text's own" in lines[3]
     text.write_text(lines[-1])
     assert citations.check(text)[0].problem == ""
+
+
+def test_rewriting_keeps_line_ends_mode_and_links(text, tmp_path):
+    text.write_bytes(text.read_text().replace("\n", "\r\n").encode())
+    text.chmod(0o600)
+    link = tmp_path / "link.md"
+    link.symlink_to(text)
+    assert citations.rewrite(link) == 1
+    assert link.is_symlink()
+    assert text.read_bytes().count(b"\r\n") == 2
+    assert text.stat().st_mode & 0o777 == 0o600

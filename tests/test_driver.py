@@ -96,3 +96,10 @@ def test_the_quick_grid_whole(tmp_path):
     assert abs(frames.costs.set_index("variant").params[matched] / base - 1) < 0.01
     same = frames.studies[frames.studies.study == "checkpointing"].variant
     assert frames.runs[frames.runs.variant.isin(same)].weights.nunique() == 1
+
+
+def test_a_grid_may_grow_and_not_lose_runs(results, tmp_path, tiny):
+    fewer = read(write_grid(tmp_path), seeds=[0])
+    with pytest.raises(driver.WrongFolder, match=r"seeds \[0, 1, 2\] there, \[0\] here\); 4 of its 6 runs would leave"):
+        call(fewer, results)
+    assert len(load(results).runs) == 6

@@ -64,6 +64,8 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("model.growth_rate = [4, 8]", "variant = []", "must be tables, each headed [[study.growth_rate.variant]]"),
         ("[4, 8]", "[1000000000]", "at most 10000"),
         ("epochs = 1", "epochs = 1" + "0" * 5000, "TOML: "),
+        ("epochs = 1", "epochs = 0x" + "f" * 6000, "24000 bits; at most 64"),
+        ("epochs = 1", "epochs = 0\nmodel.in_channels = 3", "digits has 1; leave it out"),
         ("growth_rate = 4", "preset = 'densenet-bc-100-24'", "did you mean 'densenet-bc-100-12'?"),
         ("[study.growth_rate]", '[study."../x"]', "a study's name is 1 to 64 letters"),
         ("[study.growth_rate]", "[other]", "other = "),
@@ -161,6 +163,14 @@ def test_a_preset_base_and_another_family_start_afresh(tmp_path):
 def test_a_level_that_cannot_be_cited_is_refused(tmp_path, name):
     found = problems(tmp_path, TINY + f'[[study.s.variant]]\nname = "{name}"\nmodel.growth_rate = 9\n')
     assert any("by which it is cited" in each for each in found), found
+
+
+def test_a_match_that_is_not_reached_is_said(tmp_path):
+    text = TINY + FAMILY.replace("model.depth = 8", "model.depth = 110")
+    grid = read(write_grid(tmp_path, text))
+    assert any("matched: model.width" in note and "% off" in note for note in grid.notes)
+    both = FAMILY.replace("model.depth = 8", "model.width = 2.0")
+    assert any("leave one of them out" in each for each in problems(tmp_path, TINY + both))
 
 
 @settings(max_examples=15, deadline=None)

@@ -83,6 +83,8 @@ def test_attempts_are_kept_beside_each_other_in_their_order(tmp_path):
         records.note_attempt(tmp_path, {"id": "aa", "status": "failed", "reason": str(number)})
     reasons = [attempt["reason"] for attempt in records.load_attempts(tmp_path)["aa"]]
     assert reasons == [str(number) for number in range(12)]
+    (tmp_path / "attempts" / "aa-1 copy.json").write_bytes((tmp_path / "attempts" / "aa-1.json").read_bytes())
+    assert len(records.load_attempts(tmp_path)["aa"]) == 12
     assert records.load(tmp_path) == ({}, [])
 
 

@@ -7,10 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import fabricate
+from conftest import MACHINE, TINY, fabricate, write_grid
 
-from ablations import tables, tidy
+from ablations import records, tables, tidy
+from ablations.grid import manifest
+from ablations.reader import read
 
+ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -73,10 +76,24 @@ def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
         return subprocess.run(command, cwd=results, capture_output=True, text=True, errors="replace")
 
-    good = compile_tex(r"\input{tables/growth_rate} \typeout{cited: \ablate{growth_rate}{8}{test_accuracy}}")
+    for path in ROOT.glob("results/*/tables/*.tex"):
+        shutil.copy(path, results / "tables" / f"real-{path.name}")
+    real = "".join(rf"\input{{tables/{path.stem}}}" for path in sorted((results / "tables").glob("real-*.tex")))
+    assert real
+    good = compile_tex(real + r"\input{tables/growth_rate} \typeout{cited: \ablate{growth_rate}{8}{test_accuracy}}")
     assert good.returncode == 0, good.stdout[-2000:]
     assert "Overfull" not in good.stdout
+    assert "too large" not in good.stdout
     assert "cited: 93.00" in good.stdout
     bad = compile_tex(r"\ablate{growth_rate}{9}{test_accuracy}")
     assert bad.returncode != 0
     assert "No number for study growth_rate, level 9" in bad.stdout
+
+
+def test_a_tall_table_is_broken_into_floats(tmp_path):
+    levels = ", ".join(map(str, range(2, 22)))
+    grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
+    records.write(tmp_path / "r" / "jobs.json", records.pretty(manifest(grid, MACHINE)))
+    text = tables.latex(tables.study_table(tidy.load(tmp_path / "r"), "growth_rate"))
+    assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 4
+    assert text.count(r"\label{tab:growth_rate}") == 1
