@@ -168,12 +168,8 @@ def latex(table: StudyTable) -> str:
     starts = [5, *range(9, len(table.heads), 4), len(table.heads)]  # accuracy; counts; memory; throughput
     panels = [range(5), *((0, *range(*bounds)) for bounds in itertools.pairwise(starts))]
     parts = [_tabular(table, panel) for panel in panels]
-    if len(table.cells) > TALLEST:
-        floats = [
-            _float(table, caption, part) for caption, part in zip(_captions(table, len(parts)), parts, strict=True)
-        ]
-    else:
-        floats = [_float(table, _tex(f"{table.question} {table.caption}"), [line for part in parts for line in part])]
+    groups = [[part] for part in parts] if len(table.cells) > TALLEST else [parts]
+    floats = [_float(table, group, number) for number, group in enumerate(groups)]
     head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}."
     return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
 
@@ -182,18 +178,16 @@ TALLEST = 7
 """Rows up to which all panels of a LaTeX table fit one page; beyond, each is a table of its own."""
 
 
-def _captions(table: StudyTable, count: int) -> list[str]:
-    """The whole caption once, then the question, continued."""
-    return [_tex(f"{table.question} {table.caption}"), *[_tex(f"{table.question} (continued)")] * (count - 1)]
-
-
-def _float(table: StudyTable, text: str, tabulars: Sequence[str]) -> list[str]:
-    label = rf"\label{{tab:{table.name}}}" if "(continued)" not in text else ""
+def _float(table: StudyTable, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:
+    """One float; the first has the whole caption and the label, the others continue it."""
+    first = number == 0
+    text = _tex(f"{table.question} {table.caption if first else '(continued)'}")
+    label = rf"\label{{tab:{table.name}}}" if first else ""
     return [
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{text}}}{label}\medskip",
-        *tabulars,
+        *(line for tabular in tabulars for line in tabular),
         r"\end{table}",
     ]
 
