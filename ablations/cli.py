@@ -62,6 +62,7 @@ def plan(grid: GridArgument, set_: SetOption = None, seeds: SeedsOption = None, 
     from ablations import cost
     from ablations.display import print_rows
     from ablations.metrics import METRICS
+    from densenet import published
 
     read = _grid(grid, set_, seeds)
     entries = []
@@ -71,14 +72,21 @@ def plan(grid: GridArgument, set_: SetOption = None, seeds: SeedsOption = None, 
         numbers = {
             key: value for key, value in {**cost.counted(config), **cost.predicted(config)}.items() if key in METRICS
         }
-        entries.append({"variant": variant_id, "levels": where, **numbers})
+        known = published(variant.model, config.image_size)
+        elsewhere = {} if known is None else {"published": {"params": known.params, "macs": known.macs}}
+        entries.append({"variant": variant_id, "levels": where, **numbers, **elsewhere})
     runs, costs = len(entries) * len(read.seeds), len(entries)
     if as_json:
         print(json.dumps({"title": read.title, "runs": runs, "costs": costs, "variants": entries}, indent=1))
         return
     keys = [key for key in METRICS if key in entries[0]]
+    heads = ["Variant", *(METRICS[key].head for key in keys)]
     rows = [["; ".join(entry["levels"]), *(METRICS[key].show(entry[key]) for key in keys)] for entry in entries]
-    print_rows(out, read.title or grid, ["Variant", *(METRICS[key].head for key in keys)], rows)
+    for key, form in (("params", ",.0f"), ("macs", ",.6g")) if any("published" in each for each in entries) else ():
+        heads.append(f"Published {METRICS[key].head}")
+        for row, entry in zip(rows, entries, strict=True):
+            row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
+    print_rows(out, read.title or grid, heads, rows)
     _say(f"{runs} runs ({len(entries)} variants x {len(read.seeds)} seeds) and at most {costs} costs.")
 
 
@@ -219,7 +227,8 @@ def check(
 
 
 def main() -> None:
-    """Entry point of `ablate`."""
+    """Entry point of `ablate`. A user's own network may lie in the folder that the command is given in."""
+    sys.path.append(str(Path.cwd()))
     app()
 
 

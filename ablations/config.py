@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ablations.records import canonical
 from densenet import Config
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by hand whenever the same configuration would give other results than before."""
 
 
@@ -29,6 +29,22 @@ class DataConfig(Config):
 
     subset_seed: int = Field(default=0, ge=0, lt=2**63)
     """Which images `train_limit` takes; the same ones for every seed of a run."""
+
+    shape: Annotated[tuple[Annotated[int, Field(gt=0, le=100_000)], ...], Field(strict=False, max_length=3)] = ()
+    """Of `random` images alone: channels, height and width."""
+
+    classes: int = Field(default=0, ge=0, le=1_000_000)
+    """Of `random` images alone: how many classes they pretend to have."""
+
+    size: int = Field(default=0, ge=0, le=10_000_000)
+    """Of `random` images alone: how many there are to train on, and as many to test on."""
+
+    @model_validator(mode="after")
+    def _only_random_images_are_described(self) -> DataConfig:
+        given = [name for name in ("shape", "classes", "size") if getattr(self, name)]
+        if given and self.name != "random":
+            raise ValueError(f"{', '.join(given)}: only random images are described so; leave it out")
+        return self
 
 
 class TrainConfig(Config):

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.config import CostConfig, TrainConfig
 from ablations.train import optimizer_for, training_step
-from densenet import build, count_params
+from densenet import build
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore's import touches torch.jit
@@ -61,7 +61,7 @@ def counted(cost: CostConfig) -> dict[str, Any]:
     if macs != traced_macs:
         raise CountersDisagree(f"torch's flop counter finds {macs} MACs, fvcore {traced_macs}")
     return {
-        "params": count_params(cost.model),
+        "params": sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         "macs": macs,
         "flops": 2 * macs,
         "activations": int(elements["conv"] + elements["linear"]),

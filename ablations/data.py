@@ -1,6 +1,6 @@
 """Data sets as tensors in memory: decoded once, checked, and kept in a cache under the checksum of their source.
 
-A new data set is a function `root -> Source` and an entry in DATASETS.
+A new data set is a function `config -> Source` and an entry in DATASETS.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ class Source:
 
     decode: Callable[[], Tensors]
 
+    classes: int = 0
+    """How many there are; 0: as many as the training labels tell."""
+
+    kept: bool = True
+    """In the cache, once decoded."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -88,8 +94,8 @@ def load(config: DataConfig) -> Dataset:
 
     Raises DataError for data that is missing or damaged, ValueError for an unknown name.
     """
-    source = lookup("data set", config.name, DATASETS)(config.root)
-    tensors = _cached(source)
+    source = lookup("data set", config.name, DATASETS)(config)
+    tensors = _cached(source) if source.kept else source.decode()
     images, labels = tensors["train_images"], tensors["train_labels"]
     if config.train_limit > len(labels):
         raise DataError(f"data.train_limit = {config.train_limit}: {source.label} has {len(labels)} training images")
@@ -104,7 +110,7 @@ def load(config: DataConfig) -> Dataset:
         labels,
         tensors["test_images"],
         tensors["test_labels"],
-        num_classes=int(tensors["train_labels"].max()) + 1,
+        num_classes=source.classes or int(tensors["train_labels"].max()) + 1,
         mean=mean,
         std=std,
     )
@@ -178,7 +184,7 @@ def _digest(tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def digits(root: str) -> Source:
+def digits(config: DataConfig) -> Source:
     """scikit-learn's handwritten digits, shipped with it: 1,797 grey images of 8 x 8, values 0 to 16.
 
     360 of them, class-balanced, are the test set; the split is always the same.
@@ -186,9 +192,9 @@ def digits(root: str) -> Source:
     """
     from sklearn.datasets import load_digits
 
-    if root:
+    if config.root:
         raise DataError(
-            f"data.root = {root!r}: digits comes with scikit-learn and is read from nowhere else; leave it out"
+            f"data.root = {config.root!r}: digits comes with scikit-learn and is read from nowhere else; leave it out"
         )
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 8, 8)
@@ -207,13 +213,13 @@ def digits(root: str) -> Source:
     return Source("digits", hashlib.sha256(b"digits" + pixels.tobytes() + labels.tobytes()).hexdigest(), decode)
 
 
-def parquet(root: str) -> Source:
+def parquet(config: DataConfig) -> Source:
     """A folder with train.parquet and test.parquet in the Hugging Face image layout.
 
     Column `image` holds encoded images (a struct with the field `bytes`), column `label` whole numbers from 0.
     """
-    files = {part: Path(root) / f"{part}.parquet" for part in ("train", "test")}
-    if not root:
+    files = {part: Path(config.root) / f"{part}.parquet" for part in ("train", "test")}
+    if not config.root:
         raise DataError("data.root is missing: parquet needs the folder that holds train.parquet and test.parquet")
     digest = hashlib.sha256(b"parquet")
     for path in files.values():
@@ -236,7 +242,7 @@ def parquet(root: str) -> Source:
             raise DataError(f"{files['test']} has labels that {files['train']} does not have")
         return tensors
 
-    return Source(Path(root).resolve().name, digest.hexdigest(), decode)
+    return Source(Path(config.root).resolve().name, digest.hexdigest(), decode)
 
 
 def _decode_parquet(path: Path) -> tuple[Tensor, Tensor]:
@@ -288,4 +294,26 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Any, Any]]:
         raise DataError(f"{path} is not a readable parquet file: {error}") from error
 
 
-DATASETS: dict[str, Callable[[str], Source]] = {"digits": digits, "parquet": parquet}
+def random(config: DataConfig) -> Source:
+    """Noise of a given shape: to plan and to time networks, not to train them."""
+    if not (len(config.shape) == 3 and config.classes and config.size):
+        raise DataError(
+            "random needs data.shape, data.classes and data.size, for example "
+            "data.shape = [3, 224, 224], data.classes = 1000, data.size = 64"
+        )
+
+    def decode() -> Tensors:
+        generator = torch.Generator().manual_seed(0)
+        tensors: Tensors = {}
+        for part in ("train", "test"):
+            shape = (config.size, *config.shape)
+            tensors[f"{part}_images"] = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+            tensors[f"{part}_labels"] = torch.randint(config.classes, (config.size,), generator=generator)
+        return tensors
+
+    label = f"random {' x '.join(map(str, config.shape))}"
+    fields = f"{label}, {config.classes} classes, {config.size} images"
+    return Source(label, hashlib.sha256(fields.encode()).hexdigest(), decode, classes=config.classes, kept=False)
+
+
+DATASETS: dict[str, Callable[[DataConfig], Source]] = {"digits": digits, "parquet": parquet, "random": random}

@@ -15,7 +15,10 @@ Table = dict[str, Any]
 
 @dataclass(frozen=True)
 class Match:
-    """A field solved so that the variant's size comes nearest to the base's."""
+    """A field solved so that a count of the variant comes nearest to the base's."""
+
+    measure: str
+    """params or macs."""
 
     field: str
     value: float

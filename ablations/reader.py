@@ -7,7 +7,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ablations.config import DataConfig, TrainConfig, Variant
 from ablations.data import Dataset, load
 from ablations.grid import Grid, Level, Match, Study, Table
-from densenet import MODELS, PRESETS, Config, count_params
+from densenet import PRESETS, Config, count_macs, count_params, model_family
 from densenet.options import lookup, suggestion
 
 SECTIONS = ("model", "data", "train")
@@ -28,7 +28,10 @@ RESERVED = ("pareto", "curves")
 """Names of figures over all studies."""
 
 MATCHABLE = ("width", "growth_rate", "init_features")
-"""Fields whose growth never lowers the count of parameters."""
+"""Fields whose growth never lowers the count of parameters or of multiply-accumulates."""
+
+ALTERNATIVES = {"depth": "block_config", "block_config": "depth"}
+"""Of these, one given explicitly replaces the other where it is inherited."""
 
 UNCITABLE = re.compile(r"[\\{}%#~^$<>]|--")
 """What would mean something else in LaTeX or in a comment: a level is cited by its label."""
@@ -131,7 +134,7 @@ class _Reader:
             value = text.strip()
         base = table.setdefault("base", {})
         if isinstance(base, dict) and isinstance(base.setdefault(section, {}), dict):
-            base[section][key] = value
+            base[section] = _laid_over(base[section], {key: value})
 
     def grid(self, table: Table, text: str) -> Grid | None:
         self.known(table, "", ("title", "seeds", "base", "study"))
@@ -192,7 +195,7 @@ class _Reader:
             if preset is not None:
                 published = lookup("preset", str(preset), PRESETS)
                 start = {**published.model_dump(exclude_defaults=True), "family": getattr(published, "family", "")}
-            config_class = lookup("model family", str(family), MODELS)[0]
+            config_class = model_family(str(family))[0]
         except ValueError as error:
             key = "preset" if "unknown preset" in str(error) else "family"
             if key in own:
@@ -202,7 +205,7 @@ class _Reader:
             self.wrong(f"{prefix}.family", family, f"preset {preset!r} is a {start['family']}; leave the family out")
             return None
         fields = {key: value for key, value in table.items() if key != "preset"}
-        return self.section(config_class, prefix, {**start, **fields}, own)
+        return self.section(config_class, prefix, _laid_over(start, fields), own)
 
     def section(self, config_class: type[Config], prefix: str, table: Table, own: Table) -> Config | None:
         try:
@@ -239,7 +242,14 @@ class _Reader:
             need = f"this network needs images of at least {smallest} x {smallest} pixels"
             rule = f"{need}; those of {dataset.label} have {height} x {width}"
             self.wrong(prefix, _NOTHING, rule)
-        return model.model_copy(update=given)
+        try:
+            return type(model).model_validate({**model.model_dump(), **given})
+        except ValidationError as error:
+            for detail in error.errors():
+                key = str(detail["loc"][0]) if detail["loc"] else ""
+                rule = f"{dataset.label} has {key} = {given.get(key)}, which this network does not take"
+                self.wrong(prefix, _NOTHING, f"{rule}: {_explain(prefix, detail, type(model))[2]}")
+            return model
 
     def study(self, name: str, table: Any, base_tables: dict[str, Table], base: Variant | None) -> Study | None:
         prefix = f"study.{name}"
@@ -342,35 +352,44 @@ class _Reader:
         return levels
 
     def match(self, where: str, level: Level, table: Any, base: Variant) -> Level:
-        """Solves `match.params = "model.FIELD"`."""
-        if not isinstance(table, dict) or list(table) != ["params"] or not isinstance(table["params"], str):
-            self.wrong(f"{where}.match", table, 'must read match.params = "model.FIELD"')
+        """Solves `match.params = "model.FIELD"`, or `match.macs`."""
+        measure, path = next(iter(table.items())) if isinstance(table, dict) and len(table) == 1 else ("", None)
+        if measure not in ("params", "macs") or not isinstance(path, str):
+            self.wrong(f"{where}.match", table, 'must read match.params = "model.FIELD" or match.macs = "model.FIELD"')
             return level
-        path = table["params"]
         section, _, key = path.partition(".")
         model = level.variant.model
         numbers = [name for name in MATCHABLE if name in type(model).model_fields]
         if section != "model" or key not in numbers:
             allowed = ", ".join(f"model.{name}" for name in numbers)
-            self.wrong(f"{where}.match.params", path, f"must name a number of this model; allowed are {allowed}")
+            self.wrong(f"{where}.match.{measure}", path, f"must name a number of this model; allowed are {allowed}")
             return level
-        target = count_params(base.model)
         if path in level.values:
             self.wrong(f"{where}.{path}", level.values[path], f"match solves {path}: leave one of them out")
-        solved, reached = nearest(model, key, target)
+
+        def count(config: Config, data: DataConfig = level.variant.data) -> int:
+            dataset = self.datasets[data]
+            if measure == "params" or dataset is None:
+                return count_params(config)
+            return count_macs(config, dataset.image_size)
+
+        target = count(base.model, base.data)
+        solved, reached = nearest(model, key, target, count)
         value = getattr(solved, key)
         off = 100 * (reached - target) / target
         if abs(off) > 1:
             self.notes.append(
-                f"{level.label}: {path} = {value} comes nearest, with {reached:,} params, {off:+.1f} % off"
+                f"{level.label}: {path} = {value} comes nearest, with {reached:,} {measure}, {off:+.1f} % off"
             )
         values = {**level.values, path: value}
         variant = replace(level.variant, model=solved)
-        return Level(level.label, values, variant, variant == base, Match(path, value, target, reached))
+        return Level(level.label, values, variant, variant == base, Match(measure, path, value, target, reached))
 
 
-def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
-    """The model whose parameters come nearest to `target` when the field `key` is varied, and how many it has.
+def nearest(
+    model: Config, key: str, target: int, count_of: Callable[[Config], int] = count_params
+) -> tuple[Config, int]:
+    """The model whose count comes nearest to `target` when the field `key` is varied, and that count.
 
     The count must not fall as the field grows. Of a real field the shortest decimal that gives the count is taken.
     """
@@ -384,7 +403,7 @@ def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
 
     def count(value: float) -> float:
         config = at(value)
-        return math.inf if config is None else count_params(config)
+        return math.inf if config is None else count_of(config)
 
     low: float = 1e-3 if real else 1
     high = low
@@ -397,7 +416,7 @@ def nearest(model: Config, key: str, target: int) -> tuple[Config, int]:
     if real:
         value = next(short for places in range(1, 16) if count(short := round(value, places)) == count(value))
     config = at(value)
-    return (model, count_params(model)) if config is None else (config, count_params(config))
+    return (model, count_of(model)) if config is None else (config, count_of(config))
 
 
 def _reasonable(value: Any) -> None:
@@ -416,10 +435,16 @@ def _family(table: Table) -> Any:
 
 def _inherit(base: dict[str, Table], own: dict[str, Table]) -> dict[str, Table]:
     """A variant's tables: the base's with its own laid over; another family or preset starts from its own defaults."""
-    tables = {section: {**base[section], **own[section]} for section in SECTIONS}
+    tables = {section: _laid_over(base[section], own[section]) for section in SECTIONS}
     if "preset" in own["model"] or own["model"].get("family", _family(base["model"])) != _family(base["model"]):
         tables["model"] = own["model"]
     return tables
+
+
+def _laid_over(lower: Table, upper: Table) -> Table:
+    """Both tables' keys, the upper one's where both have one or an alternative of one."""
+    replaced = {ALTERNATIVES.get(key) for key in upper}
+    return {**{key: value for key, value in lower.items() if key not in replaced}, **upper}
 
 
 def _flatten(tables: dict[str, Table]) -> Table:
@@ -428,7 +453,7 @@ def _flatten(tables: dict[str, Table]) -> Table:
 
 def _value(variant: Variant, path: str) -> Any:
     section, _, key = path.partition(".")
-    return getattr(variant, section).model_dump(mode="json").get(key)
+    return getattr(getattr(variant, section), key, None)
 
 
 def _label(values: Table) -> str:

@@ -1,36 +1,41 @@
-"""The networks: a parameterised DenseNet and its ResNet baseline.
+"""The networks: a parameterised DenseNet and its ResNet baseline, torchvision's, and a user's own.
 
 >>> from densenet import DenseNetConfig, build
->>> network = build(DenseNetConfig(block_config=(3, 3, 3), growth_rate=8))
+>>> network = build(DenseNetConfig(depth=22, growth_rate=8))
 >>> sum(parameter.numel() for parameter in network.parameters())
 32602
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from densenet.densenet import DenseNet, DenseNetConfig
+from densenet.config import DenseNetConfig
+from densenet.densenet import DenseNet
+from densenet.foreign import OwnConfig, TorchvisionConfig, own_network, torchvision_network
 from densenet.options import Config, lookup
+from densenet.presets import PRESETS, published
 from densenet.resnet import ResNet, ResNetConfig
 
-MODELS: dict[str, tuple[type[Config], type[nn.Module]]] = {
+MODELS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "densenet": (DenseNetConfig, DenseNet),
     "resnet": (ResNetConfig, ResNet),
+    "torchvision": (TorchvisionConfig, torchvision_network),
 }
-"""Network families: name -> configuration and network. A new family is a file in this folder and an entry here."""
+"""Network families: name -> configuration and what builds it. A new one is a file in this folder and an entry here."""
 
-PRESETS: dict[str, Config] = {
-    "densenet-bc-100-12": DenseNetConfig(block_config=(16, 16, 16), growth_rate=12),
-    "densenet121": DenseNetConfig(
-        block_config=(6, 12, 24, 16), growth_rate=32, init_features=64, stem="imagenet", num_classes=1000
-    ),
-    "resnet20": ResNetConfig(depth=20),
-    "resnet56": ResNetConfig(depth=56),
-    "resnet110": ResNetConfig(depth=110),
-}
-"""Published networks by name."""
+
+def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
+    """A family's configuration and what builds it; `package.module:Class` is a family too.
+
+    Raises ValueError for an unknown name, naming the known ones.
+    """
+    return (OwnConfig, own_network) if ":" in name else lookup("model family", name, MODELS)
 
 
 def build(network: str | Config) -> nn.Module:
@@ -39,14 +44,25 @@ def build(network: str | Config) -> nn.Module:
     Raises ValueError for an unknown name, naming the known ones.
     """
     config = lookup("preset", network, PRESETS) if isinstance(network, str) else network
-    family = lookup("model family", getattr(config, "family", ""), MODELS)
-    return family[1](config)
+    return model_family(getattr(config, "family", ""))[1](config)
 
 
 def count_params(config: Config) -> int:
     """Trainable parameters of a network, counted without giving it storage."""
+    return sum(parameter.numel() for parameter in _without_storage(config).parameters() if parameter.requires_grad)
+
+
+def count_macs(config: Config, image_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image of (height, width), without storage."""
+    images = torch.empty(1, getattr(config, "in_channels", 3), *image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        _without_storage(config).eval()(images)
+    return int(counter.get_total_flops()) // 2
+
+
+def _without_storage(config: Config) -> nn.Module:
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build(config).parameters() if parameter.requires_grad)
+        return build(config)
 
 
 __all__ = [
@@ -55,8 +71,13 @@ __all__ = [
     "Config",
     "DenseNet",
     "DenseNetConfig",
+    "OwnConfig",
     "ResNet",
     "ResNetConfig",
+    "TorchvisionConfig",
     "build",
+    "count_macs",
     "count_params",
+    "model_family",
+    "published",
 ]

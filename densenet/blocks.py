@@ -1,6 +1,7 @@
 """The DenseNet paper's equations as modules (Huang et al. 2017, arXiv 1608.06993, section 3).
 
-    x_l = H_l([x_0, x_1, ..., x_{l-1}])      equation 2: a layer sees all features before it
+    x_l = H_l([x_0, x_1, ..., x_(l-1)])      equation 2: a layer sees all features before it
+    x_l = H_l(x_(l-1)) + x_(l-1)             equation 1: the ResNet's, here as `connectivity = "sum"`
     H_l = BN . ReLU . Conv1x1 . BN . ReLU . Conv3x3      bottleneck layer (DenseNet-B)
     a transition maps m channels to floor(theta * m) and halves height and width      compression (DenseNet-C)
 
@@ -8,127 +9,155 @@ A layer order is a permutation of norm, act and conv, read as *pre* . conv . *po
 Modules carry torchvision's names, so that state dicts are interchangeable.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from densenet.options import Checkpoint, LayerOrder
+from densenet.config import DenseNetConfig
+from densenet.options import ACTIVATIONS, NORMS
 from densenet.recompute import recompute
 
-PARTS = 3
-"""Modules of one convolution in any order: norm, activation, convolution."""
+Part = tuple[str, nn.Module]
 
 
-def norm_act(parts: list[str], channels: int, suffix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The named norm and activation among `parts`, in their order."""
+def conv(config: DenseNetConfig, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """`(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)`, rounded up; biased where no norm shifts it."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=NORMS[config.norm] is None)
+
+
+def norm_act(config: DenseNetConfig, parts: Iterable[str], channels: int, suffix: str, own: bool) -> Iterator[Part]:
+    """The norm and the activation among `parts`, in their order.
+
+    Only what is their `own` may be written over, not features that others read too.
+    """
     for part in parts:
-        if part == "norm":
-            yield f"norm{suffix}", nn.BatchNorm2d(channels)
+        if part == "act":
+            yield f"{config.activation}{suffix}", ACTIVATIONS[config.activation](own)
+        elif norm := NORMS[config.norm]:
+            yield f"norm{suffix}", norm(channels, config.norm_groups)
         else:
-            yield f"relu{suffix}", nn.ReLU(inplace=True)
+            continue
+        own = True
 
 
-def pre(order: LayerOrder, channels: int, suffix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """What stands before the convolution. A ReLU that comes first must not write over features others read."""
-    parts = order.split("-")
-    for index, (name, module) in enumerate(norm_act(parts[: parts.index("conv")], channels, suffix)):
-        yield name, nn.ReLU() if index == 0 and isinstance(module, nn.ReLU) else module
+def pre(config: DenseNetConfig, channels: int, suffix: str) -> Iterator[Part]:
+    """What stands before a convolution."""
+    parts = config.layer_order.split("-")
+    yield from norm_act(config, parts[: parts.index("conv")], channels, suffix, own=False)
 
 
-def post(order: LayerOrder, channels: int, suffix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """What stands after the convolution."""
-    parts = order.split("-")
-    yield from norm_act(parts[parts.index("conv") + 1 :], channels, suffix)
+def post(config: DenseNetConfig, channels: int, suffix: str) -> Iterator[Part]:
+    """What stands after a convolution."""
+    parts = config.layer_order.split("-")
+    yield from norm_act(config, parts[parts.index("conv") + 1 :], channels, suffix, own=True)
 
 
-def convolution(order: LayerOrder, conv: nn.Conv2d, suffix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """One convolution between its pre and post: every part once, `(N, in, H, W) -> (N, out, H', W')`."""
-    yield from pre(order, conv.in_channels, suffix)
-    yield f"conv{suffix}", conv
-    yield from post(order, conv.out_channels, suffix)
+def convolution(config: DenseNetConfig, middle: nn.Conv2d, suffix: str, dropped: bool) -> Iterator[Part]:
+    """*pre* . conv . *post*, with dropout right after the convolution, `(N, in, H, W) -> (N, out, H, W)`."""
+    yield from pre(config, middle.in_channels, suffix)
+    yield f"conv{suffix}", middle
+    if config.dropout and dropped:
+        yield f"drop{suffix}", nn.Dropout(config.dropout)
+    yield from post(config, middle.out_channels, suffix)
 
 
 class DenseLayer(nn.Sequential):
-    """H_l of equation 2, a list of `(N, C_i, H, W)` -> `(N, k, H, W)`.
+    """H_l, a list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` where the stream keeps its width C.
 
     With a bottleneck (`bn_size` > 0) a 1x1 convolution to `bn_size * k` channels comes before the 3x3 one.
     """
 
-    def __init__(
-        self, in_channels: int, growth_rate: int, bn_size: int, order: LayerOrder, checkpoint: Checkpoint
-    ) -> None:
-        convs = []
-        if bn_size:
-            convs.append(nn.Conv2d(in_channels, bn_size * growth_rate, kernel_size=1, bias=False))
-            in_channels = bn_size * growth_rate
-        convs.append(nn.Conv2d(in_channels, growth_rate, kernel_size=3, padding=1, bias=False))
-        parts = (convolution(order, conv, str(number)) for number, conv in enumerate(convs, 1))
-        super().__init__(OrderedDict(chain.from_iterable(parts)))
-        self.checkpoint = checkpoint
+    def __init__(self, config: DenseNetConfig, in_channels: int, growth_rate: int) -> None:
+        out_channels = config.layer_width(growth_rate, in_channels)
+        hidden = config.bn_size * growth_rate
+        everywhere = config.dropout_place == "convolution"
+        if hidden:
+            first = OrderedDict(convolution(config, conv(config, in_channels, hidden, 1), "1", everywhere))
+            last = OrderedDict(convolution(config, conv(config, hidden, out_channels, 3), "2", dropped=True))
+        else:
+            first = OrderedDict(convolution(config, conv(config, in_channels, out_channels, 3), "1", dropped=True))
+            last = OrderedDict()
+        super().__init__(first | last)
+        self.first = len(first)
+        self.checkpoint = config.checkpoint
 
-    def first(self, *features: Tensor) -> Tensor:
+    def bottleneck(self, features: list[Tensor]) -> Tensor:
         """The concatenation and the first convolution: what torchvision's `memory_efficient` recomputes."""
-        x = torch.cat(features, 1)
-        for module in list(self)[:PARTS]:
-            x = module(x)
+        x = concatenated(features)
+        for index, module in enumerate(self):
+            if index < self.first:
+                x = module(x)
         return x
 
     def rest(self, x: Tensor) -> Tensor:
         """The second convolution, where there is one."""
-        for module in list(self)[PARTS:]:
-            x = module(x)
+        for index, module in enumerate(self):
+            if index >= self.first:
+                x = module(x)
         return x
 
-    def whole(self, *features: Tensor) -> Tensor:
-        """H_l([x_0, ..., x_{l-1}])."""
-        return self.rest(self.first(*features))
+    def whole(self, features: list[Tensor]) -> Tensor:
+        """H_l([x_0, ..., x_(l-1)])."""
+        return self.rest(self.bottleneck(features))
+
+    @torch.jit.unused
+    def recomputed(self, features: list[Tensor]) -> Tensor:
+        """The same, forgotten in part or in whole until the backward pass."""
+        if self.checkpoint == "layer":
+            return recompute(self, self.whole, features)
+        return self.rest(recompute(self, self.bottleneck, features))
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """A list of `(N, C_i, H, W)` -> `(N, k, H, W)`."""
-        if self.checkpoint == "layer":
-            return recompute(self, self.whole, *features)
-        if self.checkpoint == "bottleneck":
-            return self.rest(recompute(self, self.first, *features))
-        return self.whole(*features)
+        """A list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` where the stream keeps its width C."""
+        if self.checkpoint == "layer" or self.checkpoint == "bottleneck":
+            return self.recomputed(features)
+        return self.whole(features)
 
 
 class DenseBlock(nn.ModuleDict):
-    """Layers that each see all features before them, `(N, C, H, W) -> (N, C + layers * k, H, W)`."""
+    """Layers that each see all features before them, `(N, C, H, W) -> (N, C + layers * k, H, W)`.
 
-    def __init__(
-        self,
-        layers: int,
-        in_channels: int,
-        growth_rate: int,
-        bn_size: int,
-        order: LayerOrder,
-        checkpoint: Checkpoint,
-    ) -> None:
-        super().__init__(
-            {
-                f"denselayer{index + 1}": DenseLayer(
-                    in_channels + index * growth_rate, growth_rate, bn_size, order, checkpoint
-                )
-                for index in range(layers)
-            }
-        )
-        self.checkpoint = checkpoint
+    Where features are added or replaced instead, `(N, C, H, W) -> (N, C, H, W)`.
+    """
+
+    def __init__(self, config: DenseNetConfig, layers: int, in_channels: int, growth_rate: int) -> None:
+        super().__init__()
+        self.connectivity = config.connectivity
+        self.checkpoint = config.checkpoint
+        self.out_channels = in_channels
+        for number in range(1, layers + 1):
+            self[f"denselayer{number}"] = DenseLayer(config, self.out_channels, growth_rate)
+            if config.connectivity == "concat":
+                self.out_channels += growth_rate
 
     def whole(self, x: Tensor) -> Tensor:
-        """[x_0, x_1, ..., x_layers]."""
+        """[x_0, x_1, ..., x_layers], or their sum, or the last of them."""
         features = [x]
         for layer in self.values():
-            features.append(layer(features))
-        return torch.cat(features, 1)
+            new = layer(features)
+            if self.connectivity == "concat":
+                features = features + [new]  # noqa: RUF005, as TorchScript reads it
+            elif self.connectivity == "sum":
+                features = [features[0] + new]
+            else:
+                features = [new]
+        return concatenated(features)
+
+    @torch.jit.unused
+    def recomputed(self, x: Tensor) -> Tensor:
+        """The same, forgotten until the backward pass."""
+        return recompute(self, self.whole, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W) -> (N, C + layers * k, H, W)`."""
-        return recompute(self, self.whole, x) if self.checkpoint == "block" else self.whole(x)
+        """`(N, C, H, W) -> (N, C + layers * k, H, W)`, or `(N, C, H, W)` where the stream keeps its width C."""
+        return self.recomputed(x) if self.checkpoint == "block" else self.whole(x)
+
+
+def concatenated(features: list[Tensor]) -> Tensor:
+    """A list of `(N, C_i, H, W)` -> `(N, sum of C_i, H, W)`; one tensor is not copied."""
+    return features[0] if len(features) == 1 else torch.cat(features, 1)
 
 
 class Transition(nn.Sequential):
@@ -137,7 +166,8 @@ class Transition(nn.Sequential):
     `(N, m, H, W) -> (N, floor(theta * m), H // 2, W // 2)`
     """
 
-    def __init__(self, in_channels: int, out_channels: int, order: LayerOrder) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
-        super().__init__(OrderedDict(convolution(order, conv)))
+    def __init__(self, config: DenseNetConfig, in_channels: int) -> None:
+        middle = conv(config, in_channels, config.transition_width(in_channels), 1)
+        super().__init__(OrderedDict(convolution(config, middle, "", config.dropout_place == "convolution")))
+        self.out_channels = middle.out_channels
         self.add_module("pool", nn.AvgPool2d(kernel_size=2, stride=2))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from torch import nn
 
 LayerOrder = Literal[
     "norm-act-conv", "conv-norm-act", "conv-act-norm", "norm-conv-act", "act-conv-norm", "act-norm-conv"
 ]
 """The six permutations of a layer's parts; the first is DenseNet's (Huang et al. 2017, section 3)."""
 
+Connectivity = Literal["concat", "sum", "none"]
+"""What a layer's output is to the features before it: appended (DenseNet), added (ResNet), or their replacement."""
+
 Checkpoint = Literal["none", "bottleneck", "layer", "block"]
 """What the backward pass recomputes instead of keeping: nothing, the concatenation and the first convolution of every
 layer (torchvision's `memory_efficient`), whole layers, or whole blocks."""
+
+DropoutPlace = Literal["layer", "convolution"]
+"""After the last convolution of every layer (torchvision), or after every convolution but the first (the paper)."""
 
 Stem = Literal["cifar", "imagenet"]
 """The first convolution: 3x3 at full resolution, or 7x7 with stride 2 followed by a max pool of stride 2."""
@@ -43,3 +50,39 @@ def lookup(kind: str, name: str, entries: Mapping[str, T]) -> T:
         return entries[name]
     allowed = ", ".join(repr(entry) for entry in entries)
     raise ValueError(f"unknown {kind} {name!r}: allowed are {allowed}{suggestion(name, entries)}")
+
+
+def one_of(kind: str, entries: Mapping[str, object]) -> AfterValidator:
+    """Accepts the names of a registry."""
+
+    def check(name: str) -> str:
+        lookup(kind, name, entries)
+        return name
+
+    return AfterValidator(check)
+
+
+def group_norm(channels: int, groups: int) -> nn.Module:
+    """Group norm (Wu and He 2018) with the largest number of groups, not above `groups`, that divides the channels."""
+    return nn.GroupNorm(max(count for count in range(1, groups + 1) if channels % count == 0), channels)
+
+
+NORMS: dict[str, Callable[[int, int], nn.Module] | None] = {
+    "batch": lambda channels, _: nn.BatchNorm2d(channels),
+    "group": group_norm,
+    "none": None,
+}
+"""Norms: name -> (channels, groups) -> module, `(N, C, H, W) -> (N, C, H, W)`."""
+
+ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda inplace: nn.LeakyReLU(inplace=inplace),
+    "elu": lambda inplace: nn.ELU(inplace=inplace),
+    "gelu": lambda _: nn.GELU(),
+    "silu": lambda _: nn.SiLU(),
+    "tanh": lambda _: nn.Tanh(),
+}
+"""Activations: name -> (may write over its input) -> module. Only those do whose derivative follows from the output."""
+
+Norm = Annotated[str, one_of("norm", NORMS)]
+Activation = Annotated[str, one_of("activation", ACTIVATIONS)]

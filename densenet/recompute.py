@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+Input = TypeVar("Input")
 
 
 @contextmanager
@@ -26,14 +29,14 @@ def discarded_buffers(module: nn.Module) -> Iterator[None]:
             setattr(owner, name, buffer)
 
 
-def recompute(module: nn.Module, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function(*inputs)`, whose intermediate results are computed again in the backward pass.
+def recompute(module: nn.Module, function: Callable[[Input], Tensor], inputs: Input) -> Tensor:
+    """`function(inputs)`, whose intermediate results are computed again in the backward pass.
 
-    `module` owns the buffers that `function` writes.
+    `module` owns the buffers that `function` writes; `inputs` must not be changed in between.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), discarded_buffers(module)
 
-    result: Tensor = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+    result: Tensor = checkpoint(function, inputs, use_reentrant=False, context_fn=contexts)
     return result

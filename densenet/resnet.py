@@ -1,27 +1,71 @@
-"""The CIFAR ResNet, DenseNet's baseline (He et al. 2016, arXiv 1512.03385, section 4.2)."""
+"""The ResNet, DenseNet's baseline: x_l = H_l(x_(l-1)) + x_(l-1), equation 1 of the DenseNet paper.
+
+Sizes and shortcuts are those of He et al. 2016a (arXiv 1512.03385), the orders of a unit's parts those of
+He et al. 2016b (arXiv 1603.05027, Figure 4). Modules carry torchvision's names.
+"""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from densenet.options import Config
+from densenet.options import Config, Stem
+
+Order = Literal[
+    "original",
+    "norm-after-addition",
+    "act-before-addition",
+    "act-only-pre-activation",
+    "full-pre-activation",
+]
+"""Figure 4 (a) to (e) of He et al. 2016b: where a unit's norms and activations stand."""
+
+PARTS: dict[str, tuple[str, str, str, str]] = {
+    "original": ("", "norm act", "norm", "act"),
+    "norm-after-addition": ("", "norm act", "", "norm act"),
+    "act-before-addition": ("", "norm act", "norm act", ""),
+    "act-only-pre-activation": ("act", "norm", "norm", ""),
+    "full-pre-activation": ("norm act", "", "", ""),
+}
+"""By order: what stands before each convolution, after each but the last, after the last, and after the addition."""
+
+IMAGENET_STAGES: dict[str, dict[int, tuple[int, ...]]] = {
+    "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
+    "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
+}
+"""Units in each stage by depth (He et al. 2016a, Table 1)."""
 
 
 class ResNetConfig(Config):
-    """The fields of a CIFAR ResNet: a stem and three stages of n basic blocks."""
+    """The fields of a ResNet. The defaults are the paper's ResNet-20 for CIFAR; presets give the ImageNet networks."""
 
     family: Literal["resnet"] = "resnet"
     """Names this family in a grid."""
 
+    stem: Stem = "cifar"
+    """cifar: three stages of 16, 32 and 64 channels (He et al. 2016a, section 4.2). imagenet: four of 64 to 512."""
+
+    block: Literal["basic", "bottleneck"] = "basic"
+    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1, the last to four times the stage's channels
+    (He et al. 2016a, Figure 5); its stride is the 3x3 convolution's, as torchvision has it."""
+
     depth: int = 20
-    """Weighted layers, 6n + 2: 20, 32, 44, 56, 110 in the paper (Table 6)."""
+    """Weighted layers. On CIFAR 6n + 2 (basic: 20, 32, 44, 56, 110 in Table 6) or 9n + 2 (bottleneck); with the
+    imagenet stem 18, 34 (basic), 50, 101, 152 (bottleneck)."""
+
+    shortcut: Literal["pad", "projection"] = "pad"
+    """Where a unit changes the shape: option A (subsampled and padded with zeros, the paper's choice for CIFAR) or
+    option B (a 1x1 convolution, its choice for ImageNet); He et al. 2016a, section 3.3."""
+
+    order: Order = "original"
+    """Where a unit's norms and activations stand (He et al. 2016b, Figure 4); its best is full-pre-activation."""
 
     width: float = Field(default=1.0, gt=0, le=100)
-    """Multiplies the stages' 16, 32 and 64 channels, rounded; a real number, so that a size can be matched."""
+    """Multiplies the channels of stem and stages, rounded; a real number, so that a size can be matched."""
 
     in_channels: int = Field(default=3, gt=0, le=10_000)
     """Channels of the image."""
@@ -31,60 +75,124 @@ class ResNetConfig(Config):
 
     @field_validator("depth")
     @classmethod
-    def _six_n_plus_two(cls, depth: int) -> int:
-        if not 8 <= depth <= 2000 or (depth - 2) % 6:
-            lower = min(max(8, depth - (depth - 2) % 6), 1994)
-            raise ValueError(f"Input should be 6n + 2 from 8 to 2000; the nearest are {lower} and {lower + 6}")
+    def _depth_fits(cls, depth: int, info: ValidationInfo) -> int:
+        if not {"stem", "block"} <= info.data.keys():
+            return depth
+        stem, block = info.data["stem"], info.data["block"]
+        if stem == "imagenet" and depth not in IMAGENET_STAGES[block]:
+            allowed = "; ".join(f"{', '.join(map(str, depths))} ({kind})" for kind, depths in IMAGENET_STAGES.items())
+            raise ValueError(f"with the imagenet stem and {block} blocks, that is no depth; allowed are {allowed}")
+        step = 6 if block == "basic" else 9
+        if stem == "cifar" and (not step + 2 <= depth <= 2000 or (depth - 2) % step):
+            lower = min(max(step + 2, depth - (depth - 2) % step), 2000 - 1998 % step - step)
+            raise ValueError(
+                f"Input should be {step}n + 2 from {step + 2} to 2000; the nearest are {lower} and {lower + step}"
+            )
         return depth
 
     @property
-    def stage_widths(self) -> tuple[int, int, int]:
-        """Channels of the three stages."""
-        first, second, third = (max(1, round(base * self.width)) for base in (16, 32, 64))
-        return first, second, third
+    def stages(self) -> tuple[int, ...]:
+        """Units in each stage."""
+        if self.stem == "imagenet":
+            return IMAGENET_STAGES[self.block][self.depth]
+        return ((self.depth - 2) // (6 if self.block == "basic" else 9),) * 3
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each stage, before a bottleneck's last convolution multiplies them by four."""
+        first = 16 if self.stem == "cifar" else 64
+        return tuple(max(1, round(first * 2**stage * self.width)) for stage in range(len(self.stages)))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions added to a parameter-free shortcut (option A), `(N, C, H, W) -> (N, C', H', W')`."""
+class ResidualUnit(nn.Module):
+    """H(x) + shortcut(x), `(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)`, rounded up.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    Parts are run by name, in the order of the configuration: `shared` before the paths part, then the `residual` path,
+    and `after` the addition. A pre-activation is shared where the shortcut is a projection; the network's `first` unit
+    has none before its first convolution, for the stem ends with it (He et al. 2016b, section 3 and appendix).
+    """
+
+    def __init__(self, config: ResNetConfig, in_channels: int, width: int, stride: int, first: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.stride = stride
-        self.added_channels = out_channels - in_channels
+        before, between, last, after = (parts.split() for parts in PARTS[config.order])
+        basic = config.block == "basic"
+        kernels, strides = ((3, 3), (stride, 1)) if basic else ((1, 3, 1), (1, stride, 1))
+        self.out_channels = width if basic else 4 * width
+        widths = (in_channels, *[width] * (len(kernels) - 1), self.out_channels)
+        steps: list[list[str]] = []
+        for number, (kernel, step, (inputs, outputs)) in enumerate(
+            zip(kernels, strides, pairwise(widths), strict=True), 1
+        ):
+            ahead = [] if first and number == 1 else self._norm_act(before, number, inputs)
+            self.add_module(f"conv{number}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
+            behind = self._norm_act(last if number == len(kernels) else between, number, outputs)
+            steps += [ahead, [f"conv{number}", *behind]]
+        self.after = self._norm_act(after, len(kernels), self.out_channels)
+        # an activation that comes first reads what the shortcut reads too
+        self.relu = nn.ReLU(inplace=before != ["act"])
+        self.stride, self.added = stride, self.out_channels - in_channels
+        self.downsample = None
+        if config.shortcut == "projection" and (stride > 1 or self.added):
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, self.out_channels, 1, stride, bias=False))
+            if "norm" in last:  # the shortcut is normalised where the residual path is
+                self.downsample.append(nn.BatchNorm2d(self.out_channels))
+        self.shared = steps.pop(0) if self.downsample else []
+        self.residual = [name for names in steps for name in names]
+
+    def _norm_act(self, parts: list[str], number: int, channels: int) -> list[str]:
+        """The names of a norm and an activation; the norm is added under torchvision's name."""
+        if "norm" in parts:
+            self.add_module(f"bn{number}", nn.BatchNorm2d(channels))
+        return [f"bn{number}" if part == "norm" else "relu" for part in parts]
+
+    def _run(self, names: list[str], x: Tensor) -> Tensor:
+        for name in names:
+            x = getattr(self, name)(x)
+        return x
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        """Identity, option A or option B."""
+        if self.downsample is not None:
+            projected: Tensor = self.downsample(x)
+            return projected
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W) -> (N, C', H / stride, W / stride)`."""
-        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        shortcut = x[:, :, :: self.stride, :: self.stride]
-        sum_: Tensor = self.relu(residual + F.pad(shortcut, (0, 0, 0, 0, 0, self.added_channels)))
-        return sum_
+        """`(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)`, rounded up."""
+        x = self._run(self.shared, x)
+        return self._run(self.after, self._run(self.residual, x) + self._shortcut(x))
 
 
 class ResNet(nn.Module):
-    """Images to class scores, `(N, in_channels, H, W) -> (N, num_classes)`."""
+    """Images to class scores, `(N, in_channels, H, W) -> (N, num_classes)`; convolutions after He et al. 2015."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        blocks = (config.depth - 2) // 6
         channels = config.stage_widths[0]
-        self.conv1 = nn.Conv2d(config.in_channels, channels, 3, padding=1, bias=False)
+        if config.stem == "cifar":
+            self.conv1 = nn.Conv2d(config.in_channels, channels, 3, padding=1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(config.in_channels, channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        stages: list[nn.Sequential] = []
-        for width in config.stage_widths:
-            stage = nn.Sequential()
-            for index in range(blocks):
-                stride = 2 if stages and index == 0 else 1
-                stage.append(BasicBlock(channels, width, stride))
-                channels = width
-            stages.append(stage)
-        self.layer1, self.layer2, self.layer3 = stages
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem == "imagenet" else nn.Identity()
+        self.stages: list[str] = []
+        for stage, (units, width) in enumerate(zip(config.stages, config.stage_widths, strict=True)):
+            layer = nn.Sequential()
+            for index in range(units):
+                stride = 2 if stage and index == 0 else 1
+                unit = ResidualUnit(config, channels, width, stride, first=not stage and not index)
+                layer.append(unit)
+                channels = unit.out_channels
+            self.stages.append(f"layer{stage + 1}")
+            self.add_module(self.stages[-1], layer)
+        before = PARTS[config.order][0].split()
+        self.head = nn.Sequential()  # what a pre-activation network still owes its last sum
+        if "norm" in before:
+            self.head.append(nn.BatchNorm2d(channels))
+        if "act" in before:
+            self.head.append(nn.ReLU(inplace=True))
         self.fc = nn.Linear(channels, config.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -93,7 +201,8 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`."""
-        x = self.relu(self.bn1(self.conv1(images)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        scores: Tensor = self.fc(x.mean((-2, -1)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+        scores: Tensor = self.fc(self.head(x).mean((-2, -1)))
         return scores

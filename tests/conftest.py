@@ -130,3 +130,13 @@ def results(tmp_path: Path, tiny: Grid) -> Path:
     folder = tmp_path / "results"
     fabricate(folder, tiny)
     return folder
+
+
+def step_of(network: torch.nn.Module, images: torch.Tensor, train: bool) -> dict[str, torch.Tensor]:
+    """Scores, every gradient and every buffer after a step in train or eval mode, always from the same random state."""
+    torch.manual_seed(0)
+    network.train(train).zero_grad()
+    scores = network(images)
+    scores.logsumexp(1).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    return {"scores": scores.detach(), **gradients, **dict(network.named_buffers())}

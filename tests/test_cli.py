@@ -20,7 +20,7 @@ def call(*arguments):
 def test_list_names_what_there_is():
     result = call("list")
     assert result.exit_code == 0
-    assert "Grids: quick" in result.output
+    assert "Grids: presets, quick" in result.output
     assert "Data sets: digits, parquet" in result.output
 
 
@@ -35,10 +35,23 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
 
 
+def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
+    preset = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", 'model.preset = "resnet20"')
+    images = 'data.name = "random"\ndata.shape = [3, 32, 32]\ndata.classes = 10\ndata.size = 1'
+    preset = preset.replace('data.name = "digits"\ndata.train_limit = 100', images)
+    path = write_grid(tmp_path, preset.replace("model.growth_rate = [4, 8]", "model.width = [1.0, 0.25]"))
+    whole, narrow = json.loads(call("plan", path, "--json").output)["variants"]
+    assert whole["published"] == {"params": 269_722, "macs": 40_550_000}
+    assert (whole["params"], whole["macs"]) == (269_722, 40_551_040)
+    assert "published" not in narrow
+    (row,) = [line for line in call("plan", path).output.splitlines() if line.strip().startswith("growth_rate 1.0")]
+    assert row.split()[-2:] == ["269,722", "40.55"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "qick"], "no grid qick: neither a file nor one of the shipped grids, which are quick"),
+        (["run", "qick"], "no grid qick: neither a file nor one of the shipped grids, which are presets, quick"),
         (["run", "quick", "--device", "tpu"], "allowed are auto, cpu, cuda"),
         (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),
         (["run", "quick", "--seeds", "a"], "whole numbers are needed"),

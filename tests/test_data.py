@@ -186,5 +186,15 @@ def test_a_truncated_file_is_refused(folder):
 
 
 def test_digits_do_not_depend_on_the_cache():
-    source = digits("")
+    source = digits(DataConfig())
     assert torch.equal(source.decode()["test_images"], load(DataConfig()).test_images)
+
+
+def test_random_images_have_the_shape_that_was_asked_for_and_are_always_the_same():
+    config = DataConfig(name="random", shape=(3, 5, 7), classes=4, size=6)
+    data, again = load(config), load(config)
+    assert (data.label, data.num_classes, data.image_size) == ("random 3 x 5 x 7", 4, (5, 7))
+    assert data.train_images.shape == data.test_images.shape == (6, 3, 5, 7)
+    assert torch.equal(data.train_images, again.train_images)
+    assert data.checksum != load(config.model_copy(update={"classes": 5})).checksum
+    assert not (cache_folder() / f"{data.checksum}.safetensors").exists(), "made faster than read"

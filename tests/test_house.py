@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DENSENET = ["options", "recompute", "blocks", "densenet", "resnet", "__init__"]
+DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "foreign", "presets", "__init__"]
 ABLATIONS = [
     "metrics", "records", "config", "data", "environment", "grid", "reader", "train", "cost", "job", "engine",
     "display", "tidy", "driver", "statistics", "tables", "figures", "report", "citations", "__init__", "cli",

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
 
-from densenet.options import lookup, suggestion
+from densenet import DenseNetConfig
+from densenet.options import ACTIVATIONS, NORMS, group_norm, lookup, suggestion
 
 
 def test_lookup_finds():
@@ -16,3 +20,33 @@ def test_lookup_names_what_is_allowed_and_the_nearest():
 
 def test_no_suggestion_where_nothing_is_near():
     assert suggestion("xyz", ["red"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "used"), [(64, 32, 32), (48, 32, 24), (7, 4, 1), (6, 32, 6), (12, 5, 4)]
+)
+def test_group_norm_takes_the_largest_divisor_not_above_its_groups(channels, groups, used):
+    assert group_norm(channels, groups).num_groups == used
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_writes_over_its_input_only_where_it_may_and_its_gradient_stays_right(name):
+    x = torch.linspace(-2, 2, 8, dtype=torch.double, requires_grad=True)
+    y = x * 1
+    before = y.detach().clone()
+    ACTIVATIONS[name](False)(y)
+    assert torch.equal(y, before)
+    assert torch.autograd.gradcheck(lambda value: ACTIVATIONS[name](True)(value * 1), (x,))
+
+
+@pytest.mark.parametrize("field", ["norm", "activation"])
+def test_registries_are_what_a_configuration_allows(field):
+    with pytest.raises(ValidationError, match=f"unknown {field} 'bacth': allowed are '"):
+        DenseNetConfig(**{field: "bacth"})
+
+
+def test_every_norm_keeps_the_shape():
+    for norm in filter(None, NORMS.values()):
+        module = norm(12, 32)
+        assert isinstance(module, nn.Module)
+        assert module(torch.randn(2, 12, 3, 3)).shape == (2, 12, 3, 3)

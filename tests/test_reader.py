@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from conftest import TINY, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablations.reader import GridError, nearest, read
-from densenet import DenseNetConfig, ResNetConfig, count_params
+from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig, count_macs, count_params
 
 
 def problems(folder, text):
@@ -70,6 +71,12 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("[study.growth_rate]", '[study."../x"]', "a study's name is 1 to 64 letters"),
         ("[study.growth_rate]", "[other]", "other = "),
         ("[study.growth_rate]", "[study.pareto]", "taken by a figure"),
+        ("[1, 1]", "[1, 1]\nmodel.depth = 40", "base.model: depth and block_config say the same thing"),
+        ("model.block_config = [1, 1]", "model.depth = 41", "base.model.depth = 41: should be 6n + 4"),
+        ("growth_rate = 4", "norm = 'bacth'", "base.model.norm = 'bacth': unknown norm 'bacth': allowed are 'batch'"),
+        ("growth_rate = 4", "family = 'no_module:Net'", "no_module cannot be imported"),
+        ('"digits"', '"random"', "random needs data.shape, data.classes and data.size"),
+        ('"digits"', '"digits"\ndata.classes = 3', "classes: only random images are described so"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, message):
@@ -183,6 +190,24 @@ def test_no_width_in_reach_is_nearer_than_the_solved_one(target):
         assert abs(reached - target) <= abs(other - target)
 
 
+def test_macs_are_matched_at_the_images_of_each(tmp_path):
+    text = TINY + FAMILY.replace("match.params", "match.macs")
+    matched = read(write_grid(tmp_path, text)).studies[1].levels[2]
+    assert matched.match.measure == "macs"
+    assert matched.match.target == count_macs(DenseNetConfig(block_config=(1, 1), growth_rate=4, in_channels=1), (8, 8))
+    assert matched.match.reached == count_macs(matched.variant.model, (8, 8))
+    for nearby in (0.9, 0.95, 1.05, 1.1):
+        other = matched.variant.model.model_copy(update={"width": matched.match.value * nearby})
+        off = abs(count_macs(other, (8, 8)) - matched.match.target)
+        assert off >= abs(matched.match.reached - matched.match.target)
+
+
+@pytest.mark.parametrize("match", ["match = 3", "match.flops = 'model.width'", "match.params = 3", "match = {}"])
+def test_a_match_names_params_or_macs(tmp_path, match):
+    found = problems(tmp_path, TINY + FAMILY.replace('match.params = "model.width"', match))
+    assert any('must read match.params = "model.FIELD" or match.macs' in each for each in found), found
+
+
 def test_a_whole_number_is_matched_too():
     target = count_params(DenseNetConfig(block_config=(2, 2), growth_rate=9))
     solved, reached = nearest(DenseNetConfig(block_config=(2, 2), growth_rate=2), "init_features", target)
@@ -194,6 +219,64 @@ def test_a_preset_with_changed_fields(tmp_path):
     text = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", 'model.preset = "densenet-bc-100-12"')
     grid = read(write_grid(tmp_path, text))
     assert grid.base.model == DenseNetConfig(in_channels=1)
+
+
+def test_depth_replaces_inherited_blocks_and_blocks_an_inherited_depth(tmp_path):
+    text = TINY + "[study.depth]\nmodel.depth = [10, 16]\n"
+    base, ten, sixteen = read(write_grid(tmp_path, text)).studies[1].levels
+    assert [base.label, ten.label, sixteen.label] == ["7", "10", "16"], "two layers with bottlenecks in two blocks"
+    assert (ten.variant.model.block_config, sixteen.variant.model.block_config) == ((1, 1, 1), (2, 2, 2))
+    text = TINY.replace("block_config = [1, 1]", "depth = 16") + "[study.b]\nmodel.block_config = [[2, 2, 2], [1, 1]]\n"
+    base, other = read(write_grid(tmp_path, text)).studies[1].levels
+    assert base.is_base, "the same network, by its blocks"
+    assert other.variant.model.block_config == (1, 1)
+    assert read(write_grid(tmp_path), ["model.depth=10"]).base.model.block_config == (1, 1, 1)
+
+
+def test_depth_is_read_anew_for_every_level(tmp_path):
+    text = TINY.replace("block_config = [1, 1]", "depth = 16") + "[study.b]\nmodel.bn_size = [0, 4]\n"
+    plain, bottleneck = read(write_grid(tmp_path, text)).studies[1].levels
+    assert (plain.variant.model.block_config, bottleneck.variant.model.block_config) == ((4, 4, 4), (2, 2, 2))
+
+
+def test_a_preset_of_another_depth(tmp_path):
+    text = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", 'model.preset = "densenet-40-12"')
+    text = text.replace("model.growth_rate = [4, 8]", "model.depth = [22]")
+    base, other = read(write_grid(tmp_path, text)).studies[0].levels
+    assert (base.label, base.variant.model.block_config) == ("40", (12, 12, 12))
+    assert other.variant.model == base.variant.model.model_copy(update={"block_config": (6, 6, 6), "depth": 22})
+
+
+OWN = f"{__name__}:OwnNetwork"
+
+
+class OwnNetwork(torch.nn.Module):
+    """A user's network."""
+
+    def __init__(self, in_channels, num_classes, hidden=3):
+        super().__init__()
+        self.fc = torch.nn.Linear(in_channels * 64, num_classes)
+
+    def forward(self, images):
+        return self.fc(images.flatten(1))
+
+
+def test_a_user_s_own_network_and_its_arguments(tmp_path):
+    text = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", f'model.family = "{OWN}"')
+    grid = read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 8]", "model.hidden = [3, 4]")))
+    assert grid.base.model == OwnConfig(family=OWN, in_channels=1)
+    assert [level.variant.model.arguments for level in grid.studies[0].levels] == [{}, {"hidden": 3}, {"hidden": 4}]
+    wrong = problems(tmp_path, text.replace("model.growth_rate = [4, 8]", "model.hiden = [3, 4]"))
+    assert any("unexpected keyword argument 'hiden'" in each for each in wrong), wrong
+
+
+def test_torchvision_s_networks_and_what_they_do_not_take(tmp_path):
+    variant = '[[study.tv.variant]]\nname = "theirs"\nmodel.family = "torchvision"\nmodel.name = "resnet18"\n'
+    images = 'data.name = "random"\ndata.shape = [3, 8, 8]\ndata.classes = 7\ndata.size = 9\n'
+    grid = read(write_grid(tmp_path, TINY.replace('data.name = "digits"\ndata.train_limit = 100\n', images) + variant))
+    assert grid.studies[1].levels[1].variant.model == TorchvisionConfig(name="resnet18", num_classes=7)
+    (found,) = problems(tmp_path, TINY + variant)
+    assert "digits has in_channels = 1, which this network does not take: should be 3" in found
 
 
 def test_settings_and_seeds_of_the_command_line(tmp_path):

@@ -10,38 +10,54 @@ import torch
 from torch import nn
 
 from densenet import DenseNetConfig, build
-from densenet.options import Checkpoint, LayerOrder
+from densenet.options import Checkpoint, Connectivity, LayerOrder
 from densenet.recompute import discarded_buffers, recompute
 
 KINDS = [kind for kind in get_args(Checkpoint) if kind != "none"]
 
 
-def step(checkpoint: str, order: str, bn_size: int, autocast: bool) -> dict[str, torch.Tensor]:
-    """Everything that a training step leaves behind."""
+def step(checkpoint: str, autocast: bool, **fields) -> dict[str, torch.Tensor]:
+    """Everything that a training step leaves behind, the state of the random numbers too."""
     torch.manual_seed(0)
-    config = DenseNetConfig(
-        block_config=(2, 2), growth_rate=4, layer_order=order, bn_size=bn_size, checkpoint=checkpoint
-    )
-    network = build(config)
+    network = build(DenseNetConfig(block_config=(2, 2), growth_rate=4, checkpoint=checkpoint, **fields))
     images = torch.randn(4, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
         scores = network(images)
     scores.float().logsumexp(1).sum().backward()
     gradients = {f"gradient of {name}": p.grad for name, p in network.named_parameters()}
-    return {"scores": scores.detach(), **gradients, **dict(network.named_buffers())}
+    return {
+        "scores": scores.detach(),
+        "random": torch.random.get_rng_state(),
+        **gradients,
+        **dict(network.named_buffers()),
+    }
+
+
+def assert_recomputation_changes_nothing(autocast: bool, **fields):
+    plain = step("none", autocast, **fields)
+    for kind in KINDS:
+        recomputed = step(kind, autocast, **fields)
+        assert plain.keys() == recomputed.keys()
+        for name, value in plain.items():
+            assert torch.equal(value, recomputed[name]), (kind, name)
+    return plain
 
 
 @pytest.mark.parametrize("order", get_args(LayerOrder))
 @pytest.mark.parametrize("bn_size", [0, 4])
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 def test_gradients_and_buffers_are_those_of_the_plain_step(order, bn_size, autocast):
-    plain = step("none", order, bn_size, autocast)
+    plain = assert_recomputation_changes_nothing(autocast, layer_order=order, bn_size=bn_size)
     assert int(plain["features.denseblock1.denselayer1.norm1.num_batches_tracked"]) == 1
-    for kind in KINDS:
-        recomputed = step(kind, order, bn_size, autocast)
-        assert plain.keys() == recomputed.keys()
-        for name, value in plain.items():
-            assert torch.equal(value, recomputed[name]), (kind, name)
+
+
+@pytest.mark.parametrize("connectivity", get_args(Connectivity))
+@pytest.mark.parametrize("place", ["layer", "convolution"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+def test_dropout_and_connectivity_do_not_matter(connectivity, place, autocast):
+    plain = assert_recomputation_changes_nothing(autocast, connectivity=connectivity, dropout=0.3, dropout_place=place)
+    undropped = step("none", autocast, connectivity=connectivity)
+    assert not torch.equal(plain["scores"], undropped["scores"]), "dropout drops"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +77,7 @@ def test_less_is_kept_for_the_backward_pass(kind):
     assert saved_bytes(kind) < 0.8 * saved_bytes("none")
 
 
-def test_dropout_is_replayed():
+def test_random_numbers_are_replayed():
     module = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 8))
     x = torch.randn(4, 8)
     gradients = []

@@ -1,0 +1,177 @@
+"""Every choice of the DenseNet paper as a field (Huang et al. 2017, arXiv 1608.06993)."""
+
+from __future__ import annotations
+
+from math import floor
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from densenet.options import Activation, Checkpoint, Config, Connectivity, DropoutPlace, LayerOrder, Norm, Stem
+
+Blocks = tuple[int, ...]
+
+IMAGENET_BLOCKS: dict[int, Blocks] = {
+    121: (6, 12, 24, 16),
+    161: (6, 12, 36, 24),
+    169: (6, 12, 32, 32),
+    201: (6, 12, 48, 32),
+    264: (6, 12, 64, 48),
+}
+"""Layers of the ImageNet networks by the depth that names them: the paper's Table 1, and 161 as torchvision has it."""
+
+
+def _one_or_per_block(value: Any) -> Any:
+    def positive(number: Any) -> bool:
+        return isinstance(number, int) and not isinstance(number, bool) and 0 < number <= 10_000
+
+    if positive(value):
+        return value
+    if isinstance(value, list | tuple) and value and all(positive(number) for number in value):
+        return tuple(value)
+    raise ValueError("Input should be a whole number above 0 and at most 10000, or a list of them, one per block")
+
+
+def blocks_of(depth: int, bn_size: int, stem: Stem) -> Blocks:
+    """The layers of each block that give the paper's depth L.
+
+    On CIFAR, three equal blocks of n layers: L = 3n + 4, with bottlenecks 6n + 4 (section 4.2 of the paper).
+    Raises ValueError for a depth that does not fit, naming the nearest that do.
+    """
+    if stem == "imagenet":
+        if depth in IMAGENET_BLOCKS and bn_size:
+            return IMAGENET_BLOCKS[depth]
+        named = ", ".join(map(str, IMAGENET_BLOCKS))
+        raise ValueError(f"with the imagenet stem and bottlenecks, depth is one of {named}; else give block_config")
+    step = 6 if bn_size else 3
+    layers = min(max((depth - 4) // step, 1), 1000)
+    if depth != step * layers + 4:
+        layers = min(layers, 999)
+        form = f"{step}n + 4, three blocks of n layers {'with' if bn_size else 'without'} bottlenecks"
+        raise ValueError(
+            f"Input should be {form}, from {step + 4} to {1000 * step + 4}; "
+            f"the nearest are {step * layers + 4} and {step * (layers + 1) + 4}"
+        )
+    return (layers,) * 3
+
+
+class DenseNetConfig(Config):
+    """The fields of a DenseNet. The defaults are DenseNet-BC-100 with k = 12, for images of CIFAR's size."""
+
+    family: Literal["densenet"] = "densenet"
+    """Names this family in a grid."""
+
+    stem: Stem = "cifar"
+    """The first convolution, by the data set's kind (section 3, "Implementation Details")."""
+
+    growth_rate: Annotated[int | tuple[int, ...], BeforeValidator(_one_or_per_block)] = 12
+    """k, the channels that a layer adds (section 3, "Growth rate"): one number, or one per block."""
+
+    init_features: int = Field(default=0, ge=0, le=10_000)
+    """Channels of the stem; 0 stands for twice the (first) growth rate, the paper's choice for DenseNet-BC."""
+
+    bn_size: int = Field(default=4, ge=0, le=100)
+    """The bottleneck's width in growth rates (section 3, "Bottleneck layers"); 0 = no bottleneck."""
+
+    depth: int = Field(default=0, ge=0, exclude=True)
+    """The paper's L, the number of weighted layers. Given instead of `block_config`, it is turned into one."""
+
+    block_config: Annotated[
+        tuple[Annotated[int, Field(gt=0, le=1000)], ...], Field(strict=False, min_length=1, max_length=8)
+    ] = (16, 16, 16)
+    """Layers in each dense block; (16, 16, 16) is DenseNet-BC-100 (section 3, "Implementation Details")."""
+
+    compression: float = Field(default=0.5, gt=0, le=1)
+    """theta: the share of channels that a transition keeps (section 3, "Compression"); 1 = no compression.
+    Without a meaning where `connectivity` is not concat."""
+
+    layer_order: LayerOrder = "norm-act-conv"
+    """The order of norm, activation and convolution, in every layer, transition, stem and head."""
+
+    norm: Norm = "batch"
+    """batch (Ioffe and Szegedy 2015), group (Wu and He 2018), or none, and then every convolution has a bias."""
+
+    norm_groups: int = Field(default=32, gt=0, le=10_000)
+    """Groups of the group norm (32 in Wu and He 2018); each width takes the largest divisor not above it."""
+
+    activation: Activation = "relu"
+    """The non-linearity; a key of `densenet.options.ACTIVATIONS`. The paper's is relu."""
+
+    connectivity: Connectivity = "concat"
+    """concat: x_l = H_l([x_0, ..., x_(l-1)]), equation 2. sum: x_l = H_l(x_(l-1)) + x_(l-1), equation 1, the ResNet's.
+    none: x_l = H_l(x_(l-1)). The latter two hold the stream at the stem's width, doubled by each transition, and the
+    layers go over bn_size * k channels back to it."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """The share of elements that dropout zeroes; the paper takes 0.2 where it does not augment (section 4.2)."""
+
+    dropout_place: DropoutPlace = "layer"
+    """After the last convolution of every layer (torchvision), or after every convolution but the first (the paper)."""
+
+    checkpoint: Checkpoint = "none"
+    """What the backward pass recomputes instead of keeping (Pleiss et al. 2017). It changes memory and time, never a
+    result."""
+
+    in_channels: int = Field(default=3, gt=0, le=10_000)
+    """Channels of the image."""
+
+    num_classes: int = Field(default=10, gt=0, le=1_000_000)
+    """Outputs of the classifier."""
+
+    @field_validator("depth")
+    @classmethod
+    def _depth_fits(cls, depth: int, info: ValidationInfo) -> int:
+        if depth and {"bn_size", "stem"} <= info.data.keys():
+            blocks_of(depth, info.data["bn_size"], info.data["stem"])
+        return depth
+
+    @model_validator(mode="after")
+    def _depth_and_blocks_agree(self) -> DenseNetConfig:
+        """One network has one configuration, whichever of the two it was given by."""
+        blocks, depth = self.block_config, self.depth
+        if depth:
+            if "block_config" in self.model_fields_set:
+                raise ValueError("depth and block_config say the same thing: give one of them")
+            blocks = blocks_of(depth, self.bn_size, self.stem)
+        named = {layers: name for name, layers in IMAGENET_BLOCKS.items()} if self.stem == "imagenet" else {}
+        depth = named.get(blocks, 0) or (2 if self.bn_size else 1) * sum(blocks) + len(blocks) + 1
+        self.__dict__.update(block_config=blocks, depth=depth)  # frozen for everybody else
+        return self
+
+    @model_validator(mode="after")
+    def _growth_rates_fit_blocks(self) -> DenseNetConfig:
+        if isinstance(self.growth_rate, tuple) and len(self.growth_rate) != len(self.block_config):
+            raise ValueError(
+                f"growth_rate has {len(self.growth_rate)} entries for {len(self.block_config)} blocks: "
+                "give one number, or one per block"
+            )
+        return self
+
+    @property
+    def growth_rates(self) -> tuple[int, ...]:
+        """The growth rate k of each block."""
+        return self.growth_rate if isinstance(self.growth_rate, tuple) else (self.growth_rate,) * len(self.block_config)
+
+    @property
+    def stem_features(self) -> int:
+        """Channels that the stem gives to the first block."""
+        return self.init_features or 2 * self.growth_rates[0]
+
+    @property
+    def smallest_image(self) -> int:
+        """Height and width, in pixels, below which some pooling would leave nothing.
+
+        Transitions round down; the ImageNet stem's convolution and pool round up.
+        """
+        before_transitions = 2 ** (len(self.block_config) - 1)
+        return int(before_transitions if self.stem == "cifar" else 4 * before_transitions - 3)
+
+    def layer_width(self, growth_rate: int, stream: int) -> int:
+        """Channels that a layer gives: k where they are appended, else those of the stream."""
+        return growth_rate if self.connectivity == "concat" else stream
+
+    def transition_width(self, channels: int) -> int:
+        """Channels that a transition makes of `channels`: floor(theta * m), or twice the stream."""
+        if self.connectivity != "concat":
+            return 2 * channels
+        return max(1, floor(round(self.compression * channels, 6)))

@@ -1,0 +1,112 @@
+"""Networks written elsewhere: torchvision's by name, and a user's own class by `package.module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field, JsonValue, model_validator
+from torch import nn
+
+from densenet.options import Config, lookup
+
+
+class ForeignConfig(Config):
+    """A network written elsewhere: every field that is not listed here is an argument of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    num_classes: int = Field(default=10, gt=0, le=1_000_000)
+    """Outputs of the classifier, and an argument of the constructor."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's other arguments."""
+        return dict(self.__pydantic_extra__)
+
+
+WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
+"""Two networks give more than scores unless they are told not to, and warn unless they are told how to start."""
+
+
+class TorchvisionConfig(ForeignConfig):
+    """A classification network of torchvision, with new weights.
+
+    Other fields are the arguments of its builder, for example `memory_efficient` of densenet121.
+    """
+
+    family: Literal["torchvision"] = "torchvision"
+    """Names this family in a grid."""
+
+    name: str
+    """As `torchvision.models.list_models()` lists it."""
+
+    in_channels: Literal[3] = 3
+    """torchvision's networks take images of three channels."""
+
+    @model_validator(mode="after")
+    def _is_a_network(self) -> TorchvisionConfig:
+        try:
+            with torch.device("meta"):
+                torchvision_network(self)
+        except NotImplementedError:
+            pass  # those that draw plain numbers from tensors cannot be tried without storage
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+def torchvision_network(config: TorchvisionConfig) -> nn.Module:
+    """The network, `(N, 3, H, W) -> (N, num_classes)`. Raises ValueError for an unknown name."""
+    from torchvision import models
+
+    builders = {name: models.get_model_builder(name) for name in models.list_models(module=models)}
+    builder = lookup("torchvision network", config.name, builders)
+    told = WITHOUT_AUXILIARY if config.name in ("googlenet", "inception_v3") else {}
+    network: nn.Module = builder(weights=None, num_classes=config.num_classes, **{**told, **config.arguments})
+    return network
+
+
+class OwnConfig(ForeignConfig):
+    """A user's own network: `family` names its class, which takes in_channels, num_classes and every other field."""
+
+    family: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`package.module:Class`."""
+
+    in_channels: int = Field(default=3, gt=0, le=10_000)
+    """Channels of the image, and an argument of the constructor."""
+
+    @model_validator(mode="after")
+    def _takes_the_arguments(self) -> OwnConfig:
+        network = own_class(self.family)
+        try:
+            inspect.signature(network).bind(**_own_arguments(self))
+        except TypeError as error:
+            raise ValueError(
+                f"{self.family}{inspect.signature(network)} cannot take {', '.join(_own_arguments(self))}: {error}"
+            ) from None
+        return self
+
+
+def own_class(family: str) -> type[nn.Module]:
+    """The class that `package.module:Class` names. Raises ValueError saying what is not there."""
+    module_name, _, name = family.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except Exception as error:  # whatever a user's module may raise while it is imported
+        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"{module_name} has no class {name} that is a torch.nn.Module")
+    return found
+
+
+def own_network(config: OwnConfig) -> nn.Module:
+    """The user's network, `(N, in_channels, H, W) -> (N, num_classes)`."""
+    return own_class(config.family)(**_own_arguments(config))
+
+
+def _own_arguments(config: OwnConfig) -> dict[str, Any]:
+    return {"in_channels": config.in_channels, "num_classes": config.num_classes, **config.arguments}

@@ -1,0 +1,94 @@
+"""Networks written elsewhere: torchvision's, and a user's own class."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from densenet import OwnConfig, TorchvisionConfig, build, count_params, model_family
+
+
+class Linear(nn.Module):
+    """A user's network."""
+
+    def __init__(self, in_channels: int, num_classes: int, hidden: int = 8):
+        super().__init__()
+        self.body = nn.Conv2d(in_channels, hidden, 1)
+        self.fc = nn.Linear(hidden, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.body(images).mean((-2, -1)))
+
+
+OWN = f"{__name__}:Linear"
+
+
+def test_a_network_of_torchvision_with_arguments_of_its_builder():
+    network = build(TorchvisionConfig(name="densenet121", num_classes=7, memory_efficient=True))
+    assert network.features.denseblock1.denselayer1.memory_efficient
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_a_network_of_torchvision_with_auxiliary_outputs_gives_scores_alone():
+    with torch.device("meta"):
+        network = build(TorchvisionConfig(name="googlenet")).train()
+        assert network(torch.empty(2, 3, 64, 64)).shape == (2, 10)
+
+
+def test_a_network_that_cannot_be_tried_without_storage_is_accepted():
+    assert TorchvisionConfig(name="regnet_x_400mf").name == "regnet_x_400mf"
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"name": "resnet81"}, "unknown torchvision network 'resnet81': .*did you mean 'resnet18'"),
+        ({"name": "resnet18", "widht": 2}, "unexpected keyword argument 'widht'"),
+        ({"name": "resnet18", "in_channels": 1}, "3"),
+        ({"name": "resnet18", "num_classes": 0}, "greater than 0"),
+        ({}, "required"),
+    ],
+)
+def test_what_torchvision_does_not_have_is_refused(fields, rule):
+    with pytest.raises(ValidationError, match=rule):
+        TorchvisionConfig(**fields)
+
+
+def test_a_user_s_own_class_takes_every_field():
+    config = OwnConfig(family=OWN, in_channels=1, num_classes=3, hidden=5)
+    assert model_family(OWN)[0] is OwnConfig
+    assert build(config)(torch.randn(2, 1, 4, 4)).shape == (2, 3)
+    assert count_params(config) == 1 * 5 + 5 + 5 * 3 + 3
+    assert config.model_dump()["hidden"] == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"family": f"{__name__}:Liner"}, "has no class Liner that is a torch.nn.Module"),
+        ({"family": f"{__name__}:pytest"}, "has no class pytest"),
+        ({"family": "no_such_module:Net"}, "no_such_module cannot be imported: ModuleNotFoundError"),
+        ({"family": "a b:Net"}, "match pattern"),
+        ({"family": OWN, "hiden": 5}, r"Linear\(in_channels.* cannot take .*unexpected keyword argument 'hiden'"),
+        ({"family": OWN, "hidden": float("nan")}, "hidden"),
+    ],
+)
+def test_what_a_user_s_class_does_not_take_is_refused(fields, rule):
+    with pytest.raises(ValidationError, match=rule):
+        OwnConfig(**fields)
+
+
+def test_a_user_s_module_that_raises_is_told_as_such(tmp_path, monkeypatch):
+    (tmp_path / "broken_network.py").write_text("raise RuntimeError('not today')\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(ValidationError, match="broken_network cannot be imported: RuntimeError: not today"):
+        OwnConfig(family="broken_network:Net")
+
+
+def test_an_unknown_family_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown model family 'densnet': allowed are 'densenet', 'resnet'"):
+        model_family("densnet")
