@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import get_args
 
 import pytest
@@ -12,6 +13,7 @@ from conftest import step_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from safetensors.torch import load, save
 from torch import nn
 
 from densenet import ResNetConfig, build, count_params
@@ -187,3 +189,14 @@ def test_a_small_network_is_exported(order):
     images = torch.randn(2, 3, 8, 8)
     exported = torch.export.export(network, (images,))
     torch.testing.assert_close(exported.module()(images), network(images))
+
+
+def test_a_copy_and_a_state_dict_give_the_same_scores():
+    torch.manual_seed(0)
+    config = ResNetConfig(depth=8, width=0.25, order="full-pre-activation", shortcut="projection")
+    network, again = build(config), build(config)
+    images = torch.randn(2, 3, 8, 8)
+    network(images)
+    again.load_state_dict(load(save(network.state_dict())), strict=True)
+    for other in (copy.deepcopy(network), again):
+        assert torch.equal(other.eval()(images), network.eval()(images))
