@@ -1,5 +1,15 @@
 """The suite: a grid of variants is trained and measured, and ends in tables and figures."""
 
+from pathlib import Path
+from typing import Any
+
 from ablations.tidy import Frames, load
 
-__all__ = ["Frames", "load"]
+__all__ = ["Frames", "load", "load_model"]
+
+
+def load_model(path: str | Path) -> Any:
+    """The trained network of a run with `train.keep_weights`, in eval mode. Raises NotWeights for any other file."""
+    from ablations.weights import load_model
+
+    return load_model(path)

@@ -40,8 +40,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 @app.command("list")
 def list_() -> None:
     """Shipped grids, presets, data sets, metrics."""
-    from ablations.data import DATASETS
     from ablations.metrics import METRICS
+    from ablations.sources import DATASETS
     from densenet import MODELS, PRESETS
 
     for title, names in (

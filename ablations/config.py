@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ablations.records import canonical
 from densenet import Config
@@ -16,60 +16,176 @@ PROTOCOL = 2
 
 
 class DataConfig(Config):
-    """The images: which, from where, how many."""
+    """The images: which, from where, how many, and how they are varied in training."""
 
     name: str = "digits"
-    """A key of `ablations.data.DATASETS`."""
+    """A key of `ablations.sources.DATASETS`."""
 
     root: str = ""
-    """The folder that holds the files, for data sets that need one. Not part of the identity: the checksum is."""
+    """The folder that holds the files; empty: where this suite downloads to."""
+
+    validation: float = Field(default=0.0, ge=0)
+    """Images cut from the training set to choose on, class-balanced: a share below 1, or a whole number of them."""
 
     train_limit: int = Field(default=0, ge=0)
-    """Train on that many images only, balanced over the classes; 0 = all."""
+    """Train on that many images only, of those that validation leaves, balanced over the classes; 0 = all."""
 
     subset_seed: int = Field(default=0, ge=0, lt=2**63)
-    """Which images `train_limit` takes; the same ones for every seed of a run."""
+    """Which images `validation` and `train_limit` take; the same ones for every seed of a run."""
+
+    augmentation: Literal["none", "standard", "cutout"] = "none"
+    """standard: shifted by up to 4 pixels with zero padding, and mirrored half of the time, as in the DenseNet paper's
+    section 4.1; cutout: a square erased on top of that (DeVries and Taylor 2017). none, since a mirrored digit is no
+    digit: whoever names a data set of photographs knows that they may be mirrored."""
+
+    cutout_size: int = Field(default=16, gt=0, le=10_000)
+    """Edge of cutout's square, in pixels (16 on CIFAR-10, 8 on CIFAR-100 in its paper)."""
+
+    image_size: int = Field(default=0, ge=0, le=10_000)
+    """`imagefolder` and `parquet`: the shorter side is resized to this, and the middle square kept; 0 = as they are."""
+
+    test_share: float = Field(default=0.0, ge=0, lt=1)
+    """`imagefolder`: the share that becomes the test set, class-balanced, where the folder has none of its own."""
+
+    memory_limit: int = Field(default=4096, gt=0)
+    """MiB up to which a data set becomes one tensor in memory; an image folder above it is read as it is needed."""
+
+    workers: int = Field(default=2, ge=0, le=256)
+    """Processes that read such a folder."""
 
     shape: Annotated[tuple[Annotated[int, Field(gt=0, le=100_000)], ...], Field(strict=False, max_length=3)] = ()
-    """Of `random` images alone: channels, height and width."""
+    """`random`: channels, height and width."""
 
     classes: int = Field(default=0, ge=0, le=1_000_000)
-    """Of `random` images alone: how many classes they pretend to have."""
+    """`random`: how many classes the images pretend to have."""
 
     size: int = Field(default=0, ge=0, le=10_000_000)
-    """Of `random` images alone: how many there are to train on, and as many to test on."""
+    """`random`: how many images there are to train on, and as many to test on."""
+
+    @field_validator("validation")
+    @classmethod
+    def _a_share_or_a_number(cls, validation: float) -> float:
+        if validation >= 1 and validation % 1:
+            raise ValueError("Input should be a share below 1, or a whole number of images")
+        return validation
 
     @model_validator(mode="after")
-    def _only_random_images_are_described(self) -> DataConfig:
-        given = [name for name in ("shape", "classes", "size") if getattr(self, name)]
-        if given and self.name != "random":
-            raise ValueError(f"{', '.join(given)}: only random images are described so; leave it out")
+    def _fields_belong_to_their_data_sets(self) -> DataConfig:
+        for name, owners in OWNERS.items():
+            if getattr(self, name) and self.name not in owners:
+                raise ValueError(f"{name} is a field of {' and '.join(owners)}, not of {self.name}: leave it out")
         return self
 
 
+OWNERS = {
+    "image_size": ("imagefolder", "parquet"),
+    "test_share": ("imagefolder",),
+    "shape": ("random",),
+    "classes": ("random",),
+    "size": ("random",),
+}
+"""Fields that mean something to some data sets only."""
+
+NOT_IDENTITY = {"root", "memory_limit", "workers"}
+"""Fields that say where data lies and how it is read, and change no result."""
+
+
 class TrainConfig(Config):
-    """SGD with Nesterov momentum, as in the DenseNet paper's section 4.2; fewer epochs by default."""
+    """How a network is trained. The defaults are the DenseNet paper's recipe for CIFAR (section 4.2), shortened."""
 
-    epochs: int = Field(default=40, gt=0, le=1_000_000)
-    """Passes over the training images; the paper takes 300 on CIFAR and 40 on SVHN."""
-
-    batch_size: int = Field(default=64, gt=0, le=1_000_000)
-    """Images a step; the last, incomplete batch of an epoch is kept."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with Nesterov momentum and no dampening, the paper's; adamw: Loshchilov and Hutter 2019."""
 
     learning_rate: float = Field(default=0.1, gt=0)
-    """The highest rate of the schedule."""
+    """The highest rate of the schedule; 0.1 is the paper's. adamw wants about a hundredth of it."""
 
     momentum: float = Field(default=0.9, gt=0, lt=1)
-    """Nesterov momentum, without dampening."""
+    """sgd's Nesterov momentum, adamw's first beta; 0.9 is the paper's."""
 
     weight_decay: float = Field(default=1e-4, ge=0)
-    """L2 penalty on every parameter, norms and biases included, as in the paper."""
+    """1e-4 is the paper's. An L2 penalty in sgd, decoupled in adamw."""
 
-    schedule: Literal["step", "cosine"] = "step"
-    """step: divided by 10 at 50 % and 75 % of all steps, as in the paper; cosine: half a cosine down to 0."""
+    decay_norms_and_biases: bool = True
+    """Whether parameters of one dimension decay too: in the paper's code they do."""
+
+    schedule: Literal["step", "cosine", "one-cycle", "constant"] = "step"
+    """Of the rate, step by step. step: divided by 10 at 50 % and 75 % of all steps, the paper's. cosine: half a cosine
+    down to 0 (Loshchilov and Hutter 2017, without restarts). one-cycle: up from 1/25 over 30 % of the steps, then
+    down to 1/250000, along cosines (Smith and Topin 2018)."""
 
     warmup_epochs: float = Field(default=0.0, ge=0)
-    """The rate rises linearly over this many epochs before the schedule's own course; below `epochs`."""
+    """The rate rises linearly over this many epochs before the schedule's own course; the paper has none."""
+
+    epochs: int = Field(default=40, gt=0, le=1_000_000)
+    """Passes over the training images. The paper takes 300 on CIFAR and 40 on SVHN: 40 is what a first look affords."""
+
+    steps: int = Field(default=0, ge=0, le=1_000_000_000)
+    """Steps of the optimizer, given instead of `epochs`; the last epoch may end early."""
+
+    batch_size: int = Field(default=64, gt=0, le=1_000_000)
+    """Images a step; 64 is the paper's."""
+
+    last_batch: Literal["keep", "drop"] = "keep"
+    """What becomes of the incomplete batch that ends an epoch. Kept, so that an epoch sees every image."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """The share of the target spread over all classes (Szegedy et al. 2016); the paper has none."""
+
+    clip_norm: float = Field(default=0.0, ge=0)
+    """The norm that the gradient of all parameters is scaled down to; 0 = not clipped, as in the paper."""
+
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of weights and buffers, which is then what is evaluated; 0 = none, as in
+    the paper."""
+
+    precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
+    """fp32, since results should differ by design, not by rounding. tf32: on CUDA alone. bf16: autocast, with weights
+    and optimizer in fp32. fp64: to check others against."""
+
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """How images and feature maps lie in memory. contiguous is PyTorch's default; channels_last is often faster."""
+
+    compile: bool = False
+    """torch.compile, which costs a minute or more before the first step: it pays in long trainings."""
+
+    evaluation_interval: int = Field(default=1, gt=0)
+    """Epochs from one evaluation on the validation images to the next; the last epoch has one."""
+
+    test_curve: bool = False
+    """Evaluate the test images at that interval too. Off: what is tested on should not be looked at before the end."""
+
+    keep_weights: bool = False
+    """Keep the final weights beside the record, for `ablations.load_model`. Off: they are as large as the network."""
+
+    time_limit: float = Field(default=0.0, ge=0)
+    """Seconds after which a training is given up as a timeout; 0 = none."""
+
+    @model_validator(mode="after")
+    def _one_length_and_one_rise(self) -> TrainConfig:
+        if self.steps and "epochs" in self.model_fields_set:
+            raise ValueError("epochs and steps say the same thing: give one of them")
+        if self.schedule == "one-cycle" and self.warmup_epochs:
+            raise ValueError("schedule one-cycle has a rise of its own: leave warmup_epochs out")
+        return self
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Batches of an epoch of so many images, the incomplete one where it is kept."""
+        whole, rest = divmod(images, self.batch_size)
+        return whole + (rest > 0 and self.last_batch == "keep")
+
+    def total_steps(self, images: int) -> int:
+        """Steps of the whole training on so many images."""
+        return self.steps or self.epochs * self.steps_per_epoch(images)
+
+    @property
+    def of_a_step(self) -> TrainConfig:
+        """The fields that what one step costs depends on; the others at their defaults."""
+        return TrainConfig(**{name: getattr(self, name) for name in STEP_FIELDS})
+
+
+STEP_FIELDS = (
+    "optimizer", "batch_size", "label_smoothing", "clip_norm", "ema", "precision", "memory_format", "compile",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,13 +213,18 @@ class CostConfig:
     image_size: tuple[int, int]
     """Height and width, in pixels."""
 
-    batch_size: int
-    """Images a step, in training and in inference."""
+    train: TrainConfig
+    """What of the training a single step depends on."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step, in training and in inference."""
+        return self.train.batch_size
 
 
 def resolved(config: Config) -> dict[str, Any]:
     """The fields that differ from their defaults, so that a new field changes no old identity; `family` always."""
-    fields = config.model_dump(mode="json", exclude_defaults=True, exclude={"root"})
+    fields = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
     family = getattr(config, "family", None)
     return fields if family is None else {"family": family, **fields}
 
@@ -127,5 +248,5 @@ def cost_fields(cost: CostConfig) -> dict[str, Any]:
     return {
         "model": resolved(cost.model),
         "image_size": list(cost.image_size),
-        "batch_size": cost.batch_size,
+        "train": resolved(cost.train),
     }

@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ablations.config import CostConfig, TrainConfig
-from ablations.train import optimizer_for, training_step
+from ablations.config import CostConfig
+from ablations.train import as_input, averaged, optimizer_for, prepared, scored, training_step
 from densenet import build
 
 with warnings.catch_warnings():
@@ -149,25 +149,30 @@ def _inference_probe(cost: CostConfig, device: torch.device, restart: Callable[[
     network = _network(cost, device).eval()
     images = _images(cost, device)
     with torch.inference_mode():
-        network(images)
+        scored(network, images, cost.train)
         restart()
-        network(images)
+        scored(network, images, cost.train)
 
 
 def _steps(cost: CostConfig, device: torch.device) -> tuple[Callable[[], object], Callable[[], object]]:
     """A training step and a forward pass of the same network."""
     network = _network(cost, device)
-    optimizer = optimizer_for(network, TrainConfig(batch_size=cost.batch_size))
+    optimizer, average = optimizer_for(network, cost.train), averaged(network, cost.train)
+    if cost.train.compile:
+        network.compile()
     images, labels = _images(cost, device), torch.zeros(cost.batch_size, dtype=torch.long, device=device)
 
     def train() -> object:
         network.train()
-        return training_step(network, optimizer, images, labels)
+        result = training_step(network, optimizer, images, labels, cost.train)
+        if average:
+            average.update_parameters(network)
+        return result
 
     @torch.inference_mode()
     def inference() -> object:
         network.eval()
-        return network(images)
+        return scored(network, images, cost.train)
 
     return train, inference
 
@@ -175,11 +180,11 @@ def _steps(cost: CostConfig, device: torch.device) -> tuple[Callable[[], object]
 def _network(cost: CostConfig, device: torch.device) -> nn.Module:
     """Built where it is used: tensors without storage cannot be moved."""
     with device:
-        return build(cost.model)
+        return prepared(build(cost.model), cost.train)
 
 
 def _images(cost: CostConfig, device: torch.device) -> Tensor:
-    return torch.randn(cost.batch_size, _channels(cost), *cost.image_size, device=device)
+    return as_input(torch.randn(cost.batch_size, _channels(cost), *cost.image_size, device=device), cost.train)
 
 
 def _channels(cost: CostConfig) -> int:

@@ -24,7 +24,7 @@ class Work:
 
     name: str
     kind: str
-    epochs: int
+    epochs: float
     """How many a run has; 0 for a cost."""
 
 
@@ -63,7 +63,7 @@ class Board:
             self.latest[slot] = "waiting for the device: another process of this suite uses it"
         elif event.kind == "progress":
             epoch, loss = event.detail
-            self.latest[slot] = f"epoch {epoch:.1f}/{work.epochs}, loss {loss:.3f}"
+            self.latest[slot] = f"epoch {epoch:.1f}/{work.epochs:g}, loss {loss:.3f}"
             self.shares[slot] = epoch / work.epochs
         else:
             _, began = self.running.pop(slot)

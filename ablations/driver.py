@@ -55,6 +55,8 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
     Raises WrongFolder for a folder that holds another grid or cannot be written.
     """
     torch.set_num_threads(1)  # as in the workers, so that costs are named rightly
+    if slots[0] == "cpu" and any(variant.train.precision == "tf32" for variant in grid.variants().values()):
+        raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
     where = machine(torch.device(slots[0]))
     todo = jobs(grid, where)
     _prepare(grid, folder, manifest(grid, where), {each.id for each in todo})
@@ -67,7 +69,7 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
         if each.id not in whole and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
     ]
     if left:
-        _execute(left, folder, slots, console)
+        _execute(left, grid, folder, slots, console)
     return Outcome(len(todo), sum(each.id in whole for each in todo), len(left), moved)
 
 
@@ -99,18 +101,21 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
 
 
-def _execute(left: Sequence[Job], folder: Path, slots: Sequence[str], console: Console) -> None:
+def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str], console: Console) -> None:
     by_id = {each.id: each for each in left}
-    works = {
-        each.id: Work(
-            each.name, each.kind, each.config.variant.train.epochs if isinstance(each.config, RunConfig) else 0
-        )
-        for each in left
-    }
+    works = {each.id: Work(each.name, each.kind, _epochs(each, grid)) for each in left}
     tasks = [engine.Task(each.id, _call, (each, folder, code()), exclusive=each.kind == "cost") for each in left]
     for event in show(console, engine.run(tasks, slots, PRELOAD), works, len(slots)):
         if event.kind == "died":
             records.note_attempt(folder, job.death(by_id[event.task.key], event.detail[0]))
+
+
+def _epochs(each: Job, grid: Grid) -> float:
+    """How many epochs a run has; 0 for a cost."""
+    if not isinstance(each.config, RunConfig):
+        return 0
+    training, images = each.config.variant.train, len(grid.datasets[each.config.variant.data].train)
+    return training.total_steps(images) / training.steps_per_epoch(images)
 
 
 def _call(each: Job, folder: Path, made_by: dict[str, str], device: str, progress: engine.Progress) -> str:

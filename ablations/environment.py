@@ -12,6 +12,8 @@ from typing import Any
 import numpy
 import torch
 
+from ablations.config import TrainConfig
+
 PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("densenet", "ablations"))
 
 
@@ -30,7 +32,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def settings(device: torch.device) -> dict[str, Any]:
+def settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
     """The rest of what a reader needs to judge a number."""
     return {
         **machine(device),
@@ -39,9 +41,9 @@ def settings(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
-        "precision": "fp32",
-        "memory_format": "contiguous",
+        "precision": training.precision,
+        "memory_format": training.memory_format,
+        "compile": training.compile,
     }
 
 

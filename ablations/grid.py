@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablations.config import CostConfig, DataConfig, RunConfig, Variant, cost_fields, identity, variant_fields
+from ablations.config import (
+    NOT_IDENTITY,
+    CostConfig,
+    DataConfig,
+    RunConfig,
+    Variant,
+    cost_fields,
+    identity,
+    variant_fields,
+)
 from ablations.data import Dataset
 from densenet import Config
 
@@ -84,7 +93,7 @@ class Grid:
 
     def cost(self, variant: Variant) -> CostConfig:
         """What is measured of a variant."""
-        return CostConfig(variant.model, self.datasets[variant.data].image_size, variant.train.batch_size)
+        return CostConfig(variant.model, self.datasets[variant.data].image_size, variant.train.of_a_step)
 
     def variants(self) -> dict[str, Variant]:
         """All variants by id, in the grid's order; equal ones of two studies once, the base first."""
@@ -167,7 +176,7 @@ def _all_fields(variant: Variant) -> Table:
     return {
         f"{section}.{key}": value
         for section, config in sections.items()
-        for key, value in config.model_dump(mode="json", exclude={"root"}).items()
+        for key, value in config.model_dump(mode="json", exclude=NOT_IDENTITY).items()
     }
 
 

@@ -30,7 +30,10 @@ RESERVED = ("pareto", "curves")
 MATCHABLE = ("width", "growth_rate", "init_features")
 """Fields whose growth never lowers the count of parameters or of multiply-accumulates."""
 
-ALTERNATIVES = {"depth": "block_config", "block_config": "depth"}
+LENGTH = ("warmup_epochs", "steps", "epochs", "batch_size", "last_batch")
+"""Fields that decide how long a training is."""
+
+ALTERNATIVES = {"depth": "block_config", "block_config": "depth", "epochs": "steps", "steps": "epochs"}
 """Of these, one given explicitly replaces the other where it is inherited."""
 
 UNCITABLE = re.compile(r"[\\{}%#~^$<>]|--")
@@ -173,19 +176,27 @@ class _Reader:
         model = self.model(f"{prefix}.model", tables["model"], own["model"])
         data = self.section(DataConfig, f"{prefix}.data", tables["data"], own["data"])
         train = self.section(TrainConfig, f"{prefix}.train", tables["train"], own["train"])
-        if isinstance(train, TrainConfig) and train.warmup_epochs >= train.epochs:
-            key = "warmup_epochs" if "warmup_epochs" in own["train"] else "epochs"
-            if key in own["train"]:
-                rule = f"warmup_epochs = {train.warmup_epochs} must be below epochs = {train.epochs}"
-                self.wrong(f"{prefix}.train.{key}", own["train"][key], rule)
-            train = None
         dataset = self.dataset(f"{prefix}.data", data) if isinstance(data, DataConfig) else None
         if model is None or dataset is None:
             return None
         model = self.fit(f"{prefix}.model", model, tables["model"], dataset)
         if not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
             return None
-        return Variant(model, data, train)
+        return Variant(model, data, train) if self.length(f"{prefix}.train", train, own["train"], dataset) else None
+
+    def length(self, prefix: str, train: TrainConfig, own: Table, dataset: Dataset) -> bool:
+        """Whether there are steps at all, and more of them than of the warm-up; reports what is wrong."""
+        count, key = len(dataset.train), next((key for key in LENGTH if key in own), None)
+        where, given = (f"{prefix}.{key}", own[key]) if key else (prefix, _NOTHING)
+        per_epoch = train.steps_per_epoch(count)
+        if not per_epoch:
+            rule = f"{dataset.label} has {count} training images, fewer than batch_size = {train.batch_size}, and"
+            self.wrong(where, given, f'{rule} last_batch = "drop" drops them all')
+            return False
+        epochs = train.total_steps(count) / per_epoch
+        if train.warmup_epochs >= epochs:
+            self.wrong(where, given, f"warmup_epochs = {train.warmup_epochs:g} must be below epochs = {epochs:g}")
+        return train.warmup_epochs < epochs
 
     def model(self, prefix: str, table: Table, own: Table) -> Config | None:
         """The model of a table, from its preset where it names one."""

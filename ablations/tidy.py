@@ -96,7 +96,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise NotResults(f"{folder / 'jobs.json'} cannot be read: {error!r}") from None
 
 
-_HISTORY = ("variant", "seed", "epoch", "train_loss", "train_accuracy", "learning_rate", "seconds")
+_HISTORY = (
+    "variant", "seed", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss",
+    "test_accuracy", "learning_rate", "gradient_norm", "images", "seconds", "images_per_second",
+)  # fmt: skip
 _ENVIRONMENT = (
     "device", "device_name", "threads", "torch", "python", "precision", "commit", "fingerprint",
 )  # fmt: skip
@@ -141,7 +144,13 @@ def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[s
 
 def _history_rows(manifest: dict[str, Any], whole: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"variant": job["variant"], "seed": job["seed"], **epoch, "seconds": seconds}
+        {
+            "variant": job["variant"],
+            "seed": job["seed"],
+            **epoch,
+            "seconds": seconds,
+            "images_per_second": epoch["images"] / seconds if "images" in epoch else None,
+        }
         for job in manifest["jobs"]
         if job["kind"] == "run" and job["id"] in whole
         for epoch, seconds in zip(

@@ -64,7 +64,7 @@ def record_of(job, accuracy: float, scale: float) -> dict:
         "fingerprint": "00ff00ff00ff00ff",
     }
     if job.kind == "run":
-        epoch = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 80.0, "learning_rate": 0.001}
+        epoch = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 80.0, "learning_rate": 0.001, "images": 100}
         deterministic = {
             "test_accuracy": accuracy,
             "test_loss": 0.25,

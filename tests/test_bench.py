@@ -39,7 +39,7 @@ def test_training_step(benchmark, name):
     optimizer = optimizer_for(network, TrainConfig())
     images, labels = torch.randn(16, 3, 32, 32), torch.zeros(16, dtype=torch.long)
     benchmark.group = "training step, DenseNet-BC (6, 6, 6), k = 12, batch 16, 32 x 32"
-    benchmark.pedantic(training_step, (network, optimizer, images, labels), rounds=10, warmup_rounds=2)
+    benchmark.pedantic(training_step, (network, optimizer, images, labels, TrainConfig()), rounds=10, warmup_rounds=2)
 
 
 def test_the_networks_compared_are_the_same():

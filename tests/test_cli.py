@@ -21,7 +21,7 @@ def test_list_names_what_there_is():
     result = call("list")
     assert result.exit_code == 0
     assert "Grids: presets, quick" in result.output
-    assert "Data sets: digits, parquet" in result.output
+    assert "Data sets: digits, cifar10, cifar100, svhn, fashion-mnist, imagefolder, parquet, random" in result.output
 
 
 def test_plan_counts_and_trains_nothing(tmp_path):

@@ -41,8 +41,11 @@ def test_the_golden_identity():
 
 
 def test_a_cost_does_not_depend_on_how_long_is_trained():
-    cost = CostConfig(DenseNetConfig(), (32, 32), 64)
-    assert cost_fields(cost) == {"model": {"family": "densenet"}, "image_size": [32, 32], "batch_size": 64}
+    for training in (TrainConfig(), TrainConfig(epochs=7, learning_rate=0.5, schedule="cosine", weight_decay=0.0)):
+        cost = CostConfig(DenseNetConfig(), (32, 32), training.of_a_step)
+        assert cost_fields(cost) == {"model": {"family": "densenet"}, "image_size": [32, 32], "train": {}}
+    cost = CostConfig(DenseNetConfig(), (32, 32), TrainConfig(precision="bf16", batch_size=8, epochs=3).of_a_step)
+    assert cost_fields(cost)["train"] == {"precision": "bf16", "batch_size": 8}
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ablations import cost
-from ablations.config import CostConfig
+from ablations.config import CostConfig, TrainConfig
 from densenet import DenseNetConfig, ResNetConfig
 
-SMALL = CostConfig(DenseNetConfig(block_config=(2, 2), growth_rate=4, in_channels=1), (8, 8), 16)
-RESNET = CostConfig(ResNetConfig(depth=8, width=0.5, in_channels=1), (8, 8), 16)
+SMALL = CostConfig(
+    DenseNetConfig(block_config=(2, 2), growth_rate=4, in_channels=1), (8, 8), TrainConfig(batch_size=16)
+)
+RESNET = CostConfig(ResNetConfig(depth=8, width=0.5, in_channels=1), (8, 8), TrainConfig(batch_size=16))
 CPU = torch.device("cpu")
 
 
@@ -35,7 +37,7 @@ def test_macs_equal_the_closed_formula():
 
 
 def test_bc_100_12_has_its_published_params_and_macs():
-    counted = cost.counted(CostConfig(DenseNetConfig(), (32, 32), 64))
+    counted = cost.counted(CostConfig(DenseNetConfig(), (32, 32), TrainConfig(batch_size=64)))
     assert counted["params"] == 769_162
     assert counted["macs"] == 287_929_692
     assert counted["fvcore_total"] > counted["macs"]
@@ -73,7 +75,9 @@ def test_live_storage_follows_birth_and_death(fake):
 
 @pytest.mark.parametrize("kind", ["none", "bottleneck", "layer", "block"])
 def test_the_prediction_comes_near_the_allocator(kind):
-    config = CostConfig(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), (16, 16), 32)
+    config = CostConfig(
+        DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), (16, 16), TrainConfig(batch_size=32)
+    )
     predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
     measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
     assert 0.9 < predicted / measured < 1.001
@@ -82,7 +86,7 @@ def test_the_prediction_comes_near_the_allocator(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "bottleneck", "layer", "block"])
 def test_the_prediction_of_bc_100_12(kind):
-    config = CostConfig(DenseNetConfig(checkpoint=kind), (32, 32), 16)
+    config = CostConfig(DenseNetConfig(checkpoint=kind), (32, 32), TrainConfig(batch_size=16))
     predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
     measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
     assert 0.9 < predicted / measured < 1.001, "the rest is a convolution's workspace"
@@ -91,14 +95,16 @@ def test_the_prediction_of_bc_100_12(kind):
 def test_recomputation_lowers_the_predicted_peak():
     peaks = {}
     for kind in ("none", "bottleneck", "layer", "block"):
-        config = CostConfig(DenseNetConfig(block_config=(6, 6), growth_rate=8, checkpoint=kind), (16, 16), 32)
+        config = CostConfig(
+            DenseNetConfig(block_config=(6, 6), growth_rate=8, checkpoint=kind), (16, 16), TrainConfig(batch_size=32)
+        )
         peaks[kind] = cost.predicted(config)["predicted_train_peak_memory_bytes"]
     assert max(peaks["bottleneck"], peaks["layer"], peaks["block"]) < peaks["none"]
 
 
 def test_weights_gradients_and_momentum_are_in_the_peak():
     """Batch and image so small that the parameters are nearly all of it."""
-    config = CostConfig(ResNetConfig(depth=20, width=2.0), (1, 1), 2)
+    config = CostConfig(ResNetConfig(depth=20, width=2.0), (1, 1), TrainConfig(batch_size=2))
     params = cost.counted(config)["params"]
     peak = cost.predicted(config)["predicted_train_peak_memory_bytes"]
     assert 3 * 4 * params < peak < 3.6 * 4 * params

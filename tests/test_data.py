@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ablations.config import DataConfig
-from ablations.data import DataError, balanced_subset, cache_folder, channel_statistics, digits, load
+from ablations.data import channel_statistics, load
+from ablations.sources import DataError, balanced_subset, cache_folder, digits
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -44,18 +45,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_digits_are_split_once_and_for_all():
     data = load(DataConfig())
-    assert data.train_images.shape == (1437, 1, 8, 8)
-    assert data.test_images.shape == (360, 1, 8, 8)
-    assert data.test_labels.bincount().tolist() == [36] * 10
+    assert data.train.images.shape == (1437, 1, 8, 8)
+    assert data.test.images.shape == (360, 1, 8, 8)
+    assert data.test.labels.bincount().tolist() == [36] * 10
     assert (data.num_classes, data.channels, data.image_size) == (10, 1, (8, 8))
-    assert int(data.train_images.max()) == 16
-    rows = torch.cat([data.train_images, data.test_images]).flatten(1)
+    assert int(data.train.images.max()) == 16
+    rows = torch.cat([data.train.images, data.test.images]).flatten(1)
     assert rows.double().sum() == 561_718  # of scikit-learn's 1,797 images: no image lost or doubled
 
 
 def test_normalised_training_images_have_zero_mean_and_unit_deviation():
     data = load(DataConfig())
-    images = data.normalise(data.train_images).double()
+    images = data.normalise(data.train.images).double()
     assert abs(images.mean()) < 1e-5
     assert abs(images.std(correction=0) - 1) < 1e-5
 
@@ -70,8 +71,8 @@ def test_channel_statistics_by_hand():
 def test_parquet_is_decoded_pixel_by_pixel(folder):
     data = load(DataConfig(name="parquet", root=str(folder)))
     pixels = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), dtype=np.uint8)
-    assert torch.equal(data.train_images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    assert data.train_labels.tolist() == [0, 1, 2] * 4
+    assert torch.equal(data.train.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert data.train.labels.tolist() == [0, 1, 2] * 4
     assert data.label == "pictures"
 
 
@@ -79,15 +80,15 @@ def test_the_cache_is_used_and_a_damaged_one_is_not(folder, monkeypatch):
     config = DataConfig(name="parquet", root=str(folder))
     first = load(config)
     path = cache_folder() / f"{first.checksum}.safetensors"
-    monkeypatch.setattr("ablations.data._decode_parquet", lambda path: pytest.fail("decoded again"))
-    assert torch.equal(load(config).train_images, first.train_images)
+    monkeypatch.setattr("ablations.sources._decode_parquet", lambda *arguments: pytest.fail("decoded again"))
+    assert torch.equal(load(config).train.images, first.train.images)
     monkeypatch.undo()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert torch.equal(load(config).test_labels, first.test_labels)
+    assert torch.equal(load(config).test.labels, first.test.labels)
     path.write_bytes(b"\x80\x04not safetensors")
-    assert torch.equal(load(config).train_images, first.train_images)
+    assert torch.equal(load(config).train.images, first.train.images)
 
 
 def test_other_content_has_another_checksum(folder):
@@ -99,11 +100,11 @@ def test_other_content_has_another_checksum(folder):
 
 def test_train_limit_is_balanced_and_the_same_for_every_call():
     data = load(DataConfig(train_limit=95))
-    counts = data.train_labels.bincount().tolist()
+    counts = data.train.labels.bincount().tolist()
     assert sum(counts) == 95
     assert set(counts) == {9, 10}
-    assert torch.equal(load(DataConfig(train_limit=95)).train_images, data.train_images)
-    assert not torch.equal(load(DataConfig(train_limit=95, subset_seed=1)).train_images, data.train_images)
+    assert torch.equal(load(DataConfig(train_limit=95)).train.images, data.train.images)
+    assert not torch.equal(load(DataConfig(train_limit=95, subset_seed=1)).train.images, data.train.images)
 
 
 @settings(max_examples=50, deadline=None)
@@ -187,14 +188,47 @@ def test_a_truncated_file_is_refused(folder):
 
 def test_digits_do_not_depend_on_the_cache():
     source = digits(DataConfig())
-    assert torch.equal(source.decode()["test_images"], load(DataConfig()).test_images)
+    assert torch.equal(source.decode()["test"].images, load(DataConfig()).test.images)
 
 
-def test_random_images_have_the_shape_that_was_asked_for_and_are_always_the_same():
-    config = DataConfig(name="random", shape=(3, 5, 7), classes=4, size=6)
-    data, again = load(config), load(config)
-    assert (data.label, data.num_classes, data.image_size) == ("random 3 x 5 x 7", 4, (5, 7))
-    assert data.train_images.shape == data.test_images.shape == (6, 3, 5, 7)
-    assert torch.equal(data.train_images, again.train_images)
-    assert data.checksum != load(config.model_copy(update={"classes": 5})).checksum
-    assert not (cache_folder() / f"{data.checksum}.safetensors").exists(), "made faster than read"
+def test_validation_is_cut_from_the_training_images_before_they_are_limited():
+    whole = load(DataConfig())
+    for validation, count in ((0.25, 359), (100.0, 100)):
+        data = load(DataConfig(validation=validation))
+        assert (len(data.train), len(data.validation)) == (1437 - count, count)
+        counts = data.validation.per_class(10)
+        assert max(counts) - min(counts) <= 1
+        rows = torch.cat([data.train.images, data.validation.images]).flatten(1)
+        assert torch.equal(rows.unique(dim=0), whole.train.images.flatten(1).unique(dim=0))
+        limited = load(DataConfig(validation=validation, train_limit=50))
+        assert torch.equal(limited.validation.images, data.validation.images)
+        assert len(limited.train) == 50
+    assert torch.equal(load(DataConfig(validation=0.25)).test.images, whole.test.images)
+
+
+def test_the_statistics_are_those_of_what_is_trained_on():
+    data = load(DataConfig(validation=0.5))
+    assert data.mean.item() == pytest.approx(data.train.images.float().mean().item())
+    assert data.mean.item() != load(DataConfig()).mean.item()
+
+
+def test_a_record_tells_what_was_trained_chosen_and_tested_on():
+    described = load(DataConfig(validation=100, train_limit=95)).described()
+    assert described["label"] == "digits"
+    assert {name: sum(counts) for name, counts in described["images_per_class"].items()} == {
+        "train": 95, "validation": 100, "test": 360,
+    }  # fmt: skip
+    assert all(len(counts) == 10 for counts in described["images_per_class"].values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"validation": 1437}, "some must be left on both sides"),
+        ({"validation": 0.0001}, "that is 0 images"),
+        ({"validation": 1400, "train_limit": 38}, "37 training images left"),
+    ],
+)
+def test_more_than_there_is_cannot_be_cut(fields, message):
+    with pytest.raises(DataError, match=message):
+        load(DataConfig(**fields))

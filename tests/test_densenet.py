@@ -312,4 +312,4 @@ def test_any_configuration_is_refused_clearly_or_works(fields):
         return  # which names the field, the value and what is allowed, as is tested above
     network = build(config).eval()
     size = config.smallest_image
-    assert network(torch.randn(1, config.in_channels, size, size)).shape == (1, config.num_classes)
+    assert network(torch.randn(2, config.in_channels, size, size)).shape == (2, config.num_classes)

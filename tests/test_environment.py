@@ -6,13 +6,17 @@ import subprocess
 import torch
 
 from ablations import environment
+from ablations.config import TrainConfig
 
 
 def test_a_record_s_environment_is_complete_and_names_no_path():
-    found = {**environment.settings(torch.device("cpu")), **environment.code()}
+    found = {
+        **environment.settings(torch.device("cpu"), TrainConfig(memory_format="channels_last")),
+        **environment.code(),
+    }
     assert found["torch"] == torch.__version__
     assert found["threads"] == torch.get_num_threads()
-    assert found["precision"] == "fp32"
+    assert (found["precision"], found["memory_format"]) == ("fp32", "channels_last")
     assert not any("/" in str(value) for key, value in found.items() if key != "device_name")
 
 

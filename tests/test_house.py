@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "foreign", "presets", "__init__"]
 ABLATIONS = [
-    "metrics", "records", "config", "data", "environment", "grid", "reader", "train", "cost", "job", "engine",
+    "metrics", "records", "config", "sources", "data", "augmentation", "environment", "grid", "reader", "train",
+    "weights", "cost", "job", "engine",
     "display", "tidy", "driver", "statistics", "tables", "figures", "report", "citations", "__init__", "cli",
     "__main__",
 ]  # fmt: skip

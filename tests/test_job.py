@@ -23,9 +23,11 @@ def test_a_run_s_record_is_complete(tiny, tmp_path):
     assert record["config"] == run.fields
     assert record["config"]["data"]["checksum"] == tiny.checksum(tiny.base)
     assert set(record["deterministic"]) == {
-        "test_accuracy", "test_loss", "train_images", "test_images", "weights", "history",
+        "test_accuracy", "test_loss", "test_top5_accuracy", "test_calibration_error", "test_per_class_accuracy",
+        "train_images", "validation_images", "test_images", "steps", "weights", "data", "history",
     }  # fmt: skip
     assert record["deterministic"]["train_images"] == 100
+    assert record["deterministic"]["data"]["images_per_class"] == {"train": [10] * 10, "test": [36] * 10}
     assert len(record["measured"]["epoch_seconds"]) == len(record["deterministic"]["history"]) == 1
     assert record["environment"].items() >= code.items()
     assert record["environment"]["threads"] == 1

@@ -54,6 +54,13 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("[4, 8]", '[4, "8"]', "study.growth_rate.model.growth_rate = '8': should be a whole number above 0"),
         ("epochs = 1", "epochs = nan", "base.train.epochs = nan"),
         ("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0", "must be below epochs = 1"),
+        ("epochs = 1", "epochs = 1\ntrain.steps = 9", "epochs and steps say the same thing: give one of them"),
+        ("epochs = 1", "batch_size = 101\ntrain.last_batch = 'drop'", "fewer than batch_size = 101"),
+        ("epochs = 1", "steps = 4\ntrain.warmup_epochs = 2.5", "warmup_epochs = 2.5 must be below epochs = 2"),
+        ("epochs = 1", "schedule = 'one-cycle'\ntrain.warmup_epochs = 0.5", "one-cycle has a rise of its own"),
+        ("= 100", "= 100\ndata.validation = 1.5", "should be a share below 1, or a whole number of images"),
+        ("= 100", "= 100\ndata.validation = 2000", "that is 2,000 images, and digits has 1,437 training images"),
+        ("= 100", "= 100\ndata.validation = 1400", "train_limit = 100: digits has 37 training images left"),
         ("epochs = 1", "schedule = 'cosin'", "did you mean 'cosine'?"),
         ("[1, 1]", "[1, 1, 1, 1, 1]", "needs images of at least 16 x 16 pixels; those of digits have 8 x 8"),
         ("growth_rate = 4", "growth_rate = 4\nmodel.in_channels = 3", "digits has 1; leave it out"),
@@ -76,7 +83,7 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("growth_rate = 4", "norm = 'bacth'", "base.model.norm = 'bacth': unknown norm 'bacth': allowed are 'batch'"),
         ("growth_rate = 4", "family = 'no_module:Net'", "no_module cannot be imported"),
         ('"digits"', '"random"', "random needs data.shape, data.classes and data.size"),
-        ('"digits"', '"digits"\ndata.classes = 3', "classes: only random images are described so"),
+        ('"digits"', '"digits"\ndata.classes = 3', "classes is a field of random, not of digits: leave it out"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, message):

@@ -1,0 +1,56 @@
+"""Trained networks as files: safetensors, with the configuration that gives the network back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ablations import records
+from ablations.config import resolved
+from ablations.data import Dataset
+from densenet import Config, build, model_family
+
+
+class NotWeights(ValueError):
+    """A file that `ablations run` did not write."""
+
+
+def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dict[str, Any]) -> None:
+    """Writes a network's parameters and buffers, and all that is needed to use it on other images."""
+    described = {"model": resolved(model), "data": data.described(), "job": job}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    records.write(path, save(tensors, metadata={key: json.dumps(value) for key, value in described.items()}))
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """The trained network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
+
+    Its images are standardised as `described(path)["data"]` says, by `mean` and `std` per channel, from 0 to 255.
+    Raises NotWeights for any other file.
+    """
+    config = described(path)["model"]
+    try:
+        network = build(model_family(config["family"])[0].model_validate(config))
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        first = next(iter(network.state_dict().values()))
+        network.to(tensors[next(iter(network.state_dict()))].dtype if tensors else first.dtype)
+        network.load_state_dict(tensors, strict=True)
+    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise NotWeights(f"{path}: {error}") from error
+    return network.eval()
+
+
+def described(path: str | Path) -> dict[str, Any]:
+    """What stands beside the weights: `model`, `data` and `job`. Raises NotWeights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return {key: json.loads(metadata[key]) for key in ("model", "data", "job")}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise NotWeights(f"{path} holds no network that this suite has trained: {error}") from error
