@@ -83,6 +83,22 @@ def test_the_prediction_comes_near_the_allocator(kind):
     assert 0.9 < predicted / measured < 1.001
 
 
+@pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "fp64"}, {"memory_format": "channels_last"}])
+def test_precision_and_memory_format_are_in_prediction_and_measurement(fields):
+    model = DenseNetConfig(block_config=(3, 3), growth_rate=8)
+    config = CostConfig(model, (16, 16), TrainConfig(batch_size=32, **fields))
+    plain = cost.predicted(CostConfig(model, (16, 16), TrainConfig(batch_size=32)))["predicted_train_peak_memory_bytes"]
+    predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
+    if fields == {"precision": "fp64"}:
+        assert predicted == pytest.approx(2 * plain, rel=0.02)
+    elif fields == {"precision": "bf16"}:
+        assert predicted < 0.8 * plain
+    else:
+        assert predicted == pytest.approx(plain, rel=0.1)
+    measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
+    assert 0.8 < predicted / measured < 1.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "bottleneck", "layer", "block"])
 def test_the_prediction_of_bc_100_12(kind):
