@@ -107,7 +107,7 @@ def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
 
 def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, task, device), daemon=True)
+    process = context.Process(target=_work, args=(there, task, device))  # no daemon: it may have readers of its own
     process.start()
     there.close()
     return _Worker(task, slot, process, here)
