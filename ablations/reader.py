@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +231,11 @@ class _Reader:
             return None
 
     def dataset(self, prefix: str, config: DataConfig) -> Dataset | None:
-        """Loads each data set once: what is missing or damaged is a problem of the grid."""
+        """Loads each data set once, however it is augmented: what is missing or damaged is a problem of the grid."""
         if config not in self.datasets:
+            images = config.model_copy(update={"augmentation": "none", "cutout_size": 16})
             try:
-                self.datasets[config] = load(config)
+                self.datasets[config] = self.datasets[images] if images in self.datasets else load(images)
             except ValueError as error:
                 self.wrong(prefix, _NOTHING, str(error))
                 self.datasets[config] = None
@@ -412,6 +414,7 @@ def nearest(
         except ValidationError:
             return None
 
+    @cache
     def count(value: float) -> float:
         config = at(value)
         return math.inf if config is None else count_of(config)
@@ -420,14 +423,14 @@ def nearest(
     high = low
     while count(high) < target:
         low, high = high, 2 * high
-    while high - low > (1e-9 * high if real else 1):
+    while high - low > (1e-5 * high if real else 1):  # widths are rounded: counts step at distances above 0.007
         middle = (low + high) / 2 if real else (low + high) // 2
         low, high = (middle, high) if count(middle) <= target else (low, middle)
     value = min((low, high), key=lambda candidate: abs(count(candidate) - target))
     if real:
         value = next(short for places in range(1, 16) if count(short := round(value, places)) == count(value))
     config = at(value)
-    return (model, count_of(model)) if config is None else (config, count_of(config))
+    return (model, count_of(model)) if config is None else (config, int(count(value)))
 
 
 def _reasonable(value: Any) -> None:

@@ -326,7 +326,7 @@ def _with(epoch: Epoch, validation: Evaluation | None, test: Evaluation | None) 
 def evaluate(network: nn.Module, data: Dataset, images: Images, config: TrainConfig) -> Evaluation:
     """What the network is worth on the images, in eval mode; leaves it in eval mode."""
     network.eval()
-    places = torch.arange(len(images)).split(EVALUATION_BATCH[images.labels.device.type])
+    places = torch.arange(len(images), device=images.labels.device).split(EVALUATION_BATCH[images.labels.device.type])
     inputs = (as_input(data.normalise(batch), config) for batch in images.batches(places))
     scores = torch.cat([scored(network, each, config) for each in inputs])
     labels, classes = images.labels, scores.shape[1]

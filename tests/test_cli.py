@@ -20,7 +20,7 @@ def call(*arguments):
 def test_list_names_what_there_is():
     result = call("list")
     assert result.exit_code == 0
-    assert "Grids: presets, quick" in result.output
+    assert "Grids: cifar10, presets, quick" in result.output
     assert "Data sets: digits, cifar10, cifar100, svhn, fashion-mnist, imagefolder, parquet, random" in result.output
 
 
@@ -51,7 +51,10 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "qick"], "no grid qick: neither a file nor one of the shipped grids, which are presets, quick"),
+        (
+            ["run", "qick"],
+            "no grid qick: neither a file nor one of the shipped grids, which are cifar10, presets, quick",
+        ),
         (["run", "quick", "--device", "tpu"], "allowed are auto, cpu, cuda"),
         (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),
         (["run", "quick", "--seeds", "a"], "whole numbers are needed"),

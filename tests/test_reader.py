@@ -8,6 +8,7 @@ from conftest import TINY, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablations.cli import SHIPPED
 from ablations.reader import GridError, nearest, read
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig, count_macs, count_params
 
@@ -316,3 +317,16 @@ def test_no_table_whatever_brings_a_traceback(table):
     grid = reader.grid(table, "")
     assert grid is not None or reader.problems
     assert all(str(problem) for problem in reader.problems)
+
+
+@pytest.mark.parametrize("name", ["quick", "presets"])
+def test_shipped_grids_are_valid(name):
+    assert read(SHIPPED / f"{name}.toml").studies
+
+
+def test_the_shipped_cifar10_grid_is_valid(monkeypatch):
+    monkeypatch.setattr("ablations.reader.nearest", lambda model, key, target, count: (model, target))
+    images = ["data.name='random'", "data.shape=[3,32,32]", "data.classes=10", "data.size=64"]
+    grid = read(SHIPPED / "cifar10.toml", images)
+    assert len(grid.studies) == 8
+    assert grid.base.model == DenseNetConfig()
