@@ -59,7 +59,6 @@ def plan(grid: GridArgument, set_: SetOption = None, seeds: SeedsOption = None, 
     """Shows what would run, with params, MACs and predicted memory; trains nothing."""
     from rich.progress import track
 
-    from ablations import cost
     from ablations.display import print_rows
     from ablations.metrics import METRICS
     from densenet import published
@@ -69,25 +68,45 @@ def plan(grid: GridArgument, set_: SetOption = None, seeds: SeedsOption = None, 
     for variant_id, variant in track(read.variants().items(), "Counting", console=err, transient=True):
         config = read.cost(variant)
         where = [f"{s.name} {v.label}" for s in read.studies for v in s.levels if v.variant == variant]
-        numbers = {
-            key: value for key, value in {**cost.counted(config), **cost.predicted(config)}.items() if key in METRICS
-        }
+        numbers, failure = _counted(config)
         known = published(variant.model, config.image_size)
         elsewhere = {} if known is None else {"published": {"params": known.params, "macs": known.macs}}
-        entries.append({"variant": variant_id, "levels": where, **numbers, **elsewhere})
+        entries.append({"variant": variant_id, "levels": where, **numbers, **elsewhere, **failure})
     runs, costs = len(entries) * len(read.seeds), len(entries)
     if as_json:
         print(json.dumps({"title": read.title, "runs": runs, "costs": costs, "variants": entries}, indent=1))
         return
-    keys = [key for key in METRICS if key in entries[0]]
+    keys = [key for key in METRICS if any(key in entry for entry in entries)]
     heads = ["Variant", *(METRICS[key].head for key in keys)]
-    rows = [["; ".join(entry["levels"]), *(METRICS[key].show(entry[key]) for key in keys)] for entry in entries]
+    rows = [
+        ["; ".join(entry["levels"]), *(METRICS[key].show(entry[key]) if key in entry else "" for key in keys)]
+        for entry in entries
+    ]
     for key, form in (("params", ",.0f"), ("macs", ",.6g")) if any("published" in each for each in entries) else ():
         heads.append(f"Published {METRICS[key].head}")
         for row, entry in zip(rows, entries, strict=True):
             row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
     print_rows(out, read.title or grid, heads, rows)
     _say(f"{runs} runs ({len(entries)} variants x {len(read.seeds)} seeds) and at most {costs} costs.")
+    for entry in entries:
+        for key in ("failed", "prediction_failed"):
+            if key in entry:
+                _say(f"  {'; '.join(entry['levels'])}: {key.replace('_', ' ')}: {entry[key]}", err)
+    if any("failed" in entry for entry in entries):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _counted(config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a variant needs, as far as it can be counted, and why it cannot."""
+    from ablations import cost
+    from ablations.metrics import METRICS
+
+    try:
+        values = {**cost.counted(config), **cost.predicted(config)}
+    except Exception as error:  # whatever a network written elsewhere may raise
+        return {}, {"failed": f"{type(error).__name__}: {error}"}
+    failure = {key: values[key] for key in ("prediction_failed",) if key in values}
+    return {key: value for key, value in values.items() if key in METRICS}, failure
 
 
 @app.command()
@@ -227,8 +246,7 @@ def check(
 
 
 def main() -> None:
-    """Entry point of `ablate`. A user's own network may lie in the folder that the command is given in."""
-    sys.path.append(str(Path.cwd()))
+    """Entry point of `ablate`."""
     app()
 
 

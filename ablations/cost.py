@@ -18,15 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.config import CostConfig
 from ablations.train import as_input, averaged, optimizer_for, prepared, scored, training_step
-from densenet import build
+from densenet import ForeignConfig, build, macs_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore's import touches torch.jit
@@ -43,12 +42,14 @@ class CountersDisagree(ArithmeticError):
 
 
 def counted(cost: CostConfig) -> dict[str, Any]:
-    """Params, MACs and activations of one image in eval mode. Raises CountersDisagree."""
+    """Params, MACs and activations of one image in eval mode.
+
+    Two counters must agree on our own networks: raises CountersDisagree. Of others a disagreement is recorded, for
+    fvcore may not know how they write a convolution or a linear layer.
+    """
     network = build(cost.model).eval()
     images = torch.zeros(1, _channels(cost), *cost.image_size)
-    with torch.no_grad(), FlopCounterMode(display=False) as dispatcher:
-        network(images)
-    macs = dispatcher.get_total_flops() // 2
+    macs = macs_of(network, images)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's notes on fixed shapes
         traced = FlopCountAnalysis(network, images)
@@ -58,20 +59,35 @@ def counted(cost: CostConfig) -> dict[str, Any]:
         activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         elements = activations.by_operator()
     traced_macs = int(by_operator["conv"] + by_operator["linear"])
-    if macs != traced_macs:
+    if macs != traced_macs and not isinstance(cost.model, ForeignConfig):
         raise CountersDisagree(f"torch's flop counter finds {macs} MACs, fvcore {traced_macs}")
     return {
         "params": sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         "macs": macs,
         "flops": 2 * macs,
         "activations": int(elements["conv"] + elements["linear"]),
+        "counters_agree": macs == traced_macs,
+        "fvcore_macs": traced_macs,
         "fvcore_total": int(sum(by_operator.values())),
         "fvcore_uncounted": sorted(traced.unsupported_ops()),
     }
 
 
-def predicted(cost: CostConfig) -> dict[str, int]:
-    """Peak bytes that a step's tensors would hold on the CPU, from tensors without storage."""
+def predicted(cost: CostConfig) -> dict[str, Any]:
+    """Peak bytes that a step's tensors would hold on the CPU, from tensors without storage.
+
+    A network written elsewhere may decide by its tensors' values, which these have not: then there is no prediction,
+    but its reason.
+    """
+    try:
+        return _predicted(cost)
+    except Exception as error:
+        if not isinstance(cost.model, ForeignConfig):
+            raise
+        return {"prediction_failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
+
+
+def _predicted(cost: CostConfig) -> dict[str, int]:
     with FakeTensorMode(), LiveStorage() as live:
         _memory_probe(cost, torch.device("cpu"), live.restart)
         train = live.peak
@@ -178,9 +194,26 @@ def _steps(cost: CostConfig, device: torch.device) -> tuple[Callable[[], object]
 
 
 def _network(cost: CostConfig, device: torch.device) -> nn.Module:
-    """Built where it is used: tensors without storage cannot be moved."""
-    with device:
-        return prepared(build(cost.model), cost.train)
+    """On its device, or without storage where tensors have none."""
+    with _disable_current_modes():  # some networks read numbers from tensors while they are built
+        network = build(cost.model)
+    if isinstance(torch.empty(0), FakeTensor):
+        return prepared(_without_storage(network), cost.train)
+    return prepared(network.to(device), cost.train)
+
+
+def _without_storage(network: nn.Module) -> nn.Module:
+    """The network, its parameters and buffers replaced by such without storage; what is shared stays so."""
+    hollow: dict[Tensor, Tensor] = {}
+    for module in network.modules():
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, tensor in own:
+            if tensor not in hollow:
+                empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                hollow[tensor] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+            setattr(module, name, hollow[tensor])
+    return network
 
 
 def _images(cost: CostConfig, device: torch.device) -> Tensor:

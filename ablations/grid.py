@@ -17,7 +17,7 @@ from ablations.config import (
     variant_fields,
 )
 from ablations.data import Dataset
-from densenet import Config
+from densenet import Config, DenseNetConfig
 
 Table = dict[str, Any]
 
@@ -176,7 +176,10 @@ def _all_fields(variant: Variant) -> Table:
     return {
         f"{section}.{key}": value
         for section, config in sections.items()
-        for key, value in config.model_dump(mode="json", exclude=NOT_IDENTITY).items()
+        for key, value in {
+            **config.model_dump(mode="json", exclude=NOT_IDENTITY),
+            **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # which block_config implies
+        }.items()
     }
 
 

@@ -18,6 +18,7 @@ from ablations.environment import settings
 from ablations.grid import Job
 from ablations.sources import DataError
 from ablations.train import Diverged, Evaluation, Progress, TimedOut, initialised, train
+from densenet import source_of
 
 
 def execute(job: Job, folder: Path, device_name: str, code: dict[str, str], progress: Progress) -> str:
@@ -37,10 +38,10 @@ def execute(job: Job, folder: Path, device_name: str, code: dict[str, str], prog
 def _record(job: Job, folder: Path, device: torch.device, code: dict[str, str], progress: Progress) -> dict[str, Any]:
     start = time.perf_counter()
     if isinstance(job.config, RunConfig):
-        training = job.config.variant.train
+        model, training = job.config.variant.model, job.config.variant.train
         deterministic, measured = _run(job, job.config, folder, device, progress)
     else:
-        training = job.config.train
+        model, training = job.config.model, job.config.train
         deterministic, measured = _cost(job.config, device)
     return {
         "id": job.id,
@@ -48,7 +49,7 @@ def _record(job: Job, folder: Path, device: torch.device, code: dict[str, str], 
         "config": job.fields,
         "deterministic": deterministic,
         "measured": {**measured, "seconds": time.perf_counter() - start},
-        "environment": {**settings(device, training), **code},
+        "environment": {**settings(device, training), **code, **source_of(model)},
     }
 
 

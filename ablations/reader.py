@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablations.config import DataConfig, TrainConfig, Variant
+from ablations.config import OWNERS, DataConfig, TrainConfig, Variant
 from ablations.data import Dataset, load
 from ablations.grid import Grid, Level, Match, Study, Table
 from densenet import PRESETS, Config, count_macs, count_params, model_family
@@ -224,7 +224,7 @@ class _Reader:
             return config_class.model_validate(table)
         except ValidationError as error:
             details = error.errors()
-            mine = [detail for detail in details if not detail["loc"] or detail["loc"][0] in own]
+            mine = [detail for detail in details if (detail["loc"][0] in own if detail["loc"] else own)]
             # what is inherited was told with the base; but no variant is dropped in silence
             for detail in mine or (() if self.problems else details):
                 self.wrong(*_explain(prefix, detail, config_class))
@@ -374,7 +374,7 @@ class _Reader:
         model = level.variant.model
         numbers = [name for name in MATCHABLE if name in type(model).model_fields]
         if section != "model" or key not in numbers:
-            allowed = ", ".join(f"model.{name}" for name in numbers)
+            allowed = ", ".join(f"model.{name}" for name in numbers) or "none: it has no such field"
             self.wrong(f"{where}.match.{measure}", path, f"must name a number of this model; allowed are {allowed}")
             return level
         if path in level.values:
@@ -386,8 +386,12 @@ class _Reader:
                 return count_params(config)
             return count_macs(config, dataset.image_size)
 
-        target = count(base.model, base.data)
-        solved, reached = nearest(model, key, target, count)
+        try:
+            target = count(base.model, base.data)
+            solved, reached = nearest(model, key, target, count)
+        except Exception as error:  # whatever a network written elsewhere may raise
+            self.wrong(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
+            return level
         value = getattr(solved, key)
         off = 100 * (reached - target) / target
         if abs(off) > 1:
@@ -448,10 +452,19 @@ def _family(table: Table) -> Any:
 
 
 def _inherit(base: dict[str, Table], own: dict[str, Table]) -> dict[str, Table]:
-    """A variant's tables: the base's with its own laid over; another family or preset starts from its own defaults."""
+    """A variant's tables: the base's with its own laid over.
+
+    Another family, preset or network of torchvision starts from its own defaults, another data set from its own place.
+    """
     tables = {section: _laid_over(base[section], own[section]) for section in SECTIONS}
-    if "preset" in own["model"] or own["model"].get("family", _family(base["model"])) != _family(base["model"]):
-        tables["model"] = own["model"]
+    there, here = base["model"], own["model"]
+    if "preset" in here or here.get("family", _family(there)) != _family(there):
+        tables["model"] = here
+    elif _family(there) == "torchvision" and here.get("name", there.get("name")) != there.get("name"):
+        tables["model"] = {"family": "torchvision", **here}
+    if own["data"].get("name", base["data"].get("name")) != base["data"].get("name"):
+        common = {key: value for key, value in base["data"].items() if key not in ("root", *OWNERS)}
+        tables["data"] = {**common, **own["data"]}
     return tables
 
 

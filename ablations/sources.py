@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import os
 import socket
 import struct
@@ -169,6 +170,11 @@ def random(config: DataConfig) -> Source:
         raise DataError(
             "random needs data.shape, data.classes and data.size, for example "
             "data.shape = [3, 224, 224], data.classes = 1000, data.size = 64"
+        )
+
+    if 2 * config.size * math.prod(config.shape) > config.memory_limit * 2**20:
+        raise DataError(
+            f"random images of this shape and size take more than data.memory_limit = {config.memory_limit} MiB"
         )
 
     def part(seed: int) -> Part:

@@ -202,6 +202,9 @@ def scored(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
     """The network's scores in the precision of the training, `(N, C, H, W) -> (N, classes)`, at least fp32."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         scores: Tensor = network(images)
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"a network gives a tensor of scores, (images, classes); this one gave {shape}")
     return scores.float() if config.precision == "bf16" else scores
 
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from densenet.config import DenseNetConfig
 from densenet.densenet import DenseNet
-from densenet.foreign import OwnConfig, TorchvisionConfig, own_network, torchvision_network
+from densenet.foreign import ForeignConfig, OwnConfig, TorchvisionConfig, own_network, source_of, torchvision_network
 from densenet.options import Config, lookup
 from densenet.presets import PRESETS, published
 from densenet.resnet import ResNet, ResNetConfig
@@ -55,14 +55,35 @@ def count_params(config: Config) -> int:
 def count_macs(config: Config, image_size: tuple[int, int]) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image of (height, width), without storage."""
     images = torch.empty(1, getattr(config, "in_channels", 3), *image_size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _without_storage(config).eval()(images)
-    return int(counter.get_total_flops()) // 2
+    return macs_of(_without_storage(config).eval(), images)
+
+
+def macs_of(network: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of convolutions and linear layers in a forward pass, as torch's dispatcher sees them.
+
+    Products that attention makes of activations are none of these.
+    """
+    attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # which hides linear layers in one operator
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(attention)
+    return (
+        sum(int(flops) for operator, flops in counter.get_flop_counts()["Global"].items() if operator in _COUNTED) // 2
+    )
+
+
+_COUNTED = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
 
 
 def _without_storage(config: Config) -> nn.Module:
-    with torch.device("meta"):
-        return build(config)
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except (NotImplementedError, RuntimeError):  # some draw plain numbers from tensors
+        return build(config).to("meta")
 
 
 __all__ = [
@@ -71,6 +92,7 @@ __all__ = [
     "Config",
     "DenseNet",
     "DenseNetConfig",
+    "ForeignConfig",
     "OwnConfig",
     "ResNet",
     "ResNetConfig",
@@ -78,6 +100,8 @@ __all__ = [
     "build",
     "count_macs",
     "count_params",
+    "macs_of",
     "model_family",
     "published",
+    "source_of",
 ]

@@ -22,36 +22,36 @@ from densenet.recompute import recompute
 Part = tuple[str, nn.Module]
 
 
-def conv(config: DenseNetConfig, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+def conv2d(config: DenseNetConfig, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """`(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)`, rounded up; biased where no norm shifts it."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=NORMS[config.norm] is None)
 
 
-def norm_act(config: DenseNetConfig, parts: Iterable[str], channels: int, suffix: str, own: bool) -> Iterator[Part]:
+def norm_act(config: DenseNetConfig, parts: Iterable[str], channels: int, suffix: str, inplace: bool) -> Iterator[Part]:
     """The norm and the activation among `parts`, in their order.
 
-    Only what is their `own` may be written over, not features that others read too.
+    `inplace`: the first of them may write over its input, which nobody else reads; those after it always may.
     """
     for part in parts:
         if part == "act":
-            yield f"{config.activation}{suffix}", ACTIVATIONS[config.activation](own)
+            yield f"{config.activation}{suffix}", ACTIVATIONS[config.activation](inplace)
         elif norm := NORMS[config.norm]:
             yield f"norm{suffix}", norm(channels, config.norm_groups)
         else:
             continue
-        own = True
+        inplace = True
 
 
 def pre(config: DenseNetConfig, channels: int, suffix: str) -> Iterator[Part]:
     """What stands before a convolution."""
     parts = config.layer_order.split("-")
-    yield from norm_act(config, parts[: parts.index("conv")], channels, suffix, own=False)
+    yield from norm_act(config, parts[: parts.index("conv")], channels, suffix, inplace=False)
 
 
 def post(config: DenseNetConfig, channels: int, suffix: str) -> Iterator[Part]:
     """What stands after a convolution."""
     parts = config.layer_order.split("-")
-    yield from norm_act(config, parts[parts.index("conv") + 1 :], channels, suffix, own=True)
+    yield from norm_act(config, parts[parts.index("conv") + 1 :], channels, suffix, inplace=True)
 
 
 def convolution(config: DenseNetConfig, middle: nn.Conv2d, suffix: str, dropped: bool) -> Iterator[Part]:
@@ -74,40 +74,40 @@ class DenseLayer(nn.Sequential):
         hidden = config.bn_size * growth_rate
         everywhere = config.dropout_place == "convolution"
         if hidden:
-            first = OrderedDict(convolution(config, conv(config, in_channels, hidden, 1), "1", everywhere))
-            last = OrderedDict(convolution(config, conv(config, hidden, out_channels, 3), "2", dropped=True))
+            first = OrderedDict(convolution(config, conv2d(config, in_channels, hidden, 1), "1", everywhere))
+            second = OrderedDict(convolution(config, conv2d(config, hidden, out_channels, 3), "2", dropped=True))
         else:
-            first = OrderedDict(convolution(config, conv(config, in_channels, out_channels, 3), "1", dropped=True))
-            last = OrderedDict()
-        super().__init__(first | last)
-        self.first = len(first)
+            first = OrderedDict(convolution(config, conv2d(config, in_channels, out_channels, 3), "1", dropped=True))
+            second = OrderedDict()
+        super().__init__(first | second)
+        self.parts_of_first = len(first)
         self.checkpoint = config.checkpoint
 
-    def bottleneck(self, features: list[Tensor]) -> Tensor:
-        """The concatenation and the first convolution: what torchvision's `memory_efficient` recomputes."""
+    def first_convolution(self, features: list[Tensor]) -> Tensor:
+        """With the concatenation before it: what torchvision's `memory_efficient` recomputes."""
         x = concatenated(features)
-        for index, module in enumerate(self):
-            if index < self.first:
-                x = module(x)
+        for index, part in enumerate(self):
+            if index < self.parts_of_first:
+                x = part(x)
         return x
 
-    def rest(self, x: Tensor) -> Tensor:
-        """The second convolution, where there is one."""
-        for index, module in enumerate(self):
-            if index >= self.first:
-                x = module(x)
+    def second_convolution(self, x: Tensor) -> Tensor:
+        """Where there is one."""
+        for index, part in enumerate(self):
+            if index >= self.parts_of_first:
+                x = part(x)
         return x
 
     def whole(self, features: list[Tensor]) -> Tensor:
         """H_l([x_0, ..., x_(l-1)])."""
-        return self.rest(self.bottleneck(features))
+        return self.second_convolution(self.first_convolution(features))
 
     @torch.jit.unused
     def recomputed(self, features: list[Tensor]) -> Tensor:
         """The same, forgotten in part or in whole until the backward pass."""
         if self.checkpoint == "layer":
             return recompute(self, self.whole, features)
-        return self.rest(recompute(self, self.bottleneck, features))
+        return self.second_convolution(recompute(self, self.first_convolution, features))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """A list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` where the stream keeps its width C."""
@@ -167,7 +167,7 @@ class Transition(nn.Sequential):
     """
 
     def __init__(self, config: DenseNetConfig, in_channels: int) -> None:
-        middle = conv(config, in_channels, config.transition_width(in_channels), 1)
+        middle = conv2d(config, in_channels, config.transition_width(in_channels), 1)
         super().__init__(OrderedDict(convolution(config, middle, "", config.dropout_place == "convolution")))
         self.out_channels = middle.out_channels
         self.add_module("pool", nn.AvgPool2d(kernel_size=2, stride=2))

@@ -35,7 +35,8 @@ def _one_or_per_block(value: Any) -> Any:
 def blocks_of(depth: int, bn_size: int, stem: Stem) -> Blocks:
     """The layers of each block that give the paper's depth L.
 
-    On CIFAR, three equal blocks of n layers: L = 3n + 4, with bottlenecks 6n + 4 (section 4.2 of the paper).
+    On CIFAR, three equal blocks of n layers (section 3, "Implementation Details"): with the stem, two transitions and
+    the classifier L is 3n + 4, with bottlenecks 6n + 4.
     Raises ValueError for a depth that does not fit, naming the nearest that do.
     """
     if stem == "imagenet":
@@ -73,7 +74,7 @@ class DenseNetConfig(Config):
     bn_size: int = Field(default=4, ge=0, le=100)
     """The bottleneck's width in growth rates (section 3, "Bottleneck layers"); 0 = no bottleneck."""
 
-    depth: int = Field(default=0, ge=0, exclude=True)
+    depth: int = Field(default=0, gt=0, exclude=True)
     """The paper's L, the number of weighted layers. Given instead of `block_config`, it is turned into one."""
 
     block_config: Annotated[
@@ -133,8 +134,9 @@ class DenseNetConfig(Config):
             if "block_config" in self.model_fields_set:
                 raise ValueError("depth and block_config say the same thing: give one of them")
             blocks = blocks_of(depth, self.bn_size, self.stem)
-        named = {layers: name for name, layers in IMAGENET_BLOCKS.items()} if self.stem == "imagenet" else {}
-        depth = named.get(blocks, 0) or (2 if self.bn_size else 1) * sum(blocks) + len(blocks) + 1
+        depth = (2 if self.bn_size else 1) * sum(blocks) + len(blocks) + 1
+        if self.stem == "imagenet" and self.bn_size:  # 264 is the name of a network of 265 weighted layers
+            depth = next((name for name, layers in IMAGENET_BLOCKS.items() if layers == blocks), depth)
         self.__dict__.update(block_config=blocks, depth=depth)  # frozen for everybody else
         return self
 
@@ -145,6 +147,22 @@ class DenseNetConfig(Config):
                 f"growth_rate has {len(self.growth_rate)} entries for {len(self.block_config)} blocks: "
                 "give one number, or one per block"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_network_has_one_configuration(self) -> DenseNetConfig:
+        """Fields that say the same, or nothing, take one value, so that equal networks are found equal."""
+        rates = set(self.growth_rates)
+        fields: dict[str, Any] = {"growth_rate": rates.pop()} if len(rates) == 1 else {}
+        if self.init_features == 2 * self.growth_rates[0]:
+            fields["init_features"] = 0
+        idle = {
+            "norm_groups": self.norm != "group",
+            "dropout_place": not self.dropout,
+            "compression": self.connectivity != "concat",
+        }
+        fields |= {name: type(self).model_fields[name].default for name, is_idle in idle.items() if is_idle}
+        self.__dict__.update(fields)
         return self
 
     @property

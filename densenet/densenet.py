@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from densenet.blocks import DenseBlock, Transition, conv, norm_act, post, pre
+from densenet.blocks import DenseBlock, Transition, conv2d, norm_act, post, pre
 from densenet.config import DenseNetConfig
 
 
@@ -53,12 +53,12 @@ def stem(config: DenseNetConfig) -> nn.Sequential:
     channels = config.stem_features
     parts = nn.Sequential()
     if config.stem == "cifar":
-        parts.add_module("conv0", conv(config, config.in_channels, channels, 3))
+        parts.add_module("conv0", conv2d(config, config.in_channels, channels, 3))
         for name, module in post(config, channels, "0"):
             parts.add_module(name, module)
     else:
-        parts.add_module("conv0", conv(config, config.in_channels, channels, 7, stride=2))
-        for name, module in norm_act(config, ("norm", "act"), channels, "0", own=True):
+        parts.add_module("conv0", conv2d(config, config.in_channels, channels, 7, stride=2))
+        for name, module in norm_act(config, ("norm", "act"), channels, "0", inplace=True):
             parts.add_module(name, module)
         parts.add_module("pool0", nn.MaxPool2d(3, stride=2, padding=1))
     return parts

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -94,13 +98,28 @@ class OwnConfig(ForeignConfig):
 def own_class(family: str) -> type[nn.Module]:
     """The class that `package.module:Class` names. Raises ValueError saying what is not there."""
     module_name, _, name = family.partition(":")
+    here = str(Path.cwd())
+    sys.path.append(here)  # for this import alone: what lies here must not hide anything from anybody else
     try:
-        found = getattr(importlib.import_module(module_name), name, None)
-    except Exception as error:  # whatever a user's module may raise while it is imported
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever a user's module may raise while it is imported
         raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
+    finally:
+        sys.path.remove(here)
+    found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"{module_name} has no class {name} that is a torch.nn.Module")
+        raise ValueError(f"{module_name} ({module.__file__}) has no class {name} that is a torch.nn.Module")
     return found
+
+
+def source_of(config: Config) -> dict[str, str]:
+    """What a record should tell of a network written elsewhere: the version of torchvision, the SHA-256 of a file."""
+    if isinstance(config, TorchvisionConfig):
+        return {"torchvision": metadata.version("torchvision")}
+    if isinstance(config, OwnConfig):
+        file = inspect.getsourcefile(own_class(config.family))
+        return {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
+    return {}
 
 
 def own_network(config: OwnConfig) -> nn.Module:

@@ -6,8 +6,8 @@ pass writes to copies of the buffers, which are thrown away. Random numbers and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -16,16 +16,27 @@ from torch.utils.checkpoint import checkpoint
 Input = TypeVar("Input")
 
 
-@contextmanager
-def discarded_buffers(module: nn.Module) -> Iterator[None]:
-    """Within this context, whatever a forward pass writes to the buffers of `module` goes to copies."""
-    kept = [(owner, name, buffer) for owner in module.modules() for name, buffer in owner.named_buffers(recurse=False)]
-    for owner, name, buffer in kept:
-        setattr(owner, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for owner, name, buffer in kept:
+class DiscardedBuffers:
+    """Within this context, whatever a forward pass writes to the buffers of `module` goes to copies.
+
+    It may be entered again: every backward pass through a graph that is kept recomputes once more.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.kept: list[tuple[nn.Module, str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [
+            (owner, name, buffer)
+            for owner in self.module.modules()
+            for name, buffer in owner.named_buffers(recurse=False)
+        ]
+        for owner, name, buffer in self.kept:
+            setattr(owner, name, buffer.clone())
+
+    def __exit__(self, *raised: object) -> None:
+        for owner, name, buffer in self.kept:
             setattr(owner, name, buffer)
 
 
@@ -36,7 +47,7 @@ def recompute(module: nn.Module, function: Callable[[Input], Tensor], inputs: In
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), discarded_buffers(module)
+        return nullcontext(), DiscardedBuffers(module)
 
     result: Tensor = checkpoint(function, inputs, use_reentrant=False, context_fn=contexts)
     return result

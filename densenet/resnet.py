@@ -109,7 +109,7 @@ class ResidualUnit(nn.Module):
 
     Parts are run by name, in the order of the configuration: `shared` before the paths part, then the `residual` path,
     and `after` the addition. A pre-activation is shared where the shortcut is a projection; the network's `first` unit
-    has none before its first convolution, for the stem ends with it (He et al. 2016b, section 3 and appendix).
+    has none before its first convolution, for the stem ends with it (He et al. 2016b, Figure 5 and appendix).
     """
 
     def __init__(self, config: ResNetConfig, in_channels: int, width: int, stride: int, first: bool) -> None:
@@ -155,6 +155,8 @@ class ResidualUnit(nn.Module):
         if self.downsample is not None:
             projected: Tensor = self.downsample(x)
             return projected
+        if self.stride == 1 and not self.added:
+            return x
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ def test_a_layer_s_parts_by_name(fields, names):
     assert [name for name, _ in DenseLayer(DenseNetConfig(**fields), 16, 8).named_children()] == names.split()
 
 
+def test_a_layer_s_group_norms_have_the_groups_asked_for():
+    layer = DenseLayer(DenseNetConfig(norm="group", norm_groups=8), 16, 6)
+    assert (layer.norm1.num_groups, layer.norm2.num_groups) == (8, 8)
+
+
 @pytest.mark.parametrize(("place", "dropped"), [("layer", False), ("convolution", True)])
 def test_a_transition_drops_only_where_every_convolution_does(place, dropped):
     transition = Transition(DenseNetConfig(dropout=0.1, dropout_place=place), 8)

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ablations import cost
 from ablations.config import CostConfig, TrainConfig
-from densenet import DenseNetConfig, ResNetConfig
+from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
 
 SMALL = CostConfig(
     DenseNetConfig(block_config=(2, 2), growth_rate=4, in_channels=1), (8, 8), TrainConfig(batch_size=16)
@@ -49,9 +49,7 @@ def test_activations_count_what_convolutions_and_linear_layers_put_out():
 
 
 def test_counters_that_disagree_fail_naming_both(monkeypatch):
-    from torch.utils.flop_counter import FlopCounterMode
-
-    monkeypatch.setattr(FlopCounterMode, "get_total_flops", lambda self: 2)
+    monkeypatch.setattr(cost, "macs_of", lambda network, images: 1)
     with pytest.raises(cost.CountersDisagree, match=r"finds 1 MACs, fvcore \d+"):
         cost.counted(SMALL)
 
@@ -148,3 +146,35 @@ def test_the_warm_up_is_not_timed():
 def test_cuda_peaks_are_the_allocator_s():
     values = cost.measured(SMALL, torch.device("cuda"))
     assert values["train_peak_memory_reserved_bytes"] >= values["train_peak_memory_bytes"] > 0
+
+
+class Undecided(torch.nn.Module):
+    """A user's network with a product that is no linear layer, and a decision by value."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.fc = torch.nn.Linear(in_channels, num_classes)
+
+    def forward(self, images):
+        x = images.mean((2, 3))
+        if x.sum() > 1e9:
+            x = x + 1
+        return (x @ self.fc.weight.T) + self.fc(x)
+
+
+def test_of_a_network_written_elsewhere_a_disagreement_is_recorded_and_a_prediction_may_be_missing():
+    config = CostConfig(OwnConfig(family=f"{__name__}:Undecided"), (4, 4), TrainConfig(batch_size=8))
+    counted = cost.counted(config)
+    assert (counted["macs"], counted["fvcore_macs"], counted["counters_agree"]) == (60, 30, False)
+    assert cost.counted(SMALL)["counters_agree"]
+    (key,) = cost.predicted(config)
+    assert key == "prediction_failed"
+
+
+@pytest.mark.parametrize("name", ["regnet_x_400mf", "convnext_tiny", "swin_t"])
+def test_networks_that_read_numbers_from_tensors_while_they_are_built_are_predicted_too(name):
+    config = CostConfig(TorchvisionConfig(name=name), (64, 64), TrainConfig(batch_size=2))
+    assert cost.counted(config)["macs"] > 1e6
+    predicted = cost.predicted(config)
+    params = cost.counted(config)["params"]
+    assert predicted["predicted_train_peak_memory_bytes"] > 3 * 4 * params

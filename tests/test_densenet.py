@@ -118,6 +118,10 @@ def test_the_paper_s_depth_is_a_block_config(fields, blocks):
     assert "depth" not in by_depth.model_dump(), "block_config says it"
 
 
+def test_without_bottlenecks_the_imagenet_blocks_are_less_deep():
+    assert DenseNetConfig(stem="imagenet", block_config=(6, 12, 24, 16), bn_size=0).depth == 58 + 5
+
+
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [
@@ -127,6 +131,7 @@ def test_the_paper_s_depth_is_a_block_config(fields, blocks):
         ),
         ({"depth": 41, "bn_size": 0}, "3n . 4, .* without bottlenecks, from 7 to 3004; the nearest are 40 and 43"),
         ({"depth": 1}, "the nearest are 10 and 16"),
+        ({"depth": 0}, "greater than 0"),
         ({"depth": 9999}, "the nearest are 5998 and 6004"),
         ({"depth": 122, "stem": "imagenet"}, "depth is one of 121, 161, 169, 201, 264; else give block_config"),
         ({"depth": 121, "stem": "imagenet", "bn_size": 0}, "else give block_config"),
@@ -183,6 +188,39 @@ def test_a_preset_is_torchvision_s_network(name):
         expected, found = (step_of(network, images, train) for network in (theirs, ours))
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-10, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize(
+    ("order", "stem", "head"),
+    [
+        ("norm-act-conv", "conv0", "norm5 relu5"),
+        ("act-norm-conv", "conv0", "relu5 norm5"),
+        ("norm-conv-act", "conv0 relu0", "norm5"),
+        ("act-conv-norm", "conv0 norm0", "relu5"),
+        ("conv-norm-act", "conv0 norm0 relu0", ""),
+        ("conv-act-norm", "conv0 relu0 norm0", ""),
+    ],
+)
+def test_stem_and_head_complete_the_order(order, stem, head):
+    network = build(DenseNetConfig(block_config=(1,), growth_rate=2, layer_order=order))
+    names = " ".join(name for name, _ in network.features.named_children())
+    assert names.split() == [*stem.split(), "denseblock1", *head.split()]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"growth_rate": 12}, {"growth_rate": (12, 12, 12)}),
+        ({"growth_rate": 12}, {"growth_rate": 12, "init_features": 24}),
+        ({}, {"norm_groups": 8}),
+        ({}, {"dropout_place": "convolution"}),
+        ({"connectivity": "sum"}, {"connectivity": "sum", "compression": 0.25}),
+        ({"depth": 100}, {}),
+    ],
+)
+def test_one_network_has_one_configuration(one, other):
+    assert DenseNetConfig(**one) == DenseNetConfig(**other)
+    assert DenseNetConfig(**one).model_dump() == DenseNetConfig(**other).model_dump()
 
 
 def test_convolutions_start_as_he_et_al_have_it():
@@ -312,4 +350,4 @@ def test_any_configuration_is_refused_clearly_or_works(fields):
         return  # which names the field, the value and what is allowed, as is tested above
     network = build(config).eval()
     size = config.smallest_image
-    assert network(torch.randn(2, config.in_channels, size, size)).shape == (2, config.num_classes)
+    assert network(torch.randn(1, config.in_channels, size, size)).shape == (1, config.num_classes)

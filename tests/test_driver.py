@@ -67,7 +67,7 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
 def test_a_folder_of_another_grid_is_refused(results, tmp_path):
     other = read(write_grid(tmp_path, TINY.replace("block_config = [1, 1]", "block_config = [2]")))
     before = (results / "jobs.json").read_bytes()
-    with pytest.raises(driver.WrongFolder, match=r"\(model.block_config \[1, 1\] there, \[2\] here\).*--out"):
+    with pytest.raises(driver.WrongFolder, match=r"\(model.block_config \[1, 1\] there, \[2\] here; .*\).*--out"):
         call(other, results)
     assert (results / "jobs.json").read_bytes() == before
 

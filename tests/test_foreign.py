@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from pydantic import ValidationError
 from torch import nn
 
-from densenet import OwnConfig, TorchvisionConfig, build, count_params, model_family
+from densenet import (
+    DenseNetConfig,
+    OwnConfig,
+    TorchvisionConfig,
+    build,
+    count_macs,
+    count_params,
+    model_family,
+    source_of,
+)  # fmt: skip
 
 
 class Linear(nn.Module):
@@ -33,10 +45,11 @@ def test_a_network_of_torchvision_with_arguments_of_its_builder():
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 7)
 
 
-def test_a_network_of_torchvision_with_auxiliary_outputs_gives_scores_alone():
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 96)])
+def test_a_network_of_torchvision_with_auxiliary_outputs_gives_scores_alone(name, size):
     with torch.device("meta"):
-        network = build(TorchvisionConfig(name="googlenet")).train()
-        assert network(torch.empty(2, 3, 64, 64)).shape == (2, 10)
+        network = build(TorchvisionConfig(name=name)).train()
+        assert network(torch.empty(2, 3, size, size)).shape == (2, 10)
 
 
 def test_a_network_that_cannot_be_tried_without_storage_is_accepted():
@@ -48,7 +61,7 @@ def test_a_network_that_cannot_be_tried_without_storage_is_accepted():
     [
         ({"name": "resnet81"}, "unknown torchvision network 'resnet81': .*did you mean 'resnet18'"),
         ({"name": "resnet18", "widht": 2}, "unexpected keyword argument 'widht'"),
-        ({"name": "resnet18", "in_channels": 1}, "3"),
+        ({"name": "resnet18", "in_channels": 1}, "in_channels\n  Input should be 3"),
         ({"name": "resnet18", "num_classes": 0}, "greater than 0"),
         ({}, "required"),
     ],
@@ -69,12 +82,15 @@ def test_a_user_s_own_class_takes_every_field():
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [
-        ({"family": f"{__name__}:Liner"}, "has no class Liner that is a torch.nn.Module"),
+        (
+            {"family": f"{__name__}:Liner"},
+            r"test_foreign \(.*test_foreign.py\) has no class Liner that is a torch.nn.Module",
+        ),
         ({"family": f"{__name__}:pytest"}, "has no class pytest"),
         ({"family": "no_such_module:Net"}, "no_such_module cannot be imported: ModuleNotFoundError"),
         ({"family": "a b:Net"}, "match pattern"),
         ({"family": OWN, "hiden": 5}, r"Linear\(in_channels.* cannot take .*unexpected keyword argument 'hiden'"),
-        ({"family": OWN, "hidden": float("nan")}, "hidden"),
+        ({"family": OWN, "hidden": float("nan")}, r"hidden.*\n  Input should be a finite number"),
     ],
 )
 def test_what_a_user_s_class_does_not_take_is_refused(fields, rule):
@@ -92,3 +108,36 @@ def test_a_user_s_module_that_raises_is_told_as_such(tmp_path, monkeypatch):
 def test_an_unknown_family_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown model family 'densnet': allowed are 'densenet', 'resnet'"):
         model_family("densnet")
+
+
+def test_a_module_of_the_folder_that_one_works_in_is_found_and_hides_nothing(tmp_path, monkeypatch):
+    (tmp_path / "my_network.py").write_text("from test_foreign import Linear\nclass Net(Linear): pass\n")
+    (tmp_path / "densenet.py").write_text("raise RuntimeError('in the way')\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert build(OwnConfig(family="my_network:Net"))(torch.randn(1, 3, 2, 2)).shape == (1, 10)
+    assert sys.path == before
+
+
+def test_frozen_parameters_are_not_trainable_ones():
+    class Frozen(Linear):
+        def __init__(self, in_channels, num_classes):
+            super().__init__(in_channels, num_classes)
+            self.body.requires_grad_(False)
+
+    globals()["Frozen"] = Frozen
+    assert count_params(OwnConfig(family=f"{__name__}:Frozen")) == 8 * 10 + 10
+
+
+def test_a_record_tells_which_source_a_network_came_from():
+    assert source_of(DenseNetConfig()) == {}
+    assert source_of(TorchvisionConfig(name="resnet18")) == {"torchvision": torchvision.__version__.partition("+")[0]}
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    assert source_of(OwnConfig(family=OWN)) == {"network_source": digest}
+
+
+def test_macs_of_attention_are_those_of_its_linear_layers():
+    """ViT-B/16: a patch embedding, twelve layers of four d x d and two d x 4d products for 197 tokens, and a head."""
+    d, tokens = 768, 197
+    expected = 196 * 3 * 16 * 16 * d + 12 * tokens * (4 * d * d + 2 * 4 * d * d) + d * 1000
+    assert count_macs(TorchvisionConfig(name="vit_b_16", num_classes=1000), (224, 224)) == expected

@@ -67,7 +67,8 @@ def test_a_folder_too_large_for_memory_is_trained_from_its_files(tmp_path):
         path = tmp_path / "images" / part / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (170, 160, 3), dtype=np.uint8)).save(path)
-    images = f'data.name = "imagefolder"\ndata.root = "{tmp_path}/images"\ndata.image_size = 160\ndata.memory_limit = 1\ntrain.batch_size = 4'
+    images = f'data.name = "imagefolder"\ndata.root = "{tmp_path}/images"\ndata.image_size = 160\n'
+    images += "data.memory_limit = 1\ntrain.batch_size = 4"
     text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', images).replace("[0, 1, 2]", "[0]")
     grid, folder = write_grid(tmp_path, text.replace("[4, 8]", "[4]") + "\n"), tmp_path / "out"
     command = [sys.executable, "-m", "ablations", "run", str(grid), "--out", str(folder), "--device", "cpu"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
@@ -37,6 +38,22 @@ def test_an_activation_writes_over_its_input_only_where_it_may_and_its_gradient_
     ACTIVATIONS[name](False)(y)
     assert torch.equal(y, before)
     assert torch.autograd.gradcheck(lambda value: ACTIVATIONS[name](True)(value * 1), (x,))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_the_function_of_its_name(name):
+    x = torch.linspace(-3, 3, 13)
+    for inplace in (False, True):
+        function = torch.tanh if name == "tanh" else getattr(F, name)
+        torch.testing.assert_close(ACTIVATIONS[name](inplace)(x.clone()), function(x))
+
+
+def test_group_norm_of_one_value_is_its_bias():
+    norm = group_norm(3, 3)
+    torch.nn.init.constant_(norm.bias, 0.5)
+    assert norm(torch.randn(1, 3, 1, 1)).flatten().tolist() == pytest.approx([0.5] * 3, abs=1e-3)
+    x = torch.randn(2, 6, 4, 4)
+    torch.testing.assert_close(group_norm(6, 2)(x), nn.GroupNorm(2, 6)(x))
 
 
 @pytest.mark.parametrize("field", ["norm", "activation"])

@@ -57,6 +57,26 @@ def test_every_preset_is_built_and_gives_scores(name):
         assert build(name)(torch.empty(2, 3, 64, 64)).shape == (2, config.num_classes)
 
 
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("densenet264", 33_337_704),  # 33.3M, k = 32
+        ("preresnet110", 1_727_962),  # 1.7M in He et al. 2016b, Table 2
+        ("preresnet164", 1_703_258),  # 1.7M, projections to four times the width
+    ],
+)
+def test_params_of_presets_without_a_published_integer(name, params):
+    """Counted by the closed formulas of test_densenet.py and test_resnet.py, and rounded as the papers have them."""
+    assert count_params(PRESETS[name]) == params
+
+
+def test_pre_activation_presets_are_so():
+    assert {name for name, config in PRESETS.items() if getattr(config, "order", "") == "full-pre-activation"} == {
+        "preresnet110", "preresnet164",
+    }  # fmt: skip
+    assert PRESETS["preresnet164"].shortcut == "projection"
+
+
 def test_what_is_shown_as_published_is_what_the_tests_know():
     assert {name: (size.image, size.params, size.macs) for name, size in PUBLISHED.items() if name in SIZES} == {
         name: row[:3] for name, row in SIZES.items()

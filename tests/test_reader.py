@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablations.cli import SHIPPED
+from ablations.config import DataConfig
 from ablations.reader import GridError, nearest, read
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig, count_macs, count_params
 
@@ -80,6 +81,7 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("[study.growth_rate]", "[other]", "other = "),
         ("[study.growth_rate]", "[study.pareto]", "taken by a figure"),
         ("[1, 1]", "[1, 1]\nmodel.depth = 40", "base.model: depth and block_config say the same thing"),
+        ("[4, 8]", "[4, [4, 4]]", "is the same variant as 4"),
         ("model.block_config = [1, 1]", "model.depth = 41", "base.model.depth = 41: should be 6n + 4"),
         ("growth_rate = 4", "norm = 'bacth'", "base.model.norm = 'bacth': unknown norm 'bacth': allowed are 'batch'"),
         ("growth_rate = 4", "family = 'no_module:Net'", "no_module cannot be imported"),
@@ -285,6 +287,44 @@ def test_torchvision_s_networks_and_what_they_do_not_take(tmp_path):
     assert grid.studies[1].levels[1].variant.model == TorchvisionConfig(name="resnet18", num_classes=7)
     (found,) = problems(tmp_path, TINY + variant)
     assert "digits has in_channels = 1, which this network does not take: should be 3" in found
+
+
+def test_another_network_of_torchvision_or_data_set_starts_afresh(tmp_path):
+    text = """
+        [base]
+        model.family = "torchvision"
+        model.name = "densenet121"
+        model.memory_efficient = true
+        data.name = "random"
+        data.shape = [3, 8, 8]
+        data.classes = 10
+        data.size = 9
+        data.augmentation = "standard"
+        [study.name]
+        model.name = ["densenet121", "resnet18"]
+        [[study.data.variant]]
+        name = "digits"
+        model.family = "resnet"
+        data.name = "digits"
+    """
+    names, data = read(write_grid(tmp_path, text)).studies
+    assert [level.variant.model.arguments for level in names.levels] == [{"memory_efficient": True}, {}]
+    assert data.levels[1].variant.data == DataConfig(augmentation="standard")
+
+
+def test_a_network_that_cannot_be_counted_is_a_problem_of_its_match(tmp_path):
+    text = TINY + FAMILY.replace("match.params", "match.macs")
+    base = f'model.family = "{__name__}:Broken"'
+    text = text.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", base).replace("[4, 8]", "[4]")
+    found = problems(tmp_path, text.replace("model.growth_rate = [4]", "train.learning_rate = [0.1]"))
+    assert found == ["study.family.variant[1].match.macs = 'model.width': cannot be counted: ValueError: not today"]
+
+
+class Broken(OwnNetwork):
+    """A user's network that cannot be run."""
+
+    def forward(self, images):
+        raise ValueError("not today")
 
 
 def test_settings_and_seeds_of_the_command_line(tmp_path):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from ablations.cost import LiveStorage
 from densenet import DenseNetConfig, build
 from densenet.options import Checkpoint, Connectivity, LayerOrder
-from densenet.recompute import discarded_buffers, recompute
+from densenet.recompute import DiscardedBuffers, recompute
 
 KINDS = [kind for kind in get_args(Checkpoint) if kind != "none"]
 
@@ -61,20 +62,30 @@ def test_dropout_and_connectivity_do_not_matter(connectivity, place, autocast):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_less_is_kept_for_the_backward_pass(kind):
-    def saved_bytes(checkpoint: str) -> int:
-        network = build(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=checkpoint))
-        storages: dict[int, int] = {}
+def test_a_graph_that_is_kept_is_recomputed_once_more(kind):
+    def after_two_backwards(checkpoint: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        network = build(DenseNetConfig(block_config=(2, 2), growth_rate=4, checkpoint=checkpoint, dropout=0.2))
+        scores = network(torch.randn(4, 3, 8, 8)).logsumexp(1).sum()
+        scores.backward(retain_graph=True)
+        scores.backward()
+        return [*(parameter.grad for parameter in network.parameters()), *network.buffers()]
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+    assert all(torch.equal(a, b) for a, b in zip(after_two_backwards("none"), after_two_backwards(kind), strict=True))
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            network(torch.randn(4, 3, 8, 8))
-        return sum(storages.values())
 
-    assert saved_bytes(kind) < 0.8 * saved_bytes("none")
+def test_the_more_is_recomputed_the_less_is_alive_after_a_forward_pass():
+    def alive(checkpoint: str) -> int:
+        network = build(DenseNetConfig(block_config=(6, 6), growth_rate=8, checkpoint=checkpoint))
+        with LiveStorage() as live:
+            scores = network(torch.randn(4, 3, 8, 8))
+        assert scores.requires_grad
+        return live.bytes
+
+    none, bottleneck, layer, block = map(alive, ("none", "bottleneck", "layer", "block"))
+    assert bottleneck < 0.8 * none
+    assert layer < 0.8 * bottleneck
+    assert block < layer
 
 
 def test_random_numbers_are_replayed():
@@ -92,7 +103,7 @@ def test_random_numbers_are_replayed():
 def test_buffers_come_back_even_after_an_error():
     norm = nn.BatchNorm2d(2)
     mean = norm.running_mean
-    with pytest.raises(ValueError, match="expected 4D input"), discarded_buffers(nn.Sequential(norm)):
+    with pytest.raises(ValueError, match="expected 4D input"), DiscardedBuffers(nn.Sequential(norm)):
         nn.Sequential(norm, nn.Flatten(), norm)(torch.randn(4, 2, 3, 3))
     assert norm.running_mean is mean
     assert torch.equal(mean, torch.zeros(2))

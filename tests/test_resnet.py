@@ -151,6 +151,20 @@ def test_option_a_subsamples_and_pads_with_zeros():
     assert not y[:, 2:].any()
 
 
+def test_convolutions_start_as_he_et_al_have_it():
+    torch.manual_seed(0)
+    network = build(ResNetConfig(depth=8, width=4.0))
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = module.in_channels * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05), name
+
+
+def test_an_identity_shortcut_copies_nothing():
+    x = torch.randn(1, 4, 5, 5)
+    assert ResidualUnit(ResNetConfig(), 4, 4, 1, first=False)._shortcut(x) is x
+
+
 def test_a_pre_activation_network_ends_with_what_its_last_sum_is_owed():
     parts = {order: [type(module) for module in build(ResNetConfig(depth=8, order=order)).head] for order in ORDERS}
     assert parts.pop("full-pre-activation") == [nn.BatchNorm2d, nn.ReLU]
