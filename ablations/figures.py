@@ -197,7 +197,8 @@ def _curve(panel: Axes, data: pd.DataFrame, order: list[str]) -> None:
     encoding = {"x": "epoch", "y": "train_loss", "hue": "level", "hue_order": order, "palette": palette}
     style = {"linewidth": 1, "marker": "o", "markersize": 3, "markeredgewidth": 0}
     sns.lineplot(data, **encoding, **style, errorbar=("pi", 100), ax=panel)
-    panel.set_yscale("log")
+    if data.train_loss.max() >= 10 * data.train_loss.min():
+        panel.set_yscale("log")
     panel.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     panel.yaxis.set_minor_formatter(ticker.NullFormatter())
     lines = panel.get_legend_handles_labels()[0]

@@ -122,7 +122,7 @@ def decoded(encoded: Any, where: str, size: int, colour: bool = False) -> Pixels
 
     Raises DataError naming `where` it stands.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         opened = Image.open(io.BytesIO(encoded))
@@ -130,6 +130,8 @@ def decoded(encoded: Any, where: str, size: int, colour: bool = False) -> Pixels
             raise ValueError(f"mode {opened.mode}; 8 bits a channel are needed: {', '.join(MODES)}")
         image = opened if opened.mode == "L" and not colour else opened.convert("RGB")
         return np.array(_square(image, size) if size else image)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{where}: not a readable image (its format is not known)") from error
     except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: not a readable image ({error})") from error
 
@@ -395,7 +397,7 @@ def _cifar(name: str, label: str, archive_md5: str, size: str, config: DataConfi
         archive = root / kind.filename
         with tempfile.TemporaryDirectory() as unpacked:
             if not all((root / file).is_file() for file in members):
-                wanted = f"{archive} nor the folder {root / kind.base_folder}"
+                wanted = f"{archive} and no folder {root / kind.base_folder}"
                 _bring(archive, kind.url, archive_md5, size, wanted)
                 extract_archive(str(archive), unpacked)
                 root = Path(unpacked)
@@ -475,7 +477,7 @@ def _idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
     )
     if found is None:
         found = root / f"{name}.gz"
-        wanted = f"{found} nor {root / name}, there or in {folders[1]}"
+        wanted = f"{found} and no {root / name}, nor one in {folders[1]}"
         _bring(found, f"{FashionMNIST.mirrors[0]}{name}.gz", archive_md5, "", wanted)
     try:
         raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
@@ -515,7 +517,7 @@ def _bring(path: Path, url: str, md5: str, size: str, wanted: str) -> None:
         except (OSError, RuntimeError) as error:
             known = ", ".join([f"MD5 {md5}", *([size] if size else [])])
             raise DataError(
-                f"Neither {wanted} was found, and it could not be downloaded from {url} ({error}). Download it on a "
+                f"There is no {wanted}, and it could not be downloaded from {url} ({error}). Download it on a "
                 f"machine with a network and put {path.name} ({known}) into {path.parent}; or say with data.root which "
                 "folder holds it; or give the same command once where there is a network."
             ) from error

@@ -263,10 +263,11 @@ def train(
         due = last or not (number + 1) % config.evaluation_interval
         validation = evaluate(tested, data, data.validation, config) if data.validation and due else None
         test = evaluate(tested, data, data.test, config) if last or (due and config.test_curve) else None
+        for name, found in (("validation", validation), ("test", test)):
+            if found and not math.isfinite(found.loss):
+                raise Diverged(f"the loss on the {name} images is {found.loss} after epoch {number + 1}")
         history.append(_with(epoch, validation, test if config.test_curve else None))
-    assert test is not None
-    if not math.isfinite(test.loss):
-        raise Diverged(f"the loss on the test images is {test.loss} after the last step")
+    assert test is not None  # after the last epoch
     return Outcome(tuple(history), total, test, validation, weights_hash(tested), tested)
 
 
