@@ -117,7 +117,7 @@ def test_without_a_network_the_error_says_what_where_and_how(name, tmp_path, no_
         load(DataConfig(name=name, root=str(tmp_path)))
     message = str(caught.value)
     for part in (
-        "Neither ",
+        "There is no ",
         str(tmp_path),
         "could not be downloaded from http",
         "no network here",
