@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -24,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from ablations.config import CostConfig
+from ablations.timing import Mark, timed
 from ablations.train import as_input, averaged, optimizer_for, prepared, scored, training_step
 from densenet import ForeignConfig, build, macs_of
 
@@ -31,10 +30,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore's import touches torch.jit
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
-WARMUP_STEPS = 5
-TRAIN_SECONDS = 1.5
-INFERENCE_SECONDS = 0.75
-FEWEST_REPEATS = 10
+SECONDS = {"train": 3.0, "inference": 1.5, "latency": 0.75}
+"""The most that is spent on the repeats of each kind of step."""
 
 
 class CountersDisagree(ArithmeticError):
@@ -105,14 +102,25 @@ def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
         gc.collect()  # what an earlier probe left behind must not be freed in the middle of this one
         for kind, value in peak(probe, cost, device).items():
             values[f"{name}_peak_memory_{kind}"] = value
+    return {**values, **_throughput(cost, device)}
+
+
+def _throughput(cost: CostConfig, device: torch.device) -> dict[str, Any]:
+    """Seconds of a training step and its phases, of inference at the batch size, and of one image alone."""
     train, inference = _steps(cost, device)
-    for name, step, budget in (("train", train, TRAIN_SECONDS), ("inference", inference, INFERENCE_SECONDS)):
-        seconds = repeated(step, device, budget)
-        low, median, high = np.percentile(seconds, [25, 50, 75])
-        values[f"{name}_step_seconds"] = float(median)
-        values[f"{name}_step_relative_iqr"] = float((high - low) / median)
-        values[f"{name}_repeats"] = len(seconds)
-        values[f"{name}_images_per_second"] = cost.batch_size / float(median)
+    steps = {"train": train, "inference": inference, "latency": _steps(cost, device, batch_size=1)[1]}
+    values: dict[str, Any] = {}
+    for name, step in steps.items():
+        timing = timed(step, device, SECONDS[name])
+        values[f"{name}_step_seconds"] = timing.median
+        values[f"{name}_step_relative_iqr"] = timing.relative_iqr
+        values[f"{name}_repeats"] = len(timing.seconds)
+        values[f"{name}_stopped_by"] = timing.stopped_by
+        values[f"{name}_disturbed"] = timing.disturbed
+        if name == "train":
+            values |= {f"train_{phase}_seconds": seconds for phase, seconds in timing.phases.items()}
+        if name != "latency":
+            values[f"{name}_images_per_second"] = cost.batch_size / timing.median
     return values
 
 
@@ -155,38 +163,47 @@ Probe = Callable[[CostConfig, torch.device, Callable[[], None]], None]
 def _memory_probe(cost: CostConfig, device: torch.device, restart: Callable[[], None]) -> None:
     """Builds everything, takes one training step so that the optimizer's state exists, and then the one that counts."""
     train, _ = _steps(cost, device)
-    train()
+    train(_unmarked)
     restart()
-    train()
+    train(_unmarked)
+
+
+def _unmarked(phase: str) -> None:
+    """For steps that nobody times."""
 
 
 def _inference_probe(cost: CostConfig, device: torch.device, restart: Callable[[], None]) -> None:
     """Two forward passes in eval mode, of which the second counts; no gradients, no optimizer."""
     network = _network(cost, device).eval()
-    images = _images(cost, device)
+    images = _images(cost, device, cost.batch_size)
     with torch.inference_mode():
         scored(network, images, cost.train)
         restart()
         scored(network, images, cost.train)
 
 
-def _steps(cost: CostConfig, device: torch.device) -> tuple[Callable[[], object], Callable[[], object]]:
-    """A training step and a forward pass of the same network."""
+Step = Callable[[Mark], object]
+
+
+def _steps(cost: CostConfig, device: torch.device, batch_size: int = 0) -> tuple[Step, Step]:
+    """A training step and a forward pass of the same network, at the batch size of the cost unless one is given."""
     network = _network(cost, device)
     optimizer, average = optimizer_for(network, cost.train), averaged(network, cost.train)
     if cost.train.compile:
         network.compile()
-    images, labels = _images(cost, device), torch.zeros(cost.batch_size, dtype=torch.long, device=device)
+    images = _images(cost, device, batch_size or cost.batch_size)
+    labels = torch.zeros(len(images), dtype=torch.long, device=device)
 
-    def train() -> object:
+    def train(mark: Mark) -> object:
         network.train()
-        result = training_step(network, optimizer, images, labels, cost.train)
+        result = training_step(network, optimizer, images, labels, cost.train, mark)
         if average:
             average.update_parameters(network)
+        mark("optimizer")
         return result
 
     @torch.inference_mode()
-    def inference() -> object:
+    def inference(mark: Mark) -> object:
         network.eval()
         return scored(network, images, cost.train)
 
@@ -216,8 +233,8 @@ def _without_storage(network: nn.Module) -> nn.Module:
     return network
 
 
-def _images(cost: CostConfig, device: torch.device) -> Tensor:
-    return as_input(torch.randn(cost.batch_size, _channels(cost), *cost.image_size, device=device), cost.train)
+def _images(cost: CostConfig, device: torch.device, count: int) -> Tensor:
+    return as_input(torch.randn(count, _channels(cost), *cost.image_size, device=device), cost.train)
 
 
 def _channels(cost: CostConfig) -> int:
@@ -254,22 +271,3 @@ def _cuda_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str
         "bytes": torch.cuda.max_memory_allocated(device),
         "reserved_bytes": torch.cuda.max_memory_reserved(device),
     }
-
-
-def repeated(step: Callable[[], object], device: torch.device, budget: float) -> list[float]:
-    """Seconds of each step after the warm-up, until the budget of seconds is spent, at least ten times."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    for _ in range(WARMUP_STEPS):
-        once()
-    end = time.perf_counter() + budget
-    seconds: list[float] = []
-    while len(seconds) < FEWEST_REPEATS or time.perf_counter() < end:
-        seconds.append(once())
-    return seconds

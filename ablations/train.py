@@ -183,13 +183,23 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def training_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: TrainConfig
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    mark: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward, loss, backward, optimizer; gives loss, scores `(N, classes)` and the gradient's norm before clipping."""
+    """Forward, loss, backward, optimizer; gives loss, scores `(N, classes)` and the gradient's norm before clipping.
+
+    `mark` is called at the end of each phase, by whoever times them.
+    """
     optimizer.zero_grad(set_to_none=True)
     scores = scored(network, images, config)
     loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+    mark("forward")
     loss.backward()
+    mark("backward")
     parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if config.clip_norm:

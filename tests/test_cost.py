@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ablations import cost
 from ablations.config import CostConfig, TrainConfig
+from ablations.timing import FEWEST_REPEATS
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
 
 SMALL = CostConfig(
@@ -126,20 +127,18 @@ def test_weights_gradients_and_momentum_are_in_the_peak():
 
 @pytest.mark.parametrize("config", [SMALL, RESNET], ids=["densenet", "resnet"])
 def test_everything_is_measured(config, monkeypatch):
-    monkeypatch.setattr(cost, "TRAIN_SECONDS", 0.0)
-    monkeypatch.setattr(cost, "INFERENCE_SECONDS", 0.0)
+    monkeypatch.setattr(cost, "SECONDS", {"train": 0.0, "inference": 0.0, "latency": 0.0})
     values = cost.measured(config, CPU)
     for name in ("train", "inference"):
-        assert values[f"{name}_repeats"] == cost.FEWEST_REPEATS
+        assert values[f"{name}_repeats"] == FEWEST_REPEATS
+        assert values[f"{name}_stopped_by"] in ("precision", "budget")
+        assert isinstance(values[f"{name}_disturbed"], str)
         assert values[f"{name}_step_relative_iqr"] >= 0
         assert values[f"{name}_images_per_second"] == pytest.approx(16 / values[f"{name}_step_seconds"])
+    phases = [values[f"train_{phase}_seconds"] for phase in ("forward", "backward", "optimizer")]
+    assert sum(phases) == pytest.approx(values["train_step_seconds"], rel=0.5)
+    assert values["latency_step_seconds"] > 0
     assert 0 < values["inference_peak_memory_bytes"] < values["train_peak_memory_bytes"]
-
-
-def test_the_warm_up_is_not_timed():
-    calls = []
-    seconds = cost.repeated(lambda: calls.append(None), CPU, 0.0)
-    assert len(calls) == cost.WARMUP_STEPS + len(seconds)
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "foreign", "presets", "__init__"]
 ABLATIONS = [
     "metrics", "records", "config", "sources", "data", "augmentation", "environment", "grid", "reader", "train",
-    "weights", "cost", "job", "engine",
+    "weights", "timing", "cost", "job", "engine",
     "display", "tidy", "driver", "statistics", "tables", "figures", "report", "citations", "__init__", "cli",
     "__main__",
 ]  # fmt: skip
