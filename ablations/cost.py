@@ -1,8 +1,9 @@
 """Measures what a variant needs: params, MACs, activations, memory and throughput.
 
 Memory is taken in one loop and time in another. Two sources stand beside each other wherever there are two:
-MACs from torch's dispatcher and from fvcore's trace, which must agree; peak memory from the allocator, and as
-predicted from a step on tensors without storage, which stays in a column of its own.
+MACs from torch's dispatcher and from fvcore's trace, which must agree; on a CPU, peak memory from the storages that
+are alive and from the allocator's trace; and as predicted from a step on tensors without storage, which stays in a
+column of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import gc
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from ablations.config import CostConfig
 from ablations.timing import Mark, timed
-from ablations.train import as_input, averaged, optimizer_for, prepared, scored, training_step
+from ablations.train import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
 from densenet import ForeignConfig, build, macs_of
 
 with warnings.catch_warnings():
@@ -45,7 +50,7 @@ def counted(cost: CostConfig) -> dict[str, Any]:
     fvcore may not know how they write a convolution or a linear layer.
     """
     network = build(cost.model).eval()
-    images = torch.zeros(1, _channels(cost), *cost.image_size)
+    images = torch.zeros(1, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
     macs = macs_of(network, images)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's notes on fixed shapes
@@ -60,6 +65,8 @@ def counted(cost: CostConfig) -> dict[str, Any]:
         raise CountersDisagree(f"torch's flop counter finds {macs} MACs, fvcore {traced_macs}")
     return {
         "params": sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        "params_total": sum(parameter.numel() for parameter in network.parameters()),
+        "params_per_stage": _params_per_stage(network),
         "macs": macs,
         "flops": 2 * macs,
         "activations": int(elements["conv"] + elements["linear"]),
@@ -70,8 +77,17 @@ def counted(cost: CostConfig) -> dict[str, Any]:
     }
 
 
+def _params_per_stage(network: nn.Module) -> dict[str, int]:
+    """Trainable parameters of each part of the network that has any; what `features` holds is told apart."""
+    stages: Counter[str] = Counter()
+    for name, parameter in network.named_parameters():
+        parts = name.split(".")
+        stages[".".join(parts[: 2 if parts[0] == "features" else 1])] += parameter.numel() * parameter.requires_grad
+    return dict(stages)
+
+
 def predicted(cost: CostConfig) -> dict[str, Any]:
-    """Peak bytes that a step's tensors would hold on the CPU, from tensors without storage.
+    """Peak bytes that a step's tensors would hold, from tensors without storage.
 
     A network written elsewhere may decide by its tensors' values, which these have not: then there is no prediction,
     but its reason.
@@ -85,30 +101,33 @@ def predicted(cost: CostConfig) -> dict[str, Any]:
 
 
 def _predicted(cost: CostConfig) -> dict[str, int]:
-    with FakeTensorMode(), LiveStorage() as live:
-        _memory_probe(cost, torch.device("cpu"), live.restart)
-        train = live.peak
-    with FakeTensorMode(), LiveStorage() as live:
-        _inference_probe(cost, torch.device("cpu"), live.restart)
-        inference = live.peak
-    return {"predicted_train_peak_memory_bytes": train, "predicted_inference_peak_memory_bytes": inference}
+    values: dict[str, int] = {}
+    for name, probe in PROBES.items():
+        with FakeTensorMode(), LiveStorage() as live:
+            held = probe(cost, torch.device("cpu"), live.restart)
+        values[f"predicted_{name}_peak_memory_bytes"] = live.peak
+        if name == "train":
+            values["predicted_activations_bytes"] = live.peak - sum(held.values())
+    return values
 
 
 def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
     """Peak memory and throughput on a device that nothing else uses."""
-    peak = _cuda_peak if device.type == "cuda" else _cpu_peak
+    peaks = _cuda_peaks if device.type == "cuda" else _cpu_peaks
     values: dict[str, Any] = {}
-    for name, probe in (("train", _memory_probe), ("inference", _inference_probe)):
+    for name, probe in PROBES.items():
         gc.collect()  # what an earlier probe left behind must not be freed in the middle of this one
-        for kind, value in peak(probe, cost, device).items():
-            values[f"{name}_peak_memory_{kind}"] = value
+        held, found = peaks(probe, cost, device)
+        values |= {f"{name}_peak_{kind}": value for kind, value in found.items()}
+        if name == "train":
+            values |= {**held, "activations_bytes": found["memory_bytes"] - sum(held.values())}
     return {**values, **_throughput(cost, device)}
 
 
 def _throughput(cost: CostConfig, device: torch.device) -> dict[str, Any]:
     """Seconds of a training step and its phases, of inference at the batch size, and of one image alone."""
-    train, inference = _steps(cost, device)
-    steps = {"train": train, "inference": inference, "latency": _steps(cost, device, batch_size=1)[1]}
+    subject, alone = Subject(cost, device), Subject(cost, device, batch_size=1)
+    steps = {"train": subject.train, "inference": subject.infer, "latency": alone.infer}
     values: dict[str, Any] = {}
     for name, step in steps.items():
         timing = timed(step, device, SECONDS[name])
@@ -118,10 +137,79 @@ def _throughput(cost: CostConfig, device: torch.device) -> dict[str, Any]:
         values[f"{name}_stopped_by"] = timing.stopped_by
         values[f"{name}_disturbed"] = timing.disturbed
         if name == "train":
-            values |= {f"train_{phase}_seconds": seconds for phase, seconds in timing.phases.items()}
+            values |= {f"train_{phase}_seconds": seconds for phase, seconds in timing.phases.items() if phase != "rest"}
         if name != "latency":
             values[f"{name}_images_per_second"] = cost.batch_size / timing.median
     return values
+
+
+class Subject:
+    """A network as it is measured: with its optimizer, on images of the cost's size, at its batch size or another."""
+
+    def __init__(self, cost: CostConfig, device: torch.device, batch_size: int = 0) -> None:
+        self.config = cost.train
+        self.network, self.average = _networks(cost, device)
+        self.optimizer = optimizer_for(self.network, cost.train)
+        if cost.train.compile:
+            self.network.compile()
+        shape = (batch_size or cost.batch_size, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
+        self.images = as_input(torch.randn(shape, device=device), cost.train)
+        self.labels = torch.zeros(shape[0], dtype=torch.long, device=device)
+
+    def train(self, mark: Mark = lambda phase: None) -> None:
+        """A training step."""
+        self.network.train()
+        training_step(self.network, self.optimizer, self.images, self.labels, self.config, mark)
+        if self.average is not None:
+            update_average(self.average, self.network, self.config.ema)
+        mark("optimizer")
+
+    @torch.inference_mode()
+    def infer(self, mark: Mark = lambda phase: None) -> None:
+        """A forward pass in eval mode."""
+        self.network.eval()
+        scored(self.network, self.images, self.config)
+
+    def held(self) -> dict[str, int]:
+        """Bytes that stay from one training step to the next; an average of the weights counts with the optimizer's."""
+        kept = [*(self.average.state_dict().values() if self.average is not None else ())]
+        kept += [value for state in self.optimizer.state.values() for value in state.values()]
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        return {
+            "weights_bytes": _bytes([*self.network.parameters(), *self.network.buffers()]),
+            "gradients_bytes": _bytes(gradients),
+            "optimizer_bytes": _bytes([value for value in kept if isinstance(value, Tensor)]),
+        }
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+Restart = Callable[[nn.Module], None]
+"""From here on, a new peak; the network's parameters and buffers are part of it."""
+
+
+def _train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> dict[str, int]:
+    """Builds everything, takes one training step so that the optimizer's state exists, and then the one that counts."""
+    subject = Subject(cost, device)
+    subject.train()
+    restart(subject.network)
+    subject.train()
+    return subject.held()
+
+
+def _inference_probe(cost: CostConfig, device: torch.device, restart: Restart) -> dict[str, int]:
+    """Two forward passes in eval mode, of which the second counts; no gradients, no average, no optimizer's state."""
+    subject = Subject(replace(cost, train=cost.train.model_copy(update={"ema": 0.0})), device)
+    subject.infer()
+    restart(subject.network)
+    subject.infer()
+    return {}
+
+
+Probe = Callable[[CostConfig, torch.device, Restart], dict[str, int]]
+PROBES: dict[str, Probe] = {"train": _train_probe, "inference": _inference_probe}
 
 
 class LiveStorage(TorchDispatchMode):
@@ -130,13 +218,18 @@ class LiveStorage(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = 0
+        self.operators: set[str] = set()
+        """The names of those that were seen."""
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def restart(self) -> None:
-        """From here on, a new peak."""
+    def restart(self, network: nn.Module | None = None) -> None:
+        """From here on, a new peak; the network's own storages count, wherever it was built."""
+        for tensor in (*network.parameters(), *network.buffers()) if network else ():
+            self._watch(tensor.untyped_storage())
         self.peak = self.bytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operators.add(func.name().partition(".")[0])
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -157,66 +250,14 @@ class LiveStorage(TorchDispatchMode):
         self.peak = max(self.peak, self.bytes)
 
 
-Probe = Callable[[CostConfig, torch.device, Callable[[], None]], None]
-
-
-def _memory_probe(cost: CostConfig, device: torch.device, restart: Callable[[], None]) -> None:
-    """Builds everything, takes one training step so that the optimizer's state exists, and then the one that counts."""
-    train, _ = _steps(cost, device)
-    train(_unmarked)
-    restart()
-    train(_unmarked)
-
-
-def _unmarked(phase: str) -> None:
-    """For steps that nobody times."""
-
-
-def _inference_probe(cost: CostConfig, device: torch.device, restart: Callable[[], None]) -> None:
-    """Two forward passes in eval mode, of which the second counts; no gradients, no optimizer."""
-    network = _network(cost, device).eval()
-    images = _images(cost, device, cost.batch_size)
-    with torch.inference_mode():
-        scored(network, images, cost.train)
-        restart()
-        scored(network, images, cost.train)
-
-
-Step = Callable[[Mark], object]
-
-
-def _steps(cost: CostConfig, device: torch.device, batch_size: int = 0) -> tuple[Step, Step]:
-    """A training step and a forward pass of the same network, at the batch size of the cost unless one is given."""
-    network = _network(cost, device)
-    optimizer, average = optimizer_for(network, cost.train), averaged(network, cost.train)
-    if cost.train.compile:
-        network.compile()
-    images = _images(cost, device, batch_size or cost.batch_size)
-    labels = torch.zeros(len(images), dtype=torch.long, device=device)
-
-    def train(mark: Mark) -> object:
-        network.train()
-        result = training_step(network, optimizer, images, labels, cost.train, mark)
-        if average:
-            average.update_parameters(network)
-        mark("optimizer")
-        return result
-
-    @torch.inference_mode()
-    def inference(mark: Mark) -> object:
-        network.eval()
-        return scored(network, images, cost.train)
-
-    return train, inference
-
-
-def _network(cost: CostConfig, device: torch.device) -> nn.Module:
-    """On its device, or without storage where tensors have none."""
+def _networks(cost: CostConfig, device: torch.device) -> tuple[nn.Module, nn.Module | None]:
+    """The network, and the average of its weights where there is one; without storage where tensors have none."""
     with _disable_current_modes():  # some networks read numbers from tensors while they are built
-        network = build(cost.model)
+        network = prepared(build(cost.model).to(device), cost.train)
+        average = averaged(network, cost.train)
     if isinstance(torch.empty(0), FakeTensor):
-        return prepared(_without_storage(network), cost.train)
-    return prepared(network.to(device), cost.train)
+        return _without_storage(network), None if average is None else _without_storage(average)
+    return network, average
 
 
 def _without_storage(network: nn.Module) -> nn.Module:
@@ -233,20 +274,25 @@ def _without_storage(network: nn.Module) -> nn.Module:
     return network
 
 
-def _images(cost: CostConfig, device: torch.device, count: int) -> Tensor:
-    return as_input(torch.randn(count, _channels(cost), *cost.image_size, device=device), cost.train)
+def _cpu_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
+    """What tensors hold at most (`memory`), and the same twice more from the profiler's trace of the allocator.
+
+    `traced`: the allocator's highest level between operators, which must be the first within a percent. `allocated`:
+    its highest level at all, in which stands what operators, most of all convolutions, allocate for themselves.
+    """
+    with LiveStorage() as live:
+        held = probe(cost, device, live.restart)
+    gc.collect()
+    traced, allocated = _traced_peaks(probe, cost, device, live.operators)
+    return held, {"memory_bytes": live.peak, "traced_bytes": traced, "allocated_bytes": allocated}
 
 
-def _channels(cost: CostConfig) -> int:
-    return int(getattr(cost.model, "in_channels", 3))
-
-
-def _cpu_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str, int]:
-    """The highest level of the CPU allocator, from the profiler's trace of every allocation and release."""
+def _traced_peaks(probe: Probe, cost: CostConfig, device: torch.device, operators: set[str]) -> tuple[int, int]:
+    """The CPU allocator's highest level between the outermost of these operators, and at all."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     mark = "peak counts from here"
 
-    def restart() -> None:
+    def restart(network: nn.Module) -> None:
         with record_function(mark):
             pass
 
@@ -254,20 +300,25 @@ def _cpu_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str,
         probe(cost, device, restart)
     events: list[Any] = profiler.profiler.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == mark)
-    level = peak = 0
-    for moment, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
-        level += size
-        if moment >= start:
-            peak = max(peak, level)
-    return {"bytes": peak}
+    memory = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    moments, levels = [moment for moment, _ in memory], list(accumulate(size for _, size in memory))
+    spans = sorted((event.start_ns(), -event.end_ns()) for event in events if event.name() in operators)
+    between = last = 0
+    for _, negative_end in spans:
+        end = -negative_end
+        if end > last:  # not within another
+            last = end
+            if end >= start:
+                between = max(between, levels[bisect_right(moments, end) - 1])
+    return between, max(level for moment, level in zip(moments, levels, strict=True) if moment >= start)
 
 
-def _cuda_peak(probe: Probe, cost: CostConfig, device: torch.device) -> dict[str, int]:
+def _cuda_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
     """The CUDA allocator's own peaks, in a fresh process."""
     torch.cuda.empty_cache()
-    probe(cost, device, lambda: torch.cuda.reset_peak_memory_stats(device))
+    held = probe(cost, device, lambda network: torch.cuda.reset_peak_memory_stats(device))
     torch.cuda.synchronize(device)
-    return {
-        "bytes": torch.cuda.max_memory_allocated(device),
+    return held, {
+        "memory_bytes": torch.cuda.max_memory_allocated(device),
         "reserved_bytes": torch.cuda.max_memory_reserved(device),
     }

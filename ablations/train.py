@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ablations.augmentation import augmented
 from ablations.config import DataConfig, TrainConfig
@@ -148,11 +148,22 @@ def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
 
 
-def averaged(network: nn.Module, config: TrainConfig) -> AveragedModel | None:
-    """The exponential moving average of weights and buffers, where there is one."""
-    if not config.ema:
-        return None
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+def averaged(network: nn.Module, config: TrainConfig) -> nn.Module | None:
+    """A copy of the network for the exponential moving average of its weights and buffers, where there is one."""
+    return copy.deepcopy(network) if config.ema else None
+
+
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Average <- decay * average + (1 - decay) * network, parameter by parameter and buffer by buffer.
+
+    Whole numbers, such as a batch norm's count of batches, are copied. Decay 0 makes the average the network.
+    """
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    floating = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], 1 - decay)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
+            mean.copy_(value)
 
 
 def learning_rate(config: TrainConfig, step: int, total: int, per_epoch: int) -> float:
@@ -258,7 +269,7 @@ def train(
     optimizer, average = optimizer_for(network, config), averaged(network, config)
     if config.compile:
         network.compile()
-    tested = average.module if average else network
+    tested = network if average is None else average
     order = torch.Generator().manual_seed(stream(seed, "order"))
     count = len(data.train)
     per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
@@ -284,7 +295,7 @@ def train(
 def _train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
+    average: nn.Module | None,
     course: _Course,
     number: int,
     batches: Sequence[Tensor],
@@ -301,8 +312,8 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss, scores, norm = training_step(network, optimizer, images, labels, config)
-        if average:
-            average.update_parameters(network)
+        if average is not None:
+            update_average(average, network, config.ema if step else 0.0)
         losses.append(loss)
         norms.append(norm)
         correct.append((scores.argmax(1) == labels).sum())

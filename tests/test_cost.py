@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -10,6 +12,7 @@ from ablations import cost
 from ablations.config import CostConfig, TrainConfig
 from ablations.timing import FEWEST_REPEATS
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
+from densenet.options import Checkpoint, LayerOrder
 
 SMALL = CostConfig(
     DenseNetConfig(block_config=(2, 2), growth_rate=4, in_channels=1), (8, 8), TrainConfig(batch_size=16)
@@ -72,39 +75,76 @@ def test_live_storage_follows_birth_and_death(fake):
         assert live.peak == 4000
 
 
-@pytest.mark.parametrize("kind", ["none", "bottleneck", "layer", "block"])
-def test_the_prediction_comes_near_the_allocator(kind):
-    config = CostConfig(
-        DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), (16, 16), TrainConfig(batch_size=32)
-    )
-    predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
-    measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
-    assert 0.9 < predicted / measured < 1.001
+def three_sources(model, size=(16, 16), batch_size=32, **fields) -> None:
+    """Predicted, alive and traced agree within a percent, in training and in inference."""
+    config = CostConfig(model, size, TrainConfig(batch_size=batch_size, **fields))
+    predicted = cost.predicted(config)
+    for name, probe in cost.PROBES.items():
+        held, peaks = cost._cpu_peaks(probe, config, CPU)
+        assert peaks["memory_bytes"] == pytest.approx(peaks["traced_bytes"], rel=0.01), name
+        assert predicted[f"predicted_{name}_peak_memory_bytes"] == pytest.approx(peaks["memory_bytes"], rel=0.01), name
+        assert peaks["allocated_bytes"] >= peaks["traced_bytes"]
+        if name == "train":
+            activations = peaks["memory_bytes"] - sum(held.values())
+            assert predicted["predicted_activations_bytes"] == pytest.approx(activations, rel=0.01)
 
 
-@pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "fp64"}, {"memory_format": "channels_last"}])
-def test_precision_and_memory_format_are_in_prediction_and_measurement(fields):
-    model = DenseNetConfig(block_config=(3, 3), growth_rate=8)
-    config = CostConfig(model, (16, 16), TrainConfig(batch_size=32, **fields))
-    plain = cost.predicted(CostConfig(model, (16, 16), TrainConfig(batch_size=32)))["predicted_train_peak_memory_bytes"]
-    predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
-    if fields == {"precision": "fp64"}:
-        assert predicted == pytest.approx(2 * plain, rel=0.02)
-    elif fields == {"precision": "bf16"}:
-        assert predicted < 0.8 * plain
-    else:
-        assert predicted == pytest.approx(plain, rel=0.1)
-    measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
-    assert 0.8 < predicted / measured < 1.01
+@pytest.mark.parametrize("kind", get_args(Checkpoint))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_memory_has_three_sources_for_every_recomputation_and_precision(kind, precision):
+    three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), precision=precision)
+
+
+@pytest.mark.parametrize("order", get_args(LayerOrder))
+def test_memory_has_three_sources_for_every_order(order):
+    three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, layer_order=order))
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8, connectivity="sum", dropout=0.2), {}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"memory_format": "channels_last"}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"optimizer": "adamw", "ema": 0.9, "clip_norm": 1.0}),
+        (ResNetConfig(depth=8), {}),
+    ],
+    ids=["sum", "channels_last", "adamw, ema", "resnet"],
+)
+def test_memory_has_three_sources_otherwise_too(model, fields):
+    three_sources(model, **fields)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["none", "bottleneck", "layer", "block"])
-def test_the_prediction_of_bc_100_12(kind):
-    config = CostConfig(DenseNetConfig(checkpoint=kind), (32, 32), TrainConfig(batch_size=16))
-    predicted = cost.predicted(config)["predicted_train_peak_memory_bytes"]
-    measured = cost._cpu_peak(cost._memory_probe, config, CPU)["bytes"]
-    assert 0.9 < predicted / measured < 1.001, "the rest is a convolution's workspace"
+@pytest.mark.parametrize("kind", get_args(Checkpoint))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_memory_of_bc_100_12_has_three_sources(kind, precision):
+    three_sources(DenseNetConfig(checkpoint=kind), (32, 32), 16, precision=precision)
+
+
+def test_what_is_held_is_counted_to_the_byte():
+    subject = cost.Subject(CostConfig(SMALL.model, (8, 8), TrainConfig(optimizer="adamw", ema=0.5)), CPU)
+    subject.train()
+    params = cost.counted(SMALL)["params"]
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in subject.network.buffers())
+    held = subject.held()
+    steps = 4 * len(list(subject.network.parameters()))
+    assert held == {
+        "weights_bytes": 4 * params + buffers,
+        "gradients_bytes": 4 * params,
+        "optimizer_bytes": 2 * 4 * params + steps + 4 * params + buffers,
+    }
+
+
+def test_bf16_is_priced_as_bf16_and_fp64_as_fp64():
+    model = DenseNetConfig(block_config=(3, 3), growth_rate=8)
+    activations = {
+        precision: cost.predicted(CostConfig(model, (16, 16), TrainConfig(batch_size=32, precision=precision)))[
+            "predicted_activations_bytes"
+        ]
+        for precision in ("fp32", "bf16", "fp64")
+    }
+    assert activations["fp64"] == pytest.approx(2 * activations["fp32"], rel=0.01)
+    assert activations["bf16"] == pytest.approx(activations["fp32"] / 2, rel=0.05)
 
 
 def test_recomputation_lowers_the_predicted_peak():

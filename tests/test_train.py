@@ -28,6 +28,7 @@ from ablations.train import (
     stream,
     train,
     training_step,
+    update_average,
     weights_hash,
 )  # fmt: skip
 from densenet import DenseNetConfig, ResNetConfig
@@ -292,7 +293,7 @@ def test_the_average_of_the_weights_is_what_is_tested():
     result = outcome(ema=0.9, epochs=2)
     network = initialised(SMALL, 0, CPU)
     average = averaged(network, TrainConfig(ema=0.9))
-    assert result.network.features.conv0.weight.shape == average.module.features.conv0.weight.shape
+    assert result.network.features.conv0.weight.shape == average.features.conv0.weight.shape
     assert result.weights != outcome(epochs=2).weights
     assert result.history[0].train_loss == outcome(epochs=2).history[0].train_loss, "the training is the same"
 
@@ -300,10 +301,10 @@ def test_the_average_of_the_weights_is_what_is_tested():
 def test_the_average_is_the_closed_formula():
     network = torch.nn.Linear(1, 1, bias=False)
     average = averaged(network, TrainConfig(ema=0.75))
-    for value in (1.0, 2.0, 3.0):
+    for step, value in enumerate((1.0, 2.0, 3.0)):
         torch.nn.init.constant_(network.weight, value)
-        average.update_parameters(network)
-    assert average.module.weight.item() == pytest.approx(0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 3)
+        update_average(average, network, 0.75 if step else 0.0)
+    assert average.weight.item() == pytest.approx(0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 3)
 
 
 @pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "fp64"}, {"memory_format": "channels_last"}])
