@@ -75,16 +75,16 @@ METRICS: dict[str, Metric] = {
     ),
     "train_peak_memory_bytes": Metric(
         "Peak memory, training", "MiB",
-        "most bytes allocated at once in a training step: weights, gradients, optimizer, activations, workspace",
+        "most bytes that tensors hold at once in a training step: weights, gradients, optimizer, activations",
         MIB, _digits, "lower", "cost",
     ),
     "predicted_train_peak_memory_bytes": Metric(
         "Predicted peak, training", "MiB",
-        "the same step on tensors without storage: what its tensors would hold, without operators' workspace",
+        "the same step on tensors without storage: what its tensors would hold",
         MIB, _digits, "lower", "cost",
     ),
     "inference_peak_memory_bytes": Metric(
-        "Peak memory, inference", "MiB", "most bytes allocated at once in a forward pass without gradients",
+        "Peak memory, inference", "MiB", "most bytes that tensors hold at once in a forward pass",
         MIB, _digits, "lower", "cost",
     ),
     "predicted_inference_peak_memory_bytes": Metric(
@@ -96,6 +96,10 @@ METRICS: dict[str, Metric] = {
     ),
     "inference_images_per_second": Metric(
         "Inference", "images/s", "median throughput of the forward pass in eval mode", 1.0, _count, "higher", "cost"
+    ),
+    "latency_step_seconds": Metric(
+        "Latency, one image", "ms", "median time of a forward pass of one image in eval mode", 1e-3, _digits, "lower",
+        "cost",
     ),
 }  # fmt: skip
 """Every measure that tables, figures and citations know. A new one is an entry here, and its value in a record."""

@@ -23,8 +23,16 @@ CONFOUNDS = ("params", "macs", "activations", "train_peak_memory_bytes", "train_
 SPREAD = {
     "train_images_per_second": "train_step_relative_iqr",
     "inference_images_per_second": "inference_step_relative_iqr",
+    "latency_step_seconds": "latency_step_relative_iqr",
 }
 """The relative interquartile range that stands beside a measure of time."""
+
+DISTURBED = {
+    "train_images_per_second": "train_disturbed",
+    "inference_images_per_second": "inference_disturbed",
+    "latency_step_seconds": "latency_disturbed",
+}
+"""What speaks against a measure of time; empty where nothing does."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ def study_table(frames: Frames, study: str) -> StudyTable:
     entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == study)
     levels = frames.studies[frames.studies.study == study]
     costs = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
-    shown = frames.costs.reindex(columns=["variant", "status", *costs, *SPREAD.values()])
+    shown = frames.costs.reindex(columns=["variant", "status", *costs, *SPREAD.values(), *DISTURBED.values()])
     numbers = (
         summary(levels, frames.runs).merge(shown, on="variant", how="left").rename(columns={"status": "cost_status"})
     )
@@ -95,6 +103,8 @@ def _cost(row: dict[Any, Any], key: str) -> str:
         notes.append(f"{100 * row[f'{key}_change']:+.{places}f} %")
     if key in SPREAD and not math.isnan(row[SPREAD[key]]):
         notes.append(f"IQR {100 * row[SPREAD[key]]:.1f} %")
+    if isinstance(row.get(DISTURBED.get(key)), str) and row[DISTURBED[key]]:
+        notes.append("disturbed")
     return METRICS[key].show(row[key]) + (f" ({'; '.join(notes)})" if notes else "")
 
 
@@ -109,9 +119,15 @@ def brief(table: StudyTable) -> StudyTable:
     """The same table with fewer measures and without the costs' changes."""
     shown = {"Level", "n", "Change (points)", "Verdict", *(METRICS[key].head for key in BRIEF)}
     columns = [index for index, head in enumerate(table.heads) if head in shown]
-    rows = ((row[0], *(row[index].partition(" (")[0] for index in columns[1:])) for row in table.cells)
+    rows = ((row[0], *(_bare(row[index]) for index in columns[1:])) for row in table.cells)
     heads = tuple(table.heads[index] for index in columns)
     return replace(table, heads=heads, cells=tuple(rows), caption=table.caption.replace(_COSTS, ""))
+
+
+def _bare(cell: str) -> str:
+    """A cell without what stands beside its number, but for what speaks against it."""
+    number, _, notes = cell.partition(" (")
+    return f"{number} (disturbed)" if "disturbed" in notes else number
 
 
 def caption(frames: Frames) -> str:
@@ -140,18 +156,23 @@ def provenance(frames: Frames) -> str:
     tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
     seeds = len(frames.manifest["seeds"])
     batches = ", ".join(map(str, frames.variants["train.batch_size"].unique()))
+    flags = costs.reindex(columns=[*DISTURBED.values()]).astype(object)
+    number = int(flags.map(lambda flag: isinstance(flag, str) and flag != "").any(axis=1).sum())
+    disturbed = (
+        f" ({number} of {len(costs)} were disturbed by other load, or unsteady, and are marked)" if number else ""
+    )
     return (
         f"Data: {', '.join(frames.variants.data.unique())}, {tested or 'no'} test images; "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
-        f"batch size {batches}. Device: {made['device_name']}, {threads}; {made['precision']}; torch {made['torch']}; "
-        f"commit {made['commit']}."
+        f"batch size {batches}{disturbed}. Device: {made['device_name']}, {threads}; {made['precision']}; "
+        f"torch {made['torch']}; commit {made['commit']}."
     )
 
 
 _MADE_WITH = ["device", "device_name", "threads", "precision", "torch", "commit"]
 _MEMORY = {
     True: "Peak memory is the CUDA allocator's.",
-    False: "Peak memory is the CPU allocator's, from the profiler's trace of one step.",
+    False: "Peak memory is what tensors hold at most in one step, operators' workspace not included.",
 }
 
 
