@@ -8,8 +8,11 @@ from ablations.tidy import Frames, load
 __all__ = ["Frames", "load", "load_model"]
 
 
-def load_model(path: str | Path) -> Any:
-    """The trained network of a run with `train.keep_weights`, in eval mode. Raises NotWeights for any other file."""
+def load_model(path: str | Path, own_code: bool = False) -> Any:
+    """The trained network of a run with `train.keep_weights`, in eval mode.
+
+    `own_code` allows classes outside this package to be imported. Raises NotWeights for any other file.
+    """
     from ablations.weights import load_model
 
-    return load_model(path)
+    return load_model(path, own_code)

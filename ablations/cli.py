@@ -55,58 +55,65 @@ def list_() -> None:
 
 
 @app.command()
-def plan(grid: GridArgument, set_: SetOption = None, seeds: SeedsOption = None, as_json: JsonOption = False) -> None:
-    """Shows what would run, with params, MACs and predicted memory; trains nothing."""
-    from rich.progress import track
-
-    from ablations.display import print_rows
-    from ablations.metrics import METRICS
-    from densenet import published
+def plan(
+    grid: GridArgument,
+    out_: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where records would be; as for run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    set_: SetOption = None,
+    seeds: SeedsOption = None,
+    counts_only: Annotated[bool, typer.Option("--counts-only", help="Neither memory nor time: faster.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows what would run: params, MACs, memory, what is missing and how long it takes; trains nothing."""
+    from ablations import driver
+    from ablations import plan as plans
 
     read = _grid(grid, set_, seeds)
-    entries = []
-    for variant_id, variant in track(read.variants().items(), "Counting", console=err, transient=True):
-        config = read.cost(variant)
-        where = [f"{s.name} {v.label}" for s in read.studies for v in s.levels if v.variant == variant]
-        numbers, failure = _counted(config)
-        known = published(variant.model, config.image_size)
-        elsewhere = {} if known is None else {"published": {"params": known.params, "macs": known.macs}}
-        entries.append({"variant": variant_id, "levels": where, **numbers, **elsewhere, **failure})
-    runs, costs = len(entries) * len(read.seeds), len(entries)
+    try:
+        slots = driver.devices(device, 0)
+    except ValueError as error:
+        _stop(str(error))
+    found = plans.plan(read, out_ or Path("results") / Path(grid).stem, slots, counts_only, err)
     if as_json:
-        print(json.dumps({"title": read.title, "runs": runs, "costs": costs, "variants": entries}, indent=1))
-        return
+        print(json.dumps(found, indent=1))
+    else:
+        for note in read.notes:
+            _say(f"Note: {note}", err)
+        _show_plan(found, read.title or grid, len(read.seeds))
+    if any("failed" in entry for entry in found["variants"]):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _show_plan(found: dict[str, Any], title: str, seeds: int) -> None:
+    """The variants as a table, and a line on the whole."""
+    from ablations.display import clock, print_rows
+    from ablations.metrics import METRICS
+
+    entries = found["variants"]
     keys = [key for key in METRICS if any(key in entry for entry in entries)]
     heads = ["Variant", *(METRICS[key].head for key in keys)]
-    rows = [
-        ["; ".join(entry["levels"]), *(METRICS[key].show(entry[key]) if key in entry else "" for key in keys)]
-        for entry in entries
-    ]
+    rows = []
+    for number, entry in enumerate(entries):
+        row = ["; ".join(entry["levels"]) or "base"]
+        for key in keys:
+            change = f" ({100 * entry['change'][key]:+.1f} %)" if number and key in entry["change"] else ""
+            row.append(METRICS[key].show(entry[key]) + change if key in entry else "")
+        rows.append(row)
     for key, form in (("params", ",.0f"), ("macs", ",.6g")) if any("published" in each for each in entries) else ():
         heads.append(f"Published {METRICS[key].head}")
         for row, entry in zip(rows, entries, strict=True):
             row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
-    print_rows(out, read.title or grid, heads, rows)
-    _say(f"{runs} runs ({len(entries)} variants x {len(read.seeds)} seeds) and at most {costs} costs.")
+    print_rows(out, title, heads, rows)
+    _say(f"{found['runs']} runs ({len(entries)} variants x {seeds} seeds), {found['missing_runs']} of them missing; "
+         f"{found['missing_costs']} costs missing.")  # fmt: skip
+    if "seconds" in found and found["missing_runs"] + found["missing_costs"]:
+        _say(f"They take about {clock(found['seconds'])}, by {found['timed_by']}.")
     for entry in entries:
-        for key in ("failed", "prediction_failed"):
+        for key in ("failed", "prediction_failed", "does_not_fit"):
             if key in entry:
                 _say(f"  {'; '.join(entry['levels'])}: {key.replace('_', ' ')}: {entry[key]}", err)
-    if any("failed" in entry for entry in entries):
-        raise typer.Exit(SOME_FAILED)
-
-
-def _counted(config: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a variant needs, as far as it can be counted, and why it cannot."""
-    from ablations import cost
-    from ablations.metrics import METRICS
-
-    try:
-        values = {**cost.counted(config), **cost.predicted(config)}
-    except Exception as error:  # whatever a network written elsewhere may raise
-        return {}, {"failed": f"{type(error).__name__}: {error}"}
-    failure = {key: values[key] for key in ("prediction_failed",) if key in values}
-    return {key: value for key, value in values.items() if key in METRICS}, failure
 
 
 @app.command()

@@ -25,7 +25,8 @@ class DataConfig(Config):
     """The folder that holds the files; empty: where this suite downloads to."""
 
     validation: float = Field(default=0.0, ge=0)
-    """Images cut from the training set to choose on, class-balanced: a share below 1, or a whole number of them."""
+    """Images cut from the training set to choose on, as many of each class as its share: a share of them below 1, or a
+    whole number. None by default: what is not chosen on trains, as in the paper's last-epoch results."""
 
     train_limit: int = Field(default=0, ge=0)
     """Train on that many images only, of those that validation leaves, balanced over the classes; 0 = all."""
@@ -45,13 +46,15 @@ class DataConfig(Config):
     """`imagefolder` and `parquet`: the shorter side is resized to this, and the middle square kept; 0 = as they are."""
 
     test_share: float = Field(default=0.0, ge=0, lt=1)
-    """`imagefolder`: the share that becomes the test set, class-balanced, where the folder has none of its own."""
+    """`imagefolder`: the share of each class that becomes the test set, where the folder has none of its own. None by
+    default: a split that its authors published is better than ours."""
 
     memory_limit: int = Field(default=4096, gt=0)
-    """MiB up to which a data set becomes one tensor in memory; an image folder above it is read as it is needed."""
+    """MiB up to which a data set becomes one tensor in memory; an image folder above it is read as it is needed. 4 GiB
+    hold every data set of 32 x 32 pixels, and fit a small machine."""
 
     workers: int = Field(default=2, ge=0, le=256)
-    """Processes that read such a folder."""
+    """Processes that read such a folder; two keep a small network busy and a small machine usable."""
 
     shape: Annotated[tuple[Annotated[int, Field(gt=0, le=100_000)], ...], Field(strict=False, max_length=3)] = ()
     """`random`: channels, height and width."""
@@ -86,9 +89,6 @@ OWNERS = {
 }
 """Fields that mean something to some data sets only."""
 
-NOT_IDENTITY = {"root", "memory_limit", "workers"}
-"""Fields that say where data lies and how it is read, and change no result."""
-
 
 class TrainConfig(Config):
     """How a network is trained. The defaults are the DenseNet paper's recipe for CIFAR (section 4.2), shortened."""
@@ -119,7 +119,7 @@ class TrainConfig(Config):
     epochs: int = Field(default=40, gt=0, le=1_000_000)
     """Passes over the training images. The paper takes 300 on CIFAR and 40 on SVHN: 40 is what a first look affords."""
 
-    steps: int = Field(default=0, ge=0, le=1_000_000_000)
+    steps: int = Field(default=0, gt=0, le=1_000_000_000)
     """Steps of the optimizer, given instead of `epochs`; the last epoch may end early."""
 
     batch_size: int = Field(default=64, gt=0, le=1_000_000)
@@ -149,13 +149,15 @@ class TrainConfig(Config):
     """torch.compile, which costs a minute or more before the first step: it pays in long trainings."""
 
     evaluation_interval: int = Field(default=1, gt=0)
-    """Epochs from one evaluation on the validation images to the next; the last epoch has one."""
+    """Epochs from one evaluation on the validation images to the next; the last epoch has one. Every epoch, for a whole
+    curve: it costs a forward pass of few images."""
 
     test_curve: bool = False
     """Evaluate the test images at that interval too. Off: what is tested on should not be looked at before the end."""
 
     keep_weights: bool = False
-    """Keep the final weights beside the record, for `ablations.load_model`. Off: they are as large as the network."""
+    """Keep the final weights beside the record, for `ablations.load_model`, of runs that are made from then on. Off:
+    they are as large as the network."""
 
     time_limit: float = Field(default=0.0, ge=0)
     """Seconds after which a training is given up as a timeout; 0 = none."""
@@ -180,11 +182,15 @@ class TrainConfig(Config):
     @property
     def of_a_step(self) -> TrainConfig:
         """The fields that what one step costs depends on; the others at their defaults."""
-        return TrainConfig(**{name: getattr(self, name) for name in STEP_FIELDS})
+        fields: dict[str, Any] = {name: getattr(self, name) for name in STEP_FIELDS}
+        if not self.weight_decay:
+            fields["weight_decay"] = 0.0  # how much decays costs nothing, that something does may
+        return TrainConfig(**fields)
 
 
 STEP_FIELDS = (
-    "optimizer", "batch_size", "label_smoothing", "clip_norm", "ema", "precision", "memory_format", "compile",
+    "optimizer", "decay_norms_and_biases", "batch_size", "label_smoothing", "clip_norm", "ema", "precision",
+    "memory_format", "compile",
 )  # fmt: skip
 
 
@@ -222,9 +228,16 @@ class CostConfig:
         return self.train.batch_size
 
 
+NOT_IDENTITY: dict[type[Config], set[str]] = {
+    DataConfig: {"root", "memory_limit", "workers"},
+    TrainConfig: {"time_limit", "keep_weights"},
+}
+"""Fields that say where data lies, how it is read, and what is kept: they change no result."""
+
+
 def resolved(config: Config) -> dict[str, Any]:
     """The fields that differ from their defaults, so that a new field changes no old identity; `family` always."""
-    fields = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
+    fields = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY.get(type(config)))
     family = getattr(config, "family", None)
     return fields if family is None else {"family": family, **fields}
 

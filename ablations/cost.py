@@ -9,12 +9,14 @@ column of its own.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import warnings
 import weakref
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -26,7 +28,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from ablations.config import CostConfig
+from ablations import records
+from ablations.config import CostConfig, cost_fields, identity
+from ablations.environment import code
+from ablations.sources import cache_folder
 from ablations.timing import Mark, timed
 from ablations.train import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
 from densenet import ForeignConfig, build, macs_of
@@ -89,15 +94,27 @@ def _params_per_stage(network: nn.Module) -> dict[str, int]:
 def predicted(cost: CostConfig) -> dict[str, Any]:
     """Peak bytes that a step's tensors would hold, from tensors without storage.
 
+    Kept in the cache for as long as the code stays the same.
+
     A network written elsewhere may decide by its tensors' values, which these have not: then there is no prediction,
     but its reason.
     """
+    key = identity({"cost": cost_fields(cost), "torch": torch.__version__, "code": code()["fingerprint"]})
+    path = cache_folder() / "predictions" / f"{key}.json"
+    own = not isinstance(cost.model, ForeignConfig)  # the code of others may change without our knowing
+    if own and path.is_file():
+        with suppress(OSError, ValueError):
+            return dict(json.loads(path.read_bytes()))
     try:
-        return _predicted(cost)
+        values = _predicted(cost)
     except Exception as error:
         if not isinstance(cost.model, ForeignConfig):
             raise
         return {"prediction_failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
+    if own:
+        with suppress(OSError):
+            records.write(path, records.pretty(values))
+    return values
 
 
 def _predicted(cost: CostConfig) -> dict[str, int]:

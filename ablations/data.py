@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ablations.config import DataConfig
-from ablations.sources import DATASETS, DataError, Files, Part, Parts, Source, balanced_subset, cache_folder
+from ablations.sources import DATASETS, DataError, Files, Part, Parts, Source, balanced_subset, cache_folder, cut
 from densenet.options import lookup
 
 STATISTICS_OF = 10_000
-"""Images that the normalisation statistics are taken from where they are read as needed."""
+"""Images of a folder that the normalisation statistics are taken from, for it may be read as needed."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,11 @@ class Images:
             pin_memory=pinned,
             generator=torch.Generator(),  # of its own: the common one is for dropout
         )
-        for images in loader:
-            yield images.to(self.labels.device, non_blocking=True)
+        try:
+            for images in loader:
+                yield images.to(self.labels.device, non_blocking=True)
+        except DataError as error:  # a reader's, with its whole traceback
+            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
 
     def to(self, device: torch.device) -> Images:
         """The same on another device; files stay where they are."""
@@ -133,11 +136,15 @@ def load(config: DataConfig) -> Dataset:
 
     Raises DataError for data that is missing or damaged, ValueError for an unknown name.
     """
-    source = lookup("data set", config.name, DATASETS)(config)
-    parts = _cached(source) if source.kept else source.decode()
+    config = config.model_copy(update={"root": str(Path(config.root).expanduser()) if config.root else ""})
+    try:
+        source = lookup("data set", config.name, DATASETS)(config)
+        parts = _cached(source) if source.kept else source.decode()
+    except OSError as error:
+        raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error
     train, test = (Images(part.images, part.labels, workers=config.workers) for part in (parts["train"], parts["test"]))
     train, validation = _split(train, config, source.label)
-    mean, std = _statistics(train)
+    mean, std = _statistics(train, source.sampled)
     classes = source.classes or int(parts["train"].labels.max()) + 1
     return Dataset(source.label, source.checksum, train, validation, test, classes, source.names, mean, std)
 
@@ -148,13 +155,7 @@ def _split(train: Images, config: DataConfig, label: str) -> tuple[Images, Image
     if config.validation:
         share = config.validation < 1
         count = round(config.validation * len(train)) if share else int(config.validation)
-        if not 0 < count < len(train):
-            raise DataError(
-                f"data.validation = {config.validation:g}: that is {count:,} images, and {label} has {len(train):,} "
-                "training images; some must be left on both sides"
-            )
-        out = torch.zeros(len(train), dtype=torch.bool)
-        out[balanced_subset(train.labels, count, config.subset_seed)] = True
+        out = cut(train.labels, count, config.subset_seed, f"data.validation = {config.validation:g}")
         validation, train = train.subset(out.nonzero().flatten()), train.subset((~out).nonzero().flatten())
     if config.train_limit > len(train):
         left = " left" if config.validation else ""
@@ -164,8 +165,8 @@ def _split(train: Images, config: DataConfig, label: str) -> tuple[Images, Image
     return train, validation
 
 
-def _statistics(train: Images) -> tuple[Tensor, Tensor]:
-    if isinstance(train.images, Tensor):
+def _statistics(train: Images, sampled: bool) -> tuple[Tensor, Tensor]:
+    if isinstance(train.images, Tensor) and not sampled:
         return channel_statistics(train.images)
     some = balanced_subset(train.labels, min(STATISTICS_OF, len(train)), seed=0)
     return channel_statistics(torch.cat(list(replace(train, workers=0).batches(some.split(100)))))
@@ -186,7 +187,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cached(source: Source) -> Parts:
     path = cache_folder() / f"{source.checksum}.safetensors"
-    kept = _read_cache(path)
+    kept = _read_cache(path, source.checksum)
     if kept is not None:
         return kept
     parts = source.decode()
@@ -197,7 +198,7 @@ def _cached(source: Source) -> Parts:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = save(tensors, metadata={"digest": _digest(tensors)})
+        content = save(tensors, metadata={"digest": _digest(tensors, source.checksum)})
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             (Path(folder) / path.name).write_bytes(content)
             (Path(folder) / path.name).replace(path)
@@ -208,7 +209,7 @@ def _cached(source: Source) -> Parts:
     return parts
 
 
-def _read_cache(path: Path) -> Parts | None:
+def _read_cache(path: Path, checksum: str) -> Parts | None:
     """What the cache holds, or None where it holds nothing or something damaged."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -218,12 +219,12 @@ def _read_cache(path: Path) -> Parts | None:
         parts = {name: Part(tensors[f"{name}_images"], tensors[f"{name}_labels"]) for name in ("train", "test")}
     except (OSError, SafetensorError, KeyError):
         return None
-    return parts if digest == _digest(tensors) else None
+    return parts if digest == _digest(tensors, checksum) else None
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], checksum: str) -> str:
+    digest = hashlib.sha256(checksum.encode())
     for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].numpy().data)
     return digest.hexdigest()

@@ -177,7 +177,7 @@ def _all_fields(variant: Variant) -> Table:
         f"{section}.{key}": value
         for section, config in sections.items()
         for key, value in {
-            **config.model_dump(mode="json", exclude=NOT_IDENTITY),
+            **config.model_dump(mode="json", exclude=NOT_IDENTITY.get(type(config))),
             **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # which block_config implies
         }.items()
     }

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablations.config import OWNERS, DataConfig, TrainConfig, Variant
+from ablations.config import OWNERS, DataConfig, TrainConfig, Variant, resolved
 from ablations.data import Dataset, load
 from ablations.grid import Grid, Level, Match, Study, Table
 from densenet import PRESETS, Config, count_macs, count_params, model_family
@@ -30,6 +30,9 @@ RESERVED = ("pareto", "curves")
 
 MATCHABLE = ("width", "growth_rate", "init_features")
 """Fields whose growth never lowers the count of parameters or of multiply-accumulates."""
+
+UNREACHABLE = 25
+"""Percent off its target beyond which a match is none."""
 
 LENGTH = ("warmup_epochs", "steps", "epochs", "batch_size", "last_batch")
 """Fields that decide how long a training is."""
@@ -304,7 +307,9 @@ class _Reader:
         """Reports levels of an axis that are one variant: it would be compared with itself."""
         first: dict[str, str] = {}
         for level in levels:
-            seen = first.setdefault(repr(level.variant), level.label)
+            variant = level.variant
+            same = repr([resolved(config) for config in (variant.model, variant.data, variant.train)])
+            seen = first.setdefault(same, level.label)
             if seen != level.label:
                 self.wrong(prefix, level.label, f"is the same variant as {seen}")
 
@@ -366,9 +371,15 @@ class _Reader:
 
     def match(self, where: str, level: Level, table: Any, base: Variant) -> Level:
         """Solves `match.params = "model.FIELD"`, or `match.macs`."""
-        measure, path = next(iter(table.items())) if isinstance(table, dict) and len(table) == 1 else ("", None)
-        if measure not in ("params", "macs") or not isinstance(path, str):
-            self.wrong(f"{where}.match", table, 'must read match.params = "model.FIELD" or match.macs = "model.FIELD"')
+        fields = {key: value for key, value in table.items() if key != "target"} if isinstance(table, dict) else {}
+        measure, path = next(iter(fields.items())) if len(fields) == 1 else ("", None)
+        stated = table.get("target", 0) if isinstance(table, dict) else 0
+        whole = isinstance(stated, int) and not isinstance(stated, bool) and stated >= 0
+        if measure not in ("params", "macs") or not isinstance(path, str) or not whole:
+            rule = 'must read match.params = "model.FIELD" or match.macs = "model.FIELD"'
+            self.wrong(
+                f"{where}.match", table, f"{rule}, and may have match.target, a whole number instead of the base's"
+            )
             return level
         section, _, key = path.partition(".")
         model = level.variant.model
@@ -387,14 +398,17 @@ class _Reader:
             return count_macs(config, dataset.image_size)
 
         try:
-            target = count(base.model, base.data)
+            target = stated or count(base.model, base.data)
             solved, reached = nearest(model, key, target, count)
         except Exception as error:  # whatever a network written elsewhere may raise
             self.wrong(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
             return level
         value = getattr(solved, key)
         off = 100 * (reached - target) / target
-        if abs(off) > 1:
+        if abs(off) > UNREACHABLE:
+            rule = f"{target:,} {measure} are out of reach; {path} = {value} comes nearest, with {reached:,}"
+            self.wrong(f"{where}.match.{measure}", path, rule)
+        elif abs(off) > 1:
             self.notes.append(
                 f"{level.label}: {path} = {value} comes nearest, with {reached:,} {measure}, {off:+.1f} % off"
             )

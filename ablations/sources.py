@@ -10,11 +10,14 @@ import hashlib
 import io
 import math
 import os
+import re
 import socket
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,9 @@ class Source:
     kept: bool = True
     """In the cache, once decoded."""
 
+    sampled: bool = False
+    """Its statistics are taken from some of the images, whether they are in memory or not."""
+
 
 def cache_folder() -> Path:
     """Where decoded data sets are kept: `densenet-ablations` under $XDG_CACHE_HOME or ~/.cache."""
@@ -115,6 +121,29 @@ def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
         rank[places] = np.arange(len(places))
     chosen = order[np.lexsort((shuffled, rank))[:size]]
     return torch.from_numpy(np.sort(chosen))
+
+
+def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Indices of `size` images, of each class its share of all to within one image."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    shuffled = labels.numpy()[order]
+    place = np.empty(len(labels))
+    for label in np.unique(shuffled):
+        (places,) = np.nonzero(shuffled == label)
+        place[places] = (np.arange(len(places)) + 0.5) / len(places)
+    chosen = order[np.lexsort((shuffled, place))[:size]]
+    return torch.from_numpy(np.sort(chosen))
+
+
+def cut(labels: Tensor, size: int, seed: int, what: str) -> Tensor:
+    """True for the images that are cut off, `(N,)`. Raises DataError where a class would be left without any."""
+    out = torch.zeros(len(labels), dtype=torch.bool)
+    out[stratified_subset(labels, size, seed)] = True
+    emptied = sorted(set(labels.tolist()) - set(labels[~out].tolist()))
+    if not 0 < size < len(labels) or emptied:
+        left = f", and classes {emptied[:5]} would have none left to train on" if emptied else ""
+        raise DataError(f"{what}: that is {size:,} of {len(labels):,} images{left}; some of every class must remain")
+    return out
 
 
 def decoded(encoded: Any, where: str, size: int, colour: bool = False) -> Pixels:
@@ -200,8 +229,10 @@ def parquet(config: DataConfig) -> Source:
         raise DataError("data.root is missing: parquet needs the folder that holds train.parquet and test.parquet")
     files = {part: _shards(Path(config.root), part) for part in ("train", "test")}
     digest = hashlib.sha256(b"parquet")
-    for path in (path for paths in files.values() for path in paths):
-        digest.update(bytes.fromhex(_file_digest(path, "sha256")))
+    for part, paths in files.items():
+        digest.update(f"{part} {len(paths)}".encode())
+        for path in paths:
+            digest.update(bytes.fromhex(_file_digest(path, "sha256")))
 
     def decode() -> Parts:
         parts = {part: _decode_parquet(paths, config) for part, paths in files.items()}
@@ -220,10 +251,23 @@ def _with_size(digest: Any, config: DataConfig) -> str:
 def _shards(root: Path, part: str) -> list[Path]:
     for folder in (root, root / "data"):
         whole, shards = folder / f"{part}.parquet", sorted(folder.glob(f"{part}-*.parquet"))
-        if whole.is_file() or shards:
-            return [whole] if whole.is_file() else shards
+        if whole.is_file():
+            return [whole]
+        if shards:
+            return _complete(shards)
     rule = "data.root must be a folder that holds train.parquet and test.parquet, or shards such as train-*.parquet"
     raise DataError(f"no file {root / f'{part}.parquet'}: {rule}")
+
+
+def _complete(shards: list[Path]) -> list[Path]:
+    """The shards, if all are there that their names tell of. Raises DataError."""
+    counts = {count for path in shards for count in re.findall(r"-of-(\d+)\.parquet$", path.name)}
+    if counts and (len(counts) > 1 or int(*counts) != len(shards)):
+        told = ", ".join(sorted(counts))
+        raise DataError(
+            f"{shards[0].parent} holds {len(shards)} shards such as {shards[0].name}, and their names tell of {told}"
+        )
+    return shards
 
 
 def _decode_parquet(paths: Sequence[Path], config: DataConfig) -> Part:
@@ -308,7 +352,7 @@ def imagefolder(config: DataConfig) -> Source:
 
     kept = pixels <= config.memory_limit * 2**20
     digest.update(f"test_share {config.test_share}".encode())
-    return Source(root.resolve().name, _with_size(digest, config), decode, len(names), names, kept)
+    return Source(root.resolve().name, _with_size(digest, config), decode, len(names), names, kept, sampled=True)
 
 
 def _class_folders(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -347,17 +391,18 @@ def _listed(place: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
 def _cut(listed: tuple[list[Path], list[int]], config: DataConfig) -> dict[str, tuple[list[Path], list[int]]]:
     """A test set out of the only set there is."""
     paths, labels = listed
-    chosen = set(balanced_subset(torch.tensor(labels), round(config.test_share * len(labels)), seed=0).tolist())
+    size = round(config.test_share * len(labels))
+    out = cut(torch.tensor(labels), size, 0, f"data.test_share = {config.test_share:g}").tolist()
     parts: dict[str, tuple[list[Path], list[int]]] = {"train": ([], []), "test": ([], [])}
-    for index, (path, label) in enumerate(zip(paths, labels, strict=True)):
-        part = parts["test" if index in chosen else "train"]
+    for is_out, path, label in zip(out, paths, labels, strict=True):
+        part = parts["test" if is_out else "train"]
         part[0].append(path)
         part[1].append(label)
     return parts
 
 
 def _folder_digest(root: Path, files: Sequence[Path]) -> Any:
-    sizes = [path.stat().st_size for path in files]
+    sizes = [_size(path) for path in files]
     whole = sum(sizes) <= READ_WHOLE
     digest = hashlib.sha256(b"imagefolder" if whole else b"imagefolder, by name and size")
     for path, size in zip(files, sizes, strict=True):
@@ -365,6 +410,13 @@ def _folder_digest(root: Path, files: Sequence[Path]) -> Any:
         if whole:
             digest.update(bytes.fromhex(_file_digest(path, "sha256")))
     return digest
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _all_of(files: Tensor | Files, name: str) -> Tensor:
@@ -481,8 +533,8 @@ def _idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
         _bring(found, f"{FashionMNIST.mirrors[0]}{name}.gz", archive_md5, "", wanted)
     try:
         raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{found} cannot be unpacked: {error}") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{found} cannot be unpacked ({error}); expected MD5 of its content {content_md5}") from error
     sum_ = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if sum_ != content_md5:
         raise DataError(f"{found} is not the published file: MD5 of its content {sum_}, expected {content_md5}")
@@ -512,9 +564,9 @@ def _bring(path: Path, url: str, md5: str, size: str, wanted: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as half:
                 download_url(url, half, path.name)
-                _verify(Path(half) / path.name, md5)
+                _verify(Path(half) / path.name, md5, f"what {url} sent")
                 (Path(half) / path.name).replace(path)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             known = ", ".join([f"MD5 {md5}", *([size] if size else [])])
             raise DataError(
                 f"There is no {wanted}, and it could not be downloaded from {url} ({error}). Download it on a "
@@ -526,9 +578,11 @@ def _bring(path: Path, url: str, md5: str, size: str, wanted: str) -> None:
     _verify(path, md5)
 
 
-def _verify(path: Path, md5: str) -> None:
+def _verify(path: Path, md5: str, downloaded: str = "") -> None:
     """Raises DataError for a file that has not its published sum."""
     found = _file_digest(path, "md5")
+    if found != md5 and downloaded:
+        raise DataError(f"{downloaded} is not the published file: MD5 {found}, expected {md5}; it was not kept")
     if found != md5:
         raise DataError(
             f"{path} is not the published file: MD5 {found}, expected {md5}; nothing of it was read. "
@@ -548,8 +602,12 @@ def _fitting(parts: Parts, train: str, test: str) -> Parts:
     """The parts, if train and test have the same shape and classes."""
     if parts["train"].images[0].shape != parts["test"].images[0].shape:
         raise DataError(f"the images of {train} and {test} have different shapes")
-    if int(parts["test"].labels.max()) > int(parts["train"].labels.max()):
-        raise DataError(f"{test} has labels that {train} does not have")
+    known, tested = set(parts["train"].labels.tolist()), set(parts["test"].labels.tolist())
+    if tested - known:
+        raise DataError(f"{test} has labels that {train} does not have: {sorted(tested - known)[:5]}")
+    gaps = sorted(set(range(max(known))) - known)
+    if gaps:
+        raise DataError(f"{train} has labels up to {max(known)}, but none of {gaps[:5]}: number the classes from 0 on")
     return parts
 
 

@@ -321,18 +321,19 @@ def _train_epoch(
         if time.perf_counter() - shown > 1:
             shown = time.perf_counter()
             course.progress(number + (index + 1) / course.per_epoch, loss.item())
-    each = torch.stack(losses)
-    broken = (~each.isfinite()).nonzero()
-    if len(broken):
-        place = int(broken[0])
-        step = number * course.per_epoch + place
-        raise Diverged(f"the loss is {each[place].item()} at step {step}, in epoch {number + 1}")
+    each, steepness = torch.stack(losses), torch.stack(norms)
+    for what, values in (("loss", each), ("gradient's norm", steepness)):
+        broken = (~values.isfinite()).nonzero()
+        if len(broken):
+            place = int(broken[0])
+            step = number * course.per_epoch + place
+            raise Diverged(f"the {what} is {values[place].item()} at step {step}, in epoch {number + 1}")
     sizes = torch.tensor([len(batch) for batch in batches], dtype=each.dtype, device=each.device)
     mean = float((each * sizes).sum() / sizes.sum())
     accuracy = 100 * int(torch.stack(correct).sum()) / int(sizes.sum())
     seconds = time.perf_counter() - begun
     course.progress(number + len(batches) / course.per_epoch, mean)
-    norm_mean = float(torch.stack(norms).mean())
+    norm_mean = float(steepness.double().mean())
     return Epoch(number + 1, mean, accuracy, None, None, None, None, rate, norm_mean, int(sizes.sum()), seconds)
 
 

@@ -23,25 +23,28 @@ class NotWeights(ValueError):
 def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dict[str, Any]) -> None:
     """Writes a network's parameters and buffers, and all that is needed to use it on other images."""
     described = {"model": resolved(model), "data": data.described(), "job": job}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     records.write(path, save(tensors, metadata={key: json.dumps(value) for key, value in described.items()}))
 
 
-def load_model(path: str | Path) -> nn.Module:
+def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
     """The trained network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
 
     Its images are standardised as `described(path)["data"]` says, by `mean` and `std` per channel, from 0 to 255.
+    A class outside this package is imported only with `own_code`: a file from elsewhere should not choose what runs.
     Raises NotWeights for any other file.
     """
     config = described(path)["model"]
     try:
+        if ":" in str(config["family"]) and not own_code:
+            raise ValueError(f"its network is {config['family']}, outside this package: own_code=True imports it")
         network = build(model_family(config["family"])[0].model_validate(config))
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         first = next(iter(network.state_dict().values()))
         network.to(tensors[next(iter(network.state_dict()))].dtype if tensors else first.dtype)
         network.load_state_dict(tensors, strict=True)
-    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         raise NotWeights(f"{path}: {error}") from error
     return network.eval()
 
@@ -52,5 +55,5 @@ def described(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         return {key: json.loads(metadata[key]) for key in ("model", "data", "job")}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise NotWeights(f"{path} holds no network that this suite has trained: {error}") from error

@@ -29,12 +29,17 @@ def by_hand(image: torch.Tensor, numbers: list[int], config: DataConfig) -> torc
     if config.augmentation == "cutout":
         for y in range(height):
             for x in range(width):
-                if -1 <= y - row % height <= 1 and -1 <= x - column % width <= 1:
+                top, left = row % height - config.cutout_size // 2, column % width - config.cutout_size // 2
+                if 0 <= y - top < config.cutout_size and 0 <= x - left < config.cutout_size:
                     moved[:, y, x] = 0
     return moved
 
 
-@pytest.mark.parametrize("config", [STANDARD, CUTOUT], ids=["standard", "cutout"])
+@pytest.mark.parametrize(
+    "config",
+    [STANDARD, CUTOUT, CUTOUT.model_copy(update={"cutout_size": 4})],
+    ids=["standard", "cutout", "even cutout"],
+)
 def test_every_image_is_what_slices_and_loops_make_of_it(config):
     images, indices = torch.randn(40, 2, 7, 6), torch.arange(100, 140)
     numbers = random_numbers(5, indices, 5)

@@ -15,7 +15,7 @@ from ablations.config import (
     resolved,
     variant_fields,
 )
-from densenet import DenseNetConfig, ResNetConfig
+from densenet import DenseNetConfig, OwnConfig, ResNetConfig
 
 
 def variant(**fields) -> Variant:
@@ -41,7 +41,7 @@ def test_the_golden_identity():
 
 
 def test_a_cost_does_not_depend_on_how_long_is_trained():
-    for training in (TrainConfig(), TrainConfig(epochs=7, learning_rate=0.5, schedule="cosine", weight_decay=0.0)):
+    for training in (TrainConfig(), TrainConfig(epochs=7, learning_rate=0.5, schedule="cosine", weight_decay=5e-4)):
         cost = CostConfig(DenseNetConfig(), (32, 32), training.of_a_step)
         assert cost_fields(cost) == {"model": {"family": "densenet"}, "image_size": [32, 32], "train": {}}
     cost = CostConfig(DenseNetConfig(), (32, 32), TrainConfig(precision="bf16", batch_size=8, epochs=3).of_a_step)
@@ -63,3 +63,16 @@ def test_a_cost_does_not_depend_on_how_long_is_trained():
 def test_invalid_training_is_refused(fields):
     with pytest.raises(ValidationError):
         TrainConfig(**fields)
+
+
+def test_what_changes_no_result_is_not_in_the_identity_and_only_there():
+    assert resolved(DataConfig(root="x", workers=7, memory_limit=1)) == {}
+    assert resolved(TrainConfig(time_limit=5.0, keep_weights=True)) == {}
+    own = OwnConfig(family="torch.nn:Module", workers=3, root=1)
+    assert resolved(own) == {"family": "torch.nn:Module", "workers": 3, "root": 1}
+
+
+def test_a_step_without_decay_is_another_step():
+    decayed, free = TrainConfig(weight_decay=5e-4).of_a_step, TrainConfig(weight_decay=0.0).of_a_step
+    assert decayed == TrainConfig().of_a_step != free
+    assert TrainConfig(decay_norms_and_biases=False).of_a_step != decayed

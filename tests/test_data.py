@@ -17,7 +17,7 @@ from PIL import Image
 
 from ablations.config import DataConfig
 from ablations.data import channel_statistics, load
-from ablations.sources import DataError, balanced_subset, cache_folder, digits
+from ablations.sources import DataError, balanced_subset, cache_folder, cut, digits, stratified_subset
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -196,8 +196,8 @@ def test_validation_is_cut_from_the_training_images_before_they_are_limited():
     for validation, count in ((0.25, 359), (100.0, 100)):
         data = load(DataConfig(validation=validation))
         assert (len(data.train), len(data.validation)) == (1437 - count, count)
-        counts = data.validation.per_class(10)
-        assert max(counts) - min(counts) <= 1
+        shares = [there * count / 1437 for there in whole.train.per_class(10)]
+        assert data.validation.per_class(10) == pytest.approx(shares, abs=1)
         rows = torch.cat([data.train.images, data.validation.images]).flatten(1)
         assert torch.equal(rows.unique(dim=0), whole.train.images.flatten(1).unique(dim=0))
         limited = load(DataConfig(validation=validation, train_limit=50))
@@ -224,11 +224,64 @@ def test_a_record_tells_what_was_trained_chosen_and_tested_on():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"validation": 1437}, "some must be left on both sides"),
-        ({"validation": 0.0001}, "that is 0 images"),
+        ({"validation": 1437}, "would have none left to train on; some of every class must remain"),
+        ({"validation": 0.0001}, "that is 0 of 1,437 images; some of every class must remain"),
         ({"validation": 1400, "train_limit": 38}, "37 training images left"),
     ],
 )
 def test_more_than_there_is_cannot_be_cut(fields, message):
     with pytest.raises(DataError, match=message):
         load(DataConfig(**fields))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.data(), st.integers(0, 5))
+def test_a_cut_takes_of_every_class_its_share(labels, draw, seed):
+    size = draw.draw(st.integers(1, len(labels) - 1))
+    chosen = stratified_subset(torch.tensor(labels), size, seed)
+    assert len(set(chosen.tolist())) == size
+    taken, there = np.bincount(np.array(labels)[chosen.numpy()], minlength=5), np.bincount(labels, minlength=5)
+    assert (np.abs(taken - there * size / len(labels)) <= 1).all()
+
+
+def test_a_cut_leaves_no_class_without_images():
+    labels = torch.tensor([0] * 100 + [1] * 10)
+    assert (~cut(labels, 22, 0, "x")).logical_and(labels == 1).sum() == 8
+    with pytest.raises(DataError, match=r"x: that is 110 of 110 images, and classes \[0, 1\] would have none left"):
+        cut(labels, 110, 0, "x")
+    with pytest.raises(DataError, match=r"classes \[1\] would have none left"):
+        cut(torch.tensor([0, 0, 0, 1]), 3, 0, "x")
+
+
+def test_which_images_are_cut_follows_the_subset_seed():
+    first, other = load(DataConfig(validation=100)), load(DataConfig(validation=100, subset_seed=1))
+    assert not torch.equal(first.validation.images, other.validation.images)
+
+
+def test_the_cache_of_another_source_is_not_used(folder):
+    config = DataConfig(name="parquet", root=str(folder))
+    data, digits_ = load(config), load(DataConfig())
+    path = cache_folder() / f"{digits_.checksum}.safetensors"
+    kept = path.read_bytes()
+    path.write_bytes((cache_folder() / f"{data.checksum}.safetensors").read_bytes())
+    assert torch.equal(load(DataConfig()).train.images, digits_.train.images)
+    changed = kept.replace(b'"I64"', b'"F64"', 1)
+    assert changed != kept
+    path.write_bytes(changed)
+    assert load(DataConfig()).train.labels.dtype == load(DataConfig()).test.labels.dtype == torch.int64
+
+
+def test_the_same_files_in_other_parts_are_another_data_set(folder):
+    images = [encode(np.full((5, 4, 3), value, np.uint8)) for value in range(3)]
+    checksums = []
+    for shards in ({"train": 1, "test": 2}, {"train": 2, "test": 1}):
+        place = folder / str(shards["train"])
+        place.mkdir()
+        order = iter(images)
+        for part, count in shards.items():
+            for number in range(count):
+                write_parquet(place, f"{part}-0000{number}-of-0000{count}", [next(order)] * 2, [0, 1])
+        data = load(DataConfig(name="parquet", root=str(place)))
+        assert len(data.train) == 2 * shards["train"]
+        checksums.append(data.checksum)
+    assert checksums[0] != checksums[1]

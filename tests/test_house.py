@@ -13,7 +13,7 @@ DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "f
 ABLATIONS = [
     "metrics", "records", "config", "sources", "data", "augmentation", "environment", "grid", "reader", "train",
     "weights", "timing", "cost", "job", "engine",
-    "display", "tidy", "driver", "statistics", "tables", "figures", "report", "citations", "__init__", "cli",
+    "display", "tidy", "driver", "plan", "statistics", "tables", "figures", "report", "citations", "__init__", "cli",
     "__main__",
 ]  # fmt: skip
 ORDER = [f"densenet.{name}" for name in DENSENET] + [f"ablations.{name}" for name in ABLATIONS]

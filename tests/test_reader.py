@@ -56,12 +56,14 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("[4, 8]", '[4, "8"]', "study.growth_rate.model.growth_rate = '8': should be a whole number above 0"),
         ("epochs = 1", "epochs = nan", "base.train.epochs = nan"),
         ("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0", "must be below epochs = 1"),
+        ("epochs = 1", "steps = 0", "base.train.steps = 0: should be greater than 0"),
+        ("[4, 8]", "[4]\ndata.workers = [1, 2]", "is the same variant as"),
         ("epochs = 1", "epochs = 1\ntrain.steps = 9", "epochs and steps say the same thing: give one of them"),
         ("epochs = 1", "batch_size = 101\ntrain.last_batch = 'drop'", "fewer than batch_size = 101"),
         ("epochs = 1", "steps = 4\ntrain.warmup_epochs = 2.5", "warmup_epochs = 2.5 must be below epochs = 2"),
         ("epochs = 1", "schedule = 'one-cycle'\ntrain.warmup_epochs = 0.5", "one-cycle has a rise of its own"),
         ("= 100", "= 100\ndata.validation = 1.5", "should be a share below 1, or a whole number of images"),
-        ("= 100", "= 100\ndata.validation = 2000", "that is 2,000 images, and digits has 1,437 training images"),
+        ("= 100", "= 100\ndata.validation = 2000", "that is 2,000 of 1,437 images"),
         ("= 100", "= 100\ndata.validation = 1400", "train_limit = 100: digits has 37 training images left"),
         ("epochs = 1", "schedule = 'cosin'", "did you mean 'cosine'?"),
         ("[1, 1]", "[1, 1, 1, 1, 1]", "needs images of at least 16 x 16 pixels; those of digits have 8 x 8"),
@@ -182,12 +184,21 @@ def test_a_level_that_cannot_be_cited_is_refused(tmp_path, name):
     assert any("by which it is cited" in each for each in found), found
 
 
-def test_a_match_that_is_not_reached_is_said(tmp_path):
-    text = TINY + FAMILY.replace("model.depth = 8", "model.depth = 110")
-    grid = read(write_grid(tmp_path, text))
-    assert any("matched: model.width" in note and "% off" in note for note in grid.notes)
+def test_a_match_that_is_not_quite_reached_is_said_and_one_out_of_reach_is_refused(tmp_path):
+    grid = read(write_grid(tmp_path, TINY + FAMILY + "match.target = 1300\n"))
+    assert any("matched: model.width" in note and "% off" in note for note in grid.notes), grid.notes
+    found = problems(tmp_path, TINY + FAMILY.replace("model.depth = 8", "model.depth = 998"))
+    assert any("are out of reach; model.width = " in each and "comes nearest, with " in each for each in found), found
     both = FAMILY.replace("model.depth = 8", "model.width = 2.0")
     assert any("leave one of them out" in each for each in problems(tmp_path, TINY + both))
+
+
+def test_a_target_may_be_stated(tmp_path):
+    text = TINY + FAMILY + "match.target = 20000\n"
+    matched = read(write_grid(tmp_path, text)).studies[1].levels[2]
+    assert matched.match.target == 20000
+    assert abs(count_params(matched.variant.model) - 20000) < 200
+    assert any("a whole number" in each for each in problems(tmp_path, TINY + FAMILY + "match.target = 2.5\n"))
 
 
 @settings(max_examples=15, deadline=None)

@@ -141,7 +141,7 @@ def test_a_download_is_verified_before_it_takes_its_name(tmp_path, monkeypatch):
         "torchvision.datasets.utils.download_url", lambda url, root, name: Path(root, name).write_bytes(content)
     )
     path = tmp_path / "new" / "file"
-    with pytest.raises(DataError, match=f"MD5 {right}, expected {'0' * 32}"):
+    with pytest.raises(DataError, match=f"what http://localhost/file sent is not .*MD5 {right}, expected {'0' * 32}"):
         sources._bring(path, "http://localhost/file", "0" * 32, "", str(path))
     assert not path.exists()
     sources._bring(path, "http://localhost/file", right, "", str(path))
@@ -211,9 +211,11 @@ def test_fashion_mnist_plain_packed_anew_and_where_torchvision_puts_it(fashion):
     packed.write_bytes(gzip.compress(b"something else"))
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is not the published file: MD5 of its content"):
         decoded()
-    packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(DataError, match="cannot be unpacked"):
-        decoded()
+    whole = packed.read_bytes()
+    for broken in (whole[:-9], whole[:12] + b"\xff\xff\xff" + whole[15:]):
+        packed.write_bytes(broken)
+        with pytest.raises(DataError, match=r"cannot be unpacked .*; expected MD5 of its content"):
+            decoded()
 
 
 @pytest.fixture
@@ -248,7 +250,7 @@ def test_an_image_folder_is_resized_and_labelled_by_its_folders(pictures):
 
 def test_a_folder_without_a_test_set_is_cut(pictures):
     data = load(DataConfig(**FOLDER, root=str(pictures / "train"), test_share=0.4))
-    assert data.described()["images_per_class"] == {"train": [2, 4], "test": [2, 2]}
+    assert data.described()["images_per_class"] == {"train": [2, 4], "test": [2, 2]}, "two fifths of each"
     again = load(DataConfig(**FOLDER, root=str(pictures / "train"), test_share=0.4))
     assert torch.equal(again.test.images, data.test.images)
     assert data.checksum != load(DataConfig(**FOLDER, root=str(pictures / "train"), test_share=0.5)).checksum
@@ -284,6 +286,7 @@ def test_a_file_that_is_no_image_is_named(pictures):
         (lambda root: (root / "test").rename(root / "other"), {}, r"has no folders train and test \(or val\)"),
         (lambda root: [path.unlink() for path in (root / "test" / "cat").iterdir()], {}, "cat has no images"),
         (lambda root: None, {"image_size": 0}, "image_size is missing"),
+        (lambda root: (root / "train" / "cat" / "x.png").symlink_to("nowhere"), {}, r"x\.png cannot be read"),
         (lambda root: None, {"root": ""}, "root is missing"),
         (lambda root: None, {"root": "/nowhere"}, "/nowhere has no folders"),
     ],
@@ -338,3 +341,58 @@ def test_random_images_have_the_shape_that_was_asked_for_and_are_always_the_same
     assert not torch.equal(data.train.images, data.test.images)
     assert data.checksum != load(config.model_copy(update={"classes": 5})).checksum
     assert not (cache_folder() / f"{data.checksum}.safetensors").exists(), "made faster than read"
+
+
+def test_an_image_folder_has_the_same_statistics_in_memory_and_read_as_needed(pictures, monkeypatch):
+    monkeypatch.setattr("ablations.data.STATISTICS_OF", 3)
+    config = DataConfig(**FOLDER, root=str(pictures), workers=0)
+    whole, streamed = load(config), load(config.model_copy(update={"memory_limit": 0}))
+    assert isinstance(streamed.train.images, Files)
+    assert torch.equal(whole.mean, streamed.mean)
+    assert torch.equal(whole.std, streamed.std)
+
+
+def test_a_corrupt_image_that_is_read_as_needed_is_named_in_one_line(pictures):
+    (pictures / "test" / "dog" / "1.png").write_bytes(b"nonsense")
+    data = load(DataConfig(**FOLDER, root=str(pictures), workers=1).model_copy(update={"memory_limit": 0}))
+    with pytest.raises(DataError, match=r"^[^\n]*dog/1\.png: not a readable image \(its format is not known\)$"):
+        list(data.test.batches([torch.arange(4)]))
+
+
+def test_shards_that_are_missing_are_missed(tmp_path):
+    write_parquet(tmp_path, "train-00000-of-00002", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
+    write_parquet(tmp_path, "test", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
+    with pytest.raises(
+        DataError, match=r"holds 1 shards such as train-00000-of-00002\.parquet, and their names tell of"
+    ):
+        load(DataConfig(name="parquet", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ([0, 2], [1, 1], r"labels that .* does not have: \[1\]"),
+        ([0, 2], [0, 2], r"but none of \[1\]: number the classes"),
+    ],
+)
+def test_labels_that_do_not_fit_each_other_are_named(tmp_path, train, test, message):
+    for part, labels in (("train", train), ("test", test)):
+        write_parquet(tmp_path, part, [encode(np.zeros((4, 4, 3), np.uint8))] * 2, labels)
+    with pytest.raises(DataError, match=message):
+        load(DataConfig(name="parquet", root=str(tmp_path)))
+
+
+def test_what_cannot_be_entered_is_one_sentence(tmp_path, monkeypatch):
+    def refused(self, *arguments):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    with pytest.raises(DataError, match=r"^/x/[a-z]+ cannot be read: Permission denied$"):
+        load(DataConfig(**FOLDER, root="/x"))
+
+
+def test_a_root_below_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_parquet(tmp_path, "train", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
+    write_parquet(tmp_path, "test", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
+    assert len(load(DataConfig(name="parquet", root="~")).train) == 1

@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 
 import ablations
 from ablations import job, records
+from ablations.config import DataConfig
 from ablations.data import load
 from ablations.grid import jobs
 from ablations.reader import read
 from ablations.train import evaluate
-from ablations.weights import NotWeights, described, load_model
+from ablations.weights import NotWeights, described, load_model, write
+from densenet import OwnConfig, build
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
@@ -51,6 +53,32 @@ def test_other_files_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "b")
     save_file({"x": torch.zeros(1)}, tmp_path / "c", {"model": '{"family": "resnet"}', "data": "{}", "job": "{}"})
     save_file({}, tmp_path / "d", {"model": '{"family": "resnett"}', "data": "{}", "job": "{}"})
-    for name in ("nothing", "a", "b", "c", "d"):
+    save_file({}, tmp_path / "e", {"model": '"x"', "data": "{}", "job": "{}"})
+    save_file({}, tmp_path / "f", {"model": '{"family": 3}', "data": "{}", "job": "{}"})
+    for name in ("nothing", "a", "b", "c", "d", "e", "f"):
         with pytest.raises(NotWeights, match=f"{tmp_path / name}"):
             load_model(tmp_path / name)
+
+
+class Tied(torch.nn.Module):
+    """A user's network, two of whose layers are one."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.a = torch.nn.Linear(in_channels * 64, num_classes)
+        self.b = torch.nn.Linear(in_channels * 64, num_classes)
+        self.b.weight = self.a.weight
+
+    def forward(self, images):
+        return self.a(images.flatten(1)) + self.b(images.flatten(1))
+
+
+def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp_path):
+    data = load(DataConfig(train_limit=20))
+    config = OwnConfig(family=f"{__name__}:Tied", in_channels=1)
+    write(tmp_path / "w", build(config), config, data, {})
+    with pytest.raises(NotWeights, match=r"test_weights:Tied, outside this package: own_code=True imports it"):
+        load_model(tmp_path / "w")
+    network = load_model(tmp_path / "w", own_code=True)
+    assert type(network).__name__ == "Tied"
+    assert network.b.weight is network.a.weight

@@ -1,0 +1,138 @@
+"""What a grid would need, before anything is trained: sizes, memory, jobs that are missing, and the time they take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from ablations import cost, records
+from ablations.config import CostConfig, Variant
+from ablations.environment import machine
+from ablations.grid import Grid, jobs
+from ablations.metrics import METRICS
+from ablations.timing import timed
+from densenet import published
+
+CALIBRATION_SECONDS = 1.0
+"""The most that is spent on each kind of step of the base, where a variant has no cost of this device on record."""
+
+COST_SECONDS = 8.0
+"""What measuring a variant takes, where none is on record: a guess."""
+
+COMPARED = ("params", "macs", "activations", "predicted_train_peak_memory_bytes")
+"""Shown with their change against the base."""
+
+Entry = dict[str, Any]
+"""A variant of a plan, keys as in METRICS, and what is said of it beside."""
+
+
+def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console: Console) -> dict[str, Any]:
+    """The grid against a results folder and the devices of its workers; with `counts_only` neither memory nor time."""
+    device = torch.device(slots[0])
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as in the workers
+    whole = records.load(folder)[0] if folder.is_dir() else {}
+    todo = jobs(grid, machine(device))
+    recorded = {job.variant: whole[job.id] for job in todo if job.kind == "cost" and job.id in whole}
+    entries: list[Entry] = []
+    for variant_id, variant in track(grid.variants().items(), "Counting", console=console, transient=True):
+        levels = [f"{study.name} {level.label}" for study in grid.studies for level in study.levels
+                  if level.variant == variant]  # fmt: skip
+        numbers = _numbers(grid.cost(variant), recorded.get(variant_id), counts_only)
+        known = published(variant.model, grid.datasets[variant.data].image_size)
+        missing = sum(job.kind == "run" and job.variant == variant_id and job.id not in whole for job in todo)
+        beside = {"published": {"params": known.params, "macs": known.macs}} if known else {}
+        entries.append({"variant": variant_id, "levels": levels, **numbers, **beside, "missing_runs": missing})
+    for entry in entries:
+        entry["change"] = {
+            key: entry[key] / entries[0][key] - 1 for key in COMPARED if key in entry and entries[0].get(key)
+        }
+    result: dict[str, Any] = {
+        "title": grid.title,
+        "runs": len(entries) * len(grid.seeds),
+        "costs": len(entries),
+        "variants": entries,
+    }
+    result["missing_runs"] = sum(entry["missing_runs"] for entry in entries)
+    result["missing_costs"] = sum(job.kind == "cost" and job.id not in whole for job in todo)
+    if not counts_only:
+        _warn_of_memory(entries, device)
+        result["seconds"], result["timed_by"] = _seconds(grid, entries, recorded, slots, result["missing_costs"])
+    return result
+
+
+def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: bool) -> Entry:
+    """What is on record, or as far as it can be counted, and why it cannot."""
+    if record is not None:
+        values = {**record["deterministic"], **record["measured"]}
+    else:
+        try:
+            values = {**cost.counted(config), **({} if counts_only else cost.predicted(config))}
+        except Exception as error:  # whatever a network written elsewhere may raise
+            return {"failed": f"{type(error).__name__}: {error}"}
+    kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
+    return {key: values[key] for key in (*kept, *(("prediction_failed",) if "prediction_failed" in values else ()))}
+
+
+def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for entry in entries:
+        if entry.get("predicted_train_peak_memory_bytes", 0) > there:
+            entry["does_not_fit"] = (
+                f"its training step needs more than the {there / 2**30:,.1f} GiB of this {device.type}"
+            )
+
+
+def _seconds(
+    grid: Grid, entries: list[Entry], recorded: Mapping[str, Any], slots: list[str], missing_costs: int
+) -> tuple[float, str]:
+    """Seconds that the missing jobs take, and what tells so."""
+    rates = {name: _rates(record) for name, record in recorded.items()}
+    guessed = [
+        entry for entry in entries if entry["missing_runs"] and entry["variant"] not in rates and "macs" in entry
+    ]
+    by = "costs on record"
+    if guessed:
+        calibrated = _calibrated(grid.cost(grid.base), torch.device(slots[0]))
+        base_macs = entries[0].get("macs") or float("nan")
+        share = {entry["variant"]: entry["macs"] / base_macs for entry in guessed}
+        rates |= {name: (calibrated[0] * factor, calibrated[1] * factor) for name, factor in share.items()}
+        by = "a calibration on the base, scaled by MACs" + (", and costs on record" if recorded else "")
+    runs = sum(
+        entry["missing_runs"] * _run_seconds(grid, grid.variants()[entry["variant"]], *rates[entry["variant"]])
+        for entry in entries
+        if entry["variant"] in rates
+    )
+    known = [record["measured"]["seconds"] for record in recorded.values()]
+    return runs / len(slots) + missing_costs * (sum(known) / len(known) if known else COST_SECONDS), by
+
+
+def _rates(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds of training and of inference per image, as measured."""
+    measured = record["measured"]
+    return 1 / measured["train_images_per_second"], 1 / measured["inference_images_per_second"]
+
+
+def _calibrated(config: CostConfig, device: torch.device) -> tuple[float, float]:
+    subject = cost.Subject(config, device)
+    train, infer = (timed(step, device, CALIBRATION_SECONDS).median for step in (subject.train, subject.infer))
+    return train / config.batch_size, infer / config.batch_size
+
+
+def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float) -> float:
+    """One training and its evaluations."""
+    data, config = grid.datasets[variant.data], variant.train
+    steps = config.total_steps(len(data.train))
+    epochs = steps / config.steps_per_epoch(len(data.train))
+    evaluations = max(1, epochs // config.evaluation_interval)
+    looked_at = (len(data.validation) if data.validation else 0) + (len(data.test) if config.test_curve else 0)
+    return steps * config.batch_size * train + (evaluations * looked_at + len(data.test)) * infer

@@ -1,0 +1,81 @@
+"""Plans: what is missing, how long it takes, and what does not fit."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from conftest import MACHINE, TINY, fabricate, write_grid
+from rich.console import Console
+
+from ablations import plan as plans
+from ablations.reader import read
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Plans a grid on the machine that made-up records come from."""
+    monkeypatch.setattr(plans, "machine", lambda device: MACHINE)
+
+    def call(grid, folder=tmp_path / "nothing", counts_only=False, workers=1):
+        return plans.plan(grid, folder, ["cpu"] * workers, counts_only, Console(file=io.StringIO()))
+
+    return call
+
+
+def test_everything_is_missing_where_there_is_nothing(tiny, planned):
+    found = planned(tiny, counts_only=True)
+    assert (found["runs"], found["missing_runs"], found["costs"], found["missing_costs"]) == (6, 6, 2, 2)
+    base, wide = found["variants"]
+    assert base["levels"] == ["growth_rate 4"]
+    assert base["change"]["params"] == 0
+    assert wide["change"]["params"] == pytest.approx(wide["params"] / base["params"] - 1)
+    assert "seconds" not in found
+    assert "predicted_train_peak_memory_bytes" not in base
+
+
+def test_what_is_on_record_is_neither_counted_nor_missing(tiny, results, planned, monkeypatch):
+    monkeypatch.setattr(plans.cost, "counted", lambda config: pytest.fail("counted"))
+    found = planned(tiny, results)
+    assert (found["missing_runs"], found["missing_costs"], found["seconds"]) == (0, 0, 0.0)
+    assert found["variants"][0]["params"] == 1000, "the record's"
+
+
+def test_time_comes_from_costs_on_record(tmp_path, tiny, planned):
+    fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 0", "growth_rate 8, seed 2"))
+    found = planned(tiny, tmp_path / "r")
+    assert (found["missing_runs"], found["timed_by"]) == (2, "costs on record")
+    # 500 images a second in training, 2,000 in inference; two batches of 64 in one epoch, then 360 test images
+    assert found["seconds"] == pytest.approx(2 * (128 / 500 + 360 / 2000))
+    assert planned(tiny, tmp_path / "r", workers=2)["seconds"] == pytest.approx(found["seconds"] / 2)
+
+
+def test_without_costs_the_base_is_timed_and_scaled_by_macs(tiny, planned, monkeypatch):
+    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.01, 0.001))
+    found = planned(tiny)
+    base, wide = found["variants"]
+    ratio = wide["macs"] / base["macs"]
+    runs = 3 * (128 * 0.01 + 360 * 0.001) * (1 + ratio)
+    assert found["seconds"] == pytest.approx(runs + 2 * plans.COST_SECONDS)
+    assert found["timed_by"] == "a calibration on the base, scaled by MACs"
+
+
+def test_evaluations_take_time_too(tmp_path, planned, monkeypatch):
+    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.0, 1.0))
+    text = TINY.replace("train.epochs = 1", "train.epochs = 5\ntrain.evaluation_interval = 2\ndata.validation = 50")
+    found = planned(read(write_grid(tmp_path, text.replace("[4, 8]", "[4]").replace("[0, 1, 2]", "[0]"))))
+    assert found["seconds"] == pytest.approx(2 * 50 + 360 + plans.COST_SECONDS)
+
+
+def test_what_does_not_fit_is_said(tiny, planned, monkeypatch):
+    monkeypatch.setattr(plans.os, "sysconf", lambda name: 100)
+    entry = planned(tiny)["variants"][0]
+    assert "needs more than the 0.0 GiB" in entry["does_not_fit"]
+
+
+def test_the_calibration_is_in_seconds_per_image(tiny):
+    import torch
+
+    config = tiny.cost(tiny.base)
+    train, infer = plans._calibrated(config, torch.device("cpu"))
+    assert 0 < infer < train < 1
