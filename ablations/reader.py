@@ -280,7 +280,7 @@ class _Reader:
         if not isinstance(table, dict):
             self.wrong(prefix, table, "must be a table")
             return None
-        self.known(table, f"{prefix}.", ("question", "variant", *SECTIONS))
+        self.known(table, f"{prefix}.", ("question", "match", "variant", *SECTIONS))
         question = table.get("question", "")
         if not isinstance(question, str):
             self.wrong(f"{prefix}.question", question, "must be text")
@@ -300,6 +300,8 @@ class _Reader:
             values = {path: _value(base, path) for path in axes}
             label = "base" if not axes or None in values.values() else _label(values)
             levels.insert(0, Level(label, values, base, is_base=True))
+        if "match" in table and base is not None:
+            levels = [self.study_match(prefix, level, table["match"], base) for level in levels]
         self.labels(prefix, [level.label for level in levels])
         return Study(name, " ".join(str(question).split()), tuple(axes), tuple(levels))
 
@@ -368,6 +370,12 @@ class _Reader:
                 level = self.match(where, level, entry["match"], base)
             levels.append(level)
         return levels
+
+    def study_match(self, prefix: str, level: Level, table: Any, base: Variant) -> Level:
+        """A study's match, for each level but the base and those that have one of their own."""
+        if level.is_base or level.match is not None:
+            return level
+        return self.match(prefix, level, table, base)
 
     def match(self, where: str, level: Level, table: Any, base: Variant) -> Level:
         """Solves `match.params = "model.FIELD"`, or `match.macs`."""

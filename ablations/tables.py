@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ def study_table(frames: Frames, study: str) -> StudyTable:
     entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == study)
     levels = frames.studies[frames.studies.study == study]
     costs = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
-    shown = frames.costs.reindex(columns=["variant", "status", *costs, *SPREAD.values(), *DISTURBED.values()])
+    shown = frames.costs.reindex(
+        columns=["variant", "status", *costs, *SPREAD.values(), *DISTURBED.values(), "counters_agree"]
+    )
     numbers = (
         summary(levels, frames.runs).merge(shown, on="variant", how="left").rename(columns={"status": "cost_status"})
     )
@@ -70,12 +72,15 @@ def study_table(frames: Frames, study: str) -> StudyTable:
         "Verdict",
         *(m.head for m in costs.values()),
     )
-    cells = tuple(_cells(row, list(costs)) for row in numbers.to_dict("records"))
+    matches = {level["label"]: level["match"] for level in entry["levels"]}
+    cells = tuple(_cells(row, list(costs), matches[row["level"]]) for row in numbers.to_dict("records"))
     return StudyTable(study, entry["question"], numbers, heads, cells, caption(frames))
 
 
-def _cells(row: dict[Any, Any], costs: Sequence[str]) -> tuple[str, ...]:
+def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] | None) -> tuple[str, ...]:
     level = f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
+    if match:  # what is left over
+        level += f" ({match['measure']} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
     return (level, str(row["n"]), _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
 
 
@@ -103,6 +108,8 @@ def _cost(row: dict[Any, Any], key: str) -> str:
         notes.append(f"{100 * row[f'{key}_change']:+.{places}f} %")
     if key in SPREAD and not math.isnan(row[SPREAD[key]]):
         notes.append(f"IQR {100 * row[SPREAD[key]]:.1f} %")
+    if key == "macs" and row["counters_agree"] is False:
+        notes.append("counters disagree")
     if isinstance(row.get(DISTURBED.get(key)), str) and row[DISTURBED[key]]:
         notes.append("disturbed")
     return METRICS[key].show(row[key]) + (f" ({'; '.join(notes)})" if notes else "")

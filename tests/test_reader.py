@@ -193,6 +193,16 @@ def test_a_match_that_is_not_quite_reached_is_said_and_one_out_of_reach_is_refus
     assert any("leave one of them out" in each for each in problems(tmp_path, TINY + both))
 
 
+def test_a_study_may_be_matched_as_a_whole(tmp_path):
+    text = TINY.replace(
+        "model.growth_rate = [4, 8]", 'model.growth_rate = [4, 8]\nmatch.params = "model.init_features"'
+    )
+    base, wide = read(write_grid(tmp_path, text)).studies[0].levels
+    assert base.match is None
+    assert (narrow.match.field, narrow.variant.model.growth_rate) == ("model.init_features", 3)
+    assert narrow.label == "3"
+
+
 def test_a_target_may_be_stated(tmp_path):
     text = TINY + FAMILY + "match.target = 20000\n"
     matched = read(write_grid(tmp_path, text)).studies[1].levels[2]

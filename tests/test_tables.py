@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MACHINE, TINY, fabricate, write_grid
+from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
 from ablations import records, tables, tidy
-from ablations.grid import manifest
+from ablations.grid import jobs, manifest
 from ablations.reader import read
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +35,29 @@ def test_the_same_records_give_the_same_bytes(results, tmp_path, tiny):
         tables.write(tidy.load(folder))
     for path in (path for path in results.rglob("*.*") if path.is_file()):
         assert path.read_bytes() == (other / path.relative_to(results)).read_bytes(), path.name
+
+
+def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
+    text = (
+        TINY
+        + """[[study.family.variant]]
+    name = "ResNet"
+    model.family = "resnet"
+    model.depth = 8
+    match.params = "model.width"
+    """
+    )
+    grid = read(write_grid(tmp_path, text))
+    match = grid.studies[1].levels[1].match
+    records.write(tmp_path / "r" / "jobs.json", records.pretty(manifest(grid, MACHINE)))
+    for job in jobs(grid, MACHINE):
+        record = record_of(job, 90.0, 1.0)
+        if job.kind == "cost":
+            record["deterministic"]["counters_agree"] = job.name != "family ResNet"
+        records.publish(tmp_path / "r", record)
+    base, resnet = tables.study_table(tidy.load(tmp_path / "r"), "family").cells
+    assert resnet[0] == f"ResNet (params {100 * (match.reached / match.target - 1):+.1f} %)"
+    assert (base[6], resnet[6]) == ("2.00", "2.00 (+0.0 %; counters disagree)")
 
 
 def test_what_is_not_there_is_seen(tmp_path, tiny):
