@@ -194,10 +194,8 @@ def test_a_match_that_is_not_quite_reached_is_said_and_one_out_of_reach_is_refus
 
 
 def test_a_study_may_be_matched_as_a_whole(tmp_path):
-    text = TINY.replace(
-        "model.growth_rate = [4, 8]", 'model.growth_rate = [4, 8]\nmatch.params = "model.init_features"'
-    )
-    base, wide = read(write_grid(tmp_path, text)).studies[0].levels
+    matched = 'model.growth_rate = [4, 3]\nmatch.params = "model.init_features"'
+    base, narrow = read(write_grid(tmp_path, TINY.replace("model.growth_rate = [4, 8]", matched))).studies[0].levels
     assert base.match is None
     assert (narrow.match.field, narrow.variant.model.growth_rate) == ("model.init_features", 3)
     assert narrow.label == "3"
