@@ -124,7 +124,9 @@ def _rates(record: Mapping[str, Any]) -> tuple[float, float]:
 
 def _calibrated(config: CostConfig, device: torch.device) -> tuple[float, float]:
     subject = cost.Subject(config, device)
-    train, infer = (timed(step, device, CALIBRATION_SECONDS).median for step in (subject.train, subject.infer))
+    train, infer = (
+        timed(step, device, CALIBRATION_SECONDS, warmup=1, fewest=2).median for step in (subject.train, subject.infer)
+    )
     return train / config.batch_size, infer / config.batch_size
 
 

@@ -57,16 +57,22 @@ class Timing:
         return float((high - low) / self.median)
 
 
-def timed(step: Callable[[Mark], object], device: torch.device, budget: float) -> Timing:
+def timed(
+    step: Callable[[Mark], object],
+    device: torch.device,
+    budget: float,
+    warmup: int = WARMUP_STEPS,
+    fewest: int = FEWEST_REPEATS,
+) -> Timing:
     """Repeats a step after a warm-up until its median is precise, or the budget of seconds is spent."""
-    for _ in range(WARMUP_STEPS):
+    for _ in range(warmup):
         _laps(step, device)
     accounts, start = Accounts.now(), time.perf_counter()
     rounds: list[dict[str, float]] = []
     while True:
         rounds.append(_laps(step, device))
         spent, seconds = time.perf_counter() - start, [sum(laps.values()) for laps in rounds]
-        if len(rounds) < FEWEST_REPEATS or spent < min(LEAST_SECONDS, budget):
+        if len(rounds) < fewest or spent < min(LEAST_SECONDS, budget):
             continue
         precise = relative_error(seconds) <= PRECISION
         if precise or spent >= budget:
