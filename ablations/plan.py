@@ -22,8 +22,8 @@ from densenet import published
 CALIBRATION_SECONDS = 1.0
 """The most that is spent on each kind of step of the base, where a variant has no cost of this device on record."""
 
-COST_SECONDS = 8.0
-"""What measuring a variant takes, where none is on record: a guess."""
+COST_SECONDS, COST_STEPS = 5.0, 20
+"""What measuring a variant takes where none is on record: so long, and so many steps of training and of inference."""
 
 COMPARED = ("params", "macs", "activations", "predicted_train_peak_memory_bytes")
 """Shown with their change against the base."""
@@ -60,10 +60,11 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         "variants": entries,
     }
     result["missing_runs"] = sum(entry["missing_runs"] for entry in entries)
-    result["missing_costs"] = sum(job.kind == "cost" and job.id not in whole for job in todo)
+    unmeasured = [job.variant for job in todo if job.kind == "cost" and job.id not in whole]
+    result["missing_costs"] = len(unmeasured)
     if not counts_only:
         _warn_of_memory(entries, device)
-        result["seconds"], result["timed_by"] = _seconds(grid, entries, recorded, slots, result["missing_costs"])
+        result["seconds"], result["timed_by"] = _seconds(grid, entries, recorded, slots, unmeasured)
     return result
 
 
@@ -93,13 +94,13 @@ def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
 
 
 def _seconds(
-    grid: Grid, entries: list[Entry], recorded: Mapping[str, Any], slots: list[str], missing_costs: int
+    grid: Grid, entries: list[Entry], recorded: Mapping[str, Any], slots: list[str], unmeasured: list[str]
 ) -> tuple[float, str]:
     """Seconds that the missing jobs take, and what tells so."""
     rates = {name: _rates(record) for name, record in recorded.items()}
-    guessed = [
-        entry for entry in entries if entry["missing_runs"] and entry["variant"] not in rates and "macs" in entry
-    ]
+    guessed = [entry for entry in entries if entry["variant"] not in rates and "macs" in entry]
+    if not unmeasured and not any(entry["missing_runs"] for entry in entries):
+        guessed = []
     by = "costs on record"
     if guessed:
         calibrated = _calibrated(grid.cost(grid.base), torch.device(slots[0]))
@@ -112,8 +113,11 @@ def _seconds(
         for entry in entries
         if entry["variant"] in rates
     )
-    known = [record["measured"]["seconds"] for record in recorded.values()]
-    return runs / len(slots) + missing_costs * (sum(known) / len(known) if known else COST_SECONDS), by
+    costs = sum(
+        COST_SECONDS + COST_STEPS * grid.variants()[name].train.batch_size * sum(rates.get(name, (0.0, 0.0)))
+        for name in unmeasured
+    )
+    return runs / len(slots) + costs, by
 
 
 def _rates(record: Mapping[str, Any]) -> tuple[float, float]:

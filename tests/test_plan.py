@@ -56,7 +56,8 @@ def test_without_costs_the_base_is_timed_and_scaled_by_macs(tiny, planned, monke
     base, wide = found["variants"]
     ratio = wide["macs"] / base["macs"]
     runs = 3 * (128 * 0.01 + 360 * 0.001) * (1 + ratio)
-    assert found["seconds"] == pytest.approx(runs + 2 * plans.COST_SECONDS)
+    costs = 2 * plans.COST_SECONDS + plans.COST_STEPS * 64 * (0.01 + 0.001) * (1 + ratio)
+    assert found["seconds"] == pytest.approx(runs + costs)
     assert found["timed_by"] == "a calibration on the base, scaled by MACs"
 
 
@@ -64,7 +65,7 @@ def test_evaluations_take_time_too(tmp_path, planned, monkeypatch):
     monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.0, 1.0))
     text = TINY.replace("train.epochs = 1", "train.epochs = 5\ntrain.evaluation_interval = 2\ndata.validation = 50")
     found = planned(read(write_grid(tmp_path, text.replace("[4, 8]", "[4]").replace("[0, 1, 2]", "[0]"))))
-    assert found["seconds"] == pytest.approx(2 * 50 + 360 + plans.COST_SECONDS)
+    assert found["seconds"] == pytest.approx(2 * 50 + 360 + plans.COST_SECONDS + plans.COST_STEPS * 64)
 
 
 def test_what_does_not_fit_is_said(tiny, planned, monkeypatch):
