@@ -411,14 +411,14 @@ class _Reader:
         except Exception as error:  # whatever a network written elsewhere may raise
             self.wrong(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
             return level
-        value = getattr(solved, key)
+        value, name = getattr(solved, key), {"params": "params", "macs": "MACs"}[measure]
         off = 100 * (reached - target) / target
         if abs(off) > UNREACHABLE:
-            rule = f"{target:,} {measure} are out of reach; {path} = {value} comes nearest, with {reached:,}"
+            rule = f"{target:,} {name} are out of reach; {path} = {value} comes nearest, with {reached:,}"
             self.wrong(f"{where}.match.{measure}", path, rule)
         elif abs(off) > 1:
             self.notes.append(
-                f"{level.label}: {path} = {value} comes nearest, with {reached:,} {measure}, {off:+.1f} % off"
+                f"{level.label}: {path} = {value} comes nearest, with {reached:,} {name}, {off:+.1f} % off"
             )
         values = {**level.values, path: value}
         variant = replace(level.variant, model=solved)

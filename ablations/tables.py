@@ -27,6 +27,9 @@ SPREAD = {
 }
 """The relative interquartile range that stands beside a measure of time."""
 
+MEASURES = {"params": "params", "macs": "MACs"}
+"""What a match may have solved for, as it is written."""
+
 DISTURBED = {
     "train_images_per_second": "train_disturbed",
     "inference_images_per_second": "inference_disturbed",
@@ -80,7 +83,7 @@ def study_table(frames: Frames, study: str) -> StudyTable:
 def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] | None) -> tuple[str, ...]:
     level = f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
     if match:  # what is left over
-        level += f" ({match['measure']} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
+        level += f" ({MEASURES[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
     return (level, str(row["n"]), _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
 
 

@@ -9,6 +9,7 @@ A layer order is a permutation of norm, act and conv, read as *pre* . conv . *po
 Modules carry torchvision's names, so that state dicts are interchangeable.
 """
 
+# annotations are not postponed here: TorchScript reads those of methods that it leaves out as they stand
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
