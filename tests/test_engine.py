@@ -18,8 +18,13 @@ def work(name, device, progress):
     return f"{name} on {device}"
 
 
-def span(path, device, progress):
+def span(path, waits, device, progress):
+    """Notes when it began and ended; `waits` for company, which a slow machine may be long in sending."""
     start = time.monotonic()
+    with Path(f"{path}.begun").open("a") as file:
+        file.write(".")
+    while waits and Path(f"{path}.begun").stat().st_size < 4 and time.monotonic() < start + 20:
+        time.sleep(0.01)
     time.sleep(0.2)
     with Path(path).open("a") as file:
         file.write(f"{start} {time.monotonic()}\n")
@@ -63,7 +68,7 @@ def test_every_task_has_a_fresh_process_with_one_thread():
 
 def test_exclusive_tasks_overlap_with_nothing(tmp_path):
     path = tmp_path / "spans"
-    tasks = [Task(str(number), span, (str(path),), exclusive=number < 2) for number in range(6)]
+    tasks = [Task(str(number), span, (str(path), number >= 2), exclusive=number < 2) for number in range(6)]
     assert finished(run(tasks, ["cpu"] * 3, [])) == ["done"] * 6
     spans = sorted(tuple(map(float, line.split())) for line in path.read_text().splitlines())
     assert spans[0][1] <= spans[1][0]
