@@ -103,8 +103,10 @@ def predicted(cost: CostConfig) -> dict[str, Any]:
     path = cache_folder() / "predictions" / f"{key}.json"
     own = not isinstance(cost.model, ForeignConfig)  # the code of others may change without our knowing
     if own and path.is_file():
-        with suppress(OSError, ValueError):
-            return dict(json.loads(path.read_bytes()))
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(path.read_bytes())
+            if kept["digest"] == identity(kept["values"]):
+                return dict(kept["values"])
     try:
         values = _predicted(cost)
     except Exception as error:
@@ -113,7 +115,7 @@ def predicted(cost: CostConfig) -> dict[str, Any]:
         return {"prediction_failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
     if own:
         with suppress(OSError):
-            records.write(path, records.pretty(values))
+            records.write(path, records.pretty({"values": values, "digest": identity(values)}))
     return values
 
 
@@ -124,7 +126,7 @@ def _predicted(cost: CostConfig) -> dict[str, int]:
             held = probe(cost, torch.device("cpu"), live.restart)
         values[f"predicted_{name}_peak_memory_bytes"] = live.peak
         if name == "train":
-            values["predicted_activations_bytes"] = live.peak - sum(held.values())
+            values["predicted_activations_bytes"] = live.peak - held["weights_bytes"] - held["optimizer_bytes"]
     return values
 
 
@@ -137,7 +139,9 @@ def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
         held, found = peaks(probe, cost, device)
         values |= {f"{name}_peak_{kind}": value for kind, value in found.items()}
         if name == "train":
-            values |= {**held, "activations_bytes": found["memory_bytes"] - sum(held.values())}
+            # what is left: gradients are mostly not yet alive when activations are at their most
+            left = found["memory_bytes"] - held["weights_bytes"] - held["optimizer_bytes"]
+            values |= {**held, "activations_bytes": left}
     return {**values, **_throughput(cost, device)}
 
 

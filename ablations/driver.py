@@ -55,8 +55,7 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
     Raises WrongFolder for a folder that holds another grid or cannot be written.
     """
     torch.set_num_threads(1)  # as in the workers, so that costs are named rightly
-    if slots[0] == "cpu" and any(variant.train.precision == "tf32" for variant in grid.variants().values()):
-        raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
+    refuse(grid, slots)
     where = machine(torch.device(slots[0]))
     todo = jobs(grid, where)
     _prepare(grid, folder, manifest(grid, where), {each.id for each in todo})
@@ -71,6 +70,12 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
     if left:
         _execute(left, grid, folder, slots, console)
     return Outcome(len(todo), sum(each.id in whole for each in todo), len(left), moved)
+
+
+def refuse(grid: Grid, slots: Sequence[str]) -> None:
+    """Raises ValueError for what these devices cannot do."""
+    if slots[0] == "cpu" and any(variant.train.precision == "tf32" for variant in grid.variants().values()):
+        raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
 
 
 def _prepare(grid: Grid, folder: Path, table: Mapping[str, Any], ids: Collection[str]) -> None:

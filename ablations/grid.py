@@ -148,6 +148,11 @@ def manifest(grid: Grid, machine: Mapping[str, Any]) -> Table:
     }
 
 
+def cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
+    """The cost of each variant; those that differ in training alone share one."""
+    return {name: _cost_id(grid.cost(variant), machine) for name, variant in grid.variants().items()}
+
+
 def _cost_id(config: CostConfig, machine: Mapping[str, Any]) -> str:
     return identity({"kind": "cost", "config": cost_fields(config), "machine": dict(machine)})
 

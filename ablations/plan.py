@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.progress import track
 from ablations import cost, records
 from ablations.config import CostConfig, Variant
 from ablations.environment import machine
-from ablations.grid import Grid, jobs
+from ablations.grid import Grid, cost_ids, jobs
 from ablations.metrics import METRICS
 from ablations.timing import timed
 from densenet import published
@@ -38,15 +39,18 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     if device.type == "cpu":
         torch.set_num_threads(1)  # as in the workers
     whole = records.load(folder)[0] if folder.is_dir() else {}
-    todo = jobs(grid, machine(device))
-    recorded = {job.variant: whole[job.id] for job in todo if job.kind == "cost" and job.id in whole}
+    failed = records.load_attempts(folder) if folder.is_dir() else {}
+    where = machine(device)
+    todo = [job for job in jobs(grid, where) if job.id not in whole and job.id not in failed]
+    ids = cost_ids(grid, where)
+    recorded = {name: whole[cost_id] for name, cost_id in ids.items() if cost_id in whole}
     entries: list[Entry] = []
     for variant_id, variant in track(grid.variants().items(), "Counting", console=console, transient=True):
         levels = [f"{study.name} {level.label}" for study in grid.studies for level in study.levels
                   if level.variant == variant]  # fmt: skip
         numbers = _numbers(grid.cost(variant), recorded.get(variant_id), counts_only)
         known = published(variant.model, grid.datasets[variant.data].image_size)
-        missing = sum(job.kind == "run" and job.variant == variant_id and job.id not in whole for job in todo)
+        missing = sum(job.kind == "run" and job.variant == variant_id for job in todo)
         beside = {"published": {"params": known.params, "macs": known.macs}} if known else {}
         entries.append({"variant": variant_id, "levels": levels, **numbers, **beside, "missing_runs": missing})
     for entry in entries:
@@ -56,11 +60,11 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     result: dict[str, Any] = {
         "title": grid.title,
         "runs": len(entries) * len(grid.seeds),
-        "costs": len(entries),
+        "costs": len(set(ids.values())),
         "variants": entries,
     }
     result["missing_runs"] = sum(entry["missing_runs"] for entry in entries)
-    unmeasured = [job.variant for job in todo if job.kind == "cost" and job.id not in whole]
+    unmeasured = [job.variant for job in todo if job.kind == "cost"]
     result["missing_costs"] = len(unmeasured)
     if not counts_only:
         _warn_of_memory(entries, device)
@@ -73,12 +77,14 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
     if record is not None:
         values = {**record["deterministic"], **record["measured"]}
     else:
+        values = {}
         try:
-            values = {**cost.counted(config), **({} if counts_only else cost.predicted(config))}
-        except Exception as error:  # whatever a network written elsewhere may raise
-            return {"failed": f"{type(error).__name__}: {error}"}
+            values = cost.counted(config)
+            values |= {} if counts_only else cost.predicted(config)
+        except Exception as error:  # whatever a network may raise on these images
+            values["prediction_failed" if values else "failed"] = f"{type(error).__name__}: {error}"
     kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
-    return {key: values[key] for key in (*kept, *(("prediction_failed",) if "prediction_failed" in values else ()))}
+    return {key: values[key] for key in (*kept, *(each for each in ("failed", "prediction_failed") if each in values))}
 
 
 def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
@@ -103,7 +109,10 @@ def _seconds(
         guessed = []
     by = "costs on record"
     if guessed:
-        calibrated = _calibrated(grid.cost(grid.base), torch.device(slots[0]))
+        try:
+            calibrated = _calibrated(grid.cost(grid.base), torch.device(slots[0]))
+        except Exception:  # the base cannot be run, which its own entry says
+            return float("nan"), "nothing: the base could not be timed"
         base_macs = entries[0].get("macs") or float("nan")
         share = {entry["variant"]: entry["macs"] / base_macs for entry in guessed}
         rates |= {name: (calibrated[0] * factor, calibrated[1] * factor) for name, factor in share.items()}
@@ -138,7 +147,8 @@ def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float) -> fl
     """One training and its evaluations."""
     data, config = grid.datasets[variant.data], variant.train
     steps = config.total_steps(len(data.train))
-    epochs = steps / config.steps_per_epoch(len(data.train))
-    evaluations = max(1, epochs // config.evaluation_interval)
-    looked_at = (len(data.validation) if data.validation else 0) + (len(data.test) if config.test_curve else 0)
-    return steps * config.batch_size * train + (evaluations * looked_at + len(data.test)) * infer
+    epochs = math.ceil(steps / config.steps_per_epoch(len(data.train)))
+    evaluations = math.ceil(epochs / config.evaluation_interval)  # the last epoch has one in any case
+    looked_at = evaluations * (len(data.validation) if data.validation else 0)
+    looked_at += (evaluations if config.test_curve else 1) * len(data.test)
+    return steps * config.batch_size * train + looked_at * infer

@@ -373,7 +373,7 @@ class _Reader:
 
     def study_match(self, prefix: str, level: Level, table: Any, base: Variant) -> Level:
         """A study's match, for each level but the base and those that have one of their own."""
-        if level.is_base or level.match is not None:
+        if level.variant.model == base.model or level.match is not None:
             return level
         return self.match(prefix, level, table, base)
 
@@ -381,12 +381,14 @@ class _Reader:
         """Solves `match.params = "model.FIELD"`, or `match.macs`."""
         fields = {key: value for key, value in table.items() if key != "target"} if isinstance(table, dict) else {}
         measure, path = next(iter(fields.items())) if len(fields) == 1 else ("", None)
-        stated = table.get("target", 0) if isinstance(table, dict) else 0
-        whole = isinstance(stated, int) and not isinstance(stated, bool) and stated >= 0
+        stated = table.get("target") if isinstance(table, dict) else None
+        whole = stated is None or (isinstance(stated, int) and not isinstance(stated, bool) and stated > 0)
         if measure not in ("params", "macs") or not isinstance(path, str) or not whole:
             rule = 'must read match.params = "model.FIELD" or match.macs = "model.FIELD"'
             self.wrong(
-                f"{where}.match", table, f"{rule}, and may have match.target, a whole number instead of the base's"
+                f"{where}.match",
+                table,
+                f"{rule}, and may have match.target, a whole number above 0 instead of the base's",
             )
             return level
         section, _, key = path.partition(".")
@@ -406,7 +408,7 @@ class _Reader:
             return count_macs(config, dataset.image_size)
 
         try:
-            target = stated or count(base.model, base.data)
+            target = count(base.model, base.data) if stated is None else int(stated)
             solved, reached = nearest(model, key, target, count)
         except Exception as error:  # whatever a network written elsewhere may raise
             self.wrong(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")

@@ -137,7 +137,8 @@ def brief(table: StudyTable) -> StudyTable:
 def _bare(cell: str) -> str:
     """A cell without what stands beside its number, but for what speaks against it."""
     number, _, notes = cell.partition(" (")
-    return f"{number} (disturbed)" if "disturbed" in notes else number
+    against = [note for note in ("disturbed", "counters disagree") if note in notes]
+    return f"{number} ({'; '.join(against)})" if against else number
 
 
 def caption(frames: Frames) -> str:

@@ -154,8 +154,6 @@ class DenseNetConfig(Config):
         """Fields that say the same, or nothing, take one value, so that equal networks are found equal."""
         rates = set(self.growth_rates)
         fields: dict[str, Any] = {"growth_rate": rates.pop()} if len(rates) == 1 else {}
-        if self.init_features == 2 * self.growth_rates[0]:
-            fields["init_features"] = 0
         idle = {
             "norm_groups": self.norm != "group",
             "dropout_place": not self.dropout,

@@ -87,6 +87,13 @@ of the ResNets to a million); for CIFAR's the papers round, and the exact intege
 def published(config: Config, image_size: tuple[int, int]) -> Size | None:
     """What was published for exactly this network on images of this size."""
     for name, size in PUBLISHED.items():
-        if PRESETS[name] == config and image_size == (size.image, size.image):
+        if _stated(PRESETS[name]) == _stated(config) and image_size == (size.image, size.image):
             return size
     return None
+
+
+def _stated(config: Config) -> Config:
+    """With the width of the stem as a number, which may also stand as twice the growth rate."""
+    if not isinstance(config, DenseNetConfig):
+        return config
+    return config.model_copy(update={"init_features": config.stem_features})

@@ -49,5 +49,6 @@ def recompute(module: nn.Module, function: Callable[[Input], Tensor], inputs: In
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), DiscardedBuffers(module)
 
-    result: Tensor = checkpoint(function, inputs, use_reentrant=False, context_fn=contexts)
+    draws = any(isinstance(part, nn.Dropout) for part in module.modules())  # else there is no state to keep
+    result: Tensor = checkpoint(function, inputs, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws)
     return result

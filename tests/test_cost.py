@@ -85,7 +85,7 @@ def three_sources(model, size=(16, 16), batch_size=32, **fields) -> None:
         assert predicted[f"predicted_{name}_peak_memory_bytes"] == pytest.approx(peaks["memory_bytes"], rel=0.01), name
         assert peaks["allocated_bytes"] >= peaks["traced_bytes"]
         if name == "train":
-            activations = peaks["memory_bytes"] - sum(held.values())
+            activations = peaks["memory_bytes"] - held["weights_bytes"] - held["optimizer_bytes"]
             assert predicted["predicted_activations_bytes"] == pytest.approx(activations, rel=0.01)
 
 
@@ -119,6 +119,23 @@ def test_memory_has_three_sources_otherwise_too(model, fields):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_memory_of_bc_100_12_has_three_sources(kind, precision):
     three_sources(DenseNetConfig(checkpoint=kind), (32, 32), 16, precision=precision)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"null", b"3", b'{"values": {"x": 1}, "digest": "0"}', b"", b"\xff"])
+def test_a_prediction_that_is_not_as_it_was_kept_is_made_again(content):
+    model = DenseNetConfig(block_config=(1,), growth_rate=2)
+    config = CostConfig(model, (4, 4), TrainConfig(batch_size=2))
+    expected = cost.predicted(config)
+    (path,) = [path for path in (cost.cache_folder() / "predictions").iterdir() if path.name in kept_names(config)]
+    path.write_bytes(content)
+    assert cost.predicted(config) == expected
+
+
+def kept_names(config) -> list[str]:
+    key = cost.identity(
+        {"cost": cost.cost_fields(config), "torch": torch.__version__, "code": cost.code()["fingerprint"]}
+    )
+    return [f"{key}.json"]
 
 
 def test_what_is_held_is_counted_to_the_byte():

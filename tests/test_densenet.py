@@ -211,7 +211,6 @@ def test_stem_and_head_complete_the_order(order, stem, head):
     ("one", "other"),
     [
         ({"growth_rate": 12}, {"growth_rate": (12, 12, 12)}),
-        ({"growth_rate": 12}, {"growth_rate": 12, "init_features": 24}),
         ({}, {"norm_groups": 8}),
         ({}, {"dropout_place": "convolution"}),
         ({"connectivity": "sum"}, {"connectivity": "sum", "compression": 0.25}),

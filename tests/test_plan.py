@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 
 import pytest
-from conftest import MACHINE, TINY, fabricate, write_grid
+from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 from rich.console import Console
 
 from ablations import plan as plans
+from ablations import records
+from ablations.grid import jobs
 from ablations.reader import read
 
 
@@ -65,7 +67,36 @@ def test_evaluations_take_time_too(tmp_path, planned, monkeypatch):
     monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.0, 1.0))
     text = TINY.replace("train.epochs = 1", "train.epochs = 5\ntrain.evaluation_interval = 2\ndata.validation = 50")
     found = planned(read(write_grid(tmp_path, text.replace("[4, 8]", "[4]").replace("[0, 1, 2]", "[0]"))))
-    assert found["seconds"] == pytest.approx(2 * 50 + 360 + plans.COST_SECONDS + plans.COST_STEPS * 64)
+    assert found["seconds"] == pytest.approx(3 * 50 + 360 + plans.COST_SECONDS + plans.COST_STEPS * 64)
+
+
+def test_variants_that_differ_in_training_alone_share_a_cost(tmp_path, planned):
+    text = TINY.replace("model.growth_rate = [4, 8]", "train.learning_rate = [0.1, 0.01]")
+    grid = read(write_grid(tmp_path, text))
+    assert (planned(grid)["costs"], planned(grid)["missing_costs"]) == (1, 1)
+    records.write(tmp_path / "r" / "jobs.json", b"{}")
+    for job in jobs(grid, MACHINE):
+        if job.kind == "cost":
+            records.publish(tmp_path / "r", record_of(job, 0.0, 1.0))
+    found = planned(grid, tmp_path / "r")
+    assert (found["missing_runs"], found["missing_costs"], found["timed_by"]) == (6, 0, "costs on record")
+    assert all(entry["train_peak_memory_bytes"] == 10 * 2**20 for entry in found["variants"])
+
+
+def test_what_has_failed_is_not_missing_since_it_is_not_run_again(tiny, tmp_path, planned):
+    run = next(job for job in jobs(tiny, MACHINE) if job.kind == "run")
+    records.note_attempt(tmp_path / "r", {"id": run.id, "name": run.name, "status": "timeout", "reason": ""})
+    assert planned(tiny, tmp_path / "r", counts_only=True)["missing_runs"] == 5
+
+
+def test_a_base_that_cannot_be_run_is_said_and_the_others_are_counted(tmp_path, planned):
+    text = TINY.replace("[1, 1]", "[1, 1, 1, 1]").replace("train.epochs = 1", "train.batch_size = 1\ntrain.epochs = 1")
+    grid = read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 8]", 'model.norm = ["batch", "group"]')))
+    found = planned(grid)
+    base, group = found["variants"]
+    assert "Expected more than 1 value per channel" in base["prediction_failed"]
+    assert base["params"] == group["params"]
+    assert found["timed_by"] == "nothing: the base could not be timed"
 
 
 def test_what_does_not_fit_is_said(tiny, planned, monkeypatch):

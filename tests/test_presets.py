@@ -90,6 +90,7 @@ def test_what_is_shown_as_published_is_what_the_tests_know():
 
 def test_a_published_size_belongs_to_exactly_that_network_and_image():
     assert published(DenseNetConfig(), (32, 32)) == PUBLISHED["densenet-bc-100-12"]
+    assert published(DenseNetConfig(init_features=24), (32, 32)) == PUBLISHED["densenet-bc-100-12"]
     assert published(DenseNetConfig(), (28, 28)) is None
     assert published(DenseNetConfig(in_channels=1), (32, 32)) is None
 
