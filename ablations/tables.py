@@ -197,17 +197,20 @@ def markdown(table: StudyTable) -> str:
 
 def latex(table: StudyTable) -> str:
     r"""The table in LaTeX, in panels that fit a page's width; needs \usepackage{booktabs}."""
-    starts = [5, *range(9, len(table.heads), 4), len(table.heads)]  # accuracy; counts; memory; throughput
+    starts = [5, 9, 13, 15, len(table.heads)]  # accuracy before; counts; memory; throughput; latency
     panels = [range(5), *((0, *range(*bounds)) for bounds in itertools.pairwise(starts))]
     parts = [_tabular(table, panel) for panel in panels]
-    groups = [[part] for part in parts] if len(table.cells) > TALLEST else [parts]
+    lines = sum(-(-len(row[0]) // LABEL) for row in table.cells)
+    together = max(1, ROOM // (PANEL + LINE * lines))
+    groups = [parts[index : index + together] for index in range(0, len(parts), together)]
     floats = [_float(table, group, number) for number, group in enumerate(groups)]
     head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}."
     return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
 
 
-TALLEST = 7
-"""Rows up to which all panels of a LaTeX table fit one page; beyond, each is a table of its own."""
+LABEL, LINE, PANEL, ROOM = 17, 10, 70, 430
+"""Characters of a level in a line; points that a line takes, a panel without its lines, and all panels of a page: those
+that do not fit go into a table of their own."""
 
 
 def _float(table: StudyTable, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:

@@ -118,5 +118,5 @@ def test_a_tall_table_is_broken_into_floats(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
     records.write(tmp_path / "r" / "jobs.json", records.pretty(manifest(grid, MACHINE)))
     text = tables.latex(tables.study_table(tidy.load(tmp_path / "r"), "growth_rate"))
-    assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 4
+    assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
     assert text.count(r"\label{tab:growth_rate}") == 1
