@@ -103,3 +103,6 @@ METRICS: dict[str, Metric] = {
     ),
 }  # fmt: skip
 """Every measure that tables, figures and citations know. A new one is an entry here, and its value in a record."""
+
+MATCHED = {"params": "params", "macs": "MACs"}
+"""What a match may solve for, as it is written within a sentence."""

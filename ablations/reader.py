@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ablations.config import OWNERS, DataConfig, TrainConfig, Variant, resolved
 from ablations.data import Dataset, load
 from ablations.grid import Grid, Level, Match, Study, Table
+from ablations.metrics import MATCHED
 from densenet import PRESETS, Config, count_macs, count_params, model_family
 from densenet.options import lookup, suggestion
 
@@ -383,7 +384,7 @@ class _Reader:
         measure, path = next(iter(fields.items())) if len(fields) == 1 else ("", None)
         stated = table.get("target") if isinstance(table, dict) else None
         whole = stated is None or (isinstance(stated, int) and not isinstance(stated, bool) and stated > 0)
-        if measure not in ("params", "macs") or not isinstance(path, str) or not whole:
+        if measure not in MATCHED or not isinstance(path, str) or not whole:
             rule = 'must read match.params = "model.FIELD" or match.macs = "model.FIELD"'
             self.wrong(
                 f"{where}.match",
@@ -413,7 +414,7 @@ class _Reader:
         except Exception as error:  # whatever a network written elsewhere may raise
             self.wrong(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
             return level
-        value, name = getattr(solved, key), {"params": "params", "macs": "MACs"}[measure]
+        value, name = getattr(solved, key), MATCHED[measure]
         off = 100 * (reached - target) / target
         if abs(off) > UNREACHABLE:
             rule = f"{target:,} {name} are out of reach; {path} = {value} comes nearest, with {reached:,}"

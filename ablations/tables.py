@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ablations import records
-from ablations.metrics import METRICS
+from ablations.metrics import MATCHED, METRICS
 from ablations.statistics import summary
 from ablations.tidy import Frames
 
@@ -26,9 +26,6 @@ SPREAD = {
     "latency_step_seconds": "latency_step_relative_iqr",
 }
 """The relative interquartile range that stands beside a measure of time."""
-
-MEASURES = {"params": "params", "macs": "MACs"}
-"""What a match may have solved for, as it is written."""
 
 DISTURBED = {
     "train_images_per_second": "train_disturbed",
@@ -83,7 +80,7 @@ def study_table(frames: Frames, study: str) -> StudyTable:
 def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] | None) -> tuple[str, ...]:
     level = f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
     if match:  # what is left over
-        level += f" ({MEASURES[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
+        level += f" ({MATCHED[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
     return (level, str(row["n"]), _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
 
 
