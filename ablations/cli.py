@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from math import nan
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -110,7 +109,7 @@ def _show_plan(found: dict[str, Any], title: str, seeds: int) -> None:
     print_rows(out, title, heads, rows)
     _say(f"{found['runs']} runs ({len(entries)} variants x {seeds} seeds), {found['missing_runs']} of them missing; "
          f"{found['missing_costs']} costs missing.")  # fmt: skip
-    if found.get("seconds", nan) > 0 and found["missing_runs"] + found["missing_costs"]:
+    if found.get("seconds") and found["missing_runs"] + found["missing_costs"]:
         _say(f"They take about {clock(found['seconds'])}, by {found['timed_by']}.")
     for entry in entries:
         for key in ("failed", "prediction_failed", "does_not_fit"):

@@ -101,8 +101,8 @@ def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
 
 def _seconds(
     grid: Grid, entries: list[Entry], recorded: Mapping[str, Any], slots: list[str], unmeasured: list[str]
-) -> tuple[float, str]:
-    """Seconds that the missing jobs take, and what tells so."""
+) -> tuple[float | None, str]:
+    """Seconds that the missing jobs take, None where nothing tells, and what tells so."""
     rates = {name: _rates(record) for name, record in recorded.items()}
     guessed = [entry for entry in entries if entry["variant"] not in rates and "macs" in entry]
     if not unmeasured and not any(entry["missing_runs"] for entry in entries):
@@ -112,7 +112,7 @@ def _seconds(
         try:
             calibrated = _calibrated(grid.cost(grid.base), torch.device(slots[0]))
         except Exception:  # the base cannot be run, which its own entry says
-            return float("nan"), "nothing: the base could not be timed"
+            return None, "nothing: the base could not be timed"
         base_macs = entries[0].get("macs") or float("nan")
         share = {entry["variant"]: entry["macs"] / base_macs for entry in guessed}
         rates |= {name: (calibrated[0] * factor, calibrated[1] * factor) for name, factor in share.items()}
