@@ -133,8 +133,7 @@ def run(
     try:
         code = _run(grid, folder, workers, device, seeds, set_, retry)
     except KeyboardInterrupt:
-        _say(f"Stopped. What is finished is kept in {folder}; the same command goes on from there.", err)
-        code = STOPPED
+        code = _stopped(folder)
     raise typer.Exit(code)
 
 
@@ -143,6 +142,8 @@ def _run(
 ) -> int:
     """Works the grid off and reports; gives the exit code."""
     from ablations import driver
+    from ablations.files import StorageError
+    from ablations.locks import Held
 
     if device not in ("auto", "cpu", "cuda"):
         _stop(f"--device {device}: allowed are auto, cpu, cuda")
@@ -155,12 +156,14 @@ def _run(
         _say(f"Note: {note}", err)
     try:
         outcome = driver.work(read, folder, driver.devices(device, workers), again, out)
-    except ValueError as error:
+    except (ValueError, Held) as error:
         _stop(str(error))
-    except OSError as error:
-        _stop(f"{folder}: {error}")
+    except StorageError as error:
+        _stop(f"{error}. What is finished is kept; when this is mended, the same command goes on from there.")
     for path in outcome.damaged:
-        _say(f"A damaged record was set aside as {path} and its job run again.", err)
+        _say(f"A damaged record was set aside as {path}, and its job is run again.", err)
+    if outcome.stopped:
+        return _stopped(folder)
     if not outcome.executed:
         _say(
             f"Nothing to train or to measure: {outcome.done_before} of {outcome.total} jobs are on record in {folder}."
@@ -168,28 +171,43 @@ def _run(
     return _finish(folder)
 
 
+def _stopped(folder: Path) -> int:
+    _say(f"Stopped. What is finished or begun is kept in {folder}; the same command goes on from there.", err)
+    return STOPPED
+
+
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
-    """What is done, failed (and why) and missing, and which code made it."""
-    from ablations.report import failures
+    """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
+    from ablations import locks
+    from ablations.report import causes
 
     frames = _frames(folder)
+    begun = {path.stem for path in (folder / "checkpoints").glob("*")} - {*frames.runs[frames.runs.status == "done"].id}
     counts = {kind: Counter(frame.status) for kind, frame in (("runs", frames.runs), ("costs", frames.costs))}
     made = Counter(
         f"commit {row['commit']}, sources {row['fingerprint']}"
         for frame in (frames.runs, frames.costs)
         for row in frame[frame.status == "done"].to_dict("records")
     )
-    failed, damaged = failures(frames), [path.name for path in frames.damaged]
+    failed, holder = causes(frames), locks.holder(folder)
+    damaged = [str(path.relative_to(folder)) for path in frames.damaged]
+    aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
     if as_json:
-        print(json.dumps({**counts, "failures": failed, "damaged": damaged, "made_by": made}, indent=1))
+        found = {"worked_on_by": holder or None, **counts, "begun": len(begun), "failures": failed}
+        print(json.dumps({**found, "damaged": damaged, "set_aside": aside, "made_by": made}, indent=1))
         return
+    if holder:
+        _say(f"Worked on by {holder}.")
     for kind, count in counts.items():
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
-    for line in failed:
-        _say(f"  {line}")
+    if begun:
+        _say(f"{len(begun)} begun: they go on from their checkpoints")
+    _say_causes(failed)
     for name in damaged:
-        _say(f"  damaged, and counted as missing: records/{name}; `ablate run` sets it aside and runs the job again")
+        _say(f"  damaged, and counted as missing: {name}; `ablate run` sets it aside and runs the job again")
+    for name in aside:
+        _say(f"  was damaged, and its job run again: {name}")
     for code, number in made.items():
         _say(f"{number} made by {code}")
 
@@ -208,7 +226,7 @@ def report(
     try:
         paths = reports.write(frames) if only is None else reports.PARTS[only](frames)
     except OSError as error:
-        _stop(f"{error.filename or folder} cannot be written: {error.strerror}")
+        _stop(str(error))
     _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
 
 
@@ -276,11 +294,12 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None) -> Any:
 
 
 def _frames(folder: Path) -> Any:
+    from ablations.files import StorageError
     from ablations.tidy import NotResults, load
 
     try:
         return load(folder)
-    except NotResults as error:
+    except (NotResults, StorageError) as error:
         _stop(str(error))
 
 
@@ -294,22 +313,30 @@ def _finish(folder: Path) -> int:
         with err.status("Drawing"):
             paths = report.write(frames)
     except OSError as error:
-        _stop(f"{error.filename or folder} cannot be written: {error.strerror}")
+        _stop(str(error))
     for study in frames.manifest["studies"]:
         table = tables.brief(tables.study_table(frames, study["name"]))
         print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
     _say(f"\n{table.caption}")
-    failed = report.failures(frames)
+    failed = report.causes(frames)
     if failed:
-        kinds = sorted({*frames.runs.status, *frames.costs.status} - {"done", "missing"})
-        _say(f"\n{len(failed)} not done; `--retry {','.join(kinds)}` runs them again:", err)
-        for line in failed:
-            _say(f"  {line}", err)
+        kinds = sorted({cause["status"] for cause in failed})
+        count = sum(len(cause["jobs"]) for cause in failed)
+        _say(f"\n{count} not done; `--retry {','.join(kinds)}` runs them again:", err)
+        _say_causes(failed, err)
     _say(f"\n{report.counts(frames)} Written:")
     for place in sorted({path.parent for path in paths}):
         names = sorted(path.name for path in paths if path.parent == place)
         _say(f"  {place}/: {', '.join(names)}")
     return SOME_FAILED if failed else 0
+
+
+def _say_causes(causes: list[dict[str, Any]], console: Console = out) -> None:
+    """What failed, each cause once."""
+    for cause in causes:
+        _say(f"  {len(cause['jobs'])} {cause['status']}: {cause['reason']}", console)
+        for name in cause["jobs"]:
+            _say(f"    {name}", console)
 
 
 def _say(text: str, console: Console = out) -> None:

@@ -159,8 +159,13 @@ class TrainConfig(Config):
     """Keep the final weights beside the record, for `ablations.load_model`, of runs that are made from then on. Off:
     they are as large as the network."""
 
-    time_limit: float = Field(default=0.0, ge=0)
-    """Seconds after which a training is given up as a timeout; 0 = none."""
+    deterministic: bool = False
+    """On CUDA, algorithms that give the same bits every time, also after an interruption; slower, and a network that
+    has none for one of its operations fails. A CPU's always do."""
+
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    """Seconds after which the state of a training is kept within an epoch; it is kept at every epoch's end anyway. A
+    minute: what a dying machine may take away. 0: after every step."""
 
     @model_validator(mode="after")
     def _one_length_and_one_rise(self) -> TrainConfig:
@@ -190,7 +195,7 @@ class TrainConfig(Config):
 
 STEP_FIELDS = (
     "optimizer", "decay_norms_and_biases", "batch_size", "label_smoothing", "clip_norm", "ema", "precision",
-    "memory_format", "compile",
+    "memory_format", "compile", "deterministic",
 )  # fmt: skip
 
 
@@ -230,7 +235,7 @@ class CostConfig:
 
 NOT_IDENTITY: dict[type[Config], set[str]] = {
     DataConfig: {"root", "memory_limit", "workers"},
-    TrainConfig: {"time_limit", "keep_weights"},
+    TrainConfig: {"checkpoint_seconds", "keep_weights"},
 }
 """Fields that say where data lies, how it is read, and what is kept: they change no result."""
 

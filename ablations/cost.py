@@ -9,7 +9,6 @@ column of its own.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import warnings
 import weakref
@@ -28,12 +27,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from ablations import records
+from ablations import files, records
 from ablations.config import CostConfig, cost_fields, identity
 from ablations.environment import code
 from ablations.sources import cache_folder
+from ablations.step import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
 from ablations.timing import Mark, timed
-from ablations.train import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
 from densenet import ForeignConfig, build, macs_of
 
 with warnings.catch_warnings():
@@ -102,11 +101,9 @@ def predicted(cost: CostConfig) -> dict[str, Any]:
     key = identity({"cost": cost_fields(cost), "torch": torch.__version__, "code": code()["fingerprint"]})
     path = cache_folder() / "predictions" / f"{key}.json"
     own = not isinstance(cost.model, ForeignConfig)  # the code of others may change without our knowing
-    if own and path.is_file():
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(path.read_bytes())
-            if kept["digest"] == identity(kept["values"]):
-                return dict(kept["values"])
+    if own:
+        with suppress(OSError, ValueError):
+            return records.unsealed(files.read(path))
     try:
         values = _predicted(cost)
     except Exception as error:
@@ -115,7 +112,7 @@ def predicted(cost: CostConfig) -> dict[str, Any]:
         return {"prediction_failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
     if own:
         with suppress(OSError):
-            records.write(path, records.pretty({"values": values, "digest": identity(values)}))
+            files.write(path, records.sealed(values))
     return values
 
 

@@ -7,7 +7,6 @@ its files as it is needed.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ablations import files
 from ablations.config import DataConfig
 from ablations.sources import DATASETS, DataError, Files, Part, Parts, Source, balanced_subset, cache_folder, cut
 from densenet.options import lookup
@@ -197,15 +197,9 @@ def _cached(source: Source) -> Parts:
         for kind in ("images", "labels")
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = save(tensors, metadata={"digest": _digest(tensors, source.checksum)})
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            (Path(folder) / path.name).write_bytes(content)
-            (Path(folder) / path.name).replace(path)
-    except OSError as error:
-        raise DataError(
-            f"cannot keep the decoded data in {path.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder with room"
-        ) from error
+        files.write(path, save(tensors, metadata={"digest": _digest(tensors, source.checksum)}))
+    except files.StorageError as error:
+        raise DataError(f"{error}; decoded data is kept there: set XDG_CACHE_HOME to a folder with room") from error
     return parts
 
 

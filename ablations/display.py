@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ablations.engine import Event
+from ablations.engine import ENDS, Event
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,11 @@ class Board:
     latest: dict[int, str] = field(default_factory=dict)
     """Slot -> epoch and loss."""
 
-    shares: dict[int, float] = field(default_factory=dict)
-    """Slot -> how much of a run is done."""
+    first: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Slot -> when it first told how much of its run is done, and how much; a run may have been taken up."""
+
+    pace: dict[int, float] = field(default_factory=dict)
+    """Slot -> seconds that its whole run takes, by what was done since."""
 
     def update(self, event: Event) -> None:
         """Takes in an event."""
@@ -64,14 +67,21 @@ class Board:
         elif event.kind == "progress":
             epoch, loss = event.detail
             self.latest[slot] = f"epoch {epoch:.1f}/{work.epochs:g}, loss {loss:.3f}"
-            self.shares[slot] = epoch / work.epochs
-        else:
+            now, share = time.monotonic(), epoch / work.epochs
+            began, before = self.first.setdefault(slot, (now, share))
+            if share > before:
+                self.pace[slot] = (now - began) / (share - before)
+        elif event.kind == "asked":
+            self.latest[slot] = "stopping, when its state is kept"
+        elif event.kind in (*ENDS, "restarted"):
             _, began = self.running.pop(slot)
             del self.latest[slot]
-            self.shares.pop(slot, None)
-            self.finished[work.kind] += 1
-            self.spent[work.kind] += time.monotonic() - began  # type: ignore[assignment]
-            self.statuses[event.detail[0] if event.kind == "finished" else "failed"] += 1
+            self.first.pop(slot, None)
+            self.pace.pop(slot, None)
+            if event.kind in ("finished", "lost"):
+                self.finished[work.kind] += 1
+                self.spent[work.kind] += time.monotonic() - began  # type: ignore[assignment]
+                self.statuses[event.detail[0]] += 1
 
     def seconds_left(self, workers: int) -> float | None:
         """From the mean time that jobs of each kind take; None while nothing is known of a kind."""
@@ -89,10 +99,7 @@ class Board:
         """Of the finished jobs of a kind; before there is one, of the running ones by what they have done."""
         if self.finished[kind]:
             return self.spent[kind] / self.finished[kind]
-        slots = [slot for slot, (key, _) in self.running.items() if self.works[key].kind == kind]
-        whole = [
-            (time.monotonic() - self.running[slot][1]) / self.shares[slot] for slot in slots if slot in self.shares
-        ]
+        whole = [pace for slot, pace in self.pace.items() if self.works[self.running[slot][0]].kind == kind]
         return sum(whole) / len(whole) if whole else None
 
     def summary(self, workers: int) -> str:
@@ -142,19 +149,21 @@ def _plain(console: Console, events: Iterable[Event], board: Board, workers: int
         said = board.latest.get(event.slot, "")
         board.update(event)
         name = board.works[event.task.key].name
-        if event.kind in ("finished", "died"):
-            detail = event.detail[0] if event.kind == "finished" else f"failed, {event.detail[0]}"
+        if event.kind in ENDS:
+            detail = ", ".join(map(str, event.detail)) or event.kind
             _line(console, f"{detail:<8} {board.works[event.task.key].kind:<4} {name}{_after(said)}")
             _line(console, f"  {board.summary(workers)}")
             last = time.monotonic()
-        elif event.kind == "waiting" or (event.kind == "progress" and time.monotonic() - last > 10):
+        elif event.kind == "restarted":
+            _line(console, f"again    {name}: its process was {event.detail[0]}")
+        elif event.kind in ("waiting", "asked") or (event.kind == "progress" and time.monotonic() - last > 10):
             _line(console, f"running  {name}{_after(board.latest[event.slot])}")
             last = time.monotonic()
         yield event
 
 
 def _after(news: str) -> str:
-    return f": {news}" if news.startswith(("epoch", "waiting")) else ""
+    return f": {news}" if news.startswith(("epoch", "waiting", "stopping")) else ""
 
 
 def _line(console: Console, text: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +14,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ablations import engine, job, records
+from ablations import engine, files, job, locks, records
+from ablations.checkpoint import FOLDER, Shelf
 from ablations.config import RunConfig
 from ablations.display import Work, show
 from ablations.environment import code, machine
 from ablations.grid import Grid, Job, jobs, manifest
+from ablations.sources import cache_folder
 from ablations.tidy import NotResults, read_manifest
 
 PRELOAD = ("ablations.job", "sklearn.datasets", "torch._dynamo")
 """Loaded once in the server that workers are forked from."""
+
+
+RAW = ("records", "attempts")
+"""What is derived from nothing."""
 
 
 class WrongFolder(ValueError):
@@ -35,6 +44,9 @@ class Outcome:
     executed: int
     damaged: tuple[Path, ...]
     """Where damaged records were moved to."""
+
+    stopped: bool
+    """Whether it was asked to stop before all was done."""
 
 
 def devices(device: str, workers: int) -> list[str]:
@@ -52,24 +64,30 @@ def devices(device: str, workers: int) -> list[str]:
 def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str], console: Console) -> Outcome:
     """Runs every job that has no record; those that failed only where `retry` names their status.
 
-    Raises WrongFolder for a folder that holds another grid or cannot be written.
+    SIGTERM and Ctrl-C end it early, with every training's state kept; a second Ctrl-C raises KeyboardInterrupt.
+    Raises WrongFolder for a folder that holds another grid, Held for one that another process works on, StorageError
+    for one that cannot be written.
     """
     torch.set_num_threads(1)  # as in the workers, so that costs are named rightly
     refuse(grid, slots)
     where = machine(torch.device(slots[0]))
     todo = jobs(grid, where)
-    _prepare(grid, folder, manifest(grid, where), {each.id for each in todo})
-    whole, damaged = records.load(folder)
-    moved = tuple(records.set_aside(path) for path in damaged)
-    attempts = records.load_attempts(folder)
-    left = [
-        each
-        for each in todo
-        if each.id not in whole and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
-    ]
-    if left:
-        _execute(left, grid, folder, slots, console)
-    return Outcome(len(todo), sum(each.id in whole for each in todo), len(left), moved)
+    with locks.folder(folder):
+        _prepare(grid, folder, manifest(grid, where), {each.id for each in todo})
+        whole, damaged = records.load(folder)
+        moved = tuple(records.set_aside(path) for path in damaged)
+        attempts = records.load_attempts(folder)
+        left = [
+            each
+            for each in todo
+            if each.id not in whole and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
+        ]
+        for each in whole:  # whoever published it may have died before it could do this
+            Shelf(folder, each, {}).clear()
+        stopped = bool(left) and _execute(left, grid, folder, slots, console)
+        files.sweep(folder)
+        files.sweep(cache_folder())
+    return Outcome(len(todo), sum(each.id in whole for each in todo), len(left), moved, stopped)
 
 
 def refuse(grid: Grid, slots: Sequence[str]) -> None:
@@ -78,7 +96,7 @@ def refuse(grid: Grid, slots: Sequence[str]) -> None:
         raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
 
 
-def _prepare(grid: Grid, folder: Path, table: Mapping[str, Any], ids: Collection[str]) -> None:
+def _prepare(grid: Grid, folder: Path, table: dict[str, Any], ids: Collection[str]) -> None:
     if (folder / "jobs.json").exists():
         try:
             before = read_manifest(folder)
@@ -92,11 +110,11 @@ def _prepare(grid: Grid, folder: Path, table: Mapping[str, Any], ids: Collection
                 f"{folder} holds another grid ({difference}); {lost} of its {len(runs)} runs would leave the tables: "
                 "choose another folder with --out"
             )
-    try:
-        records.write(folder / "jobs.json", records.pretty(table))
-        records.write(folder / "grid.toml", grid.text.encode())
-    except OSError as error:
-        raise WrongFolder(f"{folder} cannot be written: {error.strerror}; choose another with --out") from None
+    files.sweep(folder)
+    for place in (*RAW, FOLDER):
+        files.probe(folder / place)
+    files.write(folder / "jobs.json", records.sealed(table))
+    files.write(folder / "grid.toml", grid.text.encode())
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -106,13 +124,46 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
 
 
-def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str], console: Console) -> None:
+def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str], console: Console) -> bool:
+    """Works the jobs off; whether it was stopped on the way. Raises StorageError."""
     by_id = {each.id: each for each in left}
     works = {each.id: Work(each.name, each.kind, _epochs(each, grid)) for each in left}
-    tasks = [engine.Task(each.id, _call, (each, folder, code()), exclusive=each.kind == "cost") for each in left]
-    for event in show(console, engine.run(tasks, slots, PRELOAD), works, len(slots)):
-        if event.kind == "died":
-            records.note_attempt(folder, job.death(by_id[event.task.key], event.detail[0]))
+    tasks = [
+        engine.Task(
+            each.id, job.execute, (each, folder, code()), each.kind == "cost", each.kind == "run", grid.time_limit
+        )
+        for each in left
+    ]
+    ended = 0
+    with _asked_to_stop() as stopping, closing(engine.run(tasks, slots, PRELOAD, stopping)) as events:
+        for event in show(console, events, works, len(slots)):
+            if event.kind == "lost":
+                records.note_attempt(folder, job.loss(by_id[event.task.key], *event.detail))
+            if event.kind == "broken":
+                raise event.detail[0]
+            ended += event.kind in ("finished", "lost")
+    return ended < len(left)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Within, the first SIGTERM or Ctrl-C is a wish that can be asked for, a second Ctrl-C a KeyboardInterrupt."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _epochs(each: Job, grid: Grid) -> float:
@@ -121,7 +172,3 @@ def _epochs(each: Job, grid: Grid) -> float:
         return 0
     training, images = each.config.variant.train, len(grid.datasets[each.config.variant.data].train)
     return training.total_steps(images) / training.steps_per_epoch(images)
-
-
-def _call(each: Job, folder: Path, made_by: dict[str, str], device: str, progress: engine.Progress) -> str:
-    return job.execute(each, folder, device, made_by, progress)

@@ -3,51 +3,79 @@
 Every task gets a process of its own, forked from a server that has the heavy modules loaded, so that it starts in
 milliseconds and nothing of an earlier task is left in it. An exclusive task runs with no other beside it: within
 one driver by order, between drivers by a lock that the kernel frees when its owner dies.
+
+A process that dies is started again; a driver that dies takes its processes with it. Every process leads a group,
+which ends as a whole.
 """
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Literal
 
+from ablations import locks
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-Progress = Callable[[float, float], None]
+MOST_DEATHS = 3
+"""In a row, without news of a checkpoint between them."""
+
+GRACE = 15.0
+"""Seconds that a task has for ending when it is asked to."""
+
+TICK = 0.2
+"""Seconds after which the engine looks up: whether it should stop, and whether a task is over its limit."""
+
+Tell = Callable[..., None]
+"""`tell("progress", ...)` and `tell("kept")`, when a state is kept from which the task would go on."""
+
+Stopping = Callable[[], bool]
 
 
 @dataclass(frozen=True)
 class Task:
-    """`function(*arguments, device, progress)` returns a status; `exclusive` asks for the device alone."""
+    """`function(*arguments, device, tell, stopping)` returns a status; `exclusive` asks for the device alone."""
 
     key: str
     function: Callable[..., str]
     arguments: tuple[Any, ...]
     exclusive: bool = False
+    stoppable: bool = False
+    """Whether the function asks `stopping()` and ends by itself; others are killed."""
+
+    limit: float = 0.0
+    """Seconds that it may have the device; 0 = any."""
 
 
 @dataclass(frozen=True)
 class Event:
     """What happened to a task."""
 
-    kind: Literal["started", "waiting", "progress", "finished", "died"]
+    kind: Literal[
+        "started", "waiting", "progress", "kept", "restarted", "asked", "stopped", "finished", "lost", "broken"
+    ]
     task: Task
     slot: int
     """Which worker."""
 
     detail: tuple[Any, ...] = ()
-    """progress: the arguments of the call; finished: the status; died: what ended the process."""
+    """progress: the arguments of the call; finished: the status; restarted: why; lost: status and reason; broken: an
+    OSError that the function raised, which is no matter of the task."""
+
+
+ENDS = ("stopped", "finished", "lost", "broken")
+"""After these nothing more happens to a task."""
 
 
 @dataclass
@@ -56,39 +84,145 @@ class _Worker:
     slot: int
     process: ForkServerProcess
     connection: Connection
+    deadline: float = float("inf")
+    """When it is killed for having been asked to stop."""
+
+    def kill(self) -> None:
+        """Ends the process and what it has started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
 
 
-def run(tasks: Sequence[Task], devices: Sequence[str], preload: Sequence[str]) -> Iterator[Event]:
+@dataclass
+class _Engine:
+    """The tasks of one call of `run`."""
+
+    devices: Sequence[str]
+    left: deque[Task]
+    stopping: Stopping
+    context: multiprocessing.context.ForkServerContext
+    workers: list[_Worker] = field(default_factory=list)
+    deaths: Counter[str] = field(default_factory=Counter)
+    begun: dict[str, float] = field(default_factory=dict)
+    """When a task first had its device."""
+
+    def events(self) -> Iterator[Event]:
+        while self.workers or (self.left and not self.stopping()):
+            yield from self.start()
+            ready = wait([each for worker in self.workers for each in _sources(worker)], TICK)
+            for worker in list(self.workers):
+                if worker.process.sentinel in ready or worker.connection in ready:
+                    yield from self.news(worker, dead=worker.process.sentinel in ready)
+            yield from self.impatience()
+
+    def start(self) -> Iterator[Event]:
+        """Starts what may start."""
+        while self.left and not self.stopping() and _may_start(self.left[0], self.workers, len(self.devices)):
+            slot = min(set(range(len(self.devices))) - {worker.slot for worker in self.workers})
+            self.workers.append(_start(self.context, self.left.popleft(), slot, self.devices[slot]))
+            yield Event("started", self.workers[-1].task, slot)
+
+    def news(self, worker: _Worker, dead: bool) -> Iterator[Event]:
+        """What a worker has said; after all of it, its death."""
+        while worker.connection.poll():
+            try:
+                kind, detail = worker.connection.recv()
+            except (EOFError, OSError):
+                dead = True
+                break
+            if kind == "begun":
+                self.begun.setdefault(worker.task.key, time.monotonic())
+                continue
+            if kind == "kept":
+                self.deaths[worker.task.key] = 0
+            if kind == "finished" and detail == ("stopped",):
+                yield self.end(worker, "stopped")
+                return
+            if kind in ENDS:
+                yield self.end(worker, kind, *detail)
+                return
+            yield Event(kind, worker.task, worker.slot, detail)
+        if dead:
+            yield self.after_death(worker)
+
+    def after_death(self, worker: _Worker) -> Event:
+        """A dead worker's task is started again, unless it dies and dies."""
+        worker.process.join()
+        code, key = worker.process.exitcode or 0, worker.task.key
+        if self.stopping():
+            return self.end(worker, "stopped")
+        self.deaths[key] += 1
+        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if self.deaths[key] == MOST_DEATHS:
+            times = f"{MOST_DEATHS} times in a row without a newer checkpoint"
+            return self.end(worker, "lost", "failed", f"its process was {reason}, {times}")
+        self.left.appendleft(worker.task)
+        return self.end(worker, "restarted", reason)
+
+    def impatience(self) -> Iterator[Event]:
+        """Ends workers over their limit, and all of them, more or less politely, when it is time to stop."""
+        now, stopping = time.monotonic(), self.stopping()
+        for worker in list(self.workers):
+            limit, begun = worker.task.limit, self.begun.get(worker.task.key, now)
+            if 0 < limit < now - begun:
+                yield self.end(worker, "lost", "timeout", f"it took longer than time_limit = {limit:g} seconds")
+            elif stopping and (not worker.task.stoppable or now > worker.deadline):
+                yield self.end(worker, "stopped")
+            elif stopping and worker.deadline == float("inf"):
+                worker.deadline = now + GRACE
+                worker.process.terminate()
+                yield Event("asked", worker.task, worker.slot)
+
+    def end(self, worker: _Worker, kind: Any, *detail: Any) -> Event:
+        """Removes a worker, with all that it has started."""
+        self.workers.remove(worker)
+        worker.kill()
+        return Event(kind, worker.task, worker.slot, detail)
+
+
+def run(
+    tasks: Sequence[Task], devices: Sequence[str], preload: Sequence[str], stopping: Stopping = lambda: False
+) -> Generator[Event]:
     """Runs the tasks, at most one per entry of `devices` at a time, in their order, and yields what happens.
 
-    A process that dies without a status is an event; the others go on. Closing the iterator ends all workers.
+    When it is `stopping`, nothing more is started, and what runs is asked to end within 15 seconds. Closing the
+    iterator ends all workers at once.
     """
     os.environ.update(dict.fromkeys(THREADS, "1"))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *preload])
-    _start_server()
-    left, workers = deque(tasks), list[_Worker]()
+    engine = _Engine(devices, deque(tasks), stopping, context)
     try:
-        while left or workers:
-            while left and _may_start(left[0], workers, len(devices)):
-                slot = min(set(range(len(devices))) - {worker.slot for worker in workers})
-                workers.append(_start(context, left.popleft(), slot, devices[slot]))
-                yield Event("started", workers[-1].task, slot)
-            ready = wait([worker.connection for worker in workers])
-            for worker in [worker for worker in workers if worker.connection in ready]:
-                event = _receive(worker)
-                if event.kind in ("finished", "died"):
-                    workers.remove(worker)
-                yield event
+        yield from engine.events()
     finally:
-        for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.join()
+        for worker in engine.workers:
+            worker.kill()
+
+
+def _sources(worker: _Worker) -> tuple[Any, int]:
+    return worker.connection, worker.process.sentinel
+
+
+def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
+    if task.exclusive or any(worker.task.exclusive for worker in workers):
+        return not workers
+    return len(workers) < slots
+
+
+def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
+    _start_server()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(there, task, device))  # no daemon: it may have readers of its own
+    process.start()
+    there.close()
+    return _Worker(task, slot, process, here)
 
 
 def _start_server() -> None:
-    """Starts the server deaf to Ctrl-C, which is meant for the driver."""
+    """Sees to it that the server runs, deaf to Ctrl-C, which is meant for the driver."""
     if threading.current_thread() is not threading.main_thread():
         forkserver.ensure_running()
         return
@@ -99,64 +233,31 @@ def _start_server() -> None:
         signal.signal(signal.SIGINT, heard)
 
 
-def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
-    if task.exclusive or any(worker.task.exclusive for worker in workers):
-        return not workers
-    return len(workers) < slots
-
-
-def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, task, device))  # no daemon: it may have readers of its own
-    process.start()
-    there.close()
-    return _Worker(task, slot, process, here)
-
-
-def _receive(worker: _Worker) -> Event:
-    """The worker's next message; the end of its pipe without a status is its death."""
-    try:
-        kind, detail = worker.connection.recv()
-    except (EOFError, OSError):
-        worker.process.join()
-        code = worker.process.exitcode or 0
-        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return Event("died", worker.task, worker.slot, (reason,))
-    if kind == "finished":
-        worker.process.join()
-    return Event(kind, worker.task, worker.slot, detail)
-
-
 def _work(connection: Connection, task: Task, device: str) -> None:
-    """The worker's whole life. Ctrl-C is the driver's business; without a driver there is nobody to work for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The worker's whole life, in a process group of its own: signals of a terminal are the driver's business."""
+    os.setpgid(0, 0)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    asked = threading.Event()
 
-    def send(kind: str, *detail: Any) -> None:
+    def tell(kind: str, *detail: Any) -> None:
         try:
             connection.send((kind, detail))
         except OSError:
-            os._exit(1)
+            os.killpg(0, signal.SIGKILL)  # without a driver there is nobody to work for
 
-    def progress(*detail: float) -> None:
-        send("progress", *detail)
-
-    with device_lock(device, task.exclusive, lambda: send("waiting")):
-        status = task.function(*task.arguments, device, progress)
-    send("finished", status)
-
-
-@contextmanager
-def device_lock(device: str, exclusive: bool, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds a device of this machine, alone or with others; `waiting` is called once if somebody is in the way."""
-    name = f"densenet-ablations-{os.getuid()}-{device.replace(':', '-')}.lock"
-    descriptor = os.open(os.path.join(tempfile.gettempdir(), name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    try:
+    with locks.device(device, task.exclusive, lambda: tell("waiting")):
+        tell("begun")
+        if task.stoppable:
+            signal.signal(signal.SIGTERM, lambda *_: asked.set())
         try:
-            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(descriptor, mode)
-        yield
-    finally:
-        os.close(descriptor)
+            tell("finished", task.function(*task.arguments, device, tell, asked.is_set))
+        except OSError as error:
+            tell("broken", error)
+
+
+def _end_with_driver() -> None:
+    """Waits for the driver's death, and follows it."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        wait([driver.sentinel])
+        os.killpg(0, signal.SIGKILL)

@@ -19,7 +19,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ablations import records
+from ablations import files
 from ablations.metrics import METRICS
 from ablations.tables import StudyTable, provenance, study_table
 from ablations.tidy import Frames
@@ -220,6 +220,6 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
         content = io.BytesIO()
         figure.savefig(content, format=suffix, metadata=entries)
         paths.append(stem.with_name(f"{stem.name}.{suffix}"))
-        records.write(paths[-1], content.getvalue())
+        files.write(paths[-1], content.getvalue())
     plt.close(figure)
     return paths

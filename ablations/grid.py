@@ -86,6 +86,8 @@ class Grid:
     """The file as it was read, and what was laid over it."""
 
     notes: tuple[str, ...] = ()
+    time_limit: float = 0.0
+    """Seconds that one job may take in one go; 0 = any."""
 
     def checksum(self, variant: Variant) -> str:
         """Of the variant's data."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +15,90 @@ import torch
 
 from ablations import cost as costs
 from ablations import records, weights
+from ablations.checkpoint import Shelf, Stopped
 from ablations.config import CostConfig, RunConfig
 from ablations.data import load
-from ablations.environment import settings
+from ablations.environment import machine, settings
+from ablations.evaluation import Evaluation
+from ablations.files import StorageError
 from ablations.grid import Job
 from ablations.sources import DataError
-from ablations.train import Diverged, Evaluation, Progress, TimedOut, initialised, train
+from ablations.train import Diverged, initialised, train
 from densenet import source_of
 
+Tell = Callable[..., None]
+"""`tell("progress", epochs done, loss)` and `tell("kept")`."""
 
-def execute(job: Job, folder: Path, device_name: str, code: dict[str, str], progress: Progress) -> str:
-    """Runs a job on a device, one thread on a CPU, and publishes its record or notes its failure; gives its status."""
+Stopping = Callable[[], bool]
+
+
+def execute(
+    job: Job, folder: Path, code: Mapping[str, str], device_name: str, tell: Tell, stopping: Stopping = lambda: False
+) -> str:
+    """Runs a job on a device, one thread on a CPU, and publishes its record or notes its failure; gives its status.
+
+    A run goes on from its checkpoint; `stopped` is the status of one that left another. Raises StorageError for a
+    results folder that cannot be written: that is no failure of the job.
+    """
     torch.set_num_threads(1)
     device = torch.device(device_name)
     if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.set_device(device)
+    made_in = {**machine(device), "fingerprint": code.get("fingerprint")}
+    shelf = Shelf(folder, job.id, made_in, lambda: tell("kept"))
     try:
-        records.publish(folder, _record(job, folder, device, code, progress))
+        records.publish(folder, _record(job, shelf, device, code, tell, stopping))
+    except Stopped:
+        return "stopped"
+    except StorageError:
+        raise
     except Exception as error:  # whatever a network or its data may raise is a row, not the end of the grid
+        if stopping():  # and its readers may have been told to end too
+            return "stopped"
         records.note_attempt(folder, failure(job, error))
         return status_of(error)
+    shelf.clear()
     return "done"
 
 
-def _record(job: Job, folder: Path, device: torch.device, code: dict[str, str], progress: Progress) -> dict[str, Any]:
+def _record(
+    job: Job, shelf: Shelf, device: torch.device, code: Mapping[str, str], tell: Tell, stopping: Stopping
+) -> dict[str, Any]:
     start = time.perf_counter()
     if isinstance(job.config, RunConfig):
         model, training = job.config.variant.model, job.config.variant.train
-        deterministic, measured = _run(job, job.config, folder, device, progress)
+        deterministic, measured, exact = _run(job, job.config, shelf, device, tell, stopping)
     else:
-        model, training = job.config.model, job.config.train
+        model, training, exact = job.config.model, job.config.train, {}
         deterministic, measured = _cost(job.config, device)
+    measured["seconds"] = measured.get("seconds", 0.0) + time.perf_counter() - start
     return {
         "id": job.id,
         "kind": job.kind,
         "config": job.fields,
         "deterministic": deterministic,
-        "measured": {**measured, "seconds": time.perf_counter() - start},
-        "environment": {**settings(device, training), **code, **source_of(model)},
+        "measured": measured,
+        "environment": {**settings(device, training), **exact, **code, **source_of(model)},
     }
 
 
+NO_MEMORY = (
+    "out of memory",  # CUDA, its driver and its allocator
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "can't allocate memory",  # torch's allocator on a CPU
+    "Cannot allocate memory",  # the system
+    "not enough memory",
+)
+"""What errors say that are no MemoryError and mean one."""
+
+
 def status_of(error: BaseException) -> str:
-    """oom, timeout, diverged or failed."""
-    no_memory = "can't allocate memory" in str(error)  # what the CPU's allocator says, as a RuntimeError
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or no_memory:
+    """oom, diverged or failed."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "oom"
-    if isinstance(error, TimedOut):
-        return "timeout"
+    if isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in NO_MEMORY):
+        return "oom"
     return "diverged" if isinstance(error, Diverged) else "failed"
 
 
@@ -70,24 +109,29 @@ def failure(job: Job, error: BaseException) -> dict[str, Any]:
     return {"id": job.id, "name": job.name, "status": status_of(error), "reason": reason, "traceback": lines}
 
 
-def death(job: Job, reason: str) -> dict[str, Any]:
-    """The note of a job whose process died."""
-    return {"id": job.id, "name": job.name, "status": "failed", "reason": f"its process was {reason}", "traceback": []}
+def loss(job: Job, status: str, reason: str) -> dict[str, Any]:
+    """The note of a job that could not tell itself what happened to it."""
+    return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": []}
 
 
 Values = dict[str, Any]
 
 
-def _run(job: Job, config: RunConfig, folder: Path, device: torch.device, progress: Progress) -> tuple[Values, Values]:
-    """What a training gives, and what depends on the machine."""
+def _run(
+    job: Job, config: RunConfig, shelf: Shelf, device: torch.device, tell: Tell, stopping: Stopping
+) -> tuple[Values, Values, Values]:
+    """What a training gives, what depends on the machine, and whether an interruption changes a bit of it."""
     variant = config.variant
     data = load(variant.data).to(device)
     if data.checksum != job.fields["data"]["checksum"]:
         raise DataError(f"{data.label} has changed since the job was made: start again, and it gets jobs of its own")
     network = initialised(variant.model, config.seed, device)
-    outcome = train(network, data, variant.data, variant.train, config.seed, progress)
+    progress = partial(tell, "progress")
+    outcome = train(network, data, variant.data, variant.train, config.seed, progress, shelf, stopping)
     if variant.train.keep_weights:
-        weights.write(folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields)
+        weights.write(
+            shelf.folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields
+        )
     history = [asdict(epoch) for epoch in outcome.history]
     seconds = [epoch.pop("seconds") for epoch in history]
     values = {
@@ -101,7 +145,9 @@ def _run(job: Job, config: RunConfig, folder: Path, device: torch.device, progre
         "data": data.described(),
         "history": history,
     }
-    return values, {"epoch_seconds": seconds}
+    exact = (device.type == "cpu" or variant.train.deterministic) and not outcome.mixed
+    measured = {"epoch_seconds": seconds, "seconds": outcome.spent, "resumes": outcome.resumes}
+    return values, measured, {"exact_resume": exact}
 
 
 def _named(part: str, evaluation: Evaluation | None) -> Values:

@@ -1,6 +1,7 @@
 """The store of results: one JSON file per finished job, published once, verified on every read.
 
-A record is a dictionary with an `id`; on disk it also carries the SHA-256 of its other fields.
+A record is a dictionary with an `id`. Its file ends in the SHA-256 of all lines before that one, so that
+`head -n -2 FILE | sha256sum` verifies it without this program.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from ablations import files
 
 Record = dict[str, Any]
 
@@ -29,37 +31,43 @@ def pretty(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replaces a file's content, whole or not at all; leaves the file alone where nothing changes."""
-    if path.is_file() and path.read_bytes() == content:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(_flushed(path.parent, content), path)
-    _sync_folder(path.parent)
+def sealed(record: Record) -> bytes:
+    """The record as a file that tells every change of it."""
+    lines = pretty(record).removesuffix(b"\n}\n") + b",\n"
+    return lines + _seal(lines)
+
+
+def unsealed(content: bytes) -> Record:
+    """The record in such a file, byte for byte as it was sealed. Raises ValueError for anything else."""
+    length = len(_seal(b""))
+    if content[-length:] != _seal(content[:-length]):
+        raise ValueError("its checksum does not match")
+    record: Record = json.loads(content)
+    del record["checksum"]
+    return record
 
 
 def publish(folder: Path, record: Record) -> bool:
     """Makes a record permanent in `folder`/records. Of two writers the first wins; False for the second."""
-    return _link(folder / "records" / f"{record['id']}.json", record)
+    return files.create(folder / "records" / f"{record['id']}.json", sealed(record))
 
 
 def note_attempt(folder: Path, attempt: Record) -> None:
     """Keeps what failed in `folder`/attempts, beside earlier attempts of the same job."""
     number = 1
-    while not _link(folder / "attempts" / f"{attempt['id']}-{number}.json", attempt):
+    while not files.create(folder / "attempts" / f"{attempt['id']}-{number}.json", sealed(attempt)):
         number += 1
 
 
 def read(path: Path) -> Record:
-    """A record as it was published. Raises Damaged for anything else."""
+    """A record as it was published. Raises Damaged for anything else, StorageError for what cannot be read."""
     try:
-        record = json.loads(path.read_bytes())
-        checksum = record.pop("checksum")
-        if checksum != _checksum(record) or record["id"] != path.stem.partition("-")[0]:
-            raise ValueError("its checksum does not match")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        record = unsealed(files.read(path))
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
-    return dict(record)
+    if record.get("id") != path.stem.partition("-")[0]:
+        raise Damaged(f"{path} is damaged: it is the record of {record.get('id')}")
+    return record
 
 
 def load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
@@ -96,44 +104,10 @@ def _load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
             whole[path.stem] = read(path)
         except Damaged:
             damaged.append(path)
+        except FileNotFoundError:
+            continue  # set aside by somebody else just now
     return whole, damaged
 
 
-def _link(path: Path, record: Record) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _flushed(path.parent, pretty({**record, "checksum": _checksum(record)}))
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
-    _sync_folder(path.parent)
-    return True
-
-
-def _flushed(folder: Path, content: bytes) -> str:
-    """A temporary file in `folder` whose content has reached the disk."""
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        os.unlink(name)
-        raise
-    return name
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _checksum(record: Record) -> str:
-    return hashlib.sha256(canonical(record)).hexdigest()
+def _seal(lines: bytes) -> bytes:
+    return f' "checksum": "{hashlib.sha256(lines).hexdigest()}"\n}}\n'.encode()

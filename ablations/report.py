@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
 
-from ablations import figures, records, tables
+from ablations import figures, files, tables
 from ablations.metrics import METRICS
 from ablations.tidy import Frames
 
@@ -70,7 +71,7 @@ def write(frames: Frames) -> list[Path]:
     """Rebuilds every table, figure and the page from the records; gives the paths."""
     paths = [path for part in PARTS.values() for path in part(frames)]
     page = frames.folder / "report.html"
-    records.write(page, html(frames).encode())
+    files.write(page, html(frames).encode())
     return [*paths, page]
 
 
@@ -124,10 +125,23 @@ def counts(frames: Frames) -> str:
 
 def failures(frames: Frames) -> list[str]:
     """What failed, and why, in the grid's order."""
+    return [f"{name}: {row['status']}, {row['reason']}" for row, name in _bad(frames)]
+
+
+def causes(frames: Frames) -> list[dict[str, Any]]:
+    """What failed, by status and reason, with the jobs of each; in the grid's order."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row, name in _bad(frames):
+        found.setdefault((row["status"], row["reason"]), []).append(name)
+    return [{"status": status, "reason": reason, "jobs": jobs} for (status, reason), jobs in found.items()]
+
+
+def _bad(frames: Frames) -> list[tuple[dict[str, Any], str]]:
+    """Rows of what failed, with the jobs' names."""
     by_id = {job["id"]: job for job in frames.manifest["jobs"]}
     rows = [*frames.costs.to_dict("records"), *frames.runs.to_dict("records")]
     bad = {row["id"]: row for row in rows if row["status"] not in ("done", "missing")}
-    return [f"{by_id[key]['kind']} {by_id[key]['name']}: {row['status']}, {row['reason']}" for key, row in bad.items()]
+    return [(row, f"{by_id[key]['kind']} {by_id[key]['name']}") for key, row in bad.items()]
 
 
 def _svg(frames: Frames, name: str) -> Markup:

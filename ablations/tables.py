@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations import records
+from ablations import files
 from ablations.metrics import MATCHED, METRICS
 from ablations.statistics import summary
 from ablations.tidy import Frames
@@ -272,17 +272,17 @@ def numbers_tex(cells: dict[tuple[str, str, str], str]) -> str:
 
 def write(frames: Frames) -> list[Path]:
     """Writes the tidy CSV files, every study's table and numbers.tex; gives the paths."""
-    files: dict[Path, bytes] = {frames.folder / f"{name}.csv": csv(frame) for name, frame in frames.tables().items()}
+    contents: dict[Path, bytes] = {frames.folder / f"{name}.csv": csv(frame) for name, frame in frames.tables().items()}
     for study in frames.manifest["studies"]:
         table = study_table(frames, study["name"])
         place = frames.folder / "tables"
-        files[place / f"{table.name}.csv"] = csv(table.numbers, "%.10g")
-        files[place / f"{table.name}.md"] = markdown(table).encode()
-        files[place / f"{table.name}.tex"] = latex(table).encode()
-    files[frames.folder / "numbers.tex"] = numbers_tex(citable(frames)).encode()
-    for path, content in files.items():
-        records.write(path, content)
-    return list(files)
+        contents[place / f"{table.name}.csv"] = csv(table.numbers, "%.10g")
+        contents[place / f"{table.name}.md"] = markdown(table).encode()
+        contents[place / f"{table.name}.tex"] = latex(table).encode()
+    contents[frames.folder / "numbers.tex"] = numbers_tex(citable(frames)).encode()
+    for path, content in contents.items():
+        files.write(path, content)
+    return list(contents)
 
 
 def _md(text: str) -> str:

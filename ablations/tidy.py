@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations import records
+from ablations import files, records
 from ablations.metrics import METRICS
 
 
@@ -88,12 +88,15 @@ def load(folder: str | Path) -> Frames:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """jobs.json of a results folder. Raises NotResults."""
     try:
-        manifest = json.loads((folder / "jobs.json").read_bytes())
+        manifest = records.unsealed(files.read(folder / "jobs.json"))
         return {key: manifest[key] for key in ("title", "seeds", "machine", "variants", "studies", "jobs")}
     except FileNotFoundError:
         raise NotResults(f"{folder} holds no results: there is no jobs.json; `ablate run` makes one") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotResults(f"{folder / 'jobs.json'} cannot be read: {error!r}") from None
+    except (ValueError, KeyError) as error:
+        again = "delete it, and `ablate run` with the grid of this folder makes it anew"
+        raise NotResults(f"{folder / 'jobs.json'} is damaged: {error}; {again}") from None
+    except OSError as error:
+        raise NotResults(str(error)) from None
 
 
 _HISTORY = (
@@ -101,7 +104,7 @@ _HISTORY = (
     "test_accuracy", "learning_rate", "gradient_norm", "images", "seconds", "images_per_second",
 )  # fmt: skip
 _ENVIRONMENT = (
-    "device", "device_name", "threads", "torch", "python", "precision", "commit", "fingerprint",
+    "device", "device_name", "threads", "torch", "python", "precision", "exact_resume", "commit", "fingerprint",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ablations import records
+from ablations import files
 from ablations.config import resolved
 from ablations.data import Dataset
 from densenet import Config, build, model_family
@@ -24,7 +24,7 @@ def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dic
     """Writes a network's parameters and buffers, and all that is needed to use it on other images."""
     described = {"model": resolved(model), "data": data.described(), "job": job}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    records.write(path, save(tensors, metadata={key: json.dumps(value) for key, value in described.items()}))
+    files.write(path, save(tensors, metadata={key: json.dumps(value) for key, value in described.items()}))
 
 
 def load_model(path: str | Path, own_code: bool = False) -> nn.Module:

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 import torch
 
-from ablations import records
+from ablations import files, records
 from ablations.grid import Grid, jobs, manifest
 from ablations.reader import read
 
@@ -121,8 +121,8 @@ ACCURACY = {"base": [90.0, 91.0, 92.0], "growth_rate 8": [92.0, 93.5, 93.5]}
 
 def fabricate(folder: Path, grid: Grid, skip: tuple[str, ...] = ()) -> None:
     """A results folder whose numbers are known by hand; jobs named in `skip` have no record."""
-    records.write(folder / "jobs.json", records.pretty(manifest(grid, MACHINE)))
-    records.write(folder / "grid.toml", grid.text.encode())
+    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    files.write(folder / "grid.toml", grid.text.encode())
     for job in jobs(grid, MACHINE):
         if job.name in skip:
             continue

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from ablations.config import TrainConfig
-from ablations.train import optimizer_for, training_step
+from ablations.step import optimizer_for, training_step
 from densenet import DenseNetConfig, build
 
 SHAPE = {"block_config": (6, 6, 6), "growth_rate": 12}

@@ -67,7 +67,7 @@ def test_invalid_training_is_refused(fields):
 
 def test_what_changes_no_result_is_not_in_the_identity_and_only_there():
     assert resolved(DataConfig(root="x", workers=7, memory_limit=1)) == {}
-    assert resolved(TrainConfig(time_limit=5.0, keep_weights=True)) == {}
+    assert resolved(TrainConfig(checkpoint_seconds=5.0, keep_weights=True)) == {}
     own = OwnConfig(family="torch.nn:Module", workers=3, root=1)
     assert resolved(own) == {"family": "torch.nn:Module", "workers": 3, "root": 1}
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY, write_grid
 from rich.console import Console
 
-from ablations import driver, records, report
+from ablations import driver, files, records, report
 from ablations.reader import read
 from ablations.tidy import load
 
@@ -74,7 +74,7 @@ def test_a_folder_of_another_grid_is_refused(results, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_told_before_any_work(tiny, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(driver.WrongFolder, match="cannot be written"):
+    with pytest.raises(files.StorageError, match="cannot be written"):
         call(tiny, tmp_path / "file" / "out")
 
 

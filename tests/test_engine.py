@@ -5,20 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from ablations.engine import Task, device_lock, run
+from ablations.engine import ENDS, Task, run
 
 
-def work(name, device, progress):
-    progress(1.0, 0.5)
+def work(name, device, tell, stopping):
+    tell("progress", 1.0, 0.5)
     return f"{name} on {device}"
 
 
-def span(path, waits, device, progress):
+def span(path, waits, device, tell, stopping):
     """Notes when it began and ended; `waits` for company, which a slow machine may be long in sending."""
     start = time.monotonic()
     with Path(f"{path}.begun").open("a") as file:
@@ -31,21 +31,21 @@ def span(path, waits, device, progress):
     return "done"
 
 
-def count_up(device, progress):
+def count_up(device, tell, stopping):
     count_up.calls = getattr(count_up, "calls", 0) + 1
     return f"call {count_up.calls}, {os.environ['OMP_NUM_THREADS']} thread"
 
 
-def die(device, progress):
+def die(device, tell, stopping):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(device, progress):
+def leave(device, tell, stopping):
     os._exit(3)
 
 
-def sleep(device, progress):
-    progress(0.0, 0.0)
+def sleep(device, tell, stopping):
+    tell("progress", 0.0, 0.0)
     time.sleep(60)
     return "done"
 
@@ -76,12 +76,123 @@ def test_exclusive_tasks_overlap_with_nothing(tmp_path):
     assert spans[3][0] < spans[2][1], "the others run side by side"
 
 
-def test_a_death_is_told_and_the_others_go_on():
+def test_what_dies_is_started_again_and_given_up_after_three_deaths_in_a_row():
     tasks = [Task("killed", die, ()), Task("left", leave, ()), Task("good", work, ("good",))]
-    events = {event.task.key: event for event in run(tasks, ["cpu"], []) if event.kind in ("died", "finished")}
-    assert events["killed"].detail == ("killed by SIGKILL",)
-    assert events["left"].detail == ("ended with exit code 3",)
-    assert events["good"].kind == "finished"
+    events = list(run(tasks, ["cpu"], []))
+    ends = {event.task.key: event for event in events if event.kind in ENDS}
+    reason = "3 times in a row without a newer checkpoint"
+    assert ends["killed"].detail == ("failed", f"its process was killed by SIGKILL, {reason}")
+    assert ends["left"].detail == ("failed", f"its process was ended with exit code 3, {reason}")
+    assert ends["good"].kind == "finished"
+    assert [event.detail for event in events if event.kind == "restarted"] == [
+        ("killed by SIGKILL",), ("killed by SIGKILL",), ("ended with exit code 3",), ("ended with exit code 3",),
+    ]  # fmt: skip
+
+
+def test_a_newer_checkpoint_forgives_deaths(tmp_path):
+    """Eight deaths, and news of a checkpoint before every second one."""
+    events = list(run([Task("a", dies_eight_times, (str(tmp_path / "lives"),))], ["cpu"], []))
+    assert [event.kind for event in events if event.kind in ("restarted", *ENDS)] == ["restarted"] * 8 + ["finished"]
+
+
+def dies_eight_times(path, device, tell, stopping):
+    with Path(path).open("a") as file:
+        file.write(".")
+    life = Path(path).stat().st_size
+    if life % 2 == 0:
+        tell("kept")
+    if life <= 8:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return "done"
+
+
+def test_a_task_over_its_limit_is_ended():
+    tasks = [Task("slow", sleep, (), limit=0.5), Task("good", work, ("good",), limit=60.0)]
+    ends = [(event.task.key, event.kind, event.detail) for event in run(tasks, ["cpu"], []) if event.kind in ENDS]
+    assert ends == [
+        ("slow", "lost", ("timeout", "it took longer than time_limit = 0.5 seconds")),
+        ("good", "finished", ("good on cpu",)),
+    ]
+
+
+def obey(device, tell, stopping):
+    tell("progress", 0.0, 0.0)
+    while not stopping():
+        time.sleep(0.01)
+    return "stopped"
+
+
+def deaf(device, tell, stopping):
+    tell("progress", 0.0, 0.0)
+    time.sleep(60)
+
+
+def test_what_may_be_stopped_is_asked_and_the_rest_is_ended(monkeypatch):
+    monkeypatch.setattr("ablations.engine.GRACE", 1.0)
+    ready = []
+    tasks = [Task("good", obey, (), stoppable=True), Task("deaf", deaf, (), stoppable=True), Task("other", deaf, ())]
+    tasks += [Task("never begun", obey, (), stoppable=True)]
+    start = time.monotonic()
+    events = []
+    for event in run(tasks, ["cpu"] * 3, [], lambda: len(ready) == 3):
+        events.append((event.task.key, event.kind))
+        if event.kind == "progress":
+            ready.append(event.task.key)
+    assert sorted(each for each in events if each[1] == "asked") == [("deaf", "asked"), ("good", "asked")]
+    assert [key for key, kind in events if kind == "stopped"][-1] == "deaf"
+    assert sorted(key for key, kind in events if kind == "stopped") == ["deaf", "good", "other"]
+    assert time.monotonic() - start < 20
+    assert not multiprocessing.active_children()
+
+
+def refuse(device, tell, stopping):
+    raise OSError(28, "No space left on device", "/there")
+
+
+def test_what_is_no_matter_of_a_task_is_told_as_it_is():
+    (event,) = [event for event in run([Task("a", refuse, ())], ["cpu"], []) if event.kind in ENDS]
+    assert (event.kind, event.detail[0].errno, event.detail[0].filename) == ("broken", 28, "/there")
+
+
+def with_child(path, device, tell, stopping):
+    """Has a child of its own, like a reader of files, and waits."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    Path(path).write_text(f"{os.getpid()} {child.pid}")
+    tell("progress", 0.0, 0.0)
+    time.sleep(60)
+
+
+DRIVER = """
+import sys
+sys.path[:0] = {path!r}
+from ablations.engine import ENDS, Task, run
+from test_engine import with_child
+if __name__ == "__main__":
+    for event in run([Task("a", with_child, ({file!r},))], ["cpu"], []):
+        print(event.kind, flush=True)
+"""
+
+
+def test_a_driver_that_is_killed_takes_its_workers_and_theirs_with_it(tmp_path):
+    file = str(tmp_path / "pids")
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER.format(path=[str(Path(__file__).parent), str(Path(__file__).parent.parent)], file=file))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as driver:
+        assert any(line == "progress\n" for line in driver.stdout)
+        driver.kill()
+    workers = [int(pid) for pid in Path(file).read_text().split()]
+    end = time.monotonic() + 5
+    while any(map(running, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(running, workers))
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_closing_ends_every_worker():
@@ -91,27 +202,3 @@ def test_closing_ends_every_worker():
     assert multiprocessing.active_children()
     events.close()
     assert not multiprocessing.active_children()
-
-
-def hold(device, seconds, ready):
-    with device_lock(device, True, lambda: None):
-        ready.set()
-        time.sleep(seconds)
-
-
-@pytest.mark.parametrize("exclusive", [True, False])
-def test_the_device_lock_waits_for_its_holder_and_outlives_no_one(exclusive):
-    context = multiprocessing.get_context("forkserver")
-    device, ready, waited = f"test-{os.getpid()}-{exclusive}", context.Event(), []
-    holder = context.Process(target=hold, args=(device, 60, ready))
-    holder.start()
-    assert ready.wait(30)
-    with device_lock(device, exclusive, lambda: (waited.append(True), holder.kill())):
-        assert waited == [True]
-    holder.join()
-
-
-def test_shared_holders_do_not_wait_for_each_other():
-    device = f"test-shared-{os.getpid()}"
-    with device_lock(device, False, pytest.fail), device_lock(device, False, pytest.fail):
-        pass

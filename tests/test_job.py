@@ -11,14 +11,14 @@ from ablations.grid import jobs
 from ablations.train import Diverged
 
 
-def silent(epoch: float, loss: float) -> None:
+def silent(kind: str, *detail: float) -> None:
     pass
 
 
 def test_a_run_s_record_is_complete(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     code = {"commit": "c", "fingerprint": "f"}
-    assert job.execute(run, tmp_path, "cpu", code, silent) == "done"
+    assert job.execute(run, tmp_path, code, "cpu", silent) == "done"
     record = records.load(tmp_path)[0][run.id]
     assert record["config"] == run.fields
     assert record["config"]["data"]["checksum"] == tiny.checksum(tiny.base)
@@ -37,7 +37,7 @@ def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     found = []
     for place in (tmp_path / "a", tmp_path / "b"):
-        job.execute(run, place, "cpu", {}, silent)
+        job.execute(run, place, {}, "cpu", silent)
         found.append(records.load(place)[0][run.id]["deterministic"])
     assert found[0] == found[1]
 
@@ -58,7 +58,7 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
 
     monkeypatch.setattr(job, "train", broken)
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
-    assert job.execute(run, tmp_path, "cpu", {}, silent) == status
+    assert job.execute(run, tmp_path, {}, "cpu", silent) == status
     (attempt,) = records.load_attempts(tmp_path)[run.id]
     assert attempt["status"] == status
     assert attempt["reason"] == f"{type(error).__name__}: {error}"
@@ -69,5 +69,5 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
 def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     run.fields["data"]["checksum"] = "0" * 64
-    assert job.execute(run, tmp_path, "cpu", {}, silent) == "failed"
+    assert job.execute(run, tmp_path, {}, "cpu", silent) == "failed"
     assert "digits has changed since the job was made" in records.load_attempts(tmp_path)[run.id][0]["reason"]

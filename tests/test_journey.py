@@ -52,7 +52,7 @@ def test_a_stopped_run_says_so_and_goes_on(tmp_path):
     driver.terminate()
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 75
-    assert errors.startswith("Stopped. What is finished is kept in")
+    assert errors.startswith("Stopped. What is finished or begun is kept in")
     assert not list(folder.rglob("*.tmp"))
     kept = len(list((folder / "records").iterdir()))
     assert kept >= 1

@@ -8,8 +8,8 @@ import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 from rich.console import Console
 
+from ablations import files, records
 from ablations import plan as plans
-from ablations import records
 from ablations.grid import jobs
 from ablations.reader import read
 
@@ -74,7 +74,7 @@ def test_variants_that_differ_in_training_alone_share_a_cost(tmp_path, planned):
     text = TINY.replace("model.growth_rate = [4, 8]", "train.learning_rate = [0.1, 0.01]")
     grid = read(write_grid(tmp_path, text))
     assert (planned(grid)["costs"], planned(grid)["missing_costs"]) == (1, 1)
-    records.write(tmp_path / "r" / "jobs.json", b"{}")
+    files.write(tmp_path / "r" / "jobs.json", b"{}")
     for job in jobs(grid, MACHINE):
         if job.kind == "cost":
             records.publish(tmp_path / "r", record_of(job, 0.0, 1.0))

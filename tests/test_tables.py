@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
-from ablations import records, tables, tidy
+from ablations import files, records, tables, tidy
 from ablations.grid import jobs, manifest
 from ablations.reader import read
 
@@ -49,7 +49,7 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
     )
     grid = read(write_grid(tmp_path, text))
     match = grid.studies[1].levels[1].match
-    records.write(tmp_path / "r" / "jobs.json", records.pretty(manifest(grid, MACHINE)))
+    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
     for job in jobs(grid, MACHINE):
         record = record_of(job, 90.0, 1.0)
         if job.kind == "cost":
@@ -116,7 +116,7 @@ def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
 def test_a_tall_table_is_broken_into_floats(tmp_path):
     levels = ", ".join(map(str, range(2, 22)))
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
-    records.write(tmp_path / "r" / "jobs.json", records.pretty(manifest(grid, MACHINE)))
+    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
     text = tables.latex(tables.study_table(tidy.load(tmp_path / "r"), "growth_rate"))
     assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
     assert text.count(r"\label{tab:growth_rate}") == 1

@@ -13,9 +13,9 @@ import ablations
 from ablations import job, records
 from ablations.config import DataConfig
 from ablations.data import load
+from ablations.evaluation import evaluate
 from ablations.grid import jobs
 from ablations.reader import read
-from ablations.train import evaluate
 from ablations.weights import NotWeights, described, load_model, write
 from densenet import OwnConfig, build
 

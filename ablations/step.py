@@ -1,0 +1,127 @@
+"""One step of training: precision, optimizer, rate, loss, average of the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablations.config import TrainConfig
+
+
+def prepared(network: nn.Module, config: TrainConfig) -> nn.Module:
+    """The same network in the precision and memory format of the training."""
+    torch.use_deterministic_algorithms(config.deterministic and torch.cuda.is_available())
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    for tensor in (*network.parameters(), *network.buffers()):  # as Module.to, which tensors without storage refuse
+        if config.precision == "fp64" and tensor.is_floating_point():
+            tensor.data = tensor.data.double()
+        if config.memory_format == "channels_last" and tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def as_input(images: Tensor, config: TrainConfig) -> Tensor:
+    """Normalised images in the precision and memory format of the training."""
+    images = images.double() if config.precision == "fp64" else images
+    return images.contiguous(memory_format=torch.channels_last) if config.memory_format == "channels_last" else images
+
+
+def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if config.decay_norms_and_biases:
+        groups = [{"params": parameters, "weight_decay": config.weight_decay}]
+    else:
+        groups = [
+            {"params": [each for each in parameters if each.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+        ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
+
+
+def averaged(network: nn.Module, config: TrainConfig) -> nn.Module | None:
+    """A copy of the network for the exponential moving average of its weights and buffers, where there is one."""
+    return copy.deepcopy(network) if config.ema else None
+
+
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Average <- decay * average + (1 - decay) * network, parameter by parameter and buffer by buffer.
+
+    Whole numbers, such as a batch norm's count of batches, are copied. Decay 0 makes the average the network.
+    """
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    floating = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], 1 - decay)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
+            mean.copy_(value)
+
+
+def learning_rate(config: TrainConfig, step: int, total: int, per_epoch: int) -> float:
+    """The rate of a step, counted from 0, of `total`.
+
+    step: divided by 10 at 50 % and again at 75 % of all steps (Huang et al. 2017, section 4.2).
+    cosine: half a cosine from the warm-up's end to 0 (Loshchilov and Hutter 2017, without restarts).
+    one-cycle: cosines up from 1/25 over 30 % of the steps and down to 1/250000 (Smith and Topin 2018).
+    """
+    warmup = config.warmup_epochs * per_epoch
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "cosine":
+        return _cosine(config.learning_rate, 0.0, (step - warmup) / (total - warmup))
+    if config.schedule == "one-cycle":
+        low, turn, last = config.learning_rate / 25, max(0.3 * total - 1, 0.0), total - 1
+        if step < turn:
+            return _cosine(low, config.learning_rate, step / turn)
+        return _cosine(config.learning_rate, low / 10_000, (step - turn) / (last - turn) if last > turn else 0.0)
+    return config.learning_rate * 0.1 ** ((2 * step >= total) + (4 * step >= 3 * total))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Half a cosine from `start` to `end`."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def training_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    mark: Callable[[str], None] = lambda phase: None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward, loss, backward, optimizer; gives loss, scores `(N, classes)` and the gradient's norm before clipping.
+
+    `mark` is called at the end of each phase, by whoever times them.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    scores = scored(network, images, config)
+    loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+    mark("forward")
+    loss.backward()
+    mark("backward")
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if config.clip_norm:
+        nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+    optimizer.step()
+    return loss.detach(), scores.detach(), norm
+
+
+def scored(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
+    """The network's scores in the precision of the training, `(N, C, H, W) -> (N, classes)`, at least fp32."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        scores: Tensor = network(images)
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"a network gives a tensor of scores, (images, classes); this one gave {shape}")
+    return scores.float() if config.precision == "bf16" else scores

@@ -1,0 +1,237 @@
+"""Checkpoints: a training that was interrupted ends bit for bit like one that was not, wherever that happened."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from ablations import files
+from ablations import train as module
+from ablations.checkpoint import Shelf, State, Stopped
+from ablations.config import DataConfig, TrainConfig
+from ablations.data import load
+from ablations.step import averaged, optimizer_for
+from ablations.train import initialised, train
+from densenet import DenseNetConfig, ResNetConfig
+
+CPU = torch.device("cpu")
+DENSENET = DenseNetConfig(block_config=(1, 1), growth_rate=4, in_channels=1)
+RESNET = ResNetConfig(depth=8, width=0.25, in_channels=1)
+EPOCHS, PER_EPOCH = 3, 4
+HERE = {"device": "cpu"}
+
+
+class Death(BaseException):
+    """Nothing more is done, and nothing kept."""
+
+
+def silent(epoch: float, loss: float) -> None:
+    pass
+
+
+def go(folder, model, augmentation="none", stop_at=None, die_at=None, environment=HERE, **fields):
+    """Trains from the checkpoint in the folder until its end, or until it is asked to stop, or dies, in a step."""
+    data = load(DataConfig(train_limit=100, validation=50))
+    steps = iter(range(1, 1000))
+    original = module.training_step
+
+    def step(*arguments):
+        step.number = next(steps)
+        if step.number == die_at:
+            raise Death
+        return original(*arguments)
+
+    step.number = 0
+    config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 32, **fields})
+    shelf = Shelf(folder, "job", environment)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "training_step", step)
+        return train(
+            initialised(model, 0, CPU), data, DataConfig(augmentation=augmentation), config, 0, silent, shelf,
+            lambda: step.number == stop_at,
+        )  # fmt: skip
+
+
+def result(outcome, folder):
+    """All that must not depend on interruptions: weights, optimizer, generators, history, evaluations."""
+    content = Shelf(folder, "job", {}).paths[0].read_bytes()[32:]
+    from safetensors.torch import load as tensors_of
+
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in tensors_of(content).items()}
+    values = json.loads(tensors.pop("values"))
+    del tensors["environment"]
+    history = [{**asdict(line), "seconds": 0} for line in outcome.history]
+    generators = (values["python"], values["numpy"])
+    return tensors, generators, history, outcome.weights, outcome.test, outcome.validation
+
+
+CASES = {
+    "densenet": (DENSENET, {}),
+    "densenet, dropout": (DENSENET.model_copy(update={"dropout": 0.3}), {}),
+    "densenet, augmentation": (DENSENET, {"augmentation": "cutout"}),
+    "densenet, dropout, augmentation, recomputation, adamw, average": (
+        DENSENET.model_copy(update={"dropout": 0.3, "checkpoint": "layer"}),
+        {"augmentation": "standard", "optimizer": "adamw", "learning_rate": 1e-3, "ema": 0.9, "schedule": "one-cycle"},
+    ),
+    "densenet, channels last, bf16": (DENSENET, {"memory_format": "channels_last", "precision": "bf16"}),
+    "resnet, augmentation": (RESNET, {"augmentation": "standard", "clip_norm": 0.1, "schedule": "cosine"}),
+    "resnet": (RESNET, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    found = {}
+    for name, (model, fields) in CASES.items():
+        folder = tmp_path_factory.mktemp("whole")
+        found[name] = result(go(folder, model, **fields), folder)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("step", [1, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 2, 2 * PER_EPOCH, EPOCHS * PER_EPOCH])
+def test_a_stopped_training_ends_like_one_that_was_not(case, step, tmp_path, uninterrupted):
+    model, fields = CASES[case]
+    with pytest.raises(Stopped):
+        go(tmp_path, model, stop_at=step, **fields)
+    outcome = go(tmp_path, model, **fields)
+    assert result(outcome, tmp_path) == uninterrupted[case]
+    assert (outcome.resumes, outcome.mixed) == (1, False)
+    assert outcome.spent > 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_that_dies_at_random_steps_ends_like_one_that_did_not(case, tmp_path, uninterrupted):
+    model, fields = CASES[case]
+    generator, deaths = random.Random(case), 0
+    while deaths < 20:
+        folder = tmp_path / str(deaths)
+        often = {"checkpoint_seconds": generator.choice([0.0, 0.01, 60.0])}
+        for _ in range(generator.randint(1, 3)):
+            try:
+                outcome = go(folder, model, die_at=generator.randint(1, EPOCHS * PER_EPOCH), **often, **fields)
+                break
+            except Death:
+                deaths += 1
+        else:
+            outcome = go(folder, model, **fields)
+        assert result(outcome, folder) == uninterrupted[case]
+
+
+def test_a_training_asked_to_stop_while_it_is_evaluated_repeats_the_evaluation_alone(tmp_path, monkeypatch):
+    whole = go(tmp_path / "whole", DENSENET)
+    seen = []
+    original = module.evaluate
+
+    def asked(network, data, images, config, stopping):
+        seen.append(images)
+        return original(network, data, images, config, lambda: len(seen) == 2)
+
+    monkeypatch.setattr(module, "evaluate", asked)
+    with pytest.raises(Stopped):
+        go(tmp_path, DENSENET)
+    monkeypatch.undo()
+    calls = []
+    original_step = module.training_step
+    monkeypatch.setattr(module, "training_step", lambda *arguments: calls.append(1) or original_step(*arguments))
+    outcome = go(tmp_path, DENSENET)
+    assert result(outcome, tmp_path) == result(whole, tmp_path / "whole")
+    assert len(calls) == (EPOCHS - 2) * PER_EPOCH
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    whole = go(tmp_path / "whole", DENSENET)
+    for damage in (flip, lambda path: path.write_bytes(path.read_bytes()[:-7]), lambda path: path.unlink()):
+        folder = tmp_path / str(damage)
+        with pytest.raises(Stopped):
+            go(folder, DENSENET, stop_at=6)
+        latest, before = Shelf(folder, "job", HERE).paths
+        damage(latest)
+        assert taken_up(folder).steps == PER_EPOCH, "at the end of the first epoch"
+        flip(before)
+        assert taken_up(folder) is None
+        assert result(go(folder, DENSENET), folder) == result(whole, tmp_path / "whole")
+
+
+def taken_up(folder, model=DENSENET):
+    network = initialised(model, 0, CPU)
+    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    Shelf(folder, "job", HERE).take_up(state)
+    return state if state.resumes else None
+
+
+def test_another_network_s_checkpoint_is_left_alone(tmp_path):
+    with pytest.raises(Stopped):
+        go(tmp_path, DENSENET, stop_at=2)
+    other = DENSENET.model_copy(update={"growth_rate": 5})
+    assert taken_up(tmp_path, other) is None
+    assert taken_up(tmp_path).steps == 2
+
+
+def test_a_training_that_goes_on_elsewhere_is_mixed_for_good(tmp_path):
+    with pytest.raises(Stopped):
+        go(tmp_path, DENSENET, stop_at=1)
+    with pytest.raises(Stopped):
+        go(tmp_path, DENSENET, stop_at=1, environment={"device": "another"})
+    outcome = go(tmp_path, DENSENET, environment={"device": "another"})
+    assert (outcome.resumes, outcome.mixed) == (2, True)
+
+
+def test_checkpoints_come_at_every_epoch_s_end_and_at_their_interval(tmp_path):
+    def count(seconds):
+        written = []
+        original = Shelf.keep
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Shelf, "keep", lambda shelf, state: (written.append(state.steps), original(shelf, state)))
+            go(tmp_path / str(seconds), DENSENET, checkpoint_seconds=seconds)
+        return written
+
+    assert count(60.0) == [PER_EPOCH] * EPOCHS
+    assert count(0.0) == [1, 2, 3, 4, 4] * EPOCHS
+
+
+def test_every_generator_is_kept(tmp_path):
+    network = initialised(DENSENET, 0, CPU)
+    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    Shelf(tmp_path, "job", HERE).keep(state)
+    drawn = random.random(), np.random.rand(), torch.rand(1)
+    random.random(), np.random.normal(), torch.rand(5)
+    Shelf(tmp_path, "job", HERE).take_up(state)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
+
+
+def test_the_average_goes_on_too(tmp_path):
+    network = initialised(DENSENET, 0, CPU)
+    config = TrainConfig(ema=0.5)
+    state = State(network, averaged(network, config), optimizer_for(network, config), torch.Generator().get_state())
+    Shelf(tmp_path, "job", HERE).keep(state)
+    kept = state.average.classifier.weight.clone()
+    torch.nn.init.zeros_(state.average.classifier.weight)
+    Shelf(tmp_path, "job", HERE).take_up(state)
+    assert torch.equal(state.average.classifier.weight, kept)
+
+
+def test_finished_trainings_leave_nothing(tmp_path):
+    go(tmp_path, DENSENET)
+    shelf = Shelf(tmp_path, "job", HERE)
+    assert [path.exists() for path in shelf.paths] == [True, True]
+    shelf.clear()
+    shelf.clear()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_with_its_path(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(files.StorageError, match=r"checkpoints/job\.latest cannot be written"):
+        go(tmp_path, DENSENET)

@@ -1,0 +1,168 @@
+"""Files: old or new and never torn, whatever system call of their writing fails or is the last."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ablations import files
+
+OLD, NEW, OLDER = b"old" * 5000, b"new" * 5000, b"older"
+CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink")
+
+
+class Faults:
+    """The module `os` with one of its calls broken: the `at`-th fails with `error`, or ends the process."""
+
+    def __init__(self, at, error):
+        self.at, self.error, self.count = at, error, 0
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+        if name not in CALLS:
+            return real
+
+        def call(*arguments, **named):
+            self.count += 1
+            if self.count == self.at:
+                if self.error is None:
+                    os._exit(9)
+                if name in ("close",):
+                    real(*arguments, **named)
+                raise OSError(self.error, os.strerror(self.error), arguments[0] if name == "open" else None)
+            return real(*arguments, **named)
+
+        return call
+
+
+def prepared(folder):
+    folder.mkdir()
+    (folder / "there").write_bytes(OLD)
+    (folder / "before").write_bytes(OLDER)
+    return folder
+
+
+DEEDS = {
+    "write": lambda folder: files.write(folder / "there", NEW),
+    "rotate": lambda folder: files.rotate(folder / "there", folder / "before", NEW),
+    "create": lambda folder: files.create(folder / "made", NEW),
+}
+
+
+def check(deed, folder):
+    """Old or new, and never torn; a checkpoint or the one before it is always there."""
+    content = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".tmp")}
+    if deed == "create":
+        assert content.get("made", NEW) == NEW
+    elif deed == "write":
+        assert content["there"] in (OLD, NEW)
+    else:
+        states = [(OLD, OLDER), (None, OLD), (NEW, OLD)]
+        assert (content.get("there"), content["before"]) in states
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EROFS, None])
+@pytest.mark.parametrize("deed", DEEDS)
+def test_old_or_new_whichever_call_fails(deed, error, tmp_path, monkeypatch):
+    for at in range(1, calls(deed, tmp_path) + 1):
+        folder = prepared(tmp_path / str(at))
+        if error is None:
+            process = os.fork()
+            if not process:
+                files.os = Faults(at, None)
+                DEEDS[deed](folder)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+        else:
+            monkeypatch.setattr(files, "os", Faults(at, error))
+            with suppress(files.StorageError) if at > 4 else pytest.raises(files.StorageError, match=str(folder)):
+                DEEDS[deed](folder)
+            monkeypatch.setattr(files, "os", os)
+        check(deed, folder)
+        files.sweep(folder)
+        swept = [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+        assert len(swept) <= (error is not None), "only where removing it failed, and only while its writer lives"
+
+
+def calls(deed, tmp_path):
+    """How many system calls a deed makes."""
+    counted = Faults(0, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "os", counted)
+        DEEDS[deed](prepared(tmp_path / "counted"))
+    assert counted.count >= 8, "open, write, fsync, close; the naming; open, fsync, close of the folder"
+    return counted.count
+
+
+def test_a_half_written_write_goes_on(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:1000]))
+    files.write(tmp_path / "x", NEW)
+    assert (tmp_path / "x").read_bytes() == NEW
+
+
+def test_writing_the_same_again_touches_nothing(tmp_path):
+    files.write(tmp_path / "x.csv", b"same")
+    before = (tmp_path / "x.csv").stat()
+    files.write(tmp_path / "x.csv", b"same")
+    assert (tmp_path / "x.csv").stat().st_mtime_ns == before.st_mtime_ns
+    assert (tmp_path / "x.csv").stat().st_ino == before.st_ino
+
+
+def test_rotation_keeps_the_one_before(tmp_path):
+    for content in (b"1", b"2", b"3"):
+        files.rotate(tmp_path / "new" / "latest", tmp_path / "new" / "before", content)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"latest": b"3", "before": b"2"}
+
+
+def test_a_file_size_limit_is_told(tmp_path):
+    script = f"""
+import resource
+from pathlib import Path
+from ablations import files
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    files.create(Path({str(tmp_path)!r}) / "large", bytes(5000))
+except files.StorageError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout == f"{tmp_path}/large cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_the_dead_have_left_is_swept(tmp_path):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    host = socket.gethostname()
+    names = {
+        "dead": f".{host}.{process.pid}.00ff.tmp",
+        "living": f".{host}.{os.getpid()}.00ff.tmp",
+        "elsewhere": f".other.{process.pid}.00ff.tmp",
+        "user's": ".mine.tmp",
+    }
+    (tmp_path / "records").mkdir()
+    for name in names.values():
+        (tmp_path / "records" / name).touch()
+    files.sweep(tmp_path)
+    assert {path.name for path in (tmp_path / "records").iterdir()} == set(names.values()) - {names["dead"]}
+
+
+def test_a_place_that_takes_no_files_is_found(tmp_path):
+    files.probe(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(files.StorageError, match=r"file/c cannot be written: (Not a directory|File exists)"):
+        files.probe(tmp_path / "file" / "c")
+
+
+def test_a_missing_file_is_no_storage_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.read(Path(tmp_path / "none"))
