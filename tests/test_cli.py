@@ -105,7 +105,10 @@ def test_failed_jobs_are_told_and_the_exit_code_is_1(results, tiny, capsys):
     records.note_attempt(results, note)
     assert _finish(results) == 1
     shown = capsys.readouterr()
-    assert "1 not done; `--retry oom` runs them again:\n  1 oom: MemoryError: 3 GiB\n    run growth_rate 8, seed 1\n" in shown.err
+    assert (
+        "1 not done; `--retry oom` runs them again:\n  1 oom: MemoryError: 3 GiB\n    run growth_rate 8, seed 1\n"
+        in shown.err
+    )
     assert "1 oom" in shown.out
 
 
