@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Literal
@@ -36,6 +36,8 @@ GRACE = 15.0
 
 TICK = 0.2
 """Seconds after which the engine looks up: whether it should stop, and whether a task is over its limit."""
+
+MEANT_FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM)
 
 Tell = Callable[..., None]
 """`tell("progress", ...)` and `tell("kept")`, when a state is kept from which the task would go on."""
@@ -222,20 +224,19 @@ def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot:
 
 
 def _start_server() -> None:
-    """Sees to it that the server runs, deaf to Ctrl-C, which is meant for the driver."""
-    if threading.current_thread() is not threading.main_thread():
-        forkserver.ensure_running()
-        return
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Sees to it that the server runs, deaf to what asks to stop: that is meant for the driver."""
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, MEANT_FOR_THE_DRIVER)
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, task: Task, device: str) -> None:
     """The worker's whole life, in a process group of its own: signals of a terminal are the driver's business."""
     os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANT_FOR_THE_DRIVER)  # what came meanwhile is heard now
     threading.Thread(target=_end_with_driver, daemon=True).start()
     asked = threading.Event()
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
+from contextlib import suppress
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load as tensors_of
+from test_files import Faults
 
 from ablations import files
 from ablations import train as module
@@ -60,8 +65,6 @@ def go(folder, model, augmentation="none", stop_at=None, die_at=None, environmen
 def result(outcome, folder):
     """All that must not depend on interruptions: weights, optimizer, generators, history, evaluations."""
     content = Shelf(folder, "job", {}).paths[0].read_bytes()[32:]
-    from safetensors.torch import load as tensors_of
-
     tensors = {name: tensor.numpy().tobytes() for name, tensor in tensors_of(content).items()}
     values = json.loads(tensors.pop("values"))
     del tensors["environment"]
@@ -235,3 +238,24 @@ def test_a_checkpoint_that_cannot_be_written_is_told_with_its_path(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(files.StorageError, match=r"checkpoints/job\.latest cannot be written"):
         go(tmp_path, DENSENET)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_the_old_state_or_the_new_whichever_call_of_a_checkpoint_fails(error, tmp_path, monkeypatch):
+    network = initialised(DENSENET, 0, CPU)
+    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    counted = Faults(0, None)
+    for at in range(1, 100):
+        shelf = Shelf(tmp_path / str(at), "job", HERE)
+        for spent in (1.0, 2.0):
+            state.spent = spent
+            shelf.keep(state)
+        state.spent = 3.0
+        monkeypatch.setattr(files, "os", Faults(at, error) if at > 1 else counted)
+        with suppress(files.StorageError):
+            shelf.keep(state)
+        monkeypatch.setattr(files, "os", os)
+        assert taken_up(tmp_path / str(at)).spent in (2.0, 3.0)
+        if at == counted.count:
+            break
+    assert counted.count >= 8

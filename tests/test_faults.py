@@ -73,6 +73,26 @@ def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
     assert len(list((folder / "records").glob("*.json"))) == 2, "the costs"
 
 
+def test_a_signal_to_every_process_at_once_keeps_every_state(tmp_path):
+    """As from a service manager or a batch system, which ask all that belongs to a job to end."""
+    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    with at_work(grid, folder) as process:
+        before = {path.name: path.stat().st_mtime_ns for path in folder.glob("checkpoints/*.latest")}
+        for each in descendants(process.pid):
+            os.kill(each, signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert b"Traceback" not in errors
+    assert all(path.stat().st_mtime_ns > before[path.name] for path in folder.glob("checkpoints/*.latest"))
+    assert not list(folder.glob("attempts/*"))
+
+
+def descendants(process):
+    """A process and all that stem from it, the youngest first."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [each for child in children for each in descendants(int(child))] + [process]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_ends_a_grid_and_a_second_one_at_once(times, tmp_path):
     grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -166,3 +170,50 @@ def test_a_place_that_takes_no_files_is_found(tmp_path):
 def test_a_missing_file_is_no_storage_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.read(Path(tmp_path / "none"))
+
+
+def traced(deed, folder, log, *options):
+    """A child process that does the deed under strace; gives its exit code."""
+    process = os.fork()
+    if not process:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            DEEDS[deed](folder)
+        except files.StorageError:
+            os._exit(1)
+        os._exit(0)
+    os.waitpid(process, os.WUNTRACED)
+    tracer = subprocess.Popen(
+        ["strace", "-qq", "-o", str(log), "-e", "trace=%file,%desc", *options, "-p", str(process)]
+    )
+    while "TracerPid:\t0\n" in Path(f"/proc/{process}/status").read_text():
+        assert tracer.poll() is None
+        time.sleep(0.001)
+    os.kill(process, signal.SIGCONT)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    tracer.wait()
+    return code
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("deed", ["create", "rotate"])
+def test_old_or_new_whichever_system_call_fails(deed, tmp_path):
+    """The kernel's own calls of publishing a record and of writing a checkpoint, under strace."""
+    log = tmp_path / "log"
+    assert traced(deed, prepared(tmp_path / "counted"), log) == 0
+    made = Counter[str]()
+    places = []
+    for line in log.read_text().splitlines():
+        name = line.partition("(")[0]
+        if name.isidentifier():
+            made[name] += 1
+            places.append((name, made[name]))
+    assert {"openat", "write", "fsync", "close"} < made.keys()
+    for number, (name, occurrence) in enumerate(places):
+        for fault, expected in (("error=ENOSPC", (0, 1)), ("error=EIO", (0, 1)), ("signal=KILL", (-9,))):
+            folder = prepared(tmp_path / f"{number} {fault}")
+            code = traced(deed, folder, log, "-e", f"inject={name}:{fault}:when={occurrence}")
+            assert code in expected, (name, occurrence, fault)
+            check(deed, folder)
+            files.sweep(folder)
+            assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")]

@@ -72,3 +72,12 @@ def test_the_networks_know_nothing_of_the_suite():
 def test_nothing_is_unpickled():
     for path in [*(ROOT / "densenet").glob("*.py"), *(ROOT / "ablations").rglob("*.py")]:
         assert not re.search(r"pickle|torch\.load|yaml|eval\(\"|exec\(|shell=True", path.read_text()), path.name
+
+
+def test_every_test_that_the_reliability_page_names_is_there():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"\btest_\w+(?!\w|\.py)", page):
+        assert re.search(rf"^def {name}\(", tests, re.MULTILINE), name
+    for name in re.findall(r"\btest_\w+\.py", page):
+        assert (ROOT / "tests" / name).exists(), name
