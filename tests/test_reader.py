@@ -9,8 +9,9 @@ import torch
 from conftest import MACHINE, TINY, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from ablations.cli import SHIPPED
+from ablations.cli import SHIPPED, app
 from ablations.config import DataConfig
 from ablations.grid import jobs
 from ablations.reader import GridError, nearest, read
@@ -160,7 +161,19 @@ def test_the_cap_on_jobs_is_exact_for_a_plain_grid(tmp_path):
     assert len(jobs(read(path, max_jobs=12), MACHINE)) == 12
     with pytest.raises(GridError, match="up to 12 jobs; at most 11 are taken, --max-jobs N lifts that"):
         read(path, max_jobs=11)
-    assert len(jobs(read(path, seeds=range(5000), max_jobs=20_000), MACHINE)) == 3 * 5001
+    assert len(read(path, seeds=range(5000), max_jobs=15_003).seeds) == 5000
+    with pytest.raises(GridError, match="up to 15,003 jobs; at most 10,000 are taken"):
+        read(path, seeds=range(5000))
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_the_cap_is_an_option(tmp_path, command):
+    path = write_grid(tmp_path)
+    assert CliRunner().invoke(app, ["plan", str(path), "--counts-only", "--max-jobs", "8"]).exit_code == 0
+    result = CliRunner().invoke(app, [command, str(path), "--out", str(tmp_path / "out"), "--max-jobs", "7"])
+    assert result.exit_code == 2
+    assert "study: up to 8 jobs; at most 7 are taken, --max-jobs N lifts that" in result.output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", 0.0), ("time_limit = 0\n", 0.0), ("time_limit = 90\n", 90.0)])
