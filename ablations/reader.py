@@ -225,12 +225,15 @@ class _Reader:
         model = self.fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
         if not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
             return None
-        return Variant(model, data, train) if self.length(f"{prefix}.train", train, own["train"], dataset) else None
+        fits = self.length(f"{prefix}.train", train, tables["train"], own["train"], dataset)
+        return Variant(model, data, train) if fits else None
 
-    def length(self, prefix: str, train: TrainConfig, own: Table, dataset: Dataset) -> bool:
+    def length(self, prefix: str, train: TrainConfig, table: Table, own: Table, dataset: Dataset) -> bool:
         """Whether there are steps at all, and more of them than of the warm-up; reports what is wrong."""
-        count, key = len(dataset.train), next((key for key in LENGTH if key in own), None)
-        where, given = (f"{prefix}.{key}", own[key]) if key else (prefix, _NOTHING)
+        count = len(dataset.train)
+        key = next((key for place in (own, table) for key in LENGTH if key in place), "")
+        where = f"{prefix if key in own else 'base.train'}.{key}" if key else prefix
+        given = table.get(key, _NOTHING)
         per_epoch = train.steps_per_epoch(count)
         if not per_epoch:
             rule = f"{dataset.label} has {count} training images, fewer than batch_size = {train.batch_size}, and"
@@ -300,7 +303,7 @@ class _Reader:
             height, width = dataset.image_size
             need = f"this network needs images of at least {smallest} x {smallest} pixels"
             rule = f"{need}; those of {dataset.label} have {height} x {width}"
-            self.wrong(prefix, _NOTHING, rule)
+            self.wrong(prefix if own else "base.model", _NOTHING, rule)
         try:
             return type(model).model_validate({**model.model_dump(), **given})
         except ValidationError as error:
@@ -514,7 +517,7 @@ def _beside_base(table: Any, base: Variant | None) -> int:
     if not isinstance(table, dict):
         return 0
     entries = table["variant"] if isinstance(table.get("variant"), list) else []
-    named = sum(any(section in entry for section in SECTIONS) for entry in entries if isinstance(entry, dict))
+    named = sum(entry.keys() != {"name"} for entry in entries if isinstance(entry, dict))
     tables = {section: table[section] for section in SECTIONS if isinstance(table.get(section), dict)}
     axes = {path: values for path, values in _flatten(tables).items() if isinstance(values, list)}
     if not axes:

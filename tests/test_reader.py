@@ -116,6 +116,13 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
 def test_a_base_error_is_told_once_and_not_again_for_every_level(tmp_path):
     found = problems(tmp_path, TINY.replace("[1, 1]", "[0, 1]"))
     assert found == ["base.model.block_config[0] = 0: should be greater than 0"]
+    levels = (
+        TINY.replace("growth_rate = [4, 8]", "bn_size = [2, 4]") + "[study.rate]\ntrain.learning_rate = [0.1, 0.2]\n"
+    )
+    found = problems(tmp_path, levels.replace("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0"))
+    assert found == ["base.train.warmup_epochs = 1.0: warmup_epochs = 1 must be below epochs = 1"]
+    found = problems(tmp_path, levels.replace("growth_rate = 4", "in_channels = 3"))
+    assert found == ["base.model.in_channels = 3: digits has 1; leave it out, the data says it"]
 
 
 def test_problems_of_all_sections_are_told_at_once(tmp_path):
