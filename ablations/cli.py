@@ -34,6 +34,7 @@ GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A shipped gri
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes a field of the base.")]
 SeedsOption = Annotated[str | None, typer.Option(metavar="0,1", help="Seeds instead of the grid's.")]
+MaxJobsOption = Annotated[int, typer.Option(min=1, metavar="N", help="A grid of more jobs is refused.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -63,6 +64,7 @@ def plan(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     set_: SetOption = None,
     seeds: SeedsOption = None,
+    max_jobs: MaxJobsOption = 10_000,
     counts_only: Annotated[bool, typer.Option("--counts-only", help="Neither memory nor time: faster.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +72,7 @@ def plan(
     from ablations import driver
     from ablations import plan as plans
 
-    read = _grid(grid, set_, seeds)
+    read = _grid(grid, set_, seeds, max_jobs)
     try:
         slots = driver.devices(device, 0)
         driver.refuse(read, slots)
@@ -125,20 +127,28 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seeds: SeedsOption = None,
     set_: SetOption = None,
+    max_jobs: MaxJobsOption = 10_000,
     retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
 ) -> None:
     """Runs what is missing, then reports."""
     signal.signal(signal.SIGTERM, _interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
-        code = _run(grid, folder, workers, device, seeds, set_, retry)
+        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry)
     except KeyboardInterrupt:
         code = _stopped(folder)
     raise typer.Exit(code)
 
 
 def _run(
-    grid: str, folder: Path, workers: int, device: str, seeds: str | None, settings: list[str] | None, retry: str
+    grid: str,
+    folder: Path,
+    workers: int,
+    device: str,
+    seeds: str | None,
+    settings: list[str] | None,
+    max_jobs: int,
+    retry: str,
 ) -> int:
     """Works the grid off and reports; gives the exit code."""
     from ablations import driver
@@ -151,7 +161,7 @@ def _run(
     unknown = set(again) - {"failed", "oom", "diverged", "timeout"}
     if unknown:
         _stop(f"--retry {', '.join(sorted(unknown))}: allowed are failed, oom, diverged, timeout")
-    read = _grid(grid, settings, seeds)
+    read = _grid(grid, settings, seeds, max_jobs)
     for note in read.notes:
         _say(f"Note: {note}", err)
     try:
@@ -276,7 +286,7 @@ def main() -> None:
     app()
 
 
-def _grid(name: str, settings: list[str] | None, seeds: str | None) -> Any:
+def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: int) -> Any:
     from ablations.reader import GridError, read
 
     known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
@@ -288,7 +298,7 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None) -> Any:
     except ValueError:
         _stop(f"--seeds {seeds}: whole numbers are needed, for example --seeds 0,1")
     try:
-        return read(path, settings or (), numbers)
+        return read(path, settings or (), numbers, max_jobs)
     except GridError as error:
         _stop(str(error))
 

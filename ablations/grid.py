@@ -89,6 +89,9 @@ class Grid:
     time_limit: float = 0.0
     """Seconds that one job may take in one go; 0 = any."""
 
+    time_limit: float = 0.0
+    """Seconds that one job may take in one go; 0 = as long as it takes."""
+
     def checksum(self, variant: Variant) -> str:
         """Of the variant's data."""
         return self.datasets[variant.data].checksum

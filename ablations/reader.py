@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -15,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablations.config import OWNERS, DataConfig, TrainConfig, Variant, resolved
+from ablations.config import OWNERS, DataConfig, TrainConfig, Variant, identity, variant_fields
 from ablations.data import Dataset, load
 from ablations.grid import Grid, Level, Match, Study, Table
 from ablations.metrics import MATCHED
@@ -23,8 +24,11 @@ from densenet import PRESETS, Config, count_macs, count_params, model_family
 from densenet.options import lookup, suggestion
 
 SECTIONS = ("model", "data", "train")
-LARGEST = 10_000
-"""Levels of one study; more is taken for a slip."""
+MAX_JOBS = 10_000
+"""Jobs of one grid; more is taken for a slip unless it is asked for."""
+
+DEEPEST = 32
+"""Tables and lists within each other; what is valid has six."""
 
 RESERVED = ("pareto", "curves")
 """Names of figures over all studies."""
@@ -54,8 +58,8 @@ class Problem:
     rule: str
 
     def __str__(self) -> str:
-        given = "" if self.given is _NOTHING else f" = {_shorten(repr(self.given))}"
-        return f"{self.key}{given}: {self.rule}"
+        given = "" if self.given is _NOTHING else f" = {_shorten(_shown(self.given))}"
+        return _printable(f"{_shorten(self.key, 200)}{given}: {_shorten(self.rule, 4000)}")
 
 
 _NOTHING = object()
@@ -67,16 +71,19 @@ class GridError(ValueError):
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source, self.problems = source, tuple(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{source}: {count}, nothing was run", *(f"  {p}" for p in problems)]))
+        first = f"{_printable(source)}: {count}, nothing was run"
+        super().__init__("\n".join([first, *(f"  {problem}" for problem in problems)]))
 
 
-def read(path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Grid:
+def read(
+    path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None = None, max_jobs: int = MAX_JOBS
+) -> Grid:
     """The grid in a TOML file, with `section.key=value` settings laid over its base, and other seeds where given.
 
-    Raises GridError with everything that is wrong.
+    Raises GridError with everything that is wrong; a grid of more jobs than `max_jobs` is.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of its byte order
         table = tomllib.loads(text)
         _reasonable(table)
     except OSError as error:
@@ -85,31 +92,36 @@ def read(path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None =
         raise GridError(str(path), [Problem("TOML", _NOTHING, str(error))]) from None
     except RecursionError:
         raise GridError(str(path), [Problem("TOML", _NOTHING, "nested too deeply")]) from None
-    reader = _Reader()
+    reader = _Reader(max_jobs)
     for setting in settings:
         reader.apply(table, setting)
     if seeds is not None:
         table["seeds"] = list(seeds)
+    grid = reader.grid(table, text)
+    if grid is None or reader.problems:
+        raise GridError(str(path), reader.problems)
     laid_over = [f"--set {setting}" for setting in settings]
     laid_over += [] if seeds is None else [f"--seeds {','.join(map(str, seeds))}"]
     note = f"\n# Laid over this on the command line: {json.dumps(' '.join(laid_over))}\n" if laid_over else ""
-    grid = reader.grid(table, text + note)
-    if grid is None or reader.problems:
-        raise GridError(str(path), reader.problems)
-    return grid
+    return replace(grid, text=text + note)
 
 
 @dataclass
 class _Reader:
     """Walks a parsed grid and collects problems instead of stopping at the first."""
 
+    max_jobs: int = MAX_JOBS
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     datasets: dict[DataConfig, Dataset | None] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    """Sections of the base that are not valid."""
 
     def wrong(self, key: str, given: Any, rule: str) -> None:
         problem = Problem(key, given, rule)
-        if str(problem) not in map(str, self.problems):
+        if str(problem) not in self.told:
+            self.told.add(str(problem))
             self.problems.append(problem)
 
     def known(self, table: Table, prefix: str, allowed: Iterable[str]) -> None:
@@ -118,7 +130,7 @@ class _Reader:
         for key in table:
             if key not in names:
                 rule = f"unknown key{suggestion(key, names)}; allowed are {', '.join(names)}"
-                self.wrong(f"{prefix}{key}", table[key], rule)
+                self.wrong(f"{prefix}{_quoted(key)}", table[key], rule)
 
     def subtable(self, table: Table, key: str, prefix: str = "") -> Table:
         """A table's table, empty where it is missing or something else, which is reported."""
@@ -136,7 +148,7 @@ class _Reader:
             self.wrong(f"--set {setting}", _NOTHING, "must read model.KEY=VALUE, data.KEY=VALUE or train.KEY=VALUE")
             return
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            (value,) = tomllib.loads(f"value = {text}").values()  # one line, and not more behind it
             _reasonable(value)
         except (ValueError, RecursionError):
             value = text.strip()
@@ -145,11 +157,10 @@ class _Reader:
             base[section] = _laid_over(base[section], {key: value})
 
     def grid(self, table: Table, text: str) -> Grid | None:
-        self.known(table, "", ("title", "seeds", "base", "study"))
-        title = table.get("title", "")
-        if not isinstance(title, str):
-            self.wrong("title", title, "must be text")
+        self.known(table, "", ("title", "seeds", "time_limit", "base", "study"))
+        title = self.text(table, "title")
         seeds = self.seeds(table.get("seeds", [0]))
+        time_limit = self.time_limit(table.get("time_limit", 0.0))
         base_table = self.subtable(table, "base")
         self.known(base_table, "base.", SECTIONS)
         base_tables = {section: self.subtable(base_table, section, "base.") for section in SECTIONS}
@@ -157,12 +168,39 @@ class _Reader:
         study_tables = self.subtable(table, "study")
         if not study_tables:
             self.wrong("study", _NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
+        if self.too_many(study_tables, len(seeds), base):
+            return None
         studies = [self.study(name, value, base_tables, base) for name, value in study_tables.items()]
         if self.problems or base is None:
             return None
         datasets = {config: dataset for config, dataset in self.datasets.items() if dataset is not None}
         found = tuple(study for study in studies if study is not None)
-        return Grid(title, seeds, base, found, datasets, text, tuple(self.notes))
+        return Grid(title, seeds, base, found, datasets, text, tuple(self.notes), time_limit)
+
+    def text(self, table: Table, key: str, prefix: str = "") -> str:
+        """A table's text in one line, empty where it is missing."""
+        value = table.get(key, "")
+        line = " ".join(value.split()) if isinstance(value, str) else ""
+        if not isinstance(value, str) or not line.isprintable():
+            self.wrong(f"{prefix}{key}", value, "must be text of printable characters")
+        return line
+
+    def time_limit(self, value: Any) -> float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
+            rule = "must be a number of seconds above 0 that one job may take in one go, or 0 for as long as it takes"
+            self.wrong("time_limit", value, rule)
+            return 0.0
+        return float(value)
+
+    def too_many(self, studies: Table, seeds: int, base: Variant | None) -> bool:
+        """Whether there may be more jobs than are taken, counted before any study is expanded; reports it."""
+        variants = 1 + sum(_beside_base(table, base) for table in studies.values())
+        count = variants * (seeds + 1)  # every variant's runs and its cost
+        if count > self.max_jobs:
+            said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # of which Python may refuse to print all
+            self.wrong("study", _NOTHING, f"{said} jobs; at most {self.max_jobs:,} are taken, --max-jobs N lifts that")
+        return count > self.max_jobs
 
     def seeds(self, value: Any) -> tuple[int, ...]:
         def is_seed(number: Any) -> bool:
@@ -184,15 +222,18 @@ class _Reader:
         dataset = self.dataset(f"{prefix}.data", data) if isinstance(data, DataConfig) else None
         if model is None or dataset is None:
             return None
-        model = self.fit(f"{prefix}.model", model, tables["model"], dataset)
+        model = self.fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
         if not isinstance(data, DataConfig) or not isinstance(train, TrainConfig):
             return None
-        return Variant(model, data, train) if self.length(f"{prefix}.train", train, own["train"], dataset) else None
+        fits = self.length(f"{prefix}.train", train, tables["train"], own["train"], dataset)
+        return Variant(model, data, train) if fits else None
 
-    def length(self, prefix: str, train: TrainConfig, own: Table, dataset: Dataset) -> bool:
+    def length(self, prefix: str, train: TrainConfig, table: Table, own: Table, dataset: Dataset) -> bool:
         """Whether there are steps at all, and more of them than of the warm-up; reports what is wrong."""
-        count, key = len(dataset.train), next((key for key in LENGTH if key in own), None)
-        where, given = (f"{prefix}.{key}", own[key]) if key else (prefix, _NOTHING)
+        count = len(dataset.train)
+        key = next((key for place in (own, table) for key in LENGTH if key in place), "")
+        where = f"{prefix if key in own else 'base.train'}.{key}" if key else prefix
+        given = table.get(key, _NOTHING)
         per_epoch = train.steps_per_epoch(count)
         if not per_epoch:
             rule = f"{dataset.label} has {count} training images, fewer than batch_size = {train.batch_size}, and"
@@ -208,12 +249,13 @@ class _Reader:
         preset, family = table.get("preset"), _family(table)
         start: Table = {"family": family}
         try:
+            key = "preset"
             if preset is not None:
                 published = lookup("preset", str(preset), PRESETS)
                 start = {**published.model_dump(exclude_defaults=True), "family": getattr(published, "family", "")}
+            key = "family"
             config_class = model_family(str(family))[0]
         except ValueError as error:
-            key = "preset" if "unknown preset" in str(error) else "family"
             if key in own:
                 self.wrong(f"{prefix}.{key}", table[key], str(error))
             return None
@@ -227,11 +269,14 @@ class _Reader:
         try:
             return config_class.model_validate(table)
         except ValidationError as error:
+            place, _, section = prefix.rpartition(".")
             details = error.errors()
-            mine = [detail for detail in details if (detail["loc"][0] in own if detail["loc"] else own)]
+            mine = [detail for detail in details if _is_of(own, detail)]
             # what is inherited was told with the base; but no variant is dropped in silence
-            for detail in mine or (() if self.problems else details):
+            for detail in mine or (() if section in self.broken else details):
                 self.wrong(*_explain(prefix, detail, config_class))
+            if place == "base":
+                self.broken.add(section)
             return None
 
     def dataset(self, prefix: str, config: DataConfig) -> Dataset | None:
@@ -240,25 +285,25 @@ class _Reader:
             images = config.model_copy(update={"augmentation": "none", "cutout_size": 16})
             try:
                 self.datasets[config] = self.datasets[images] if images in self.datasets else load(images)
-            except ValueError as error:
-                self.wrong(prefix, _NOTHING, str(error))
+            except Exception as error:  # whatever a damaged file, or a shape beyond all memory, may raise
+                said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                self.wrong(prefix, _NOTHING, said)
                 self.datasets[config] = None
         return self.datasets[config]
 
-    def fit(self, prefix: str, model: Config, table: Table, dataset: Dataset) -> Config:
+    def fit(self, prefix: str, model: Config, table: Table, own: Table, dataset: Dataset) -> Config:
         """The model with the data's channels and classes."""
         given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
         for key, value in given.items():
             if table.get(key, value) != value:
-                self.wrong(
-                    f"{prefix}.{key}", table[key], f"{dataset.label} has {value}; leave it out, the data says it"
-                )
+                where = prefix if key in own else "base.model"
+                self.wrong(f"{where}.{key}", table[key], f"{dataset.label} has {value}; leave it out, the data says it")
         smallest = getattr(model, "smallest_image", 1)
         if min(dataset.image_size) < smallest:
             height, width = dataset.image_size
             need = f"this network needs images of at least {smallest} x {smallest} pixels"
             rule = f"{need}; those of {dataset.label} have {height} x {width}"
-            self.wrong(prefix, _NOTHING, rule)
+            self.wrong(prefix if own else "base.model", _NOTHING, rule)
         try:
             return type(model).model_validate({**model.model_dump(), **given})
         except ValidationError as error:
@@ -269,22 +314,18 @@ class _Reader:
             return model
 
     def study(self, name: str, table: Any, base_tables: dict[str, Table], base: Variant | None) -> Study | None:
-        prefix = f"study.{name}"
+        prefix = f"study.{_quoted(name)}"
         if name in RESERVED:
             self.wrong(prefix, _NOTHING, f"this name is taken by a figure over all studies: {', '.join(RESERVED)}")
             return None
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-            self.wrong(
-                _shorten(prefix), _NOTHING, "a study's name is 1 to 64 letters, digits, '_' and '-': it names files"
-            )
+            self.wrong(prefix, _NOTHING, "a study's name is 1 to 64 letters, digits, '_' and '-': it names files")
             return None
         if not isinstance(table, dict):
             self.wrong(prefix, table, "must be a table")
             return None
         self.known(table, f"{prefix}.", ("question", "match", "variant", *SECTIONS))
-        question = table.get("question", "")
-        if not isinstance(question, str):
-            self.wrong(f"{prefix}.question", question, "must be text")
+        question = self.text(table, "question", f"{prefix}.")
         axes = {
             f"{section}.{key}": values
             for section in SECTIONS
@@ -293,8 +334,6 @@ class _Reader:
         if ("variant" in table) == bool(axes):
             self.wrong(prefix, _NOTHING, "needs either axes (model.KEY = [...]) or [[study.X.variant]], not both")
         levels = self.axis_levels(prefix, axes, base_tables, base) if axes else []
-        if axes:
-            self.distinct(prefix, levels)
         if "variant" in table:
             levels += self.named_levels(prefix, table["variant"], base_tables, base)
         if base is not None and not any(level.is_base for level in levels):
@@ -303,26 +342,39 @@ class _Reader:
             levels.insert(0, Level(label, values, base, is_base=True))
         if "match" in table and base is not None:
             levels = [self.study_match(prefix, level, table["match"], base) for level in levels]
+        levels = self.once(prefix, levels)
         self.labels(prefix, [level.label for level in levels])
-        return Study(name, " ".join(str(question).split()), tuple(axes), tuple(levels))
+        return Study(name, question, tuple(axes), tuple(levels))
 
-    def distinct(self, prefix: str, levels: Sequence[Level]) -> None:
-        """Reports levels of an axis that are one variant: it would be compared with itself."""
-        first: dict[str, str] = {}
+    def identity(self, variant: Variant) -> str:
+        """Equal for variants that are trained alike, wherever their data lies and whatever is kept of them."""
+        dataset = self.datasets[variant.data]
+        return identity(variant_fields(variant, dataset.checksum if dataset else ""))
+
+    def is_base(self, variant: Variant, base: Variant | None) -> bool:
+        return base is not None and (variant == base or self.identity(variant) == self.identity(base))
+
+    def once(self, prefix: str, levels: Sequence[Level]) -> list[Level]:
+        """The first of those levels that are one variant, which would be compared with itself; notes the others."""
+        first: dict[str, Level] = {}
         for level in levels:
-            variant = level.variant
-            same = repr([resolved(config) for config in (variant.model, variant.data, variant.train)])
-            seen = first.setdefault(same, level.label)
-            if seen != level.label:
-                self.wrong(prefix, level.label, f"is the same variant as {seen}")
+            kept = first.setdefault(self.identity(level.variant), level)
+            if kept is not level:
+                self.notes.append(
+                    f"{prefix}: level {level.label} is the same variant as level {kept.label} and counts once"
+                )
+        return list(first.values())
 
     def labels(self, prefix: str, labels: Sequence[str]) -> None:
         """Reports labels by which a level cannot be cited."""
-        for label in dict.fromkeys(labels):
+        counts = Counter(labels)
+        for label in counts:
+            if not 0 < len(label) <= 200 or not label.isprintable():
+                self.wrong(prefix, label, "a level's label has 1 to 200 printable characters")
             if UNCITABLE.search(label):
                 rule = r"a level's label, by which it is cited, has none of \ { } % # ~ ^ $ < > and --"
                 self.wrong(prefix, label, rule)
-            if labels.count(label) > 1:
+            if counts[label] > 1:
                 self.wrong(prefix, label, "stands more than once in this study")
 
     def axis_levels(
@@ -330,12 +382,9 @@ class _Reader:
     ) -> list[Level]:
         broken = {path: values for path, values in axes.items() if not isinstance(values, list) or not values}
         for path, values in broken.items():
-            self.wrong(f"{prefix}.{path}", values, "an axis is a list of levels, at least one")
+            section, _, key = path.partition(".")
+            self.wrong(f"{prefix}.{section}.{_quoted(key)}", values, "an axis is a list of levels, at least one")
         if broken:
-            return []
-        count = math.prod(len(values) for values in axes.values())
-        if count > LARGEST:
-            self.wrong(prefix, _NOTHING, f"{count:,} levels; at most {LARGEST:,} are taken")
             return []
         levels = []
         for combination in itertools.product(*axes.values()):
@@ -346,7 +395,7 @@ class _Reader:
                 own[section][key] = value
             variant = self.variant(prefix, _inherit(base_tables, own), own)
             if variant is not None:
-                levels.append(Level(_label(values), values, variant, variant == base))
+                levels.append(Level(_label(values), values, variant, self.is_base(variant, base)))
         return levels
 
     def named_levels(
@@ -366,7 +415,7 @@ class _Reader:
             variant = self.variant(where, _inherit(base_tables, own), own)
             if variant is None:
                 continue
-            level = Level(str(name), _flatten(own), variant, variant == base)
+            level = Level(str(name), _flatten(own), variant, self.is_base(variant, base))
             if "match" in entry and base is not None:
                 level = self.match(where, level, entry["match"], base)
             levels.append(level)
@@ -425,7 +474,8 @@ class _Reader:
             )
         values = {**level.values, path: value}
         variant = replace(level.variant, model=solved)
-        return Level(level.label, values, variant, variant == base, Match(measure, path, value, target, reached))
+        match = Match(measure, path, value, target, reached)
+        return Level(level.label, values, variant, self.is_base(variant, base), match)
 
 
 def nearest(
@@ -462,11 +512,27 @@ def nearest(
     return (model, count_of(model)) if config is None else (config, int(count(value)))
 
 
-def _reasonable(value: Any) -> None:
-    """Raises ValueError for a whole number that nothing here can mean, and that Python refuses to print."""
+def _beside_base(table: Any, base: Variant | None) -> int:
+    """How many variants a study's table adds to the base, at most."""
+    if not isinstance(table, dict):
+        return 0
+    entries = table["variant"] if isinstance(table.get("variant"), list) else []
+    named = sum(entry.keys() != {"name"} for entry in entries if isinstance(entry, dict))
+    tables = {section: table[section] for section in SECTIONS if isinstance(table.get(section), dict)}
+    axes = {path: values for path, values in _flatten(tables).items() if isinstance(values, list)}
+    if not axes:
+        return named
+    there = base is not None and all(_listed(_value(base, path)) in values for path, values in axes.items())
+    return named + math.prod(map(len, axes.values())) - there
+
+
+def _reasonable(value: Any, depth: int = 0) -> None:
+    """Raises ValueError for what nothing here can mean, and Python refuses to print: a huge number, or deep nesting."""
+    if depth > DEEPEST:
+        raise ValueError(f"nested too deeply; at most {DEEPEST} levels are taken")
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            _reasonable(inner)
+            _reasonable(inner, depth + 1)
     elif isinstance(value, int) and value.bit_length() > 64:
         raise ValueError(f"a whole number of {value.bit_length()} bits; at most 64 are taken")
 
@@ -504,8 +570,15 @@ def _flatten(tables: dict[str, Table]) -> Table:
 
 
 def _value(variant: Variant, path: str) -> Any:
+    """A field of a variant, None where it has no such field."""
     section, _, key = path.partition(".")
-    return getattr(getattr(variant, section), key, None)
+    config = getattr(variant, section)
+    return {**vars(config), **(config.model_extra or {})}.get(key)
+
+
+def _listed(value: Any) -> Any:
+    """As TOML would give it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _label(values: Table) -> str:
@@ -519,9 +592,20 @@ def _label(values: Table) -> str:
     return ", ".join(map(text, values.values()))
 
 
+def _is_of(own: Table, detail: Any) -> bool:
+    """Whether a pydantic error is one of these keys, or of one that their family lacks."""
+    if not detail["loc"]:
+        return bool(own)
+    return detail["loc"][0] in own or (detail["type"] == "missing" and "family" in own)
+
+
 def _explain(prefix: str, detail: Any, config_class: type[Config]) -> tuple[str, Any, str]:
     """A pydantic error as key, given value and rule."""
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
+    key, *inner = detail["loc"] or ("",)
+    # what else is in the path is pydantic's name of a kind of value
+    path = (f".{_quoted(key)}" if detail["loc"] else "") + "".join(
+        f"[{part}]" for part in inner if isinstance(part, int)
+    )
     given, rule = detail["input"], str(detail["msg"])
     if detail["type"] == "extra_forbidden":
         names = list(config_class.model_fields)
@@ -533,8 +617,26 @@ def _explain(prefix: str, detail: Any, config_class: type[Config]) -> tuple[str,
         rule = "should be a list; as one level of an axis, a list in the list: [[3, 3, 3]]"
     elif detail["type"] == "value_error":
         rule = rule.removeprefix("Value error, ")
-    return prefix + path, given if detail["loc"] else _NOTHING, rule.replace("Input should", "should")
+    absent = not detail["loc"] or detail["type"] == "missing"
+    return prefix + path, _NOTHING if absent else given, rule.replace("Input should", "should")
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # seeds may come from elsewhere than a file
+        return "a whole number of thousands of digits"
+
+
+def _quoted(key: str) -> str:
+    """A key as TOML writes it."""
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
+def _printable(text: str) -> str:
+    """Control characters, and what no terminal shows, by their codes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _shorten(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

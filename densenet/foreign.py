@@ -58,8 +58,9 @@ class TorchvisionConfig(ForeignConfig):
                 torchvision_network(self)
         except NotImplementedError:
             pass  # those that draw plain numbers from tensors cannot be tried without storage
-        except (TypeError, ValueError) as error:
-            raise ValueError(str(error)) from None
+        except Exception as error:  # whatever a builder makes of arguments that it does not check
+            said = str(error) if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(said) from None
         return self
 
 
@@ -108,7 +109,8 @@ def own_class(family: str) -> type[nn.Module]:
         sys.path.remove(here)
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"{module_name} ({module.__file__}) has no class {name} that is a torch.nn.Module")
+        file = getattr(module, "__file__", "built in")
+        raise ValueError(f"{module_name} ({file}) has no class {name} that is a torch.nn.Module")
     return found
 
 

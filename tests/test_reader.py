@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
-from conftest import TINY, write_grid
+from conftest import MACHINE, TINY, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from ablations.cli import SHIPPED
+from ablations.cli import SHIPPED, app
 from ablations.config import DataConfig
+from ablations.grid import jobs
 from ablations.reader import GridError, nearest, read
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig, count_macs, count_params
 
@@ -51,13 +55,16 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ('"digits"', '"parquet"', "data.root is missing"),
         ("[4, 8]", "8", "study.growth_rate.model.growth_rate = 8: an axis is a list"),
         ("[4, 8]", "[]", "an axis is a list of levels, at least one"),
-        ("[4, 8]", "[4, 4]", "= '4': stands more than once"),
         ("[4, 8]", "[4, 0]", "study.growth_rate.model.growth_rate = 0: should be a whole number above 0"),
         ("[4, 8]", '[4, "8"]', "study.growth_rate.model.growth_rate = '8': should be a whole number above 0"),
         ("epochs = 1", "epochs = nan", "base.train.epochs = nan"),
         ("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0", "must be below epochs = 1"),
         ("epochs = 1", "steps = 0", "base.train.steps = 0: should be greater than 0"),
-        ("[4, 8]", "[4]\ndata.workers = [1, 2]", "is the same variant as"),
+        (
+            "[4, 8]",
+            "[4, 4, 8]\n[[study.s.variant]]\nname = 'base'\nmodel.growth_rate = 9",
+            "'base': stands more than once",
+        ),
         ("epochs = 1", "epochs = 1\ntrain.steps = 9", "epochs and steps say the same thing: give one of them"),
         ("epochs = 1", "batch_size = 101\ntrain.last_batch = 'drop'", "fewer than batch_size = 101"),
         ("epochs = 1", "steps = 4\ntrain.warmup_epochs = 2.5", "warmup_epochs = 2.5 must be below epochs = 2"),
@@ -71,10 +78,20 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("growth_rate = 4", "family = 'densnet'", "did you mean 'densenet'?"),
         ("growth_rate = 4", "preset = 'resnet20'\nmodel.family = 'densenet'", "preset 'resnet20' is a resnet"),
         ("[4, 8]", "[[4, 4], [4, 5], [4.0]]", "growth_rate = [4.0]: should be a whole number"),
-        ("model.growth_rate = [4, 8]", "model.compression = [1, 1.0]", "is the same variant as 1"),
         ("model.growth_rate = [4, 8]", "model.block_config = [1, 1]", "a list in the list: [[3, 3, 3]]"),
         ("model.growth_rate = [4, 8]", "variant = []", "must be tables, each headed [[study.growth_rate.variant]]"),
         ("[4, 8]", "[1000000000]", "at most 10000"),
+        ("title", "time_limit = -1\ntitle", "time_limit = -1: must be a number of seconds above 0"),
+        ("title", "time_limit = nan\ntitle", "time_limit = nan: must be a number of seconds above 0"),
+        ("title", "time_limit = inf\ntitle", "time_limit = inf: must be a number of seconds above 0"),
+        ("title", "time_limit = true\ntitle", "time_limit = True: must be a number of seconds above 0"),
+        ("title", "time_limit = '60'\ntitle", "time_limit = '60': must be a number of seconds above 0"),
+        ('"Tiny"', '"a\\u0007"', "title = 'a\\x07': must be text of printable characters"),
+        ("question = ", "question = 3 #", "study.growth_rate.question = 3: must be text of printable characters"),
+        ("growth_rate = 4", "family = 'torchvision'", "base.model.name: Field required"),
+        ("growth_rate = 4", "family = 'unknown preset'", "base.model.family = 'unknown preset': unknown model family"),
+        ("growth_rate = 4", "family = 'sys:path'", "sys (built in) has no class path"),
+        ('"digits"', "'digits'\ndata.root = '~no one/x'", "base.data: RuntimeError: Could not determine home"),
         ("epochs = 1", "epochs = 1" + "0" * 5000, "TOML: "),
         ("epochs = 1", "epochs = 0x" + "f" * 6000, "24000 bits; at most 64"),
         ("epochs = 1", "epochs = 0\nmodel.in_channels = 3", "digits has 1; leave it out"),
@@ -83,7 +100,6 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("[study.growth_rate]", "[other]", "other = "),
         ("[study.growth_rate]", "[study.pareto]", "taken by a figure"),
         ("[1, 1]", "[1, 1]\nmodel.depth = 40", "base.model: depth and block_config say the same thing"),
-        ("[4, 8]", "[4, [4, 4]]", "is the same variant as 4"),
         ("model.block_config = [1, 1]", "model.depth = 41", "base.model.depth = 41: should be 6n + 4"),
         ("growth_rate = 4", "norm = 'bacth'", "base.model.norm = 'bacth': unknown norm 'bacth': allowed are 'batch'"),
         ("growth_rate = 4", "family = 'no_module:Net'", "no_module cannot be imported"),
@@ -100,6 +116,13 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
 def test_a_base_error_is_told_once_and_not_again_for_every_level(tmp_path):
     found = problems(tmp_path, TINY.replace("[1, 1]", "[0, 1]"))
     assert found == ["base.model.block_config[0] = 0: should be greater than 0"]
+    levels = (
+        TINY.replace("growth_rate = [4, 8]", "bn_size = [2, 4]") + "[study.rate]\ntrain.learning_rate = [0.1, 0.2]\n"
+    )
+    found = problems(tmp_path, levels.replace("epochs = 1", "epochs = 1\ntrain.warmup_epochs = 1.0"))
+    assert found == ["base.train.warmup_epochs = 1.0: warmup_epochs = 1 must be below epochs = 1"]
+    found = problems(tmp_path, levels.replace("growth_rate = 4", "in_channels = 3"))
+    assert found == ["base.model.in_channels = 3: digits has 1; leave it out, the data says it"]
 
 
 def test_problems_of_all_sections_are_told_at_once(tmp_path):
@@ -116,10 +139,95 @@ def test_the_message_names_the_file(tmp_path):
         read(write_grid(tmp_path, TINY + "x = 1"))
 
 
-def test_deep_nesting_and_huge_products_are_refused(tmp_path):
+def test_deep_nesting_is_refused(tmp_path):
     assert problems(tmp_path, "x = " + "[" * 3000 + "]" * 3000)[0].startswith("TOML: ")
-    axes = "\n".join(f"model.{key} = [{', '.join(map(str, range(1, 200)))}]" for key in ("bn_size", "init_features"))
-    assert "39,601 levels" in problems(tmp_path, TINY.replace("model.growth_rate = [4, 8]", axes))[0]
+    assert problems(tmp_path, "x = " + "[" * 40 + "]" * 40) == ["TOML: nested too deeply; at most 32 levels are taken"]
+
+
+def axes(count, *keys):
+    return "\n".join(f"model.{key} = [{', '.join(map(str, range(1, count + 1)))}]" for key in keys) + "\n"
+
+
+def test_more_jobs_than_a_slip_are_refused_before_they_are_made(tmp_path):
+    start = time.perf_counter()
+    (found,) = problems(tmp_path, TINY.replace("model.growth_rate = [4, 8]", axes(1000, "bn_size", "depth", "norm")))
+    assert time.perf_counter() - start < 1
+    assert found == "study: up to 4,000,000,004 jobs; at most 10,000 are taken, --max-jobs N lifts that"
+    studies = "".join(f"[study.s{number}]\n{axes(40, 'bn_size', 'init_features')}" for number in range(2))
+    (found,) = problems(tmp_path, TINY + studies)
+    assert found.startswith("study: up to 12,808 jobs"), "two studies of 40 x 40 levels, the base, one more, 3 seeds"
+    (found,) = problems(
+        tmp_path, TINY.replace("[4, 8]", "[4]\n" + axes(200, *(f"x{number}" for number in range(2000))))
+    )
+    assert found.startswith("study: 10^18 or more jobs")
+
+
+def test_the_cap_on_jobs_is_exact_for_a_plain_grid(tmp_path):
+    text = TINY + "[[study.s.variant]]\nname = 'base'\n[[study.s.variant]]\nname = 'nine'\nmodel.growth_rate = 9\n"
+    path = write_grid(tmp_path, text)
+    assert len(jobs(read(path, max_jobs=12), MACHINE)) == 12
+    with pytest.raises(GridError, match="up to 12 jobs; at most 11 are taken, --max-jobs N lifts that"):
+        read(path, max_jobs=11)
+    assert len(read(path, seeds=range(5000), max_jobs=15_003).seeds) == 5000
+    with pytest.raises(GridError, match="up to 15,003 jobs; at most 10,000 are taken"):
+        read(path, seeds=range(5000))
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_the_cap_is_an_option(tmp_path, command):
+    path = write_grid(tmp_path)
+    assert CliRunner().invoke(app, ["plan", str(path), "--counts-only", "--max-jobs", "8"]).exit_code == 0
+    result = CliRunner().invoke(app, [command, str(path), "--out", str(tmp_path / "out"), "--max-jobs", "7"])
+    assert result.exit_code == 2
+    assert "study: up to 8 jobs; at most 7 are taken, --max-jobs N lifts that" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 0.0), ("time_limit = 0\n", 0.0), ("time_limit = 90\n", 90.0)])
+def test_a_grid_s_time_limit(tmp_path, text, seconds):
+    assert read(write_grid(tmp_path, text + TINY)).time_limit == seconds
+
+
+@pytest.mark.parametrize(
+    ("levels", "labels", "note"),
+    [
+        ("model.growth_rate = [8, 12, 8]", "4 8 12", "level 8 is the same variant as level 8"),
+        ("model.growth_rate = [4, [4, 4], 8]", "4 8", "level 4-4 is the same variant as level 4"),
+        ("model.compression = [1, 1.0]", "0.5 1", "level 1.0 is the same variant as level 1"),
+        ("data.workers = [1, 2]", "1", "level 2 is the same variant as level 1"),
+        ('variant = [{name = "a"}, {name = "b"}]', "a", "level b is the same variant as level a"),
+        (
+            'variant = [{name = "a", model.growth_rate = 9}, {name = "b", model.growth_rate = 9}]',
+            "base a",
+            "level b is the same variant as level a",
+        ),
+    ],
+)
+def test_equal_variants_of_a_study_count_once_and_it_is_said(tmp_path, levels, labels, note):
+    grid = read(write_grid(tmp_path, TINY.replace("model.growth_rate = [4, 8]", levels)))
+    (study,) = grid.studies
+    assert [level.label for level in study.levels] == labels.split()
+    assert sum(level.is_base for level in study.levels) == 1
+    assert grid.notes == (f"study.growth_rate: {note} and counts once",)
+
+
+def test_what_is_missing_is_told_beside_other_problems(tmp_path):
+    text = TINY.replace("growth_rate = 4", "family = 'torchvision'").replace("model.block_config = [1, 1]", "")
+    found = problems(tmp_path, text.replace("epochs = 1", "epochs = 0"))
+    assert found == ["base.model.name: Field required", "base.train.epochs = 0: should be greater than 0"]
+
+
+def test_a_level_that_its_inheritance_forbids_is_told_beside_other_problems(tmp_path):
+    text = TINY.replace("block_config = [1, 1]", "depth = 28") + "[study.stem]\nmodel.stem = ['x', 'imagenet']\n"
+    first, second = problems(tmp_path, text)
+    assert first.startswith("study.stem.model.stem = 'x': should be 'cifar' or 'imagenet'")
+    assert second.startswith("study.stem.model.depth = 28: with the imagenet stem")
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_text(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + TINY.encode())
+    assert read(path).text == TINY
 
 
 def test_levels_rows_and_the_base(tmp_path, tiny):
@@ -351,6 +459,10 @@ def test_settings_and_seeds_of_the_command_line(tmp_path):
     assert (grid.base.train.epochs, grid.base.train.schedule, grid.seeds) == (3, "cosine", (5,))
     with pytest.raises(GridError, match=r"--set epochs=3: must read model\.KEY=VALUE"):
         read(write_grid(tmp_path), ["epochs=3"])
+    with pytest.raises(GridError, match=r"base\.train\.epochs = '3\\nx=4'"):
+        read(write_grid(tmp_path), ["train.epochs=3\nx=4"])
+    with pytest.raises(GridError, match="seeds = a whole number of thousands of digits: must be a list"):
+        read(write_grid(tmp_path), seeds=[10**5000])
 
 
 def test_duplicate_seeds_count_once_and_it_is_said(tmp_path):
