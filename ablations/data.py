@@ -136,10 +136,12 @@ def load(config: DataConfig) -> Dataset:
 
     Raises DataError for data that is missing or damaged, ValueError for an unknown name.
     """
-    config = config.model_copy(update={"root": str(Path(config.root).expanduser()) if config.root else ""})
     try:
+        config = config.model_copy(update={"root": str(Path(config.root).expanduser()) if config.root else ""})
         source = lookup("data set", config.name, DATASETS)(config)
         parts = _cached(source) if source.kept else source.decode()
+    except RuntimeError as error:  # there is no such user
+        raise DataError(f"data.root = {config.root}: {error}") from None
     except OSError as error:
         raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error
     train, test = (Images(part.images, part.labels, workers=config.workers) for part in (parts["train"], parts["test"]))

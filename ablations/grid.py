@@ -87,9 +87,6 @@ class Grid:
 
     notes: tuple[str, ...] = ()
     time_limit: float = 0.0
-    """Seconds that one job may take in one go; 0 = any."""
-
-    time_limit: float = 0.0
     """Seconds that one job may take in one go; 0 = as long as it takes."""
 
     def checksum(self, variant: Variant) -> str:
@@ -115,15 +112,15 @@ def jobs(grid: Grid, machine: Mapping[str, Any]) -> list[Job]:
 
     `machine` is part of a cost's identity, and not of a run's.
     """
-    names = _names(grid)
+    names, variants = _names(grid), grid.variants()
     costs: dict[str, Job] = {}
     runs: list[Job] = []
-    for variant_id, variant in grid.variants().items():
+    for variant_id, variant in variants.items():
         config = grid.cost(variant)
         job_id = _cost_id(config, machine)
         costs.setdefault(job_id, Job(job_id, "cost", names[variant_id], variant_id, config, cost_fields(config)))
     for seed in grid.seeds:
-        for variant_id, variant in grid.variants().items():
+        for variant_id, variant in variants.items():
             fields = {**variant_fields(variant, grid.checksum(variant)), "seed": seed}
             job_id = identity({"kind": "run", "config": fields})
             name = f"{names[variant_id]}, seed {seed}"

@@ -7,7 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ablations-tests-")
+PLACE = tempfile.mkdtemp(prefix="ablations-tests-")
+"""Of this process and its children: a cache, and locks, so that no test waits for those of another process."""
+
+os.environ.update(XDG_CACHE_HOME=PLACE, TMPDIR=PLACE)
+tempfile.tempdir = None  # asked for anew
 
 import hypothesis
 import pytest
@@ -43,7 +47,7 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+    shutil.rmtree(PLACE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

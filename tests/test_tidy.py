@@ -56,3 +56,10 @@ def test_a_folder_without_results_is_told(tmp_path, content):
 def test_nothing_that_reads_results_loads_torch():
     code = "import sys, ablations.cli, ablations.report, ablations.citations; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_damaged_jobs_json_is_told(results):
+    path = results / "jobs.json"
+    path.write_bytes(path.read_bytes().replace(b'"growth_rate"', b'"growth_gate"'))
+    with pytest.raises(NotResults, match=r"jobs\.json is damaged: its checksum does not match; delete it, and"):
+        ablations.load(results)
