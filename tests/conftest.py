@@ -7,11 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-PLACE = tempfile.mkdtemp(prefix="ablations-tests-")
-"""Of this process and its children: a cache, and locks, so that no test waits for those of another process."""
-
-os.environ.update(XDG_CACHE_HOME=PLACE, TMPDIR=PLACE)
-tempfile.tempdir = None  # asked for anew
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ablations-tests-")
+os.environ["TMPDIR"] = os.environ["XDG_CACHE_HOME"]  # locks too: no test waits for those of another process
 
 import hypothesis
 import pytest
@@ -42,12 +39,13 @@ model.growth_rate = [4, 8]
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    tempfile.tempdir = None  # asked for anew
     hypothesis.settings.register_profile("same every time", derandomize=True)
     hypothesis.settings.load_profile("same every time")
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(PLACE, ignore_errors=True)
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
