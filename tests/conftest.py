@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ablations-tests-")
@@ -40,12 +41,10 @@ model.growth_rate = [4, 8]
 def pytest_configure() -> None:
     torch.set_num_threads(1)
     tempfile.tempdir = None  # asked for anew
+    # after multiprocessing has cleaned up its own folder in it
+    Finalize(None, shutil.rmtree, [os.environ["TMPDIR"], True], exitpriority=-1000)
     hypothesis.settings.register_profile("same every time", derandomize=True)
     hypothesis.settings.load_profile("same every time")
-
-
-def pytest_unconfigure() -> None:
-    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
