@@ -39,9 +39,9 @@ def silent(epoch: float, loss: float) -> None:
     pass
 
 
-def go(folder, model, augmentation="none", stop_at=None, die_at=None, environment=HERE, **fields):
+def go(folder, model, augmentation="none", stop_at=None, die_at=None, environment=HERE, device=CPU, **fields):
     """Trains from the checkpoint in the folder until its end, or until it is asked to stop, or dies, in a step."""
-    data = load(DataConfig(train_limit=100, validation=50))
+    data = load(DataConfig(train_limit=100, validation=50)).to(device)
     steps = iter(range(1, 1000))
     original = module.training_step
 
@@ -57,7 +57,7 @@ def go(folder, model, augmentation="none", stop_at=None, die_at=None, environmen
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "training_step", step)
         return train(
-            initialised(model, 0, CPU), data, DataConfig(augmentation=augmentation), config, 0, silent, shelf,
+            initialised(model, 0, device), data, DataConfig(augmentation=augmentation), config, 0, silent, shelf,
             lambda: step.number == stop_at,
         )  # fmt: skip
 
@@ -259,3 +259,14 @@ def test_the_old_state_or_the_new_whichever_call_of_a_checkpoint_fails(error, tm
         if at == counted.count:
             break
     assert counted.count >= 8
+
+
+@pytest.mark.gpu
+def test_on_cuda_a_deterministic_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    model = DENSENET.model_copy(update={"dropout": 0.3})
+    fields = {"augmentation": "standard", "deterministic": True, "device": torch.device("cuda")}
+    whole = result(go(tmp_path / "whole", model, **fields), tmp_path / "whole")
+    with pytest.raises(Stopped):
+        go(tmp_path, model, stop_at=PER_EPOCH + 2, **fields)
+    assert result(go(tmp_path, model, **fields), tmp_path) == whole
