@@ -6,10 +6,13 @@ seeds alone: that the test set is itself a sample is not in it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,15 +38,23 @@ class Difference:
     """Both of every pair ended in the very same weights: not a tie by chance."""
 
 
-def paired(base: pd.DataFrame, other: pd.DataFrame) -> Difference:
-    """`other` minus `base`, over the runs that both have.
+Key = tuple[int, str, str]
+"""Seed, device and torch version: only runs that agree in all three are paired."""
 
-    Both have the columns test_accuracy and weights and are indexed by seed, device and version.
-    """
-    pairs = base.merge(other, left_index=True, right_index=True, suffixes=("_base", ""))
-    differences = [float(value) for value in pairs.test_accuracy - pairs.test_accuracy_base]
+Runs = Mapping[Key, tuple[float, str]]
+"""Accuracy and weights of a variant's finished runs."""
+
+
+def paired(base: Runs, other: Runs) -> Difference:
+    """`other` minus `base`, over the runs that both have."""
+    keys = [key for key in base if key in other]
+    return judged([other[key][0] - base[key][0] for key in keys], all(other[key][1] == base[key][1] for key in keys))
+
+
+def judged(differences: Sequence[float], identical: bool) -> Difference:
+    """Paired differences, a seed each, with the t interval of their mean (Student 1908) and the t-test against 0."""
     n = len(differences)
-    if n and bool((pairs.weights == pairs.weights_base).all()):
+    if n and identical:
         end = 0.0 if n > 1 else math.nan
         return Difference(n, 0.0, end, end, 1.0, identical=True)
     mean = statistics.fmean(differences) if n else math.nan
@@ -75,23 +86,24 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     Columns: level, variant, is_base, n, not_done (`1 diverged, 1 missing`), mean, sd, pairs, difference, low, high, p,
     p_holm, verdict.
     """
-    by_variant = {str(name): group for name, group in runs.groupby("variant", sort=False)}
-    seeds = {name: _accuracies(group) for name, group in by_variant.items()}
+    own = runs[runs.variant.isin(levels.variant)]
+    seeds, statuses = _finished(own), _not_done(own)
     base = seeds[str(levels.loc[levels.is_base, "variant"].iloc[0])]
-    rows, compared = [], []
+    rows: list[dict[str, Any]] = []
+    compared = []
     for level in levels.itertuples(index=False):
-        own, group = seeds[str(level.variant)], by_variant[str(level.variant)]
-        statuses = group.status.value_counts().sort_index().to_dict()
-        compared.append(paired(base, own))
+        done = seeds[str(level.variant)]
+        accuracies = [accuracy for accuracy, _ in done.values()]
+        compared.append(paired(base, done))
         rows.append(
             {
                 "level": level.level,
                 "variant": level.variant,
                 "is_base": level.is_base,
-                "n": len(own),
-                "not_done": ", ".join(f"{n} {name}" for name, n in statuses.items() if name != "done"),
-                "mean": statistics.fmean(own.test_accuracy) if len(own) else math.nan,
-                "sd": statistics.stdev(own.test_accuracy) if len(own) > 1 else math.nan,
+                "n": len(done),
+                "not_done": statuses[str(level.variant)],
+                "mean": statistics.fmean(accuracies) if done else math.nan,
+                "sd": statistics.stdev(accuracies) if len(done) > 1 else math.nan,
             }
         )
     tests = [math.nan if row["is_base"] else each.p for row, each in zip(rows, compared, strict=True)]
@@ -105,11 +117,115 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
-    """By seed, device and torch version: only runs that agree in all three are paired."""
-    key = ["seed", "device_name", "torch"]
-    done = runs[runs.status == "done"].reindex(columns=[*key, "test_accuracy", "weights"])
-    return done.astype({"test_accuracy": float}).set_index(key)
+def effects(study: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+    """Main effects and interactions of a study that is the product of several axes; no row for any other.
+
+    `study` is an entry of jobs.json. A main effect is the change from the base's level of an axis to another one, on
+    the average over the levels of all other axes; an interaction is by how much the changes along two axes, made
+    together, differ from their sum. Each is paired by seed, over the seeds that have every cell it needs, and
+    Holm-corrected over all effects of the study. Columns: effect, axes, levels, pairs, difference, low, high, p,
+    p_holm, verdict.
+    """
+    product = _product(study)
+    if product is None:
+        return pd.DataFrame(columns=_EFFECTS)
+    done = _finished(runs[runs.variant.isin(product.variants.values())])
+    rows: list[dict[str, Any]] = []
+    compared = []
+    for changed in _changes(product):
+        compared.append(_compared(product, changed, done))
+        changes = [f"{product.reference[axis]} -> {level}" for axis, level in changed.items()]
+        kind, names = "main" if len(changed) == 1 else "interaction", [product.axes[axis] for axis in changed]
+        rows.append({"effect": kind, "axes": " x ".join(names), "levels": ", ".join(changes)})
+    for row, each, corrected in zip(rows, compared, holm([each.p for each in compared]), strict=True):
+        row |= {"pairs": each.pairs, "difference": each.mean, "low": each.low, "high": each.high}
+        row |= {"p": each.p, "p_holm": corrected, "verdict": _verdict(each, corrected)}
+    return pd.DataFrame(rows, columns=_EFFECTS)
+
+
+_EFFECTS = ["effect", "axes", "levels", "pairs", "difference", "low", "high", "p", "p_holm", "verdict"]
+
+Cell = tuple[str, ...]
+"""A level of each axis, as text."""
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A study that has every combination of its axes' levels."""
+
+    axes: list[str]
+    levels: list[list[str]]
+    """Of each axis."""
+
+    reference: Cell
+    """What all cells are compared with: the base, or the first level of each axis where the base stands outside."""
+
+    variants: dict[Cell, str]
+
+
+def _product(study: Mapping[str, Any]) -> _Product | None:
+    """The study's product; None where it is none."""
+    axes = study["axes"]
+    cells = {tuple(str(level["values"].get(axis)) for axis in axes): level for level in study["levels"]}
+    inside = {cell: level for cell, level in cells.items() if not level["is_base"]}
+    for each in (cells, inside):
+        levels = [list(dict.fromkeys(cell[place] for cell in each)) for place in range(len(axes))]
+        if len(axes) > 1 and len(each) == math.prod(map(len, levels)):
+            base = next((cell for cell, level in each.items() if level["is_base"]), None)
+            variants = {cell: str(level["variant"]) for cell, level in each.items()}
+            return _Product(axes, levels, base or tuple(values[0] for values in levels), variants)
+    return None
+
+
+def _changes(product: _Product) -> Iterator[dict[int, str]]:
+    """The other level of each axis, and of each two axes: what an effect changes."""
+    others = [
+        [level for level in levels if level != own]
+        for levels, own in zip(product.levels, product.reference, strict=True)
+    ]
+    for count in (1, 2):
+        for axes in itertools.combinations(range(len(others)), count):
+            for levels in itertools.product(*(others[axis] for axis in axes)):
+                yield dict(zip(axes, levels, strict=True))
+
+
+def _compared(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
+    """An effect seed by seed: the cells where all is changed, less those where one axis is not, and so on."""
+    choices = [
+        [changed[axis], product.reference[axis]] if axis in changed else levels
+        for axis, levels in enumerate(product.levels)
+    ]
+    runs = {cell: done[product.variants[cell]] for cell in itertools.product(*choices)}
+    signs = {cell: math.prod(1 if cell[axis] == to else -1 for axis, to in changed.items()) for cell in runs}
+    keys = [key for key in next(iter(runs.values())) if all(key in own for own in runs.values())]
+    seen = len(runs) / 2 ** len(changed)
+    differences = [sum(sign * runs[cell][key][0] for cell, sign in signs.items()) / seen for key in keys]
+
+    def moves_nothing(axis: int) -> bool:
+        """Whether this axis changes not a bit of any cell."""
+        still = {cell: (*cell[:axis], product.reference[axis], *cell[axis + 1 :]) for cell in runs}
+        return all(runs[cell][key][1] == runs[other][key][1] for cell, other in still.items() for key in keys)
+
+    return judged(differences, any(map(moves_nothing, changed)))
+
+
+def _finished(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
+    """Accuracy and weights of what is done, for every variant."""
+    found: dict[str, dict[Key, tuple[float, str]]] = {str(name): {} for name in runs.variant}
+    columns = ["variant", "seed", "device_name", "torch", "test_accuracy", "weights"]
+    for variant, *key, accuracy, weights in (
+        runs[runs.status == "done"].reindex(columns=columns).itertuples(index=False)
+    ):
+        found[str(variant)][tuple(key)] = float(accuracy), str(weights)
+    return found
+
+
+def _not_done(runs: pd.DataFrame) -> dict[str, str]:
+    """`1 diverged, 2 missing`, for every variant."""
+    found: dict[str, Counter[str]] = {str(name): Counter() for name in runs.variant}
+    for variant, status in runs[runs.status != "done"][["variant", "status"]].itertuples(index=False):
+        found[str(variant)][status] += 1
+    return {name: ", ".join(f"{n} {status}" for status, n in sorted(each.items())) for name, each in found.items()}
 
 
 def _verdict(difference: Difference, corrected: float) -> str:

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import ablations
-from ablations.statistics import holm, paired, summary
+from ablations.statistics import effects, holm, paired, summary
 
 
 def accuracies(values, weights="own"):
-    """Runs by seed; no two of different columns end in the same weights, unless said."""
-    frame = pd.DataFrame({"test_accuracy": values, "weights": [f"{weights} {n}" for n in range(len(values))]})
-    return frame.astype({"test_accuracy": float})
+    """Runs by seed; no two of different variants end in the same weights, unless said."""
+    return {(seed, "cpu", "1"): (float(value), f"{weights} {seed}") for seed, value in enumerate(values)}
 
 
 BASE = accuracies([90, 91, 92], "base's")
@@ -63,7 +62,7 @@ def test_one_pair_or_none_has_no_interval():
     one = paired(accuracies([90], "base's"), accuracies([91, 95]))
     assert (one.pairs, one.mean) == (1, 1.0)
     assert math.isnan(one.low)
-    assert paired(BASE.iloc[:0], accuracies([1])).pairs == 0
+    assert paired({}, accuracies([1])).pairs == 0
 
 
 def test_holm_by_hand():
@@ -107,3 +106,100 @@ def test_runs_of_different_devices_are_never_paired(results):
     runs.loc[runs["model.growth_rate"] == 8, "device_name"] = "Another"
     wide = summary(frames.studies, runs).to_dict("records")[1]
     assert (wide["n"], wide["pairs"], wide["verdict"]) == (3, 0, "no data")
+
+
+def product_of(cells, seeds, base=("a", "x"), weights=None):
+    """A study of two axes and its runs, from accuracies per cell and seed; None is a run that is missing."""
+    levels = [
+        {"label": f"{a}, {b}", "values": {"one": a, "two": b}, "variant": f"{a}{b}", "is_base": (a, b) == base}
+        for a, b in cells
+    ]
+    rows = [
+        {
+            "variant": f"{a}{b}", "seed": seed, "device_name": "cpu", "torch": "1", "test_accuracy": value,
+            "status": "missing" if value is None else "done",
+            "weights": f"{a}{b}{seed}" if weights is None else weights(a, b, seed),
+        }
+        for (a, b), values in cells.items()
+        for seed, value in zip(seeds, values, strict=True)
+    ]  # fmt: skip
+    return {"axes": ["one", "two"], "levels": levels}, pd.DataFrame(rows)
+
+
+TWO_BY_TWO = {("a", "x"): [90, 91, 92], ("a", "y"): [92, 92, 95], ("b", "x"): [91, 93, 93], ("b", "y"): [97, 97, 98]}
+"""one: +1, +2, +1 at x and +5, +5, +3 at y; two: +2, +1, +3 at a and +6, +4, +5 at b."""
+
+
+def test_effects_of_two_by_two_by_hand():
+    found = effects(*product_of(TWO_BY_TWO, range(3)))
+    assert found[["effect", "axes", "levels"]].to_numpy().tolist() == [
+        ["main", "one", "a -> b"], ["main", "two", "x -> y"], ["interaction", "one x two", "a -> b, x -> y"],
+    ]  # fmt: skip
+    assert found.difference.tolist() == pytest.approx([(3 + 3.5 + 2) / 3, (4 + 2.5 + 4) / 3, (4 + 3 + 2) / 3])
+    for row, differences in zip(found.itertuples(), ([3, 3.5, 2], [4, 2.5, 4], [4, 3, 2]), strict=True):
+        reference = stats.ttest_1samp(differences, 0)
+        assert row.p == pytest.approx(reference.pvalue)
+        interval = reference.confidence_interval(0.95)
+        assert [row.low, row.high] == pytest.approx([interval.low, interval.high])
+    assert found.p_holm.tolist() == pytest.approx(holm(found.p.tolist()))
+
+
+def test_effects_of_three_levels_are_means_over_the_other_axis():
+    cells = {(a, b): [10 * i + j + i * j] * 2 for i, a in enumerate("abc") for j, b in enumerate("xy")}
+    found = effects(*product_of(cells, range(2)))
+    assert found.difference.tolist() == [10.5, 21, 2, 1, 2]
+    assert found.effect.tolist() == ["main"] * 3 + ["interaction"] * 2
+    assert found.verdict.unique().tolist() == ["not resolved"], "differences that do not vary are no test"
+
+
+def test_an_effect_is_over_the_seeds_that_have_all_its_cells():
+    cells = {**TWO_BY_TWO, ("b", "y"): [97, None, 98]}
+    assert effects(*product_of(cells, range(3))).pairs.tolist() == [2, 2, 2]
+    cells[("b", "z")] = cells[("a", "z")] = [90, 95, 91]
+    found = effects(*product_of(cells, range(3))).set_index("levels")
+    assert found.pairs.to_dict() == {"a -> b": 2, "x -> y": 2, "x -> z": 3, "a -> b, x -> y": 2, "a -> b, x -> z": 3}
+
+
+def test_a_base_beside_the_product_and_what_is_none():
+    study, runs = product_of(TWO_BY_TWO, range(3), base=None)
+    study["levels"].append({"label": "base", "values": {"one": "c", "two": "x"}, "variant": "ax", "is_base": True})
+    assert effects(study, runs).levels.tolist() == ["a -> b", "x -> y", "a -> b, x -> y"]
+    study["levels"].pop(0)
+    assert effects(study, runs).empty
+    assert effects({"axes": ["one"], "levels": study["levels"]}, runs).empty
+
+
+def test_an_axis_that_changes_no_bit_is_identical_and_interacts_with_nothing():
+    cells = {(a, b): TWO_BY_TWO["a", b] for a, b in TWO_BY_TWO}
+    study, runs = product_of(cells, range(3), weights=lambda a, b, seed: f"{b}{seed}")
+    assert effects(study, runs).verdict.tolist() == ["identical", "not resolved", "identical"]
+
+
+def falsely_resolved(studies, seeds, levels=6):
+    """The share of null studies in which the rule resolves something: seeds vary, variants do not."""
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame({"level": range(levels), "variant": [f"v{n}" for n in range(levels)]})
+    frame["is_base"] = frame.level == 0
+    runs = pd.DataFrame([(f"v{n}", seed) for n in range(levels) for seed in range(seeds)], columns=["variant", "seed"])
+    runs = runs.assign(device_name="cpu", torch="1", status="done", weights=[str(n) for n in range(len(runs))])
+    found = 0
+    for _ in range(studies):
+        of_seed = generator.normal(95, 1, seeds)
+        runs["test_accuracy"] = of_seed[runs.seed] + generator.normal(0, 0.5, len(runs))
+        found += "resolved" in set(summary(frame, runs).verdict)
+    return found / studies
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_null_studies_are_seldom_resolved(seeds):
+    """Five percent, and twice the standard error of so few studies; without a correction it would be 20 %."""
+    assert falsely_resolved(300, seeds) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_null_studies_are_resolved_in_at_most_five_percent(seeds, capsys):
+    share = falsely_resolved(5000, seeds)
+    with capsys.disabled():
+        print(f"\n{seeds} seeds: {100 * share:.2f} % of 5,000 null studies of 5 comparisons resolve something")
+    assert share <= 0.05
