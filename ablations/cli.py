@@ -241,14 +241,28 @@ def report(
 
 
 @app.command()
-def cite(folder: DirArgument, study: str, level: str, metric: str) -> None:
-    """Prints one value with its provenance, and a citation mark to paste."""
+def cite(
+    folder: DirArgument,
+    study: str,
+    level: str,
+    metric: str,
+    form: Annotated[str, typer.Option("--as", metavar="text|markdown|latex", help="A mark alone, to paste.")] = "text",
+) -> None:
+    """Prints one value with its provenance, and citation marks to paste."""
     from ablations import citations
 
+    frames = _frames(folder)
     try:
-        _say(citations.describe(_frames(folder), study, level, metric))
+        found, marks = citations.describe(frames, study, level, metric), citations.marks(frames, study, level, metric)
     except ValueError as error:
         _stop(str(error))
+    if form in marks:
+        _say(marks[form])
+    elif form == "text":
+        _say(f"{found}\nMarks for a text that lies in this directory (the folder is relative to the text's own):")
+        _say("\n".join(marks.values()))
+    else:
+        _stop(f"--as {form}: allowed are text, {', '.join(marks)}")
 
 
 @app.command()

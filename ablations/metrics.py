@@ -52,6 +52,11 @@ def _digits(value: float) -> str:
     return f"{value:,.{max(0, places)}f}"
 
 
+def _measured(value: float) -> str:
+    """Three significant digits and no more: what repeats to some percent."""
+    return _digits(float(f"{value:.3g}"))
+
+
 def _count(value: float) -> str:
     return f"{value:,.0f}"
 
@@ -92,10 +97,10 @@ METRICS: dict[str, Metric] = {
     ),
     "train_images_per_second": Metric(
         "Training", "images/s", "median throughput of forward, loss, backward and optimizer step",
-        1.0, _count, "higher", "cost",
+        1.0, _measured, "higher", "cost",
     ),
     "inference_images_per_second": Metric(
-        "Inference", "images/s", "median throughput of the forward pass in eval mode", 1.0, _count, "higher", "cost"
+        "Inference", "images/s", "median throughput of the forward pass in eval mode", 1.0, _measured, "higher", "cost"
     ),
     "latency_step_seconds": Metric(
         "Latency, one image", "ms", "median time of a forward pass of one image in eval mode", 1e-3, _digits, "lower",

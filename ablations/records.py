@@ -40,6 +40,8 @@ def sealed(record: Record) -> bytes:
 def unsealed(content: bytes) -> Record:
     """The record in such a file, byte for byte as it was sealed. Raises ValueError for anything else."""
     length = len(_seal(b""))
+    if not content[-length:].startswith(b' "checksum": "'):
+        raise ValueError("there is no checksum at its end: it was cut off, or changed, or made by an earlier version")
     if content[-length:] != _seal(content[:-length]):
         raise ValueError("its checksum does not match")
     record: Record = json.loads(content)

@@ -14,10 +14,13 @@ import pandas as pd
 
 from ablations import files
 from ablations.metrics import MATCHED, METRICS
-from ablations.statistics import summary
+from ablations.statistics import effects, summary
 from ablations.tidy import Frames
 
-CONFOUNDS = ("params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second")
+CONFOUNDS = (
+    "params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second",
+    "inference_images_per_second",
+)  # fmt: skip
 """Shown with their change against the base, so that a gain is not read without its price."""
 
 SPREAD = {
@@ -51,8 +54,50 @@ class StudyTable:
 
 def study_table(frames: Frames, study: str) -> StudyTable:
     """The table of one study, rows in the grid's order."""
-    entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == study)
-    levels = frames.studies[frames.studies.study == study]
+    entry = study_entry(frames, study)
+    matches = {level["label"]: level["match"] for level in entry["levels"]}
+    return _table(frames, study, entry["question"], frames.studies[frames.studies.study == study], matches)
+
+
+def overall_table(frames: Frames) -> StudyTable:
+    """Every variant once, by the first level that has it; the base first. One family of comparisons for Holm."""
+    levels = frames.studies.drop_duplicates("variant")
+    names = levels.level.where(levels.is_base, levels.study + " " + levels.level)
+    levels = levels.assign(level=names).sort_values("is_base", ascending=False, kind="stable")
+    return _table(frames, OVERALL, "What does every variant cost, and what does it buy?", levels, {})
+
+
+def effects_table(frames: Frames, study: str) -> StudyTable | None:
+    """Main effects and interactions of a product study; None for any other."""
+    entry = study_entry(frames, study)
+    numbers = effects(entry, frames.runs)
+    if numbers.empty:
+        return None
+    cells = tuple(
+        (row["axes"], row["levels"], str(row["pairs"]), _difference(row), row["verdict"])
+        for row in numbers.to_dict("records")
+    )
+    question = f"{entry['question']} Main effects and interactions".strip()
+    return StudyTable(f"{study}.effects", question, numbers, _EFFECT_HEADS, cells, f"{_EFFECTS}{provenance(frames)}")
+
+
+_EFFECT_HEADS = ("Effect of", "From -> to", "n", "Change (points)", "Verdict")
+_EFFECTS = (
+    "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
+    "interaction, by how much changes along two axes together differ from their sum. Paired by seed, with 95 % t "
+    "intervals in points; resolved: Holm-corrected p < 0.05 over all of these. "
+)
+OVERALL = "overall"
+
+
+def study_entry(frames: Frames, study: str) -> dict[str, Any]:
+    """A study as it stands in jobs.json."""
+    return next(dict(entry) for entry in frames.manifest["studies"] if entry["name"] == study)
+
+
+def _table(
+    frames: Frames, name: str, question: str, levels: pd.DataFrame, matches: Mapping[str, Mapping[str, Any] | None]
+) -> StudyTable:
     costs = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
     shown = frames.costs.reindex(
         columns=["variant", "status", *costs, *SPREAD.values(), *DISTURBED.values(), "counters_agree"]
@@ -72,9 +117,8 @@ def study_table(frames: Frames, study: str) -> StudyTable:
         "Verdict",
         *(m.head for m in costs.values()),
     )
-    matches = {level["label"]: level["match"] for level in entry["levels"]}
-    cells = tuple(_cells(row, list(costs), matches[row["level"]]) for row in numbers.to_dict("records"))
-    return StudyTable(study, entry["question"], numbers, heads, cells, caption(frames))
+    cells = tuple(_cells(row, list(costs), matches.get(row["level"])) for row in numbers.to_dict("records"))
+    return StudyTable(name, question, numbers, heads, cells, caption(frames))
 
 
 def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -84,10 +128,15 @@ def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] |
     return (level, str(row["n"]), _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
 
 
+def places(spread: float) -> int:
+    """Decimals that a number in % or points is printed with: two digits of its spread, and two decimals at most."""
+    return min(2, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 2
+
+
 def _accuracy(row: dict[Any, Any]) -> str:
     """`97.13 ± 0.28`, with what is not there."""
-    show = METRICS["test_accuracy"].show
-    parts = [show(row["mean"]) + (f" ± {show(row['sd'])}" if row["n"] > 1 else "")] if row["n"] else []
+    digits = places(row["sd"])
+    parts = [f"{row['mean']:.{digits}f}" + (f" ± {row['sd']:.{digits}f}" if row["n"] > 1 else "")] if row["n"] else []
     return ", ".join([*parts, *([row["not_done"]] if row["not_done"] else [])])
 
 
@@ -95,8 +144,9 @@ def _difference(row: dict[Any, Any]) -> str:
     """`-1.30 [-1.72, -0.88]`: mean and 95 % interval in points."""
     if math.isnan(row["difference"]):
         return ""
-    text = f"{row['difference']:+.2f}"
-    return text if math.isnan(row["low"]) else f"{text} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    digits = places((row["high"] - row["low"]) / 2)
+    mean, low, high = (f"{row[key]:+.{digits}f}" for key in ("difference", "low", "high"))
+    return mean if math.isnan(row["low"]) else f"{mean} [{low}, {high}]"
 
 
 def _cost(row: dict[Any, Any], key: str) -> str:
@@ -104,8 +154,7 @@ def _cost(row: dict[Any, Any], key: str) -> str:
         return "" if row["cost_status"] == "done" else str(row["cost_status"])
     notes = []
     if key in CONFOUNDS and not row["is_base"] and not math.isnan(row[f"{key}_change"]):
-        places = 0 if key in SPREAD else 1  # time repeats to some percent, counts and bytes exactly
-        notes.append(f"{100 * row[f'{key}_change']:+.{places}f} %")
+        notes.append(f"{_change(row, key)} %")
     if key in SPREAD and not math.isnan(row[SPREAD[key]]):
         notes.append(f"IQR {100 * row[SPREAD[key]]:.1f} %")
     if key == "macs" and row["counters_agree"] is False:
@@ -193,15 +242,18 @@ def markdown(table: StudyTable) -> str:
 
 
 def latex(table: StudyTable) -> str:
-    r"""The table in LaTeX, in panels that fit a page's width; needs \usepackage{booktabs}."""
-    starts = [5, 9, 13, 15, len(table.heads)]  # accuracy before; counts; memory; throughput; latency
-    panels = [range(5), *((0, *range(*bounds)) for bounds in itertools.pairwise(starts))]
+    r"""The table in LaTeX, in panels that fit a page's width; needs \usepackage{booktabs,siunitx}."""
+    count = len(table.heads)
+    starts = [
+        start for start in (5, 9, 13, 15) if start < count
+    ]  # accuracy before; counts; memory; throughput; latency
+    panels = [range(min(5, count)), *((0, *range(*bounds)) for bounds in itertools.pairwise([*starts, count]))]
     parts = [_tabular(table, panel) for panel in panels]
     lines = sum(-(-len(row[0]) // LABEL) for row in table.cells)
     together = max(1, ROOM // (PANEL + LINE * lines))
     groups = [parts[index : index + together] for index in range(0, len(parts), together)]
     floats = [_float(table, group, number) for number, group in enumerate(groups)]
-    head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs}}."
+    head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs,siunitx}}."
     return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
 
 
@@ -218,6 +270,7 @@ def _float(table: StudyTable, tabulars: Sequence[Sequence[str]], number: int) ->
     return [
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        r"\sisetup{separate-uncertainty=true, group-separator={,}, group-minimum-digits=4}",
         rf"\caption{{{text}}}{label}\medskip",
         *(line for tabular in tabulars for line in tabular),
         r"\end{table}",
@@ -232,10 +285,23 @@ def _tabular(table: StudyTable, columns: Sequence[int]) -> list[str]:
         r"\toprule",
         " & ".join(rf"\shortstack{{{head}}}" for head in heads) + r" \\",
         r"\midrule",
-        *("{}" + " & ".join(_tex(row[index]) for index in columns) + r" \\" for row in table.cells),
+        *(
+            "{}" + " & ".join((_numbers if index else _tex)(row[index]) for index in columns) + r" \\"
+            for row in table.cells
+        ),
         r"\bottomrule",
         r"\end{tabular}\par\medskip",
     ]
+
+
+def _numbers(text: str) -> str:
+    r"""A cell whose numbers are siunitx's: `97.13 ± 0.28` becomes `\\num{97.13 +- 0.28}`."""
+    number = r"[+-]?\d[\d,]*(?:\.\d+)?"
+    parts = re.split(rf"(?<![\w.])({number}(?: ± {number})?)(?!\w)", text)
+    return "".join(
+        rf"\num{{{part.replace(',', '').replace('±', '+-')}}}" if place % 2 else _tex(part)
+        for place, part in enumerate(parts)
+    )
 
 
 def csv(frame: pd.DataFrame, digits: str | None = None) -> bytes:
@@ -244,16 +310,47 @@ def csv(frame: pd.DataFrame, digits: str | None = None) -> bytes:
 
 
 def citable(frames: Frames) -> dict[tuple[str, str, str], str]:
-    """Every cell that can be cited: (study, level, metric) -> the number as printed, without its unit."""
-    cells = {}
-    for study in frames.manifest["studies"]:
-        numbers = study_table(frames, study["name"]).numbers
-        for row in numbers.to_dict("records"):
-            for key, metric in METRICS.items():
-                value = row["mean"] if key == "test_accuracy" else row[key]
-                if not math.isnan(value):
-                    cells[study["name"], str(row["level"]), key] = metric.show(value)
-    return cells
+    """Every cell that can be cited: (study, level, metric) -> the number as printed, without its unit.
+
+    Metrics are those of METRICS, and what is derived from them: see DERIVED.
+    """
+    return {
+        (study["name"], str(row["level"]), key): text
+        for study in frames.manifest["studies"]
+        for row in study_table(frames, study["name"]).numbers.to_dict("records")
+        for key, text in _citable(row).items()
+    }
+
+
+DERIVED = {
+    "n": "seeds that are done",
+    "test_accuracy_sd": "standard deviation over the seeds (ddof = 1), in points",
+    "test_accuracy_change": "change of the mean against the base, paired by seed, in points",
+    "test_accuracy_change_low": "lower end of the change's 95 % t interval, in points",
+    "test_accuracy_change_high": "upper end of the change's 95 % t interval, in points",
+    "verdict": "whether the seeds resolve the change",
+    **{f"{key}_change": f"{METRICS[key].label}: change against the base, in %" for key in CONFOUNDS},
+}
+"""What else of a table can be cited, and what it means."""
+
+
+def _citable(row: dict[Any, Any]) -> dict[str, str]:
+    """The numbers of a row, as they are printed in its table."""
+    spread, digits = places(row["sd"]), places((row["high"] - row["low"]) / 2)
+    found = {"n": str(row["n"]), "verdict": str(row["verdict"])}
+    formats = {"mean": ("test_accuracy", f".{spread}f"), "sd": ("test_accuracy_sd", f".{spread}f")}
+    formats |= {"difference": ("test_accuracy_change", f"+.{digits}f")}
+    formats |= {end: (f"test_accuracy_change_{end}", f"+.{digits}f") for end in ("low", "high")}
+    found |= {key: format(row[name], form) for name, (key, form) in formats.items() if not math.isnan(row[name])}
+    costs = [key for key, metric in METRICS.items() if metric.of == "cost" and not math.isnan(row[key])]
+    found |= {key: METRICS[key].show(row[key]) for key in costs}
+    changed = [key for key in costs if key in CONFOUNDS and not row["is_base"] and not math.isnan(row[f"{key}_change"])]
+    return found | {f"{key}_change": _change(row, key) for key in changed}
+
+
+def _change(row: dict[Any, Any], key: str) -> str:
+    """A cost's change in %: time repeats to some percent, counts and bytes exactly."""
+    return f"{100 * row[f'{key}_change']:+.{0 if key in SPREAD else 1}f}"
 
 
 def numbers_tex(cells: dict[tuple[str, str, str], str]) -> str:
@@ -271,14 +368,16 @@ def numbers_tex(cells: dict[tuple[str, str, str], str]) -> str:
 
 
 def write(frames: Frames) -> list[Path]:
-    """Writes the tidy CSV files, every study's table and numbers.tex; gives the paths."""
+    """Writes the tidy CSV files, every study's tables, the one over all variants, numbers.tex; gives the paths."""
     contents: dict[Path, bytes] = {frames.folder / f"{name}.csv": csv(frame) for name, frame in frames.tables().items()}
-    for study in frames.manifest["studies"]:
-        table = study_table(frames, study["name"])
-        place = frames.folder / "tables"
-        contents[place / f"{table.name}.csv"] = csv(table.numbers, "%.10g")
-        contents[place / f"{table.name}.md"] = markdown(table).encode()
-        contents[place / f"{table.name}.tex"] = latex(table).encode()
+    names = [study["name"] for study in frames.manifest["studies"]]
+    tables = [each for name in names for each in (study_table(frames, name), effects_table(frames, name))]
+    for table in [*tables, overall_table(frames)]:
+        if table is not None:
+            place = frames.folder / "tables"
+            contents[place / f"{table.name}.csv"] = csv(table.numbers, "%.10g")
+            contents[place / f"{table.name}.md"] = markdown(table).encode()
+            contents[place / f"{table.name}.tex"] = latex(table).encode()
     contents[frames.folder / "numbers.tex"] = numbers_tex(citable(frames)).encode()
     for path, content in contents.items():
         files.write(path, content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_what_is_not_there_is_seen(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1", "growth_rate 8"))
     frames = tidy.load(tmp_path / "r")
     cells = tables.study_table(frames, "growth_rate").cells[1]
-    assert cells[1:3] == ("2", "92.75 ± 1.06, 1 missing")
+    assert cells[1:3] == ("2", "92.8 ± 1.1, 1 missing")
     assert cells[5] == "missing"
     assert ("growth_rate", "8", "params") not in tables.citable(frames)
 
@@ -80,6 +81,43 @@ def test_a_folder_without_any_record_has_tables_too(tmp_path, tiny):
     assert [row[2] for row in table.cells] == ["3 missing", "3 missing"]
 
 
+@pytest.mark.parametrize(
+    ("spread", "places"), [(0.03, 2), (0.28, 2), (0.996, 2), (1.06, 1), (9.9, 1), (12.0, 0), (0.0, 2), (math.nan, 2)]
+)
+def test_a_number_has_as_many_decimals_as_its_spread_carries(spread, places):
+    assert tables.places(spread) == places
+
+
+def test_every_variant_stands_once_in_the_overall_table(tmp_path):
+    text = TINY + "[study.again]\nmodel.growth_rate = [8, 4]\ntrain.epochs = [1, 2]\n"
+    grid = read(write_grid(tmp_path, text))
+    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    table = tables.overall_table(tidy.load(tmp_path / "r"))
+    assert [row[0] for row in table.cells] == ["4 (base)", "growth_rate 8", "again 8, 2", "again 4, 2"]
+
+
+def test_a_product_study_has_a_table_of_its_effects(tmp_path):
+    text = TINY + "[study.both]\nmodel.growth_rate = [4, 8]\ntrain.epochs = [1, 2]\n"
+    grid = read(write_grid(tmp_path, text))
+    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+        wide, longer = "8" in job.name.partition(",")[0], "8, 2" in job.name or "4, 2" in job.name
+        gain = 2 * wide + longer * (1 + wide) + (job.config.seed % 2) * 0.5 * wide
+        records.publish(tmp_path / "r", record_of(job, 90 + job.config.seed + gain, 1.0))
+    frames = tidy.load(tmp_path / "r")
+    table = tables.effects_table(frames, "both")
+    assert [row[:2] for row in table.cells] == [
+        ("model.growth_rate", "4 -> 8"),
+        ("train.epochs", "1 -> 2"),
+        ("model.growth_rate x train.epochs", "4 -> 8, 1 -> 2"),
+    ]
+    assert tables.effects_table(frames, "growth_rate") is None
+    tables.write(frames)
+    assert (
+        (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,pairs,difference")
+    )
+
+
 def test_special_characters_are_escaped():
     assert tables._tex("a_b & 50 % #1 {x} \\ ~ ^ $") == (
         r"a\_b \& 50 \% \#1 \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$"
@@ -89,18 +127,23 @@ def test_special_characters_are_escaped():
 
 
 def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
-    if not shutil.which("pdflatex"):
-        pytest.skip("no pdflatex on this machine")
+    if not shutil.which("kpsewhich") or subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True).returncode:
+        pytest.skip("no LaTeX with siunitx on this machine")
     tables.write(tidy.load(results))
 
     def compile_tex(body: str) -> subprocess.CompletedProcess:
-        text = "\\documentclass{article}\\usepackage{booktabs}\\input{numbers}\\begin{document}" + body
+        text = "\\documentclass{article}\\usepackage{booktabs,siunitx}\\input{numbers}\\begin{document}" + body
         (results / "paper.tex").write_text(text + "\\end{document}")
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
         return subprocess.run(command, cwd=results, capture_output=True, text=True, errors="replace")
 
-    for path in ROOT.glob("results/*/tables/*.tex"):
-        shutil.copy(path, results / "tables" / f"real-{path.name}")
+    for folder in ROOT.glob("results/*"):
+        if (folder / "jobs.json").exists():
+            frames = tidy.load(folder)
+            for study in frames.manifest["studies"]:
+                text = tables.latex(tables.study_table(frames, study["name"]))
+                (results / "tables" / f"real-{study['name']}.tex").write_text(text)
+            (results / "tables" / "real-overall.tex").write_text(tables.latex(tables.overall_table(frames)))
     real = "".join(rf"\input{{tables/{path.stem}}}" for path in sorted((results / "tables").glob("real-*.tex")))
     assert real
     good = compile_tex(real + r"\input{tables/growth_rate} \typeout{cited: \ablate{growth_rate}{8}{test_accuracy}}")
