@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -190,15 +191,15 @@ def _stopped(folder: Path) -> int:
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
     from ablations import locks
-    from ablations.report import causes
+    from ablations.tidy import causes
 
     frames = _frames(folder)
     begun = {path.stem for path in (folder / "checkpoints").glob("*")} - {*frames.runs[frames.runs.status == "done"].id}
     counts = {kind: Counter(frame.status) for kind, frame in (("runs", frames.runs), ("costs", frames.costs))}
     made = Counter(
-        f"commit {row['commit']}, sources {row['fingerprint']}"
+        f"commit {commit}, sources {fingerprint}"
         for frame in (frames.runs, frames.costs)
-        for row in frame[frame.status == "done"].to_dict("records")
+        for commit, fingerprint in frame[frame.status == "done"].reindex(columns=["commit", "fingerprint"]).to_numpy()
     )
     failed, holder = causes(frames), locks.holder(folder)
     damaged = [str(path.relative_to(folder)) for path in frames.damaged]
@@ -285,14 +286,18 @@ def check(
         for citation in found:
             if citation.problem:
                 wrong += 1
-                said = (
-                    f"; cited {citation.cited.strip()!r}, recorded {citation.recorded.strip()!r}"
-                    if citation.recorded
-                    else ""
-                )
-                _say(f"{path}:{citation.line}: {citation.source}: {citation.problem}{said}", err)
+                _say(f"{path}:{citation.line}: {citation.source}: {citation.problem}{_apart(citation)}", err)
     _say(f"{total - wrong} of {total} cited numbers and tables agree with the records.")
     raise typer.Exit(SOME_FAILED if wrong else 0)
+
+
+def _apart(citation: Any) -> str:
+    """Where a cited text and the records part: the number, or the first line of a table that is another one."""
+    if citation.recorded is None or not citation.cited:
+        return ""
+    lines = zip_longest(citation.cited.strip().split("\n"), citation.recorded.strip().split("\n"), fillvalue="")
+    cited, recorded = next((pair for pair in lines if pair[0].split() != pair[1].split()), ("", ""))
+    return f"; cited {cited!r}, recorded {recorded!r}" if cited or recorded else ""
 
 
 def main() -> None:
@@ -331,6 +336,7 @@ def _finish(folder: Path) -> int:
     """Rebuilds all results, prints the tables and where everything lies; gives the exit code."""
     from ablations import report, tables
     from ablations.display import print_rows
+    from ablations.tidy import causes
 
     frames = _frames(folder)
     try:
@@ -342,7 +348,7 @@ def _finish(folder: Path) -> int:
         table = tables.brief(tables.study_table(frames, study["name"]))
         print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
     _say(f"\n{table.caption}")
-    failed = report.causes(frames)
+    failed = causes(frames)
     if failed:
         kinds = sorted({cause["status"] for cause in failed})
         count = sum(len(cause["jobs"]) for cause in failed)

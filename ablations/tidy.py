@@ -85,6 +85,16 @@ def load(folder: str | Path) -> Frames:
     )
 
 
+def causes(frames: Frames) -> list[dict[str, Any]]:
+    """What failed, by status and reason, with the jobs of each; in the grid's order."""
+    names = {job["id"]: f"{job['kind']} {job['name']}" for job in frames.manifest["jobs"]}
+    found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job is told once
+    for frame in (frames.costs, frames.runs):
+        for row in frame[~frame.status.isin(["done", "missing"])].to_dict("records"):
+            found.setdefault((row["status"], row["reason"]), {})[names[row["id"]]] = None
+    return [{"status": status, "reason": reason, "jobs": list(jobs)} for (status, reason), jobs in found.items()]
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """jobs.json of a results folder. Raises NotResults."""
     try:

@@ -116,7 +116,7 @@ def test_cite_and_check(results, tmp_path):
     result = call("cite", results, "growth_rate", "8", "test_accuracy")
     assert result.output.startswith("93.00 %")
     page = tmp_path / "page.md"
-    page.write_text(result.output.splitlines()[-1])
+    page.write_text(call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "markdown").output)
     assert call("check", page).exit_code == 0
     page.write_text(page.read_text().replace("93.00", "93.10"))
     stale = call("check", page)
@@ -125,3 +125,6 @@ def test_cite_and_check(results, tmp_path):
     assert "cited '93.10', recorded '93.00'" in stale.output
     assert call("check", "--write", page).exit_code == 0
     assert call("cite", results, "growth_rate", "9", "test_accuracy").exit_code == 2
+    assert call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "html").exit_code == 2
+    latex = call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "latex").output
+    assert latex == f"\\num{{93.00}}% ablate {results} growth_rate 8 test_accuracy\n"
