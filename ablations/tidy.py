@@ -4,6 +4,8 @@
 >>> frames = ablations.load("results/digits-cpu")
 >>> sorted(frames.runs.status.unique())
 ['done']
+>>> frames.runs[["model.growth_rate", "seed", "test_accuracy"]].shape[1], len(frames.runs) == len(frames.runs.id.unique())
+(3, True)
 """
 
 from __future__ import annotations

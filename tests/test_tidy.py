@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import MACHINE, fabricate
 
 import ablations
-from ablations import records
+from ablations import records, tidy
 from ablations.grid import jobs
 from ablations.tidy import NotResults
 
@@ -63,3 +65,9 @@ def test_a_damaged_jobs_json_is_told(results):
     path.write_bytes(path.read_bytes().replace(b'"growth_rate"', b'"growth_gate"'))
     with pytest.raises(NotResults, match=r"jobs\.json is damaged: its checksum does not match; delete it, and"):
         ablations.load(results)
+
+
+def test_the_examples_of_the_docstring_hold(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    found = doctest.testmod(tidy)
+    assert (found.attempted, found.failed) == (4, 0)
