@@ -4,8 +4,9 @@
 >>> frames = ablations.load("results/digits-cpu")
 >>> sorted(frames.runs.status.unique())
 ['done']
->>> frames.runs[["model.growth_rate", "seed", "test_accuracy"]].shape[1], len(frames.runs) == len(frames.runs.id.unique())
-(3, True)
+>>> wide = frames.studies.query("study == 'growth_rate' and level == '10'").variant
+>>> len(frames.runs[frames.runs.variant.isin(wide)].test_accuracy)
+3
 """
 
 from __future__ import annotations
