@@ -1,11 +1,24 @@
-"""The suite: a grid of variants is trained and measured, and ends in tables and figures."""
+"""The suite: a grid of variants is trained and measured, and ends in tables and figures.
+
+What is imported from here is loaded when it is used: the commands start at once.
+"""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ablations.tidy import Frames, load
+if TYPE_CHECKING:
+    from ablations.tidy import Frames
 
-__all__ = ["Frames", "load", "load_model"]
+__all__ = ["load", "load_model"]
+
+
+def load(folder: str | Path) -> Frames:
+    """The tidy data frames of a results folder: see `ablations.tidy.Frames`. Raises NotResults where it is none."""
+    from ablations.tidy import load
+
+    return load(folder)
 
 
 def load_model(path: str | Path, own_code: bool = False) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +110,7 @@ class State:
             "layout": LAYOUT,
             "history": [asdict(line) for line in self.history],
             **{name: getattr(self, name) for name in COUNTED},
+            "trained": list(self._trained()),
             "python": random.getstate(),
             "numpy": np.random.get_state(legacy=False),
         }
@@ -126,61 +126,71 @@ class State:
         return {**tensors, "values": torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)}
 
     def take_up(self, tensors: Mapping[str, Tensor]) -> None:
-        """Goes on from a dumped state. Raises ValueError, and changes nothing, where it is another training's."""
+        """Goes on from a dumped state.
+
+        Raises ValueError or LookupError for another training's, and changes nothing then.
+        """
         values = json.loads(tensors["values"].numpy().tobytes())
         if values["layout"] != LAYOUT:
             raise ValueError("it is of another layout")
-        groups: dict[str, dict[str, Tensor]] = {}
+        groups: dict[str, dict[str, Tensor]] = {"average": {}, "optimizer": {}, "gathered": {}}
         for key, tensor in tensors.items():
             group, _, name = key.partition(" ")
             groups.setdefault(group, {})[name] = tensor
-        pairs = [(_tensors(self.network), groups.get("network", {}))]
-        pairs += [(_tensors(self.average), groups.get("average", {}))] if self.average is not None else []
+        pairs = [(_tensors(self.network), groups["network"])]
+        pairs += [(_tensors(self.average), groups["average"])] if self.average is not None else []
         for own, kept in pairs:
             if {name: _kind(tensor) for name, tensor in own.items()} != {n: _kind(t) for n, t in kept.items()}:
                 raise ValueError("it is another network's")
+        trained = self._trained()
+        if values["trained"] != list(trained) or not {_owner(key) for key in groups["optimizer"]} <= trained.keys():
+            raise ValueError("other parameters were trained")
+        history = [Epoch(**line) for line in values["history"]]
+        counted = {name: values[name] for name in COUNTED}
+        gathered = {name: groups["gathered"][name] if counted["steps"] else torch.empty(0) for name in GATHERED}
+        generators = {name: groups["generator"][name] for name in ("order", "torch")}, values["python"], values["numpy"]
+        # from here on nothing can be wrong with it
         with torch.no_grad():
             for own, kept in pairs:
                 for name, tensor in own.items():
                     tensor.copy_(kept[name])
-        self._take_momenta(groups.get("optimizer", {}))
-        for name in COUNTED:
-            setattr(self, name, values[name])
-        self.history = [Epoch(**line) for line in values["history"]]
+        self._take_momenta(groups["optimizer"], trained)
         device = next(iter(_tensors(self.network).values())).device
-        for name, tensor in groups.get("gathered", {}).items():
+        for name, value in {**counted, "history": history}.items():
+            setattr(self, name, value)
+        for name, tensor in gathered.items():
             setattr(self, name, list(tensor.to(device).unbind()))
-        self._take_generators(groups["generator"], values)
+        self._take_generators({**groups["generator"], **generators[0]}, *generators[1:])
+
+    def _trained(self) -> dict[str, Tensor]:
+        """The parameters that the optimizer has, by name."""
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        return {name: parameter for name, parameter in self.network.named_parameters() if id(parameter) in held}
 
     def _momenta(self) -> dict[str, Tensor]:
         """The optimizer's state, parameter by parameter."""
         return {
-            f"{number} {key}": value
-            for number, parameter in enumerate(self._parameters())
+            f"{name} {key}": value
+            for name, parameter in self._trained().items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
 
-    def _take_momenta(self, kept: Mapping[str, Tensor]) -> None:
-        parameters = self._parameters()
+    def _take_momenta(self, kept: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
         for key, tensor in kept.items():
-            number, _, name = key.partition(" ")
-            parameter = parameters[int(number)]
+            parameter = trained[_owner(key)]
             if tensor.shape == parameter.shape:  # and lies in memory as the optimizer would have laid it
                 tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-            self.optimizer.state[parameter][name] = tensor
+            self.optimizer.state[parameter][key.rpartition(" ")[2]] = tensor
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def _take_generators(self, kept: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    def _take_generators(self, kept: Mapping[str, Tensor], python: Sequence[Any], numpy: Mapping[str, Any]) -> None:
         self.order = kept["order"]
         torch.set_rng_state(kept["torch"])
         if "cuda" in kept and torch.cuda.is_available():
             torch.cuda.set_rng_state(kept["cuda"])
-        version, internal, gauss = values["python"]
+        version, internal, gauss = python
         random.setstate((version, tuple(internal), gauss))
-        np.random.set_state(values["numpy"])
+        np.random.set_state(dict(numpy))
 
 
 GATHERED = ("losses", "norms", "correct")
@@ -196,10 +206,13 @@ class Shelf:
 
     job: str
     environment: Mapping[str, Any]
-    """Device, versions and code: a training that goes on in another one is `mixed`."""
+    """Device, versions and code of the suite: a training that goes on in another one is `mixed`."""
 
-    written: Callable[[], None] = lambda: None
-    """Called when a checkpoint is whole."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """Of a network written elsewhere: with another one, the training starts anew."""
+
+    written: Callable[[tuple[int, int]], None] = lambda place: None
+    """Called when a checkpoint is whole, with the epochs and the steps of the next one that are in it."""
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -209,33 +222,46 @@ class Shelf:
 
     def keep(self, state: State) -> None:
         """Writes the state. Raises StorageError."""
-        tensors = state.dump()
-        made_in = json.dumps(self.environment, sort_keys=True)
-        content = save({**tensors, "environment": torch.frombuffer(bytearray(made_in, "utf-8"), dtype=torch.uint8)})
+        made = json.dumps([dict(self.environment), dict(self.source)], sort_keys=True)
+        content = save({**state.dump(), "made": torch.frombuffer(bytearray(made, "utf-8"), dtype=torch.uint8)})
         files.rotate(*self.paths, hashlib.sha256(content).digest() + content)
-        self.written()
+        self.written((len(state.history), state.steps))
 
     def take_up(self, state: State) -> None:
-        """Brings the state to where the latest whole checkpoint is; leaves it alone where there is none."""
+        """Brings the state to where the latest whole checkpoint is; leaves it alone where there is none.
+
+        What is damaged, or another training's, is removed. Raises StorageError for what cannot be read now.
+        """
         for path in self.paths:
-            with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
-                tensors = self._read(path)
-                made_in = tensors.pop("environment").numpy().tobytes()
-                state.take_up(tensors)
-                state.resumes += 1
-                state.mixed |= made_in != json.dumps(self.environment, sort_keys=True).encode()
-                return
+            try:
+                self._take_up(files.read(path), state)
+            except FileNotFoundError:
+                continue
+            except (ValueError, LookupError, TypeError, SafetensorError):
+                files.remove(path)
+                continue
+            return
 
     def clear(self) -> None:
-        """Removes the checkpoints of a job that is on record."""
+        """Removes the checkpoints of a job that is on record. Raises StorageError."""
         for path in self.paths:
-            path.unlink(missing_ok=True)
+            files.remove(path)
 
-    def _read(self, path: Path) -> dict[str, Tensor]:
-        content = files.read(path)
+    def _take_up(self, content: bytes, state: State) -> None:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise ValueError("its checksum does not match")
-        return load(content[32:])
+        tensors = load(content[32:])
+        environment, source = json.loads(tensors.pop("made").numpy().tobytes())
+        if source != dict(self.source):
+            raise ValueError("it was made with another network's source")
+        state.take_up(tensors)
+        state.resumes += 1
+        state.mixed |= environment != json.loads(json.dumps(dict(self.environment)))
+
+
+def _owner(key: str) -> str:
+    """The parameter that a momentum belongs to."""
+    return key.rpartition(" ")[0]
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

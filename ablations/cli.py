@@ -25,10 +25,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+class _Lasting(Console):
+    """A console that outlives its reader: work goes on when `| head` has seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+out = _Lasting(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 200)
 err = Console(highlight=False, stderr=True)
 
 SOME_FAILED, USAGE, STOPPED = 1, 2, 75
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+KEPT = "What is finished is kept; when this is mended, the same command goes on from there."
 SHIPPED = Path(__file__).parent / "grids"
 
 GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name, or a path to a TOML file.")]
@@ -132,12 +144,16 @@ def run(
     retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
 ) -> None:
     """Runs what is missing, then reports."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+            signal.signal(number, _interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
         code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry)
-    except KeyboardInterrupt:
+    except Interrupted:
         code = _stopped(folder)
+    except (OSError, EOFError) as error:  # of this machine, not of the grid
+        _stop(f"{folder}: {error or 'a process that starts others was killed'}. {KEPT}")
     raise typer.Exit(code)
 
 
@@ -170,7 +186,7 @@ def _run(
     except (ValueError, Held) as error:
         _stop(str(error))
     except StorageError as error:
-        _stop(f"{error}. What is finished is kept; when this is mended, the same command goes on from there.")
+        _stop(f"{error}. {KEPT}")
     for path in outcome.damaged:
         _say(f"A damaged record was set aside as {path}, and its job is run again.", err)
     if outcome.stopped:
@@ -194,7 +210,8 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     from ablations.tidy import causes
 
     frames = _frames(folder)
-    begun = {path.stem for path in (folder / "checkpoints").glob("*")} - {*frames.runs[frames.runs.status == "done"].id}
+    kept = {path.stem for end in ("latest", "before") for path in (folder / "checkpoints").glob(f"*.{end}")}
+    begun = kept & {*frames.runs[frames.runs.status == "missing"].id}
     counts = {kind: Counter(frame.status) for kind, frame in (("runs", frames.runs), ("costs", frames.costs))}
     made = Counter(
         f"commit {commit}, sources {fingerprint}"
@@ -300,11 +317,6 @@ def _apart(citation: Any) -> str:
     return f"; cited {cited!r}, recorded {recorded!r}" if cited or recorded else ""
 
 
-def main() -> None:
-    """Entry point of `ablate`."""
-    app()
-
-
 def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: int) -> Any:
     from ablations.reader import GridError, read
 
@@ -378,9 +390,11 @@ def _stop(message: str) -> NoReturn:
     raise typer.Exit(USAGE)
 
 
+class Interrupted(BaseException):
+    """A signal asked to stop. No KeyboardInterrupt: Python may end with that signal even after one was caught."""
+
+
 def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise Interrupted

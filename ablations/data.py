@@ -7,6 +7,7 @@ its files as it is needed.
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,8 @@ class Images:
             self.images,
             batch_sampler=places,
             num_workers=self.workers,
+            multiprocessing_context="fork" if self.workers else None,  # any other imports torch for each of them
+            worker_init_fn=_deaf,
             pin_memory=pinned,
             generator=torch.Generator(),  # of its own: the common one is for dropout
         )
@@ -82,6 +85,12 @@ class Images:
     def per_class(self, classes: int) -> list[int]:
         """How many images each class has."""
         return [int(count) for count in self.labels.bincount(minlength=classes)]
+
+
+def _deaf(reader: int) -> None:
+    """A reader lives as long as the training that it reads for: signals to stop are not for it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

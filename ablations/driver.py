@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def devices(device: str, workers: int) -> list[str]:
 def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str], console: Console) -> Outcome:
     """Runs every job that has no record; those that failed only where `retry` names their status.
 
-    SIGTERM and Ctrl-C end it early, with every training's state kept; a second Ctrl-C raises KeyboardInterrupt.
+    SIGTERM, SIGHUP and Ctrl-C end it early, with every training's state kept; a second Ctrl-C ends it at once.
     Raises WrongFolder for a folder that holds another grid, Held for one that another process works on, StorageError
     for one that cannot be written.
     """
@@ -111,7 +112,8 @@ def _prepare(grid: Grid, folder: Path, table: dict[str, Any], ids: Collection[st
                 "choose another folder with --out"
             )
     files.sweep(folder)
-    for place in (*RAW, FOLDER):
+    kept = ["weights"] if any(variant.train.keep_weights for variant in grid.variants().values()) else []
+    for place in (*RAW, FOLDER, *kept):
         files.probe(folder / place)
     files.write(folder / "jobs.json", records.sealed(table))
     files.write(folder / "grid.toml", grid.text.encode())
@@ -147,18 +149,21 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str]
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Within, the first SIGTERM or Ctrl-C is a wish that can be asked for, a second Ctrl-C a KeyboardInterrupt."""
+    """Within, the first signal to stop is a wish that can be asked for; a second Ctrl-C does what one does without."""
     asked: list[int] = []
+    before: dict[int, Any] = {}
 
-    def ask(number: int, _: object) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT and callable(before[number]):
+            before[number](number, frame)
         asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield lambda: False
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(asking) != signal.SIG_IGN:  # as nohup asks for
+            before[asking] = signal.signal(asking, ask)
     try:
         yield lambda: bool(asked)
     finally:

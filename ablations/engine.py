@@ -10,6 +10,7 @@ which ends as a whole.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -39,8 +40,12 @@ TICK = 0.2
 
 MEANT_FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM)
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
+
 Tell = Callable[..., None]
-"""`tell("progress", ...)` and `tell("kept")`, when a state is kept from which the task would go on."""
+"""`tell("progress", ...)`, and `tell("kept", place)` when a state is kept from which the task would go on; a later one
+has a greater place."""
 
 Stopping = Callable[[], bool]
 
@@ -92,7 +97,7 @@ class _Worker:
     def kill(self) -> None:
         """Ends the process and what it has started."""
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid or 0, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # it has been started
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -110,6 +115,9 @@ class _Engine:
     deaths: Counter[str] = field(default_factory=Counter)
     begun: dict[str, float] = field(default_factory=dict)
     """When a task first had its device."""
+
+    kept: dict[str, Any] = field(default_factory=dict)
+    """How far a task was when it last kept more than ever before."""
 
     def events(self) -> Iterator[Event]:
         while self.workers or (self.left and not self.stopping()):
@@ -129,6 +137,7 @@ class _Engine:
 
     def news(self, worker: _Worker, dead: bool) -> Iterator[Event]:
         """What a worker has said; after all of it, its death."""
+        key = worker.task.key
         while worker.connection.poll():
             try:
                 kind, detail = worker.connection.recv()
@@ -136,12 +145,14 @@ class _Engine:
                 dead = True
                 break
             if kind == "begun":
-                self.begun.setdefault(worker.task.key, time.monotonic())
+                self.begun.setdefault(key, time.monotonic())
                 continue
-            if kind == "kept":
-                self.deaths[worker.task.key] = 0
+            if kind == "kept" and (key not in self.kept or detail > self.kept[key]):
+                self.kept[key], self.deaths[key] = detail, 0
             if kind == "finished" and detail == ("stopped",):
-                yield self.end(worker, "stopped")
+                yield (
+                    self.end(worker, "stopped") if self.stopping() else self.again(worker, "asked to stop by somebody")
+                )
                 return
             if kind in ENDS:
                 yield self.end(worker, kind, *detail)
@@ -161,6 +172,10 @@ class _Engine:
         if self.deaths[key] == MOST_DEATHS:
             times = f"{MOST_DEATHS} times in a row without a newer checkpoint"
             return self.end(worker, "lost", "failed", f"its process was {reason}, {times}")
+        return self.again(worker, reason)
+
+    def again(self, worker: _Worker, reason: str) -> Event:
+        """A worker's task is the next to be started."""
         self.left.appendleft(worker.task)
         return self.end(worker, "restarted", reason)
 
@@ -237,8 +252,10 @@ def _work(connection: Connection, task: Task, device: str) -> None:
     """The worker's whole life, in a process group of its own: signals of a terminal are the driver's business."""
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANT_FOR_THE_DRIVER)  # what came meanwhile is heard now
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_server()
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    asked = threading.Event()
+    asked: list[int] = []  # a handler may interrupt itself: nothing that takes a lock
 
     def tell(kind: str, *detail: Any) -> None:
         try:
@@ -249,15 +266,24 @@ def _work(connection: Connection, task: Task, device: str) -> None:
     with locks.device(device, task.exclusive, lambda: tell("waiting")):
         tell("begun")
         if task.stoppable:
-            signal.signal(signal.SIGTERM, lambda *_: asked.set())
+            signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
         try:
-            tell("finished", task.function(*task.arguments, device, tell, asked.is_set))
+            tell("finished", task.function(*task.arguments, device, tell, lambda: bool(asked)))
         except OSError as error:
             tell("broken", error)
 
 
+def _end_with_server() -> None:
+    """Asks Linux to end this process with the server, which ends with the driver: even a halted process, or one that
+    lets no other thread run. The server lives as long as anybody holds a certain pipe, which only the driver should.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _end_with_driver() -> None:
-    """Waits for the driver's death, and follows it."""
+    """Waits for the driver's death, and follows it with all that this process has started."""
     driver = multiprocessing.parent_process()
     if driver is not None:
         wait([driver.sentinel])

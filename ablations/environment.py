@@ -32,12 +32,15 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
+def versions(device: torch.device) -> dict[str, Any]:
+    """What a training must go on with to give the same bits: device, threads, versions."""
+    return {**machine(device), "python": platform.python_version(), "numpy": numpy.__version__}
+
+
 def settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
     """The rest of what a reader needs to judge a number."""
     return {
-        **machine(device),
-        "python": platform.python_version(),
-        "numpy": numpy.__version__,
+        **versions(device),
         "system": f"{platform.system()} {platform.machine()}",
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,

@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+ABANDONED = 24 * 60 * 60
+"""Seconds after which nobody can still be writing a file."""
 
 
 class StorageError(OSError):
@@ -64,6 +68,19 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def move(path: Path, place: Path) -> None:
+    """Moves a file out of the way."""
+    with _named(place):
+        _make(place.parent)
+        os.replace(path, place)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if it is there."""
+    with _named(path, "removed"):
+        path.unlink(missing_ok=True)
+
+
 def probe(folder: Path) -> None:
     """Makes a folder where it is missing, and a file in it for a moment: raises StorageError where that fails."""
     with _named(folder):
@@ -72,12 +89,15 @@ def probe(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what processes of this machine that are no more left half-written in a folder, at any depth."""
-    for path in folder.rglob(".*.tmp"):
+    """Removes what is left half-written in a folder, at any depth: by processes of this machine that are no more, and
+    by whomever for a day.
+    """
+    for path in folder.rglob(".*.*.*.tmp"):
         host, _, number = path.name[1:].rsplit(".", 2)[0].rpartition(".")
-        if host == socket.gethostname() and number.isdecimal() and not alive(int(number)):
-            with suppress(FileNotFoundError):
-                path.unlink()
+        with suppress(FileNotFoundError):
+            dead = host == socket.gethostname() and number.isdecimal() and not alive(int(number))
+            if dead or time.time() - path.stat().st_mtime > ABANDONED:
+                remove(path)
 
 
 def alive(process: int) -> bool:

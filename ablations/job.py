@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ablations import records, weights
 from ablations.checkpoint import Shelf, Stopped
 from ablations.config import CostConfig, RunConfig
 from ablations.data import load
-from ablations.environment import machine, settings
+from ablations.environment import settings, versions
 from ablations.evaluation import Evaluation
 from ablations.files import StorageError
 from ablations.grid import Job
@@ -45,8 +45,7 @@ def execute(
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.set_device(device)
-    made_in = {**machine(device), "fingerprint": code.get("fingerprint")}
-    shelf = Shelf(folder, job.id, made_in, lambda: tell("kept"))
+    shelf = Shelf(folder, job.id, {**versions(device), **code}, written=lambda place: tell("kept", place))
     try:
         records.publish(folder, _record(job, shelf, device, code, tell, stopping))
     except Stopped:
@@ -56,6 +55,8 @@ def execute(
     except Exception as error:  # whatever a network or its data may raise is a row, not the end of the grid
         if stopping():  # and its readers may have been told to end too
             return "stopped"
+        if READER_DIED in str(error):
+            raise SystemExit(f"{job.name}: {error}") from None  # as if the whole process had
         records.note_attempt(folder, failure(job, error))
         return status_of(error)
     shelf.clear()
@@ -82,6 +83,9 @@ def _record(
         "environment": {**settings(device, training), **exact, **code, **source_of(model)},
     }
 
+
+READER_DIED = "exited unexpectedly"
+"""What PyTorch says when a process that reads images was killed."""
 
 NO_MEMORY = (
     "out of memory",  # CUDA, its driver and its allocator
@@ -127,7 +131,8 @@ def _run(
         raise DataError(f"{data.label} has changed since the job was made: start again, and it gets jobs of its own")
     network = initialised(variant.model, config.seed, device)
     progress = partial(tell, "progress")
-    outcome = train(network, data, variant.data, variant.train, config.seed, progress, shelf, stopping)
+    own = replace(shelf, source=source_of(variant.model))
+    outcome = train(network, data, variant.data, variant.train, config.seed, progress, own, stopping)
     if variant.train.keep_weights:
         weights.write(
             shelf.folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields

@@ -48,7 +48,8 @@ def folder(place: Path) -> Iterator[None]:
         _sign(descriptor, place)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if _names(path, descriptor):  # the folder may have been removed, and made anew by somebody else
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -56,7 +57,7 @@ def holder(place: Path) -> str:
     """Who works on a results folder, `process 12 on host a since ...`; empty where nobody does."""
     path = place / ".lock"
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return ""
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +92,7 @@ def set_aside(path: Path) -> Path:
     while place.exists():
         number += 1
         place = place.with_name(f"{path.stem}.{number}.json")
-    place.parent.mkdir(exist_ok=True)
-    os.replace(path, place)
+    files.move(path, place)
     return place
 
 

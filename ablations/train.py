@@ -184,31 +184,42 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         state.correct.append((scores.argmax(1) == labels_of[batch]).sum())
         state.steps += 1
         now, stopping = time.perf_counter(), course.stopping()
-        if stopping or now - kept > config.checkpoint_seconds:
+        if (stopping or now - kept > config.checkpoint_seconds) and state.steps < len(batches):
             state.seconds += now - begun
+            _check(state, course)
             course.keep(state)
             begun = kept = time.perf_counter()
-        if stopping:
-            raise Stopped
+            if stopping:
+                raise Stopped
         if now - shown > 1:
             shown = now
             course.progress(number + state.steps / course.per_epoch, loss.item())
     line = _line(state, course, [len(batch) for batch in batches])
-    state.seconds += time.perf_counter() - begun
-    course.keep(state)
+    if left:  # else it is kept as it is
+        state.seconds += time.perf_counter() - begun
+        course.keep(state)
+    if course.stopping():
+        raise Stopped
     course.progress(number + len(batches) / course.per_epoch, line.train_loss)
     return replace(line, seconds=state.seconds)
 
 
-def _line(state: State, course: _Course, sizes: Sequence[int]) -> Epoch:
-    """The history's line of an epoch whose steps are done. Raises Diverged."""
-    number, each, steepness = len(state.history), torch.stack(state.losses), torch.stack(state.norms)
-    for what, values in (("loss", each), ("gradient's norm", steepness)):
+def _check(state: State, course: _Course) -> None:
+    """Raises Diverged, naming the step: what has diverged is neither reported nor kept."""
+    number = len(state.history)
+    for what, gathered in (("loss", state.losses), ("gradient's norm", state.norms)):
+        values = torch.stack(gathered)
         broken = (~values.isfinite()).nonzero()
         if len(broken):
             place = int(broken[0])
             step = number * course.per_epoch + place
             raise Diverged(f"the {what} is {values[place].item()} at step {step}, in epoch {number + 1}")
+
+
+def _line(state: State, course: _Course, sizes: Sequence[int]) -> Epoch:
+    """The history's line of an epoch whose steps are done. Raises Diverged."""
+    _check(state, course)
+    number, each, steepness = len(state.history), torch.stack(state.losses), torch.stack(state.norms)
     weights = torch.tensor(sizes, dtype=each.dtype, device=each.device)
     mean = float((each * weights).sum() / weights.sum())
     accuracy = 100 * int(torch.stack(state.correct).sum()) / sum(sizes)

@@ -22,9 +22,9 @@ class NotWeights(ValueError):
 
 def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dict[str, Any]) -> None:
     """Writes a network's parameters and buffers, and all that is needed to use it on other images."""
-    described = {"model": resolved(model), "data": data.described(), "job": job}
+    described = json.dumps({"model": resolved(model), "data": data.described(), "job": job})
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    files.write(path, save(tensors, metadata={key: json.dumps(value) for key, value in described.items()}))
+    files.write(path, save(tensors, metadata={"described": described}))
 
 
 def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
@@ -53,7 +53,7 @@ def described(path: str | Path) -> dict[str, Any]:
     """What stands beside the weights: `model`, `data` and `job`. Raises NotWeights."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return {key: json.loads(metadata[key]) for key in ("model", "data", "job")}
+            found = json.loads((file.metadata() or {})["described"])
+        return {key: found[key] for key in ("model", "data", "job")}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise NotWeights(f"{path} holds no network that this suite has trained: {error}") from error

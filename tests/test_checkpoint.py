@@ -8,6 +8,7 @@ import os
 import random
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def result(outcome, folder):
     content = Shelf(folder, "job", {}).paths[0].read_bytes()[32:]
     tensors = {name: tensor.numpy().tobytes() for name, tensor in tensors_of(content).items()}
     values = json.loads(tensors.pop("values"))
-    del tensors["environment"]
+    del tensors["made"]
     history = [{**asdict(line), "seconds": 0} for line in outcome.history]
     generators = (values["python"], values["numpy"])
     return tensors, generators, history, outcome.weights, outcome.test, outcome.validation
@@ -174,12 +175,58 @@ def taken_up(folder, model=DENSENET):
     return state if state.resumes else None
 
 
-def test_another_network_s_checkpoint_is_left_alone(tmp_path):
+def test_another_network_s_checkpoint_is_not_taken_up(tmp_path):
     with pytest.raises(Stopped):
         go(tmp_path, DENSENET, stop_at=2)
     other = DENSENET.model_copy(update={"growth_rate": 5})
     assert taken_up(tmp_path, other) is None
+    assert not any(path.exists() for path in Shelf(tmp_path, "job", HERE).paths)
+
+
+def taken_up_with(folder, frozen):
+    network = initialised(DENSENET, 0, CPU)
+    for parameter in network.features.parameters():
+        parameter.requires_grad_(not frozen)
+    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    return Shelf(folder, "job", HERE), state
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_state_of_other_parameters_is_left_alone(frozen, tmp_path):
+    shelf, state = taken_up_with(tmp_path, frozen)
+    for parameter in state._trained().values():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    shelf.keep(state)
+    _, other = taken_up_with(tmp_path, not frozen)
+    before = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}
+    shelf.take_up(other)
+    assert (other.resumes, other.optimizer.state) == (0, {})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.network.state_dict().items())
+    assert not any(path.exists() for path in shelf.paths), "what can never be taken up is not kept"
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_neither_lost_nor_ignored(tmp_path, monkeypatch):
+    with pytest.raises(Stopped):
+        go(tmp_path, DENSENET, stop_at=6)
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(files.StorageError, match=r"job\.latest cannot be read: Input/output error"):
+            taken_up(tmp_path)
     assert taken_up(tmp_path).steps == 2
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_whole_one_before(tmp_path):
+    with pytest.raises(Stopped):
+        go(tmp_path, DENSENET, stop_at=6)
+    shelf = Shelf(tmp_path, "job", HERE)
+    flip(shelf.paths[0])
+    assert taken_up(tmp_path).steps == PER_EPOCH
+    assert [path.exists() for path in shelf.paths] == [False, True]
 
 
 def test_a_training_that_goes_on_elsewhere_is_mixed_for_good(tmp_path):
@@ -201,7 +248,7 @@ def test_checkpoints_come_at_every_epoch_s_end_and_at_their_interval(tmp_path):
         return written
 
     assert count(60.0) == [PER_EPOCH] * EPOCHS
-    assert count(0.0) == [1, 2, 3, 4, 4] * EPOCHS
+    assert count(0.0) == [1, 2, 3, 4] * EPOCHS
 
 
 def test_every_generator_is_kept(tmp_path):
@@ -234,9 +281,9 @@ def test_finished_trainings_leave_nothing(tmp_path):
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_with_its_path(tmp_path):
+def test_a_place_for_checkpoints_that_is_none_is_told_with_its_path(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(files.StorageError, match=r"checkpoints/job\.latest cannot be written"):
+    with pytest.raises(files.StorageError, match=r"checkpoints/job\.latest cannot be read: Not a directory"):
         go(tmp_path, DENSENET)
 
 

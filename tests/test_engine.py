@@ -90,7 +90,7 @@ def test_what_dies_is_started_again_and_given_up_after_three_deaths_in_a_row():
 
 
 def test_a_newer_checkpoint_forgives_deaths(tmp_path):
-    """Eight deaths, and news of a checkpoint before every second one."""
+    """Eight deaths, and news of a newer checkpoint before every second one."""
     events = list(run([Task("a", dies_eight_times, (str(tmp_path / "lives"),))], ["cpu"], []))
     assert [event.kind for event in events if event.kind in ("restarted", *ENDS)] == ["restarted"] * 8 + ["finished"]
 
@@ -100,10 +100,20 @@ def dies_eight_times(path, device, tell, stopping):
         file.write(".")
     life = Path(path).stat().st_size
     if life % 2 == 0:
-        tell("kept")
+        tell("kept", (life, 0))
     if life <= 8:
         os.kill(os.getpid(), signal.SIGSEGV)
     return "done"
+
+
+def keeps_the_same_again(device, tell, stopping):
+    tell("kept", (1, 5))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_same_checkpoint_again_forgives_nothing():
+    events = list(run([Task("a", keeps_the_same_again, ())], ["cpu"], []))
+    assert [event.kind for event in events if event.kind in ("restarted", *ENDS)] == ["restarted"] * 2 + ["lost"]
 
 
 def test_a_task_over_its_limit_is_ended():

@@ -94,6 +94,43 @@ def descendants(process):
     return [each for child in children for each in descendants(int(child))] + [process]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_that_somebody_else_ends_is_started_again(number, tmp_path):
+    grid, folder = write_grid(tmp_path, LONG.replace("epochs = 100000", "epochs = 60")), tmp_path / "out"
+    with at_work(grid, folder) as process:
+        worker = next(each for each in descendants(process.pid) if os.getpgid(each) == each)
+        os.kill(worker, number)
+        lines, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert b"again    " in lines
+    assert load(folder).runs.status.tolist() == ["done", "done"]
+    assert sorted(load(folder).runs.resumes) == [0, 1]
+
+
+def test_a_halted_worker_dies_with_its_driver_too(tmp_path):
+    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    with at_work(grid, folder) as process:
+        workers = [each for each in descendants(process.pid) if os.getpgid(each) == each]
+        os.kill(workers[0], signal.SIGSTOP)
+        process.kill()
+    end = time.monotonic() + 5
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_closed_pipe_and_a_full_log_are_no_traceback(tmp_path):
+    grid, folder = write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[0]").replace("[4, 8]", "[4]")), tmp_path / "out"
+    called = " ".join(map(str, command(grid, folder)))
+    full = subprocess.run(["bash", "-c", f"{called} > /dev/full"], capture_output=True, text=True)
+    assert full.returncode == 2
+    assert "No space left on device. What is finished is kept" in full.stderr
+    assert "Traceback" not in full.stderr
+    closed = subprocess.run(["bash", "-c", f"set -o pipefail; {called} | head -0"], capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    assert load(folder).runs.status.tolist() == ["done"]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_ends_a_grid_and_a_second_one_at_once(times, tmp_path):
     grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
@@ -195,6 +232,72 @@ def test_a_file_size_limit_stops_a_grid_with_a_sentence_and_tears_nothing(tmp_pa
     assert whole.items() <= records.load(folder)[0].items()
 
 
+FAULT = """\
+seeds = [0]
+
+[base]
+model.family = "mended:Network"
+data.name = "digits"
+data.train_limit = 100
+train.epochs = 4
+train.batch_size = 50
+
+[study.alone]
+train.learning_rate = [0.1]
+"""
+
+NETWORK = """
+import os, signal, torch
+class Network(torch.nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, num_classes)
+        self.register_buffer("calls", torch.zeros(()))
+    def forward(self, images):
+        scores = {activation}(self.layer(images.flatten(1)))
+        self.calls += 1
+        {fault}
+        return scores
+"""
+
+
+def test_a_mended_network_does_not_go_on_from_what_the_broken_one_left(tmp_path, monkeypatch):
+    """Half a training by one source and half by another would be a number of neither."""
+    monkeypatch.chdir(tmp_path)
+    fault = "if self.training and self.calls > 5: raise RuntimeError('broken')"
+    (tmp_path / "mended.py").write_text(NETWORK.format(activation="torch.relu", fault=fault))
+    grid = read(write_grid(tmp_path, FAULT))
+    work(grid, tmp_path / "out")
+    assert load(tmp_path / "out").runs.status.tolist() == ["failed"]
+    assert len(list((tmp_path / "out" / "checkpoints").iterdir())) == 2
+    (tmp_path / "mended.py").write_text(NETWORK.format(activation="torch.tanh", fault=""))
+    work(grid, tmp_path / "out", ["failed"])
+    work(grid, tmp_path / "clean")
+    assert deterministic(tmp_path / "out") == deterministic(tmp_path / "clean")
+    assert load(tmp_path / "out").runs.resumes.tolist() == [0]
+
+
+def test_what_dies_while_it_is_evaluated_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fault = "if not self.training and self.calls > 0 and len(images) == 64: os.kill(os.getpid(), signal.SIGKILL)"
+    (tmp_path / "mended.py").write_text(NETWORK.format(activation="torch.relu", fault=fault))
+    work(read(write_grid(tmp_path, FAULT)), tmp_path / "out")
+    (reason,) = load(tmp_path / "out").runs.reason
+    assert reason == "its process was killed by SIGKILL, 3 times in a row without a newer checkpoint"
+
+
+def test_what_has_diverged_is_never_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fault = "scores = scores * (float('nan') if self.calls > 5 else 1)"
+    (tmp_path / "mended.py").write_text(NETWORK.format(activation="torch.relu", fault=fault))
+    grid = read(write_grid(tmp_path, FAULT), ["train.checkpoint_seconds=0"])
+    work(grid, tmp_path / "out")
+    (reason,) = load(tmp_path / "out").runs.reason
+    assert reason == "Diverged: the loss is nan at step 5, in epoch 3"
+    work(grid, tmp_path / "out", ["diverged"])
+    assert load(tmp_path / "out").runs.reason.tolist() == [reason]
+
+
 @contextmanager
 def mounted(place, kilobytes):
     """A small file system of its own; tests that need one are skipped where that is not allowed."""
@@ -276,7 +379,7 @@ import fcntl
 def none(*arguments):
     raise OSError(37, "No locks available")
 fcntl.flock = none
-from ablations.cli import main
+from ablations.__main__ import main
 if __name__ == "__main__":
     main()
 """

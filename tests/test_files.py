@@ -150,13 +150,16 @@ def test_only_what_the_dead_have_left_is_swept(tmp_path):
         "dead": f".{host}.{process.pid}.00ff.tmp",
         "living": f".{host}.{os.getpid()}.00ff.tmp",
         "elsewhere": f".other.{process.pid}.00ff.tmp",
+        "abandoned": f".other.{os.getpid()}.11ff.tmp",
         "user's": ".mine.tmp",
     }
     (tmp_path / "records").mkdir()
     for name in names.values():
         (tmp_path / "records" / name).touch()
+    os.utime(tmp_path / "records" / names["abandoned"], (0, time.time() - 90_000))
     files.sweep(tmp_path)
-    assert {path.name for path in (tmp_path / "records").iterdir()} == set(names.values()) - {names["dead"]}
+    left = {path.name for path in (tmp_path / "records").iterdir()}
+    assert left == {names["living"], names["elsewhere"], names["user's"]}
 
 
 def test_a_place_that_takes_no_files_is_found(tmp_path):

@@ -75,6 +75,15 @@ def test_a_lock_file_that_was_removed_is_no_lock(tmp_path):
     os.close(descriptor)
 
 
+def test_whoever_ends_does_not_remove_another_s_lock(tmp_path):
+    with locks.folder(tmp_path):
+        (tmp_path / ".lock").unlink()
+        with locks.folder(tmp_path):
+            pass
+        (tmp_path / ".lock").touch()
+    assert (tmp_path / ".lock").exists()
+
+
 def count_up(folder, times):
     for _ in range(times):
         with locks.folder(folder):
