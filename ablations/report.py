@@ -306,16 +306,23 @@ SPANS = {"macs": "MACs", "params": "params", "train_peak_memory_bytes": "peak me
 
 
 def _span(rows: Sequence[Row]) -> str:
-    """What unresolved levels cost: `Costs against the base: MACs −84 % to +96 %, equal params.`"""
-    open_ = [row for row in rows if row["verdict"] in ("not resolved", "no data")]
-    parts = []
-    for key, name in SPANS.items():
-        changes = [row[f"{key}_change"] for row in open_ if not math.isnan(row[f"{key}_change"])]
-        if changes and max(map(abs, changes)) <= EQUAL:
-            parts.append(f"equal {name}")
-        elif changes:
-            parts.append(f"{name} " + " to ".join(dict.fromkeys(map(_percent, (min(changes), max(changes))))))
-    return f"Costs against the base: {', '.join(parts)}." if parts else ""
+    """What the levels cost, unless each is named with its price: `Costs against the base: MACs −84 % to +96 %.`"""
+    priced = len(rows) <= SHOWN and all(row["verdict"] == "resolved" for row in rows)
+    rows = [row for row in rows if row["verdict"] != "identical"]
+    changes = {name: [row[f"{key}_change"] for row in rows] for key, name in SPANS.items()}
+    measured = {name: [each for each in those if not math.isnan(each)] for name, those in changes.items()}
+    equal = [name for name, those in measured.items() if those and max(map(abs, those)) <= EQUAL]
+    spans = [f"equal {_and(equal)}"] if equal else []
+    spans += [f"{name} {_range(those)}" for name, those in measured.items() if those and name not in equal]
+    if priced or not spans:
+        return ""
+    over = "" if len(rows) == 1 else " over all levels" if measured == changes else " over the levels measured"
+    return f"Costs against the base{over}: {', '.join(spans)}."
+
+
+def _range(changes: Sequence[float]) -> str:
+    """`−84 % to +96 %`, or one of them where both are the same."""
+    return " to ".join(dict.fromkeys(map(_percent, (min(changes), max(changes)))))
 
 
 def _gaps(frames: Frames, rows: Sequence[Row]) -> list[str]:
@@ -384,8 +391,8 @@ def _lost(frames: Frames) -> str:
 
 
 MADE = {
-    "device_name": "Device", "device": "Its kind", "threads": "Threads of a job", "torch": "torch", "python": "Python",
-    "precision": "Precision", "commit": "Commit", "fingerprint": "Fingerprint of the sources",
+    "device_name": "Device", "device": "Kind of device", "threads": "Threads of a job", "torch": "torch",
+    "python": "Python", "precision": "Precision", "commit": "Commit", "fingerprint": "Fingerprint of the sources",
 }  # fmt: skip
 """What every record says of its making, and how the page calls it."""
 
@@ -398,7 +405,7 @@ def environment(frames: Frames) -> list[tuple[str, str]]:
     for key, name in MADE.items():
         values = Counter(f"{value:g}" if isinstance(value, float) else str(value) for value in made[key].dropna())
         if values:
-            each = [f"{value} ({number} records)" for value, number in values.items()]
+            each = [f"{value} ({_records(number)})" for value, number in values.items()]
             found.append((name, ", ".join(each if len(values) > 1 else values)))
     return found
 
@@ -430,8 +437,11 @@ def checksums(folder: Path) -> list[dict[str, str]]:
     paths = sorted((folder / "records").glob("*.json"))
     lines = "".join(f"{_sha256(files.read(path))}  {path.name}\n" for path in paths)
     command = f"(cd {shlex.quote(f'{folder.name}/records')} && LC_ALL=C sha256sum *.json | sha256sum)"
-    many = "1 record" if len(paths) == 1 else f"{len(paths):,} records"
-    return [*found, {"of": many, "sha256": _sha256(lines.encode()), "command": command}]
+    return [*found, {"of": _records(len(paths)), "sha256": _sha256(lines.encode()), "command": command}]
+
+
+def _records(number: int) -> str:
+    return f"{number:,} record{'s' * (number != 1)}"
 
 
 def _sha256(content: bytes) -> str:
