@@ -49,8 +49,8 @@ def html(frames: Frames) -> str:
     drawn = stems(frames)
     grid = frames.folder / "grid.toml"
     return _template().render(
-        title=frames.manifest["title"] or frames.folder.name,
-        folder=frames.folder.name,
+        title=frames.manifest["title"] or _called(frames.folder),
+        folder=_called(frames.folder),
         counts=counts(frames),
         studies=[_section(frames, study["name"], drawn[study["name"]]) for study in frames.manifest["studies"]],
         overall=[_figure(frames, stem, "all variants") for stem in drawn[""]],
@@ -383,7 +383,7 @@ def _with_status(frames: Frames, *statuses: str) -> list[tuple[dict[str, Any], s
 def _lost(frames: Frames) -> str:
     """`2 failed, 1 missing`, by job; empty where every job is done and every record whole."""
     causes_ = [*causes(frames), *_missing(frames)]
-    lost = Counter({cause["status"]: 0 for cause in causes_})
+    lost: Counter[str] = Counter()
     for cause in causes_:
         lost[cause["status"]] += len(cause["jobs"])
     parts = [f"{number} {status}" for status, number in lost.items()]
@@ -412,17 +412,22 @@ def environment(frames: Frames) -> list[tuple[str, str]]:
 
 def commands(frames: Frames) -> list[str]:
     """What makes all of it again, and what makes this page from the records."""
-    name = frames.folder.name
+    name = _called(frames.folder)
     device = frames.manifest["machine"]["device"]
     again = ["ablate", "run", f"{name}/grid.toml", "--out", f"{name}-again", "--device", device]
     return [shlex.join(again), shlex.join(["ablate", "report", name])]
+
+
+def _called(folder: Path) -> str:
+    """The folder's own name, from wherever it is looked at: the page is the same."""
+    return folder.resolve().name
 
 
 def _retry(frames: Frames) -> str:
     """What runs again what failed, or is missing; empty where nothing is."""
     if not _lost(frames):
         return ""
-    name, statuses = frames.folder.name, sorted({cause["status"] for cause in causes(frames)})
+    name, statuses = _called(frames.folder), sorted({cause["status"] for cause in causes(frames)})
     retry = ["--retry", ",".join(statuses)] if statuses else []
     return shlex.join(["ablate", "run", f"{name}/grid.toml", "--out", name, *retry])
 
@@ -432,11 +437,11 @@ def checksums(folder: Path) -> list[dict[str, str]]:
     found = []
     for name in ("jobs.json", "grid.toml"):
         if (folder / name).exists():
-            path = shlex.quote(f"{folder.name}/{name}")
+            path = shlex.quote(f"{_called(folder)}/{name}")
             found.append({"of": name, "sha256": _sha256(files.read(folder / name)), "command": f"sha256sum {path}"})
     paths = sorted((folder / "records").glob("*.json"))
     lines = "".join(f"{_sha256(files.read(path))}  {path.name}\n" for path in paths)
-    command = f"(cd {shlex.quote(f'{folder.name}/records')} && LC_ALL=C sha256sum *.json | sha256sum)"
+    command = f"(cd {shlex.quote(f'{_called(folder)}/records')} && LC_ALL=C sha256sum *.json | sha256sum)"
     return [*found, {"of": _records(len(paths)), "sha256": _sha256(lines.encode()), "command": command}]
 
 

@@ -53,11 +53,19 @@ def test_the_page_is_self_contained(results):
     assert len(labels) == len(set(labels))
 
 
-def test_same_records_same_page(results):
+def test_the_page_is_the_same_from_wherever_it_is_made(results, monkeypatch):
     report.write(ablations.load(results))
-    before = (results / "report.html").read_bytes()
-    report.write(ablations.load(results))
-    assert (results / "report.html").read_bytes() == before
+    monkeypatch.chdir(results)
+    assert report.html(ablations.load(".")) == (results / "report.html").read_text()
+
+
+def test_before_anything_has_run_there_is_a_page(tmp_path, tiny):
+    names = {job.name for job in jobs(tiny, MACHINE)}
+    fabricate(tmp_path / "r", tiny, skip=tuple(names))
+    report.write(ablations.load(tmp_path / "r"))
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "Nothing can be compared: growth_rate 4, the base, has no result." in page
+    assert "Nothing has been run yet." in page
 
 
 def test_text_from_a_grid_is_escaped(tmp_path):
