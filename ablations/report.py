@@ -196,7 +196,7 @@ def _interval(row: Row) -> str:
 
 
 def _price(row: Row) -> str:
-    """` at equal MACs and -3 % params`: what else a level changes."""
+    """` at equal MACs and −3 % params`: what else a level changes."""
     known = {"MACs": row["macs_change"], "params": row["params_change"]}
     changes = {name: change for name, change in known.items() if not math.isnan(change)}
     equal = [name for name, change in changes.items() if abs(change) <= EQUAL]
@@ -307,8 +307,8 @@ SPANS = {"macs": "MACs", "params": "params", "train_peak_memory_bytes": "peak me
 
 def _span(rows: Sequence[Row]) -> str:
     """What the levels cost, unless each is named with its price: `Costs against the base: MACs −84 % to +96 %.`"""
-    priced = len(rows) <= SHOWN and all(row["verdict"] == "resolved" for row in rows)
-    rows = [row for row in rows if row["verdict"] != "identical"]
+    by_price = [row for row in rows if row["verdict"] != "identical"]
+    priced = len(by_price) <= SHOWN and all(row["verdict"] == "resolved" for row in by_price)
     changes = {name: [row[f"{key}_change"] for row in rows] for key, name in SPANS.items()}
     measured = {name: [each for each in those if not math.isnan(each)] for name, those in changes.items()}
     equal = [name for name, those in measured.items() if those and max(map(abs, those)) <= EQUAL]
