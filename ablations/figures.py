@@ -13,6 +13,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
@@ -78,8 +83,8 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a dollar in a question is a dollar
     "svg.hashsalt": "densenet-ablations",
     "pdf.fonttype": 42,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
+    "text.hinting": "none",  # text as wide in every format
+    "figure.dpi": 72,  # a pixel is a point, as in SVG and PDF
 }
 INK, GREY, LIGHT, PALE, WRONG = "#1A1A1A", "#595959", "#A6A6A6", "#E2E2E2", "#B2182B"
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
@@ -100,11 +105,19 @@ def write(frames: Frames) -> list[Path]:
     paths: list[Path] = []
     with style():
         for study, names in stems(frames).items():
-            table = study_table(frames, study) if study else None
+            own = only(frames, study) if study else frames
+            table = study_table(own, study) if study else None
             for name in names:
-                figure = DRAWN[name.removeprefix(study)](frames, table) if table else pareto(frames)
+                figure = DRAWN[name.removeprefix(study)](own, table) if table else pareto(frames)
                 paths += _save(figure, frames.folder / "figures" / name)
     return paths
+
+
+def only(frames: Frames, study: str) -> Frames:
+    """The frames of one study's variants: its small print tells of these alone."""
+    variants = frames.studies.variant[frames.studies.study == study]
+    parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
+    return replace(frames, **{name: part[part.variant.isin(variants)] for name, part in parts.items()})
 
 
 @contextmanager
@@ -151,6 +164,10 @@ def _frame(figure: Figure, title: str, small: Sequence[str], handles: Sequence[A
     engine.set(rect=(0.04 / width, (between + below) / height, 1 - 0.08 / width, body / height))  # type: ignore[call-arg]
     engine.execute(figure)
     figure.set_layout_engine("none")  # laid out once for all formats
+    for axes in figure.axes:  # the solver's last digits differ from time to time
+        left, bottom, right, top = axes.get_position(original=True).extents.round(6)
+        axes.set_position((left, bottom, right - left, top - bottom))
+        axes.set_in_layout(True)
 
 
 def _legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
@@ -225,16 +242,26 @@ def _log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:
-    """SVG and PDF carry no date, so that the same records give the same bytes."""
-    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    """SVG and PDF carry no date, so that the same records give the same bytes.
+
+    The backends are called directly: savefig draws every figure twice.
+    """
     paths = []
-    for suffix, entries in metadata.items():
+    for suffix, (canvas, dpi, options) in _BACKENDS.items():
         content = io.BytesIO()
-        figure.savefig(content, format=suffix, metadata=entries)
+        figure.set_dpi(dpi)
+        getattr(canvas(figure), f"print_{suffix}")(content, **options)
         paths.append(stem.with_name(f"{stem.name}.{suffix}"))
         files.write(paths[-1], content.getvalue())
     plt.close(figure)
     return paths
+
+
+_BACKENDS: dict[str, tuple[type[FigureCanvasBase], int, dict[str, Any]]] = {
+    "svg": (FigureCanvasSVG, 72, {"metadata": {"Date": None}}),
+    "pdf": (FigureCanvasPdf, 72, {"metadata": {"CreationDate": None}}),
+    "png": (FigureCanvasAgg, 200, {}),
+}
 
 
 # Accuracy and costs by level
@@ -699,6 +726,8 @@ def _pareto_panel(
         return front, points
     families = [family for family in markers if family in set(points.family)]
     for part, alpha in ((points.drop(front.index), 0.5), (front, 1)):
+        if part.empty:
+            continue
         sns.scatterplot(
             part, x="x", y="y", hue="family", style="family", hue_order=families, style_order=families, markers=markers,
             palette=palette, s=18, linewidth=0.3, alpha=alpha, ax=panel, legend=False,
@@ -733,7 +762,7 @@ def _means(frames: Frames) -> pd.DataFrame:
     data = frames.variants[["variant", "model.family"]].rename(columns={"model.family": "family"})
     data = data.merge(means, on="variant", how="left").merge(costs, on="variant").fillna({"n": 0})
     names = _names(frames)
-    return data.assign(name=data.variant.map(names), partial=data.n < len(frames.manifest["seeds"]))
+    return data.assign(name=data.variant.map(names).fillna("base"), partial=data.n < len(frames.manifest["seeds"]))
 
 
 def _names(frames: Frames) -> dict[str, str]:
@@ -768,7 +797,7 @@ def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> None
         sample = panel.text(0, 0, _short(name, 30), fontsize=6)
         extent = sample.get_window_extent()
         sample.remove()
-        box = _free(panel.bbox, here, (extent.width + 4, extent.height + 2), taken, drawn)
+        box = _free(panel.bbox, here, (extent.width + 3, extent.height + 1.5), taken, drawn)
         if box:
             taken.append(box)
             drawn = np.vstack([drawn, _leader(here, box)])
@@ -781,7 +810,7 @@ def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> None
 def _along(corners: Any) -> Any:
     """Points along a line, close enough that no name fits between them."""
     parts = [
-        a + np.linspace(0, 1, 2 + int(math.dist(a, b) / 4))[:, None] * (b - a) for a, b in itertools.pairwise(corners)
+        a + np.linspace(0, 1, 2 + int(math.dist(a, b) / 3))[:, None] * (b - a) for a, b in itertools.pairwise(corners)
     ]
     return np.vstack(parts) if parts else np.empty((0, 2))
 
@@ -794,10 +823,10 @@ def _leader(here: Any, box: Bbox) -> Any:
 def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
     """Of the boxes around a point within the panel that overlap none that is taken: near, and hiding little.
 
-    Hiding a point counts like 64 pixels of distance; where all is crowded there is none.
+    Hiding a point counts like 48 points of distance; where all is crowded there is none.
     """
-    best: tuple[float, Bbox | None] = (150, None)
-    for distance, step in itertools.product((7, 14, 22, 32, 44, 58, 75), range(16)):
+    best: tuple[float, Bbox | None] = (110, None)
+    for distance, step in itertools.product((5, 10, 16, 23, 32, 42, 54), range(16)):
         angle = math.pi / 4 + step * math.pi / 8
         across, up = math.cos(angle), math.sin(angle)
         x, y = here[0] + (distance + size[0] / 2) * across, here[1] + (distance + size[1] / 2) * up
@@ -807,23 +836,21 @@ def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbo
             continue
         way = _leader(here, box)
         crossed = sum(each.count_contains(way) for each in taken)
-        score = distance + 8 * box.padded(2).count_contains(drawn) + 10 * crossed
+        score = distance + 6 * box.padded(1.5).count_contains(drawn) + 7 * crossed
         best = min(best, (score, box), key=lambda pair: pair[0])
     return best[1]
 
 
 def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> None:
     """A thin line leads to the point, where another is as near."""
-    figure = panel.get_figure(root=True)
-    assert figure
     gap = _gaps(box, here[None])[0]
-    near = int((_gaps(box, places) <= gap + 6).sum())  # itself too
+    near = int((_gaps(box, places) <= gap + 4).sum())  # itself too
     arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
     middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
     panel.annotate(
-        name, xy=tuple(panel.transData.inverted().transform(here)), xytext=tuple((middle - here) * 72 / figure.dpi),
+        name, xy=tuple(panel.transData.inverted().transform(here)), xytext=tuple(middle - here),
         textcoords="offset points", ha="center", va="center", fontsize=6, color=INK,
-        arrowprops=arrow if gap > 12 or near > 1 else None,
+        arrowprops=arrow if gap > 8 or near > 1 else None,
     )  # fmt: skip
 
 
