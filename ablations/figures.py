@@ -165,8 +165,8 @@ def _frame(figure: Figure, title: str, small: Sequence[str], handles: Sequence[A
     engine.execute(figure)
     figure.set_layout_engine("none")  # laid out once for all formats
     for axes in figure.axes:  # the solver's last digits differ from time to time
-        left, bottom, right, top = axes.get_position(original=True).extents.round(6)
-        axes.set_position((left, bottom, right - left, top - bottom))
+        box = np.round(axes.get_position(original=True).bounds, 6)
+        axes.set_position((box[0], box[1], box[2], box[3]))
         axes.set_in_layout(True)
 
 
@@ -330,7 +330,7 @@ def _accuracy_panel(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
         axes.axvline(base, **REFERENCE)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -0.5), min(high, 100.5))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6) if rows.n.any() else ticker.NullLocator())
     axes.set(xlabel=METRICS["test_accuracy"].head, ylabel="")
     axes.grid(False, axis="y")
 
@@ -390,6 +390,7 @@ def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
     values = rows[key] / metric.scale
     axes.barh(rows.place, values.fillna(0), color=PALE, height=0.78 * rows.height, linewidth=0)
     style: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
+    style |= {"in_layout": False}  # they stay within the panel: nothing to measure
     for value, row in zip(values, rows.to_dict("records"), strict=True):
         if math.isnan(value):
             status = "not measured" if row["cost_status"] == "done" else str(row["cost_status"])
@@ -434,9 +435,11 @@ def curves(frames: Frames, table: StudyTable) -> Figure:
     for panel, key in zip(axes.flat, keys, strict=True):
         _curve_panel(panel, own, key, rows)
     named = f"Named are the base and the {rows.told.sum() - 1} levels of the highest final test accuracy."
+    absent = [f"{row.level} ({row.not_done})" for row in rows[~rows.told & (rows.n == 0)].itertuples()]
     small = (
         "Lines: means over seeds; bands: from the lowest to the highest seed.",
         "" if rows.told.all() else named,
+        f"Without a curve: {_some(absent)}." if absent else "",
         provenance(frames),
     )
     key_lines = _curve_key(rows, set(own.variant))
@@ -627,7 +630,8 @@ def trade(frames: Frames, table: StudyTable) -> Figure:
     groups = list(dict.fromkeys(points.group))
     looks = list(zip(groups[:GROUPS], itertools.cycle(HUES), itertools.cycle(MARKERS), strict=False))
     known = points[points.group.isin(groups[:GROUPS])].dropna(subset=["x", "y"])
-    absent = points[points.x.isna() | points.y.isna()]
+    unknown = points[points.x.isna() | points.y.isna()]
+    absent = [f"{row.level} ({row.cost_status})" for row in unknown.itertuples()]
     figure, axes = plt.subplots(figsize=(NARROW, 2.7), layout="constrained")
     for group, colour, marker in looks:
         part = known[known.group == group].sort_values(["x", "y"])
@@ -639,13 +643,13 @@ def trade(frames: Frames, table: StudyTable) -> Figure:
     _against_base(axes, known)
     small = (
         "Bars: interquartile range of the step's time.",
-        f"Not measured: {_some([f'{row.level} ({row.cost_status})' for row in absent.itertuples()])}.",
+        f"Not measured: {_some(absent)}." if absent else "",
         f"The first {GROUPS} of {len(groups)} lines are shown." if len(groups) > GROUPS else "",
         provenance(frames),
     )
     key = [Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=group)
            for group, colour, marker in looks if group]  # fmt: skip
-    _frame(figure, table.question or table.name, [part for part in small if absent.size or part != small[1]], key)
+    _frame(figure, table.question or table.name, small, key)
     _name_points(axes, known, known)
     return figure
 
@@ -803,8 +807,8 @@ def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> None
             drawn = np.vstack([drawn, _leader(here, box)])
             _write_beside(panel, here, box, _short(name, 30), places)
     if len(taken) < len(named):
-        text = f"{len(named) - len(taken)} without a name, for want of room"
-        panel.text(0.5, 0.01, text, transform=panel.transAxes, ha="center", fontsize=6, color=GREY)
+        text = f"{len(named) - len(taken)} have no name here, for want of room"
+        panel.text(0.5, 0.03, text, transform=panel.transAxes, ha="center", fontsize=6, color=GREY, bbox=BLANK)
 
 
 def _along(corners: Any) -> Any:
@@ -825,7 +829,7 @@ def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbo
 
     Hiding a point counts like 48 points of distance; where all is crowded there is none.
     """
-    best: tuple[float, Bbox | None] = (110, None)
+    best: tuple[float, Bbox | None] = (75, None)
     for distance, step in itertools.product((5, 10, 16, 23, 32, 42, 54), range(16)):
         angle = math.pi / 4 + step * math.pi / 8
         across, up = math.cos(angle), math.sin(angle)
@@ -836,7 +840,7 @@ def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbo
             continue
         way = _leader(here, box)
         crossed = sum(each.count_contains(way) for each in taken)
-        score = distance + 6 * box.padded(1.5).count_contains(drawn) + 7 * crossed
+        score = distance + 6 * box.padded(1.5).count_contains(drawn) + 25 * crossed
         best = min(best, (score, box), key=lambda pair: pair[0])
     return best[1]
 
