@@ -93,6 +93,9 @@ HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C62
 REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}
 """A line through the base."""
 
+NOTE: dict[str, Any] = {"loc": "right", "fontsize": 6, "color": GREY, "pad": 2}
+"""A remark above a panel."""
+
 BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 """Behind text that would stand on something else."""
 
@@ -239,6 +242,12 @@ def _log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,)))
     axis.set_major_formatter(form)
     axis.set_minor_locator(ticker.NullLocator())
+
+
+def _say_empty(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=WRONG)
+    axes.grid(False)
+    axes.tick_params(labelleft=False, labelbottom=False)
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:
@@ -402,6 +411,8 @@ def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
     axes.set_xlim(0, 1.04 * (values.max() if values.notna().any() else 1))
     axes.set_xlabel("\n".join(textwrap.wrap(metric.head, 16)))
     _ticks(axes, key, 2)
+    if values.isna().all():
+        axes.xaxis.set_major_locator(ticker.NullLocator())
     axes.grid(False)
 
 
@@ -450,7 +461,7 @@ def curves(frames: Frames, table: StudyTable) -> Figure:
 def _curve_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) -> None:
     data = own.dropna(subset=[key]).groupby(["variant", "epoch"])[key].agg(["mean", "min", "max"]).astype(float)
     if data.empty:
-        panel.text(0.5, 0.5, "nothing trained yet", transform=panel.transAxes, ha="center", color=WRONG)
+        _say_empty(panel, "nothing trained yet")
     else:
         _lines_and_bands(
             panel, data.reset_index().merge(rows[["variant", "level", "told", "colour"]], on="variant"), rows
@@ -459,8 +470,8 @@ def _curve_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) -
         if key == "train_loss" and 0 < 10 * low <= high:
             panel.set_yscale("log")
             _log_ticks(panel.yaxis, high / low, ticker.StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
     panel.set(xlabel="Epoch", ylabel=CURVES[key])
-    panel.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
 
 
 def _lines_and_bands(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> None:
@@ -518,6 +529,7 @@ def heat_map(frames: Frames, table: StudyTable) -> Figure:
     mappable = ScalarMappable(scale, "cividis")
     bar = figure.colorbar(mappable, ax=grid, label="Mean test\naccuracy (%)", fraction=0.05)
     bar.outline.set_visible(False)
+    bar.ax.set_visible(bool(cells.n.any()))
     bar.ax.tick_params(length=0)
     _frame(figure, table.question or table.name, _map_print(frames, cells, len(panels), noted), _map_key(cells))
     return figure
@@ -650,7 +662,7 @@ def trade(frames: Frames, table: StudyTable) -> Figure:
     key = [Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=group)
            for group, colour, marker in looks if group]  # fmt: skip
     _frame(figure, table.question or table.name, small, key)
-    _name_points(axes, known, known)
+    axes.text(0.02, 0.02, _name_points(axes, known, known), transform=axes.transAxes, fontsize=6, color=GREY)
     return figure
 
 
@@ -673,7 +685,7 @@ def _steps(frames: Frames, table: StudyTable) -> pd.DataFrame:
 def _against_base(axes: Axes, points: pd.DataFrame) -> None:
     """Scales above and to the right that count in the base's time and memory."""
     if points.empty:
-        axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", color=WRONG)
+        _say_empty(axes, "nothing measured")
     for row in points[points.is_base].itertuples():
         x, y = float(row.x), float(row.y)
         above = axes.secondary_xaxis("top", functions=_scaled(x))
@@ -712,7 +724,7 @@ def pareto(frames: Frames) -> Figure:
         key.append(_dot("o", GREY, f"fewer than {len(frames.manifest['seeds'])} seeds", markerfacecolor="white"))
     _frame(figure, "What does accuracy cost?", (*_pareto_print(frames, data), provenance(frames)), key)
     for panel, (front, points) in zip(axes.flat, fronts, strict=True):
-        _name_points(panel, front, points)
+        panel.set_title(_name_points(panel, front, points), **NOTE)
     return figure
 
 
@@ -721,21 +733,18 @@ def _pareto_panel(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draws one cost; gives its front and all its points."""
     metric = METRICS[key]
+    panel.set_title(" ", **NOTE)  # room for it
     points = data.dropna(subset=[key, "mean"])
     points = points.assign(x=points[key] / metric.scale, y=points["mean"])
     front = _front(points, metric.better == "higher")
     panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
     if points.empty:
-        panel.text(0.5, 0.5, "nothing measured", transform=panel.transAxes, ha="center", color=WRONG)
+        _say_empty(panel, "nothing measured")
         return front, points
-    families = [family for family in markers if family in set(points.family)]
     for part, alpha in ((points.drop(front.index), 0.5), (front, 1)):
-        if part.empty:
-            continue
-        sns.scatterplot(
-            part, x="x", y="y", hue="family", style="family", hue_order=families, style_order=families, markers=markers,
-            palette=palette, s=18, linewidth=0.3, alpha=alpha, ax=panel, legend=False,
-        )  # fmt: skip
+        for family, own in part.groupby("family"):
+            sns.scatterplot(own, x="x", y="y", marker=markers[str(family)], color=palette[str(family)], s=18,
+                            linewidth=0.3, alpha=alpha, ax=panel)  # fmt: skip
     partial = points[points.partial]
     panel.scatter(partial.x, partial.y, s=4, color="white", linewidth=0, zorder=3)
     panel.plot(front.x, front.y, color=GREY, linewidth=0.8, zorder=0.9)
@@ -788,10 +797,10 @@ def _front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
 # Names beside points
 
 
-def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> None:
-    """Writes names beside points, where they hide no other name and as little else as can be."""
+def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
+    """Writes names beside points, where they hide no other name and little else; says how many found no room."""
     if named.empty:
-        return
+        return ""
     places = panel.transData.transform(points[["x", "y"]].to_numpy(float))
     drawn = np.vstack(
         [places] * 8 + [_along(line.get_transform().transform(line.get_xydata())) for line in panel.lines]
@@ -806,9 +815,8 @@ def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> None
             taken.append(box)
             drawn = np.vstack([drawn, _leader(here, box)])
             _write_beside(panel, here, box, _short(name, 30), places)
-    if len(taken) < len(named):
-        text = f"{len(named) - len(taken)} have no name here, for want of room"
-        panel.text(0.5, 0.03, text, transform=panel.transAxes, ha="center", fontsize=6, color=GREY, bbox=BLANK)
+    unnamed = len(named) - len(taken)
+    return f"{unnamed} have no name here, for want of room" if unnamed else ""
 
 
 def _along(corners: Any) -> Any:
