@@ -1,10 +1,19 @@
-"""Frames become figures: SVG, PDF and PNG per study, learning curves, and accuracy against each cost."""
+"""Frames become figures: SVG, PDF and PNG per study, and accuracy against each cost over all of them.
+
+A study `x` has `x` (accuracy and costs by level), `x.curves`, and where it fits `x.map` (two axes or more) and
+`x.trade` (checkpointing). All are drawn at the width at which they are printed: a page's text or one of two columns.
+"""
 
 from __future__ import annotations
 
 import io
+import itertools
+import json
 import math
 import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,110 +22,212 @@ import matplotlib
 matplotlib.use("agg")  # no window, whatever the machine has
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import ticker
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
+from scipy import stats
 
 from ablations import files
 from ablations.metrics import METRICS
-from ablations.tables import StudyTable, provenance, study_table
+from ablations.tables import DISTURBED, SPREAD, StudyTable, provenance, study_table
 from ablations.tidy import Frames
 
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
-"""The costs that stand beside the accuracy in a study's figure."""
+"""The costs that stand beside the accuracy."""
+
+CURVES = {
+    "train_loss": "Training loss (nats)",
+    "validation_accuracy": "Validation accuracy (%)",
+    "test_accuracy": "Test accuracy (%)",
+}
+"""What is drawn over the epochs, where it was recorded."""
+
+CHECKPOINT = "model.checkpoint"
+"""The axis whose studies have a memory-time trade."""
+
+WIDE, NARROW = 7.0, 3.5
+"""Inches: the text of a page, and one of two columns."""
+
+ROWS, GROUPS, MAPS = 60, 12, 9
+"""The most levels of an effect plot, lines of a trade and panels of a map; what is left out is said."""
 
 STYLE: dict[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.5,
+    "axes.edgecolor": "#B0B0B0",
+    "grid.color": "#DDDDDD",
+    "hatch.linewidth": 0.5,
+    "xtick.major.pad": 1,
+    "ytick.major.pad": 1,
     "text.parse_math": False,  # a dollar in a question is a dollar
     "svg.hashsalt": "densenet-ablations",
     "pdf.fonttype": 42,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
+    "text.hinting": "none",  # text as wide in every format
+    "figure.dpi": 72,  # a pixel is a point, as in SVG and PDF
 }
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
-"""Of Okabe and Ito's colours, told apart by colour-blind readers."""
+INK, GREY, LIGHT, PALE, WRONG = "#1A1A1A", "#595959", "#A6A6A6", "#E2E2E2", "#B2182B"
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
+"""Okabe and Ito's colours without black and yellow, and a brown: told apart by colour-blind readers."""
+
+REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}
+"""A line through the base."""
+
+NOTE: dict[str, Any] = {"loc": "right", "fontsize": 6, "color": GREY, "pad": 2}
+"""A remark above a panel."""
+
+BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+"""Behind text that would stand on something else."""
+
+MARKERS = "osD^vPX*"
+DASHES = ((3, 1), (1, 1), (5, 1, 1, 1), (5, 1, 1, 1, 1, 1), (2, 2), (6, 2), (3, 1, 1, 1))
 
 
 def write(frames: Frames) -> list[Path]:
     """Draws every figure of a results folder; gives the paths."""
     paths: list[Path] = []
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a reader's own matplotlibrc changes no figure
-        sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans", rc=STYLE)
-        for study in frames.manifest["studies"]:
-            table = study_table(frames, study["name"])
-            paths += _save(effect(frames, table), frames.folder / "figures" / table.name)
-        paths += _save(pareto(frames), frames.folder / "figures" / "pareto")
-        paths += _save(curves(frames), frames.folder / "figures" / "curves")
+    with style():
+        for study, names in stems(frames).items():
+            own = only(frames, study) if study else frames
+            table = study_table(own, study) if study else None
+            for name in names:
+                figure = DRAWN[name.removeprefix(study)](own, table) if table else pareto(frames)
+                paths += _save(figure, frames.folder / "figures" / name)
     return paths
 
 
-def effect(frames: Frames, table: StudyTable) -> Figure:
-    """One study: accuracy by level with the seeds as points and 95 % intervals, and four costs beside it."""
-    rows = table.numbers
-    labels = [_row_label(row) for row in rows.to_dict("records")]
-    lines = sum(label.count("\n") for label in labels)
-    figure, axes = plt.subplots(
-        1, 1 + len(PANELS), figsize=(9.5, 1.5 + 0.27 * (len(rows) + 0.6 * lines)), sharey=True, layout="constrained",
-        width_ratios=[2.2, *[1] * len(PANELS)],
-    )  # fmt: skip
-    _accuracy_panel(axes[0], frames, table)
-    for panel, key in zip(axes[1:], PANELS, strict=True):
-        _cost_panel(panel, rows, key)
-    axes[0].set_yticks(range(len(rows)), labels)
-    axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.suptitle(textwrap.fill(table.question or table.name, 100), fontsize=10, fontweight="bold")
-    figure.supxlabel(_footnote(frames), fontsize=6, color=GREY)
-    return figure
+def only(frames: Frames, study: str) -> Frames:
+    """The frames of one study's variants: its small print tells of these alone."""
+    variants = frames.studies.variant[frames.studies.study == study]
+    parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
+    return replace(frames, **{name: part[part.variant.isin(variants)] for name, part in parts.items()})
 
 
-def _row_label(row: dict[Any, Any]) -> str:
-    """The level, `*` for the base, and below it what is not done."""
-    label = textwrap.fill(str(row["level"]), 24) + (" *" if row["is_base"] else "")
-    return f"{label}\n({row['not_done']})" if row["not_done"] else label
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of all figures; a reader's own matplotlibrc changes none."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans", rc=STYLE)
+        yield
 
 
-def _accuracy_panel(axes: Axes, frames: Frames, table: StudyTable) -> None:
-    seeds = frames.runs[frames.runs.status == "done"]
-    for place, row in enumerate(table.numbers.itertuples()):
-        own = seeds[seeds.variant == row.variant]
-        colour = ORANGE if row.is_base else BLUE
-        if not len(own):
-            continue
-        sns.stripplot(x=own.test_accuracy, y=[place] * len(own), orient="h", native_scale=True, jitter=False,
-                      color=colour, alpha=0.45, size=4, ax=axes)  # fmt: skip
-        axes.errorbar(
-            row.mean, place, xerr=_half_interval(row.sd, row.n), fmt="D", markersize=4, capsize=3, color=colour
-        )
-    cut = axes.get_xlim()[1] > 100.5
-    axes.set_xlim(right=100.5 if cut else None)
-    bar = "95 % t interval of the mean" + (", cut at 100 %" if cut else "")
-    axes.set_xlabel(f"{METRICS['test_accuracy'].head}\npoints: seeds; bar: {bar}; *: base")
-    axes.set_ylabel("")
+def stems(frames: Frames) -> dict[str, list[str]]:
+    """The names of each study's figures without their suffix, effect plot first; under "" those over all studies."""
+    names = {}
+    for study in frames.manifest["studies"]:
+        kinds = ["", ".curves"]
+        kinds += [".map"] if len(study["axes"]) > 1 else []
+        kinds += [".trade"] if CHECKPOINT in study["axes"] else []
+        names[study["name"]] = [study["name"] + kind for kind in kinds]
+    return {**names, "": ["pareto"]}
 
 
-def _half_interval(sd: float, n: int) -> float | None:
-    from scipy import stats
-
-    return float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else None
+# What all figures share
 
 
-def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
-    metric = METRICS[key]
-    values = rows[key] / metric.scale
-    colours = [ORANGE if base else BLUE for base in rows.is_base]
-    axes.barh(range(len(rows)), values.fillna(0), color=colours, alpha=0.75, height=0.62)
-    for place, (value, status) in enumerate(zip(values, rows.cost_status, strict=True)):
-        text = f" {status}" if math.isnan(value) else f" {metric.format(value)}"
-        axes.text(0 if math.isnan(value) else value, place, text, va="center", fontsize=6.5)
-    axes.set_xlim(0, 1.6 * (values.max() if values.notna().any() else 1))
-    axes.set_xlabel(f"{metric.label}\n({metric.unit})" if metric.unit else metric.label)
-    _ticks(axes, key, 2)
-    axes.grid(False, axis="y")
+def _frame(figure: Figure, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any) -> None:
+    """Title above, legend and small print below a figure that so far has the height of its panels; lays it out."""
+    width, body = figure.get_size_inches()
+    text = textwrap.fill(title, round(12.6 * width))
+    head = figure.text(0.5, 1, text, ha="center", va="top", fontsize=8, fontweight="bold", color=INK)
+    note = textwrap.fill(" ".join(part for part in small if part), round(21 * width))
+    foot = figure.text(0.06 / width, 0, note, va="bottom", fontsize=6, color=GREY)
+    key = _legend(figure, handles, **legend) if handles else None
+    above, below = _inches(head) + 0.1, _inches(foot) + 0.08
+    between = _inches(key) if key else 0.0
+    height = above + body + between + below
+    figure.set_size_inches(width, height)
+    head.set_y(1 - 0.04 / height)
+    foot.set_y(0.04 / height)
+    if key:
+        key.set_bbox_to_anchor((0.5, below / height))
+    engine = figure.get_layout_engine()
+    assert engine
+    engine.set(rect=(0.04 / width, (between + below) / height, 1 - 0.08 / width, body / height))  # type: ignore[call-arg]
+    engine.execute(figure)
+    figure.set_layout_engine("none")  # laid out once for all formats
+    for axes in figure.axes:  # the solver's last digits differ from time to time
+        box = np.round(axes.get_position(original=True).bounds, 6)
+        axes.set_position((box[0], box[1], box[2], box[3]))
+        axes.set_in_layout(True)
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
+    """One legend in as few lines as the width allows."""
+    for columns in range(min(6, len(handles)), 0, -1):
+        key = figure.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=columns, frameon=False,
+            borderaxespad=0, columnspacing=1.2, handletextpad=0.5, **options,
+        )  # fmt: skip
+        if columns == 1 or key.get_window_extent().width <= figure.bbox.width:
+            break
+        key.remove()
+    return key
+
+
+def _inches(artist: Artist) -> float:
+    figure = artist.get_figure(root=True)
+    assert figure
+    return float(artist.get_window_extent().height / figure.dpi)
+
+
+def _shown(numbers: pd.DataFrame, most: int) -> pd.DataFrame:
+    """All levels, or the base and those of the highest mean accuracy, in the grid's order."""
+    best = numbers.sort_values(["is_base", "mean"], ascending=False, kind="stable").index[:most]
+    return numbers.loc[sorted(best)]
+
+
+def _left_out(numbers: pd.DataFrame, shown: pd.DataFrame) -> str:
+    """What `_shown` left out, for the small print."""
+    rest = numbers.drop(shown.index)
+    if rest.empty:
+        return ""
+    bad = int((rest.not_done != "").sum())
+    return (
+        f"Shown are the base and the {len(shown) - 1} most accurate of the other {len(numbers) - 1} levels; the table "
+        f"has all{f' ({bad} of those not shown have runs that are not done)' if bad else ''}."
+    )
+
+
+def _styled(numbers: pd.DataFrame) -> pd.DataFrame:
+    """With the colour and dashes of each level in every figure of its study, and whether it is told from others.
+
+    The base is black and solid, and so stays visible below what coincides with it; beyond what hues can tell apart, the
+    most accurate have one, the others are grey.
+    """
+    told = _shown(numbers, 1 + len(HUES))
+    hues = dict(zip(told.level[~told.is_base], HUES, strict=False))
+    dashes = dict(zip(hues, DASHES, strict=False))
+    return numbers.assign(
+        told=numbers.index.isin(told.index),
+        colour=[INK if row.is_base else hues.get(row.level, LIGHT) for row in numbers.itertuples()],
+        dashes=[dashes.get(level, ()) for level in numbers.level],
+    )
+
+
+def _short(text: str, width: int = 34) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _ticks(axes: Axes, key: str, most: int) -> None:
@@ -126,38 +237,555 @@ def _ticks(axes: Axes, key: str, most: int) -> None:
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}") if plain else ticker.EngFormatter(sep=""))
 
 
-def pareto(frames: Frames) -> Figure:
-    """Accuracy against each cost: families told apart, the best for their price joined."""
-    data = _means(frames)
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(9.5, 3.1), sharey=True, layout="constrained")
-    families = list(dict.fromkeys(frames.variants["model.family"]))
-    markers = dict(zip(families, "osD^v<>Ph*X" * len(families), strict=False))
-    palette = dict(zip(families, sns.color_palette("colorblind", len(families)), strict=True))
-    for panel, key in zip(axes, PANELS, strict=True):
-        metric = METRICS[key]
-        points = data.dropna(subset=[key]).assign(x=lambda frame, k=key, m=metric: frame[k] / m.scale)
-        if points.empty:
-            panel.text(0.5, 0.5, "nothing measured", transform=panel.transAxes, ha="center", color=GREY)
-            continue
-        sns.scatterplot(points, x="x", y="mean", hue="model.family", style="model.family", hue_order=families,
-                        markers=markers, palette=palette, s=24, ax=panel, legend=panel is axes[0])  # fmt: skip
-        front = _front(points, metric.better == "higher")
-        panel.plot(front.x, front["mean"], color=GREY, linewidth=1, zorder=0)
-        _ticks(panel, key, 4)
-        panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
-        if panel.get_legend():
-            panel.legend(title=None, fontsize=7)
-    figure.suptitle("What does accuracy cost? The line joins what nothing beats by mean; differences may be unresolved",
-                    fontsize=10, fontweight="bold")  # fmt: skip
-    figure.supxlabel(_footnote(frames), fontsize=6, color=GREY)
+def _log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
+    """At 1, 2, 5, 10 where few decades are shown."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,)))
+    axis.set_major_formatter(form)
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def _say_empty(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=WRONG)
+    axes.grid(False)
+    axes.tick_params(labelleft=False, labelbottom=False)
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    """SVG and PDF carry no date, so that the same records give the same bytes.
+
+    The backends are called directly: savefig draws every figure twice.
+    """
+    paths = []
+    for suffix, (canvas, dpi, options) in _BACKENDS.items():
+        content = io.BytesIO()
+        figure.set_dpi(dpi)
+        getattr(canvas(figure), f"print_{suffix}")(content, **options)
+        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+        files.write(paths[-1], content.getvalue())
+    plt.close(figure)
+    return paths
+
+
+_BACKENDS: dict[str, tuple[type[FigureCanvasBase], int, dict[str, Any]]] = {
+    "svg": (FigureCanvasSVG, 72, {"metadata": {"Date": None}}),
+    "pdf": (FigureCanvasPdf, 72, {"metadata": {"CreationDate": None}}),
+    "png": (FigureCanvasAgg, 200, {}),
+}
+
+
+# Accuracy and costs by level
+
+
+def effect(frames: Frames, table: StudyTable) -> Figure:
+    """One study: accuracy by level with the seeds as points and 95 % intervals, and four costs beside it."""
+    rows = _shown(_styled(table.numbers), ROWS)
+    labels = [_row_label(row) for row in rows.to_dict("records")]
+    line = min(0.3, max(0.17, 6 / len(rows)))
+    heights = [line + 0.1 * label.count("\n") for label in labels]
+    ends = list(itertools.accumulate(heights))
+    rows = rows.assign(place=np.subtract(ends, np.divide(heights, 2)), height=heights)
+    figure, axes = plt.subplots(
+        1, 1 + len(PANELS), figsize=(WIDE, ends[-1] + 0.42), sharey=True, layout="constrained",
+        width_ratios=[2.6, *[1] * len(PANELS)],
+    )  # fmt: skip
+    _accuracy_panel(axes[0], frames, rows)
+    for panel, key in zip(axes[1:], PANELS, strict=True):
+        _cost_panel(panel, rows, key)
+    axes[0].set_yticks(rows.place, labels)
+    for text, row in zip(axes[0].get_yticklabels(), rows.itertuples(), strict=True):
+        text.set(color=WRONG if row.not_done else INK, fontweight="bold" if row.is_base else "normal")
+    axes[0].set_ylim(ends[-1], 0)
+    disturbed = rows.reindex(columns=[DISTURBED["train_images_per_second"]]).map(_is_text).any(axis=None)
+    small = (
+        "Percentages are changes against the base.",
+        "Colours are those of the learning curves; grey is not named there." if len(rows) > 1 + len(HUES) else "",
+        "† Disturbed by other load, or unsteady." if disturbed else "",
+        _left_out(table.numbers, rows),
+        provenance(frames),
+    )
+    _frame(figure, table.question or table.name, small, _effect_key(rows, axes[0].get_xlim()[1] > 100))
     return figure
 
 
+def _row_label(row: dict[Any, Any]) -> str:
+    """The level, and below it what is not done."""
+    label = textwrap.fill(_called(row), 28, max_lines=3, placeholder="…")
+    return f"{label}\n({row['not_done']})" if row["not_done"] else label
+
+
+def _called(row: dict[Any, Any]) -> str:
+    return f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _accuracy_panel(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
+    seeds = frames.runs.loc[frames.runs.status == "done", ["variant", "test_accuracy"]].merge(rows, on="variant")
+    if len(seeds):
+        group = seeds.groupby("variant")
+        spread = (group.cumcount() + 0.5) / group.variant.transform("size") - 0.5  # equal seeds lie apart
+        sns.scatterplot(
+            x=seeds.test_accuracy.astype(float), y=seeds.place + 0.55 * spread * seeds.height, hue=seeds.level,
+            palette=dict(zip(rows.level, rows.colour, strict=True)), s=9, alpha=0.6, linewidth=0, legend=False, ax=axes,
+        )  # fmt: skip
+    _means_and_intervals(axes, rows[rows.n > 0])
+    for row in rows[rows.n == 0].itertuples():
+        axes.text(0.5, row.place, row.not_done, transform=axes.get_yaxis_transform(), color=WRONG, ha="center",
+                  va="center", fontsize=6.5, bbox=BLANK)  # fmt: skip
+    base = rows.loc[rows.is_base, "mean"].iloc[0]
+    if not math.isnan(base):
+        axes.axvline(base, **REFERENCE)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -0.5), min(high, 100.5))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6) if rows.n.any() else ticker.NullLocator())
+    axes.set(xlabel=METRICS["test_accuracy"].head, ylabel="")
+    axes.grid(False, axis="y")
+
+
+def _means_and_intervals(axes: Axes, rows: pd.DataFrame) -> None:
+    half = rows["mean"] * 0 + [_half_interval(sd, n) for sd, n in zip(rows.sd, rows.n, strict=True)]
+    axes.hlines(rows.place, rows["mean"] - half, rows["mean"] + half, colors=rows.colour, linewidth=1)
+    for end in (rows["mean"] - half, rows["mean"] + half):
+        axes.scatter(end, rows.place, marker="|", s=12, color=rows.colour, linewidth=1)
+    for verdict, part in rows.groupby("verdict"):
+        marker, filled = MARKS[str(verdict)]
+        axes.scatter(part["mean"], part.place, marker=marker, s=20, linewidth=1, edgecolors=part.colour,
+                     facecolors=part.colour if filled else "white", zorder=3)  # fmt: skip
+
+
+def _half_interval(sd: float, n: int) -> float:
+    return float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
+
+
+MARKS = {"base": ("D", True), "resolved": ("o", True), "not resolved": ("o", False), "identical": ("s", False),
+         "no data": ("^", False)}  # fmt: skip
+"""Shape of a mean by its verdict, and whether it is filled."""
+
+VERDICTS = {
+    "base": "base",
+    "resolved": "difference from the base resolved",
+    "not resolved": "not resolved",
+    "identical": "identical weights",
+    "no data": "not comparable",
+}
+
+
+def _effect_key(rows: pd.DataFrame, cut: bool) -> list[Artist]:
+    """Only what is there."""
+    there = rows[rows.n > 0]
+    if there.empty:
+        return []
+    bar = "mean, 95 % t interval" + (", cut at 100 %" if cut else "")
+    key: list[Artist] = [
+        Line2D([], [], linestyle="", marker="o", markersize=3, color=GREY, alpha=0.6, label="seed"),
+        Line2D([], [], color=GREY, linewidth=1, label=bar),
+    ]
+    for verdict, (marker, filled) in MARKS.items():
+        if verdict in set(there.verdict):
+            face = GREY if filled else "white"
+            key.append(_dot(marker, GREY, VERDICTS[verdict], markerfacecolor=face))
+    return key
+
+
+def _dot(marker: str, colour: str, label: str, **options: Any) -> Line2D:
+    return Line2D([], [], linestyle="", marker=marker, markersize=4.5, color=colour, label=label, **options)
+
+
+def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
+    """A bar behind each number, its change against the base beside it."""
+    metric = METRICS[key]
+    values = rows[key] / metric.scale
+    axes.barh(rows.place, values.fillna(0), color=PALE, height=0.78 * rows.height, linewidth=0)
+    style: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
+    style |= {"in_layout": False}  # they stay within the panel: nothing to measure
+    for value, row in zip(values, rows.to_dict("records"), strict=True):
+        if math.isnan(value):
+            status = "not measured" if row["cost_status"] == "done" else str(row["cost_status"])
+            axes.text(0.04, row["place"], status, color=WRONG, **style)
+            continue
+        mark = "†" if _is_text(row.get(DISTURBED.get(key))) else ""
+        axes.text(0.04, row["place"], _number(key, value) + mark, color=INK, **style)
+        axes.text(0.97, row["place"], _change(row, key), color=GREY, ha="right", **style)
+    axes.set_xlim(0, 1.04 * (values.max() if values.notna().any() else 1))
+    axes.set_xlabel("\n".join(textwrap.wrap(metric.head, 16)))
+    _ticks(axes, key, 2)
+    if values.isna().all():
+        axes.xaxis.set_major_locator(ticker.NullLocator())
+    axes.grid(False)
+
+
+def _number(key: str, value: float) -> str:
+    """As in the tables, but for counts that are too long."""
+    text = METRICS[key].format(value)
+    return text if len(text) < 10 else ticker.EngFormatter(places=1, sep="")(value)
+
+
+def _change(row: dict[Any, Any], key: str) -> str:
+    """`-12 %`; beyond tenfold `×12`; nothing for the base, or where the base has no number."""
+    change = row[f"{key}_change"]
+    if row["is_base"] or math.isnan(change):
+        return ""
+    if change >= 9.995:
+        return f"×{change + 1:,.0f}"
+    places = 0 if key in SPREAD or change == 0 or abs(change) >= 0.0995 else 1
+    return f"{100 * change:{'+' if change else ''}.{places}f} %".replace("-", "−")
+
+
+# Learning curves
+
+
+def curves(frames: Frames, table: StudyTable) -> Figure:
+    """Loss and accuracies of one study over the epochs, bands from the lowest to the highest seed."""
+    rows = _styled(table.numbers)
+    own = frames.history[frames.history.variant.isin(rows.variant)]
+    keys = [key for key in CURVES if own[key].notna().any()] or ["train_loss"]
+    width = NARROW if len(keys) == 1 else WIDE
+    figure, axes = plt.subplots(1, len(keys), figsize=(width, 2.1), layout="constrained", squeeze=False)
+    for panel, key in zip(axes.flat, keys, strict=True):
+        _curve_panel(panel, own, key, rows)
+    named = f"Named are the base and the {rows.told.sum() - 1} levels of the highest final test accuracy."
+    absent = [f"{row.level} ({row.not_done})" for row in rows[~rows.told & (rows.n == 0)].itertuples()]
+    small = (
+        "Lines: means over seeds; bands: from the lowest to the highest seed.",
+        "" if rows.told.all() else named,
+        f"Without a curve: {_some(absent)}." if absent else "",
+        provenance(frames),
+    )
+    key_lines = _curve_key(rows, set(own.variant))
+    _frame(figure, f"How do the levels of {table.name} learn?", small, key_lines, handlelength=2.6)
+    return figure
+
+
+def _curve_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) -> None:
+    data = own.dropna(subset=[key]).groupby(["variant", "epoch"])[key].agg(["mean", "min", "max"]).astype(float)
+    if data.empty:
+        _say_empty(panel, "nothing trained yet")
+    else:
+        _lines_and_bands(
+            panel, data.reset_index().merge(rows[["variant", "level", "told", "colour"]], on="variant"), rows
+        )
+        low, high = data["min"].min(), data["max"].max()
+        if key == "train_loss" and 0 < 10 * low <= high:
+            panel.set_yscale("log")
+            _log_ticks(panel.yaxis, high / low, ticker.StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
+    panel.set(xlabel="Epoch", ylabel=CURVES[key])
+
+
+def _lines_and_bands(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Grey lines for levels that are not told apart; above them bands, and lines with dashes."""
+    others = [part[["epoch", "mean"]].to_numpy() for _, part in data[~data.told].groupby("variant")]
+    panel.add_collection(LineCollection(others, colors=LIGHT, linewidths=0.6))
+    told = data[data.told]
+    for _, part in told.groupby("variant"):
+        panel.fill_between(part.epoch, part["min"], part["max"], color=part.colour.iloc[0], alpha=0.15, linewidth=0)
+    order = [level for level in rows.level[rows.told] if level in set(told.level)]
+    dots = {"marker": "o", "markersize": 2.5, "markeredgewidth": 0} if data.epoch.nunique() <= 15 else {}
+    sns.lineplot(
+        told, x="epoch", y="mean", hue="level", hue_order=order, style="level", style_order=order,
+        palette=dict(zip(rows.level, rows.colour, strict=True)),
+        dashes=dict(zip(rows.level, rows.dashes, strict=True)),
+        estimator=None, linewidth=1.2, legend=False, ax=panel, **dots,
+    )  # fmt: skip
+
+
+def _curve_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
+    """A line per level that is told from others; a cross for one without a curve."""
+    key: list[Artist] = []
+    for row in rows[rows.told].to_dict("records"):
+        label = _short(_called(row))
+        label += " (identical)" if row["verdict"] == "identical" else ""
+        label += f" ({row['not_done']})" if row["not_done"] else ""
+        dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
+        line = Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label)
+        key.append(line if row["variant"] in trained else _dot("x", WRONG, label))
+    others = int((~rows.told).sum())
+    return [*key, Line2D([], [], color=LIGHT, linewidth=0.6, label=f"{others} other levels")] if others else key
+
+
+# Heat map of a product
+
+
+def heat_map(frames: Frames, table: StudyTable) -> Figure:
+    """A product study: mean accuracy by its first two axes, a panel for each combination of the others."""
+    cells, axes_of = _cells(frames, table)
+    down, across, *others = axes_of
+    if len(axes_of[across]) > max(12, len(axes_of[down])):
+        down, across = across, down
+    panels = list(itertools.product(*(axes_of[axis] for axis in others)))
+    width, per_line, cell, noted = _map_size(cells, len(axes_of[down]), len(axes_of[across]), len(panels))
+    lines = -(-len(panels[:MAPS]) // per_line)
+    body = lines * (cell * len(axes_of[down]) + (0.62 if others else 0.5))
+    figure, grid = plt.subplots(lines, per_line, figsize=(width, body), squeeze=False, layout="constrained")
+    scale = Normalize(cells["mean"].min(), cells["mean"].max()) if cells["mean"].notna().any() else Normalize(0, 100)
+    for panel in grid.flat[len(panels[:MAPS]) :]:
+        panel.set_axis_off()
+    for panel, combination in zip(grid.flat, panels, strict=False):
+        own = cells[(cells[others] == list(combination)).all(axis=1)] if others else cells
+        _map_panel(panel, own, (down, axes_of[down]), (across, axes_of[across]), scale, noted)
+        panel.set_title("\n".join(f"{_leaf(axis)} = {value}" for axis, value in zip(others, combination, strict=True)))
+    mappable = ScalarMappable(scale, "cividis")
+    bar = figure.colorbar(mappable, ax=grid, label="Mean test\naccuracy (%)", fraction=0.05)
+    bar.outline.set_visible(False)
+    bar.ax.set_visible(bool(cells.n.any()))
+    bar.ax.tick_params(length=0)
+    _frame(figure, table.question or table.name, _map_print(frames, cells, len(panels), noted), _map_key(cells))
+    return figure
+
+
+def _cells(frames: Frames, table: StudyTable) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """A row per level with a column per axis, and the values of each axis; a base off the product is left out."""
+    entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == table.name)
+    axes: list[str] = entry["axes"]
+    values = pd.DataFrame(
+        [
+            {"level": each["label"], **{axis: _text(each["values"].get(axis)) for axis in axes}}
+            for each in entry["levels"]
+        ]
+    )
+    cells = table.numbers.merge(values, on="level")
+    varied = cells[~cells.is_base] if len(cells) > 1 else cells
+    of = {axis: list(dict.fromkeys(varied[axis])) for axis in axes}
+    on = [all(row[axis] in of[axis] for axis in axes) for row in cells.to_dict("records")]
+    order = {axis: list(dict.fromkeys(cells[on][axis])) for axis in axes}
+    return cells[on].astype({"mean": float}), order
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _leaf(axis: str) -> str:
+    return axis.partition(".")[2]
+
+
+def _map_size(cells: pd.DataFrame, down: int, across: int, panels: int) -> tuple[float, int, float, bool]:
+    """Width of the figure, panels beside each other, height of a cell, and whether its numbers have room."""
+    width = NARROW if panels == 1 and across <= 5 else WIDE
+    per_line = max(1, min(panels, 3, int((width - 0.8) / (0.48 * across + 0.5))))
+    noted = ((width - 0.8) / per_line - 0.5) / across >= 0.4 and down <= 30
+    text = 0.12 + 0.09 * max(_note(row).count("\n") + 1 for row in cells.to_dict("records"))
+    return width, per_line, max(0.24, text) if noted else min(0.2, 7 / down), noted
+
+
+def _note(row: dict[Any, Any]) -> str:
+    """Mean, standard deviation, and what is not done."""
+    show = METRICS["test_accuracy"].show
+    lines = [show(row["mean"])] if row["n"] else []
+    lines += [f"± {show(row['sd'])}"] if row["n"] > 1 else []
+    lines += [f"n = {row['n']}"] if row["n"] and row["not_done"] else []
+    return "\n".join([*lines, *(row["not_done"].split(", ") if row["not_done"] else [])])
+
+
+def _map_panel(
+    panel: Axes, cells: pd.DataFrame, down: tuple[str, list[str]], across: tuple[str, list[str]], scale: Normalize,
+    noted: bool,
+) -> None:  # fmt: skip
+    means = cells.pivot_table(index=down[0], columns=across[0], values="mean", dropna=False, observed=False)
+    means = means.reindex(index=down[1], columns=across[1]).astype(float)
+    sns.heatmap(means, cmap="cividis", vmin=scale.vmin, vmax=scale.vmax, cbar=False, ax=panel,
+                linewidths=0.5 if noted else 0)  # fmt: skip
+    panel.set(xlabel=_leaf(across[0]), ylabel=_leaf(down[0]))
+    panel.tick_params(axis="y", rotation=0)
+    panel.tick_params(axis="x", rotation=90 if max(map(len, across[1])) > 9 and len(across[1]) > 3 else 0)
+    for row in cells.to_dict("records"):
+        x, y = across[1].index(row[across[0]]), down[1].index(row[down[0]])
+        if not row["n"]:
+            panel.add_patch(Rectangle((x, y), 1, 1, facecolor="white", edgecolor=WRONG, hatch="////", linewidth=0))
+        if noted:
+            _annotate(panel, x + 0.5, y + 0.5, row, scale)
+        if row["is_base"]:
+            panel.add_patch(
+                Rectangle((x, y), 1, 1, fill=False, edgecolor=HUES[1], linewidth=1.8, clip_on=False, zorder=4)
+            )
+
+
+def _annotate(panel: Axes, x: float, y: float, row: dict[Any, Any], scale: Normalize) -> None:
+    """Light on dark cells, dark on light ones; a status on white."""
+    dark = row["n"] and scale(row["mean"]) < 0.55
+    colour = "white" if dark else INK if row["n"] else WRONG
+    panel.text(x, y, _note(row), ha="center", va="center", fontsize=6, color=colour, bbox=None if row["n"] else BLANK,
+               linespacing=1.05)  # fmt: skip
+
+
+def _map_print(frames: Frames, cells: pd.DataFrame, panels: int, noted: bool) -> tuple[str, ...]:
+    seeds = len(frames.manifest["seeds"])
+    partial = int(((cells.n > 0) & (cells.n < seeds)).sum())
+    return (
+        "Cells: mean ± standard deviation over seeds." if noted else "The table has the numbers.",
+        f"{partial} cells are means of fewer than {seeds} seeds." if partial and not noted else "",
+        f"The first {MAPS} of {panels} combinations are shown." if panels > MAPS else "",
+        "" if cells.is_base.any() else "The base lies outside the map.",
+        provenance(frames),
+    )
+
+
+def _map_key(cells: pd.DataFrame) -> list[Artist]:
+    key: list[Artist] = []
+    if cells.is_base.any():
+        key.append(Rectangle((0, 0), 1, 1, fill=False, edgecolor=HUES[1], linewidth=1.5, label="base"))
+    if (cells.n == 0).any():
+        key.append(
+            Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=WRONG, hatch="////", linewidth=0, label="no result")
+        )
+    return key
+
+
+# Memory against time
+
+
+def trade(frames: Frames, table: StudyTable) -> Figure:
+    """Checkpointing: peak memory against the time of a training step, levels of equal other axes joined."""
+    points = _steps(frames, table)
+    groups = list(dict.fromkeys(points.group))
+    looks = list(zip(groups[:GROUPS], itertools.cycle(HUES), itertools.cycle(MARKERS), strict=False))
+    known = points[points.group.isin(groups[:GROUPS])].dropna(subset=["x", "y"])
+    unknown = points[points.x.isna() | points.y.isna()]
+    absent = [f"{row.level} ({row.cost_status})" for row in unknown.itertuples()]
+    figure, axes = plt.subplots(figsize=(NARROW, 2.7), layout="constrained")
+    for group, colour, marker in looks:
+        part = known[known.group == group].sort_values(["x", "y"])
+        axes.hlines(part.y, part.x - part.iqr / 2, part.x + part.iqr / 2, colors=colour, linewidth=0.6, alpha=0.7)
+        sns.lineplot(x=part.x, y=part.y, sort=False, estimator=None, color=colour, marker=marker, markersize=4.5,
+                     linewidth=0.8, markeredgewidth=0, ax=axes)  # fmt: skip
+    axes.set(xlabel="Time of a training step (ms)", ylabel=METRICS["train_peak_memory_bytes"].head)
+    axes.margins(0.14)
+    _against_base(axes, known)
+    small = (
+        "Bars: interquartile range of the step's time.",
+        f"Not measured: {_some(absent)}." if absent else "",
+        f"The first {GROUPS} of {len(groups)} lines are shown." if len(groups) > GROUPS else "",
+        provenance(frames),
+    )
+    key = [Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=group)
+           for group, colour, marker in looks if group]  # fmt: skip
+    _frame(figure, table.question or table.name, small, key)
+    axes.text(0.02, 0.02, _name_points(axes, known, known), transform=axes.transAxes, fontsize=6, color=GREY)
+    return figure
+
+
+def _steps(frames: Frames, table: StudyTable) -> pd.DataFrame:
+    """Per level: x the milliseconds of a step, y its peak memory, the name of its point and its group."""
+    entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == table.name)
+    rows = table.numbers.merge(frames.variants[["variant", "train.batch_size"]], on="variant")
+    x = 1e3 * rows["train.batch_size"] / rows.train_images_per_second
+    values = [level["values"] for level in entry["levels"]]
+    others = [axis for axis in entry["axes"] if axis != CHECKPOINT]
+    return rows.assign(
+        x=x,
+        y=rows.train_peak_memory_bytes / METRICS["train_peak_memory_bytes"].scale,
+        iqr=x * rows[SPREAD["train_images_per_second"]].astype(float).fillna(0),
+        name=[_text(each.get(CHECKPOINT, "base")) for each in values],
+        group=[", ".join(f"{_leaf(axis)} = {_text(each.get(axis))}" for axis in others) for each in values],
+    )
+
+
+def _against_base(axes: Axes, points: pd.DataFrame) -> None:
+    """Scales above and to the right that count in the base's time and memory."""
+    if points.empty:
+        _say_empty(axes, "nothing measured")
+    for row in points[points.is_base].itertuples():
+        x, y = float(row.x), float(row.y)
+        above = axes.secondary_xaxis("top", functions=_scaled(x))
+        right = axes.secondary_yaxis("right", functions=_scaled(y))
+        above.set_xlabel("× the base's time")
+        right.set_ylabel("× the base's memory")
+        for axis in (above.xaxis, right.yaxis):
+            axis.set_major_locator(ticker.MaxNLocator(5))
+            axis.set_tick_params(length=0, labelsize=6.5)
+        axes.axvline(x, **REFERENCE)
+        axes.axhline(y, **REFERENCE)
+
+
+def _scaled(unit: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    return (lambda value: value / unit, lambda value: value * unit)
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return "; ".join(map(_short, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# Accuracy against costs
+
+
+def pareto(frames: Frames) -> Figure:
+    """Accuracy against each cost: families told apart, the best for their price joined and named."""
+    data = _means(frames)
+    figure, axes = plt.subplots(2, 2, figsize=(WIDE, 4.6), sharey=True, layout="constrained")
+    families = list(dict.fromkeys(frames.variants["model.family"]))
+    markers = dict(zip(families, itertools.cycle(MARKERS), strict=False))
+    palette = dict(zip(families, itertools.cycle(HUES), strict=False))
+    fronts = [_pareto_panel(panel, data, key, markers, palette) for panel, key in zip(axes.flat, PANELS, strict=True)]
+    key: list[Artist] = [_dot(markers[each], palette[each], each) for each in families]
+    key.append(Line2D([], [], color=GREY, linewidth=0.8, label="front: nothing is both cheaper and more accurate"))
+    if data.partial.any():
+        key.append(_dot("o", GREY, f"fewer than {len(frames.manifest['seeds'])} seeds", markerfacecolor="white"))
+    _frame(figure, "What does accuracy cost?", (*_pareto_print(frames, data), provenance(frames)), key)
+    for panel, (front, points) in zip(axes.flat, fronts, strict=True):
+        panel.set_title(_name_points(panel, front, points), **NOTE)
+    return figure
+
+
+def _pareto_panel(
+    panel: Axes, data: pd.DataFrame, key: str, markers: dict[str, str], palette: dict[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Draws one cost; gives its front and all its points."""
+    metric = METRICS[key]
+    panel.set_title(" ", **NOTE)  # room for it
+    points = data.dropna(subset=[key, "mean"])
+    points = points.assign(x=points[key] / metric.scale, y=points["mean"])
+    front = _front(points, metric.better == "higher")
+    panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
+    if points.empty:
+        _say_empty(panel, "nothing measured")
+        return front, points
+    for part, alpha in ((points.drop(front.index), 0.5), (front, 1)):
+        for family, own in part.groupby("family"):
+            sns.scatterplot(own, x="x", y="y", marker=markers[str(family)], color=palette[str(family)], s=18,
+                            linewidth=0.3, alpha=alpha, ax=panel)  # fmt: skip
+    partial = points[points.partial]
+    panel.scatter(partial.x, partial.y, s=4, color="white", linewidth=0, zorder=3)
+    panel.plot(front.x, front.y, color=GREY, linewidth=0.8, zorder=0.9)
+    panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
+    panel.margins(0.08, 0.15)  # room for names
+    if points.x.min() > 0 and points.x.max() >= 20 * points.x.min():
+        panel.set_xscale("log")
+        plain = ticker.EngFormatter(sep="") if metric.scale == 1 else ticker.StrMethodFormatter("{x:,g}")
+        _log_ticks(panel.xaxis, points.x.max() / points.x.min(), plain)
+    else:
+        _ticks(panel, key, 5)
+    return front, points
+
+
+def _pareto_print(frames: Frames, data: pd.DataFrame) -> tuple[str, ...]:
+    absent = data[data["mean"].isna() | data[list(PANELS)].isna().any(axis=1)]
+    return (
+        "Means over seeds; differences along a front may be unresolved.",
+        f"Not in every panel, for lack of runs or costs: {_some(list(absent.name))}." if len(absent) else "",
+    )
+
+
 def _means(frames: Frames) -> pd.DataFrame:
-    done = frames.runs[frames.runs.status == "done"]
-    means = done.groupby("variant", sort=False).test_accuracy.mean().rename("mean").reset_index()
+    """Per variant: family, name, n, mean accuracy and costs."""
+    done = frames.runs[frames.runs.status == "done"].astype({"test_accuracy": float})
+    means = done.groupby("variant").test_accuracy.agg(["mean", "count"]).rename(columns={"count": "n"})
     costs = frames.costs[["variant", *PANELS]].astype(dict.fromkeys(PANELS, float))
-    return means.merge(costs, on="variant").merge(frames.variants[["variant", "model.family"]], on="variant")
+    data = frames.variants[["variant", "model.family"]].rename(columns={"model.family": "family"})
+    data = data.merge(means, on="variant", how="left").merge(costs, on="variant").fillna({"n": 0})
+    names = _names(frames)
+    return data.assign(name=data.variant.map(names).fillna("base"), partial=data.n < len(frames.manifest["seeds"]))
+
+
+def _names(frames: Frames) -> dict[str, str]:
+    """A variant is called by the first level that has it; bare values with their study."""
+    names: dict[str, str] = {}
+    for study in frames.manifest["studies"]:
+        prefix = f"{study['name']} " if study["axes"] else ""
+        for level in study["levels"]:
+            names.setdefault(level["variant"], "base" if level["is_base"] else f"{prefix}{level['label']}")
+    return names
 
 
 def _front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
@@ -166,60 +794,84 @@ def _front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
     return ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=-math.inf)]
 
 
-def curves(frames: Frames) -> Figure:
-    """Training loss over the epochs, one panel per study, bands from the lowest to the highest seed."""
-    studies = frames.manifest["studies"]
-    columns = min(3, len(studies))
-    lines = -(-len(studies) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(9.5, 0.5 + 2.7 * lines), squeeze=False, layout="constrained")
-    for panel in axes.flat[len(studies) :]:
-        panel.set_axis_off()
-    for panel, study in zip(axes.flat, studies, strict=False):
-        levels = frames.studies[frames.studies.study == study["name"]]
-        data = frames.history.merge(levels, on="variant")
-        if len(data):
-            order = [level for level in levels.level if level in set(data.level)]
-            _curve(panel, data, order)
-        panel.set(title=study["name"], xlabel="Epoch", ylabel="Training loss (nats)")
-        panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
-    figure.suptitle(
-        "How do the variants learn? Mean over seeds, band from lowest to highest", fontsize=10, fontweight="bold"
+# Names beside points
+
+
+def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
+    """Writes names beside points, where they hide no other name and little else; says how many found no room."""
+    if named.empty:
+        return ""
+    places = panel.transData.transform(points[["x", "y"]].to_numpy(float))
+    drawn = np.vstack(
+        [places] * 8 + [_along(line.get_transform().transform(line.get_xydata())) for line in panel.lines]
     )
-    figure.supxlabel(_footnote(frames), fontsize=6, color=GREY)
-    return figure
+    taken: list[Bbox] = []
+    for here, name in zip(panel.transData.transform(named[["x", "y"]].to_numpy(float)), named.name, strict=True):
+        sample = panel.text(0, 0, _short(name, 30), fontsize=6)
+        extent = sample.get_window_extent()
+        sample.remove()
+        box = _free(panel.bbox, here, (extent.width + 3, extent.height + 1.5), taken, drawn)
+        if box:
+            taken.append(box)
+            drawn = np.vstack([drawn, _leader(here, box)])
+            _write_beside(panel, here, box, _short(name, 30), places)
+    unnamed = len(named) - len(taken)
+    return f"{unnamed} have no name here, for want of room" if unnamed else ""
 
 
-def _curve(panel: Axes, data: pd.DataFrame, order: list[str]) -> None:
-    """The levels of one study; beyond eight, hues of one scale, since no palette has that many apart."""
-    few = len(order) <= 8
-    palette = sns.color_palette("colorblind" if few else "viridis", len(order))
-    names = {level: " " + textwrap.shorten(level, 28, placeholder="...") for level in order}
-    encoding = {"x": "epoch", "y": "train_loss", "hue": "level", "hue_order": order, "palette": palette}
-    style = {"linewidth": 1, "marker": "o", "markersize": 3, "markeredgewidth": 0}
-    sns.lineplot(data, **encoding, **style, errorbar=("pi", 100), ax=panel)
-    if data.train_loss.max() >= 10 * data.train_loss.min():
-        panel.set_yscale("log")
-    panel.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    panel.yaxis.set_minor_formatter(ticker.NullFormatter())
-    lines = panel.get_legend_handles_labels()[0]
-    labels = [names[level] for level in order]
-    panel.legend(lines, labels, fontsize=6 if few else 4, ncols=1 + len(order) // 13)
+def _along(corners: Any) -> Any:
+    """Points along a line, close enough that no name fits between them."""
+    parts = [
+        a + np.linspace(0, 1, 2 + int(math.dist(a, b) / 3))[:, None] * (b - a) for a, b in itertools.pairwise(corners)
+    ]
+    return np.vstack(parts) if parts else np.empty((0, 2))
 
 
-def _footnote(frames: Frames) -> str:
-    return textwrap.fill(provenance(frames), 190)
+def _leader(here: Any, box: Bbox) -> Any:
+    """Points along the way from a point to the nearest of a box."""
+    return _along([here, np.clip(here, box.min, box.max)])
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    """SVG and PDF carry no date, so that the same records give the same bytes."""
-    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once for all three
-    paths = []
-    for suffix, entries in metadata.items():
-        content = io.BytesIO()
-        figure.savefig(content, format=suffix, metadata=entries)
-        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
-        files.write(paths[-1], content.getvalue())
-    plt.close(figure)
-    return paths
+def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
+    """Of the boxes around a point within the panel that overlap none that is taken: near, and hiding little.
+
+    Hiding a point counts like 48 points of distance; where all is crowded there is none.
+    """
+    best: tuple[float, Bbox | None] = (75, None)
+    for distance, step in itertools.product((5, 10, 16, 23, 32, 42, 54), range(16)):
+        angle = math.pi / 4 + step * math.pi / 8
+        across, up = math.cos(angle), math.sin(angle)
+        x, y = here[0] + (distance + size[0] / 2) * across, here[1] + (distance + size[1] / 2) * up
+        box = Bbox.from_bounds(x - size[0] / 2, y - size[1] / 2, *size)
+        inside = panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1
+        if distance >= best[0] or not inside or box.count_overlaps(taken):
+            continue
+        way = _leader(here, box)
+        crossed = sum(each.count_contains(way) for each in taken)
+        score = distance + 6 * box.padded(1.5).count_contains(drawn) + 25 * crossed
+        best = min(best, (score, box), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> None:
+    """A thin line leads to the point, where another is as near."""
+    gap = _gaps(box, here[None])[0]
+    near = int((_gaps(box, places) <= gap + 4).sum())  # itself too
+    arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+    middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+    panel.annotate(
+        name, xy=tuple(panel.transData.inverted().transform(here)), xytext=tuple(middle - here),
+        textcoords="offset points", ha="center", va="center", fontsize=6, color=INK,
+        arrowprops=arrow if gap > 8 or near > 1 else None,
+    )  # fmt: skip
+
+
+def _gaps(box: Bbox, places: Any) -> Any:
+    """How far points lie from a box."""
+    across = np.maximum(np.maximum(box.x0 - places[:, 0], places[:, 0] - box.x1), 0)
+    up = np.maximum(np.maximum(box.y0 - places[:, 1], places[:, 1] - box.y1), 0)
+    return np.hypot(across, up)
+
+
+DRAWN = {"": effect, ".curves": curves, ".map": heat_map, ".trade": trade}
+"""How a study's figure is drawn, by what its name ends in."""
