@@ -30,7 +30,7 @@ MAX_JOBS = 10_000
 DEEPEST = 32
 """Tables and lists within each other; what is valid has six."""
 
-RESERVED = ("pareto", "curves")
+RESERVED = ("pareto", "overall")
 """Names of figures over all studies."""
 
 MATCHABLE = ("width", "growth_rate", "init_features")
@@ -315,8 +315,10 @@ class _Reader:
 
     def study(self, name: str, table: Any, base_tables: dict[str, Table], base: Variant | None) -> Study | None:
         prefix = f"study.{_quoted(name)}"
-        if name in RESERVED:
-            self.wrong(prefix, _NOTHING, f"this name is taken by a figure over all studies: {', '.join(RESERVED)}")
+        if name.lower() in RESERVED:
+            self.wrong(
+                prefix, _NOTHING, f"this name is taken by a figure or a table over all studies: {', '.join(RESERVED)}"
+            )
             return None
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
             self.wrong(prefix, _NOTHING, "a study's name is 1 to 64 letters, digits, '_' and '-': it names files")

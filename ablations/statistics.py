@@ -166,7 +166,7 @@ class _Product:
 def _product(study: Mapping[str, Any]) -> _Product | None:
     """The study's product; None where it is none."""
     axes = study["axes"]
-    cells = {tuple(str(level["values"].get(axis)) for axis in axes): level for level in study["levels"]}
+    cells = {tuple(_text(level["values"].get(axis)) for axis in axes): level for level in study["levels"]}
     inside = {cell: level for cell, level in cells.items() if not level["is_base"]}
     for each in (cells, inside):
         levels = [list(dict.fromkeys(cell[place] for cell in each)) for place in range(len(axes))]
@@ -175,6 +175,10 @@ def _product(study: Mapping[str, Any]) -> _Product | None:
             variants = {cell: str(level["variant"]) for cell, level in each.items()}
             return _Product(axes, levels, base or tuple(values[0] for values in levels), variants)
     return None
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
 def _changes(product: _Product) -> Iterator[dict[int, str]]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ablations import driver, files, records, report
 from ablations.reader import read
-from ablations.tidy import load
+from ablations.tidy import causes, load
 
 FAULTY = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]") + "\n[study.rate]\ntrain.learning_rate = [0.1, 1e30]\n"
 
@@ -39,7 +39,7 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
     frames = load(folder)
     assert sorted(frames.runs.status) == ["diverged", "done", "done"]
     assert set(frames.costs.status) == {"done"}
-    assert "the loss is" in report.failures(frames)[0]
+    assert "the loss is" in causes(frames)[0]["reason"]
 
     report.write(frames)
     before = derived(folder)
