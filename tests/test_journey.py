@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import re
 import subprocess
 import sys
 
@@ -35,7 +34,7 @@ def test_from_a_grid_file_to_a_latex_cell(tmp_path):
     assert row["seed"] == "7"
 
     table = (folder / "tables" / "growth_rate.tex").read_text()
-    assert re.search(rf"^\{{\}}6 & 1 & {accuracy:.2f} & ", table, re.MULTILINE)
+    assert f"\n{{}}6 & \\num{{1}} & \\num{{{accuracy:.2f}}} & " in table
     assert r"\csname ablate:\detokenize{growth_rate:6:test_accuracy}" in (folder / "numbers.tex").read_text()
     assert f"{{{accuracy:.2f}}}" in (folder / "numbers.tex").read_text()
 
