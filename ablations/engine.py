@@ -150,9 +150,7 @@ class _Engine:
             if kind == "kept" and (key not in self.kept or detail > self.kept[key]):
                 self.kept[key], self.deaths[key] = detail, 0
             if kind == "finished" and detail == ("stopped",):
-                yield (
-                    self.end(worker, "stopped") if self.stopping() else self.again(worker, "asked to stop by somebody")
-                )
+                yield self.end(worker, "stopped") if self.stopping() else self.again(worker, "told to stop by somebody")
                 return
             if kind in ENDS:
                 yield self.end(worker, kind, *detail)
@@ -168,7 +166,7 @@ class _Engine:
         if self.stopping():
             return self.end(worker, "stopped")
         self.deaths[key] += 1
-        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        reason = f"killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
         if self.deaths[key] == MOST_DEATHS:
             times = f"{MOST_DEATHS} times in a row without a newer checkpoint"
             return self.end(worker, "lost", "failed", f"its process was {reason}, {times}")
@@ -217,6 +215,11 @@ def run(
     finally:
         for worker in engine.workers:
             worker.kill()
+
+
+def _signal(number: int) -> str:
+    """`SIGKILL`; real-time signals have no names."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _sources(worker: _Worker) -> tuple[Any, int]:

@@ -1,12 +1,21 @@
-"""`make bench`: a training step of every kind of recomputation beside torchvision's blocks, in one process."""
+"""`make bench`: training steps beside torchvision's blocks, in one process; and reports of 10,000 records."""
 
 from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
 
 import pytest
 import torch
 import torchvision
+from conftest import MACHINE, TINY, record_of, write_grid
 
+from ablations import files, records
 from ablations.config import TrainConfig
+from ablations.grid import jobs, manifest
+from ablations.reader import read
 from ablations.step import optimizer_for, training_step
 from densenet import DenseNetConfig, build
 
@@ -45,3 +54,43 @@ def test_training_step(benchmark, name):
 def test_the_networks_compared_are_the_same():
     sizes = {name: sum(p.numel() for p in make().parameters()) for name, make in NETWORKS.items()}
     assert len(set(sizes.values())) == 1, sizes
+
+
+STUDIES, LEVELS, SEEDS = 40, 49, 5
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A results folder of some 10,000 made-up records: 40 studies of 49 levels, a quarter of them products, 5 seeds."""
+    folder, generator = tmp_path_factory.mktemp("large"), random.Random(0)
+    text = TINY.partition("[study")[0].replace("[0, 1, 2]", str(list(range(SEEDS))))
+    for study in range(STUDIES):
+        decays = [round(0.001 * (study + 1) + 1e-5 * level, 6) for level in range(LEVELS)]
+        axes = f"train.weight_decay = {decays}\nmodel.growth_rate = [{5 + study}]\n"
+        if study % 4 == 0:
+            axes = f"train.weight_decay = {decays[:7]}\nmodel.growth_rate = {[5 + study + 50 * n for n in range(7)]}\n"
+        text += f'[study.study{study}]\nquestion = "What does number {study} buy?"\n{axes}'
+    grid = read(write_grid(folder, text), max_jobs=20_000)
+    files.write(folder / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    (folder / "r" / "records").mkdir()
+    for job in jobs(grid, MACHINE):
+        record = record_of(job, generator.gauss(90, 1), generator.uniform(0.5, 2))
+        if job.kind == "run":
+            (line,) = record["deterministic"]["history"]
+            history = [{**line, "epoch": n + 1, "train_loss": 2 / (n + 1) + generator.random() / 9} for n in range(20)]
+            record["deterministic"]["history"], record["measured"]["epoch_seconds"] = history, [2.5] * 20
+        (folder / "r" / "records" / f"{job.id}.json").write_bytes(records.sealed(record))
+    return folder / "r"
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("command", ["status", "report --only tables", "report --only figures", "report"])
+def test_ten_thousand_records(command, large, benchmark):
+    name, *options = command.split()
+    benchmark.group = "10,000 records on one core"
+    called = ["taskset", "--cpu-list", "0", sys.executable, "-m", "ablations", name, str(large), *options]
+    rounds = 3 if name == "status" else 1
+    benchmark.pedantic(subprocess.run, (called,), {"check": True, "capture_output": True}, rounds=rounds)
+    benchmark.extra_info["records"] = len(list((large / "records").iterdir()))
+    benchmark.extra_info["peak_MiB_so_far"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    print(f"\n{command}: {benchmark.extra_info}")
