@@ -6,20 +6,14 @@ A study `x` has `x` (accuracy and costs by level), `x.curves`, and where it fits
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("agg")  # no window, whatever the machine has
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,21 +22,16 @@ import seaborn as sns
 from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.transforms import Bbox
 from scipy import stats
 
-from ablations import files
+from ablations import drawing
+from ablations.drawing import BLANK, DASHES, GREY, HUES, INK, LIGHT, MARKERS, NARROW, NOTE, PALE, REFERENCE, WIDE, WRONG
 from ablations.metrics import METRICS
 from ablations.tables import DISTURBED, SPREAD, StudyTable, provenance, study_table
 from ablations.tidy import Frames
@@ -60,59 +49,21 @@ CURVES = {
 CHECKPOINT = "model.checkpoint"
 """The axis whose studies have a memory-time trade."""
 
-WIDE, NARROW = 7.0, 3.5
-"""Inches: the text of a page, and one of two columns."""
 
 ROWS, GROUPS, MAPS = 60, 12, 9
 """The most levels of an effect plot, lines of a trade and panels of a map; what is left out is said."""
-
-STYLE: dict[str, Any] = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "axes.linewidth": 0.6,
-    "grid.linewidth": 0.5,
-    "axes.edgecolor": "#B0B0B0",
-    "grid.color": "#DDDDDD",
-    "hatch.linewidth": 0.5,
-    "xtick.major.pad": 1,
-    "ytick.major.pad": 1,
-    "text.parse_math": False,  # a dollar in a question is a dollar
-    "svg.hashsalt": "densenet-ablations",
-    "pdf.fonttype": 42,
-    "text.hinting": "none",  # text as wide in every format
-    "figure.dpi": 72,  # a pixel is a point, as in SVG and PDF
-}
-INK, GREY, LIGHT, PALE, WRONG = "#1A1A1A", "#595959", "#A6A6A6", "#E2E2E2", "#B2182B"
-HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
-"""Okabe and Ito's colours without black and yellow, and a brown: told apart by colour-blind readers."""
-
-REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}
-"""A line through the base."""
-
-NOTE: dict[str, Any] = {"loc": "right", "fontsize": 6, "color": GREY, "pad": 2}
-"""A remark above a panel."""
-
-BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-"""Behind text that would stand on something else."""
-
-MARKERS = "osD^vPX*"
-DASHES = ((3, 1), (1, 1), (5, 1, 1, 1), (5, 1, 1, 1, 1, 1), (2, 2), (6, 2), (3, 1, 1, 1))
 
 
 def write(frames: Frames) -> list[Path]:
     """Draws every figure of a results folder; gives the paths."""
     paths: list[Path] = []
-    with style():
+    with drawing.style():
         for study, names in stems(frames).items():
             own = only(frames, study) if study else frames
             table = study_table(own, study) if study else None
             for name in names:
                 figure = DRAWN[name.removeprefix(study)](own, table) if table else pareto(frames)
-                paths += _save(figure, frames.folder / "figures" / name)
+                paths += drawing.save(figure, frames.folder / "figures" / name)
     return paths
 
 
@@ -121,15 +72,6 @@ def only(frames: Frames, study: str) -> Frames:
     variants = frames.studies.variant[frames.studies.study == study]
     parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
     return replace(frames, **{name: part[part.variant.isin(variants)] for name, part in parts.items()})
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The style of all figures; a reader's own matplotlibrc changes none."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans", rc=STYLE)
-        yield
 
 
 def stems(frames: Frames) -> dict[str, list[str]]:
@@ -143,53 +85,7 @@ def stems(frames: Frames) -> dict[str, list[str]]:
     return {**names, "": ["pareto"]}
 
 
-# What all figures share
-
-
-def _frame(figure: Figure, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any) -> None:
-    """Title above, legend and small print below a figure that so far has the height of its panels; lays it out."""
-    width, body = figure.get_size_inches()
-    text = textwrap.fill(title, round(12.6 * width))
-    head = figure.text(0.5, 1, text, ha="center", va="top", fontsize=8, fontweight="bold", color=INK)
-    note = textwrap.fill(" ".join(part for part in small if part), round(21 * width))
-    foot = figure.text(0.06 / width, 0, note, va="bottom", fontsize=6, color=GREY)
-    key = _legend(figure, handles, **legend) if handles else None
-    above, below = _inches(head) + 0.1, _inches(foot) + 0.08
-    between = _inches(key) if key else 0.0
-    height = above + body + between + below
-    figure.set_size_inches(width, height)
-    head.set_y(1 - 0.04 / height)
-    foot.set_y(0.04 / height)
-    if key:
-        key.set_bbox_to_anchor((0.5, below / height))
-    engine = figure.get_layout_engine()
-    assert engine
-    engine.set(rect=(0.04 / width, (between + below) / height, 1 - 0.08 / width, body / height))  # type: ignore[call-arg]
-    engine.execute(figure)
-    figure.set_layout_engine("none")  # laid out once for all formats
-    for axes in figure.axes:  # the solver's last digits differ from time to time
-        box = np.round(axes.get_position(original=True).bounds, 6)
-        axes.set_position((box[0], box[1], box[2], box[3]))
-        axes.set_in_layout(True)
-
-
-def _legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
-    """One legend in as few lines as the width allows."""
-    for columns in range(min(6, len(handles)), 0, -1):
-        key = figure.legend(
-            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=columns, frameon=False,
-            borderaxespad=0, columnspacing=1.2, handletextpad=0.5, **options,
-        )  # fmt: skip
-        if columns == 1 or key.get_window_extent().width <= figure.bbox.width:
-            break
-        key.remove()
-    return key
-
-
-def _inches(artist: Artist) -> float:
-    figure = artist.get_figure(root=True)
-    assert figure
-    return float(artist.get_window_extent().height / figure.dpi)
+# The levels that a figure shows
 
 
 def _shown(numbers: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -226,53 +122,6 @@ def _styled(numbers: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _short(text: str, width: int = 34) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _ticks(axes: Axes, key: str, most: int) -> None:
-    """Few ticks, large counts as `40k`; a number that has a scaled unit gets no second prefix."""
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(most))
-    plain = METRICS[key].scale != 1
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}") if plain else ticker.EngFormatter(sep=""))
-
-
-def _log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
-    """At 1, 2, 5, 10 where few decades are shown."""
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,)))
-    axis.set_major_formatter(form)
-    axis.set_minor_locator(ticker.NullLocator())
-
-
-def _say_empty(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=WRONG)
-    axes.grid(False)
-    axes.tick_params(labelleft=False, labelbottom=False)
-
-
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    """SVG and PDF carry no date, so that the same records give the same bytes.
-
-    The backends are called directly: savefig draws every figure twice.
-    """
-    paths = []
-    for suffix, (canvas, dpi, options) in _BACKENDS.items():
-        content = io.BytesIO()
-        figure.set_dpi(dpi)
-        getattr(canvas(figure), f"print_{suffix}")(content, **options)
-        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
-        files.write(paths[-1], content.getvalue())
-    plt.close(figure)
-    return paths
-
-
-_BACKENDS: dict[str, tuple[type[FigureCanvasBase], int, dict[str, Any]]] = {
-    "svg": (FigureCanvasSVG, 72, {"metadata": {"Date": None}}),
-    "pdf": (FigureCanvasPdf, 72, {"metadata": {"CreationDate": None}}),
-    "png": (FigureCanvasAgg, 200, {}),
-}
-
-
 # Accuracy and costs by level
 
 
@@ -303,7 +152,7 @@ def effect(frames: Frames, table: StudyTable) -> Figure:
         _left_out(table.numbers, rows),
         provenance(frames),
     )
-    _frame(figure, table.question or table.name, small, _effect_key(rows, axes[0].get_xlim()[1] > 100))
+    drawing.frame(figure, table.question or table.name, small, _effect_key(rows, axes[0].get_xlim()[1] > 100))
     return figure
 
 
@@ -385,12 +234,8 @@ def _effect_key(rows: pd.DataFrame, cut: bool) -> list[Artist]:
     for verdict, (marker, filled) in MARKS.items():
         if verdict in set(there.verdict):
             face = GREY if filled else "white"
-            key.append(_dot(marker, GREY, VERDICTS[verdict], markerfacecolor=face))
+            key.append(drawing.dot(marker, GREY, VERDICTS[verdict], markerfacecolor=face))
     return key
-
-
-def _dot(marker: str, colour: str, label: str, **options: Any) -> Line2D:
-    return Line2D([], [], linestyle="", marker=marker, markersize=4.5, color=colour, label=label, **options)
 
 
 def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
@@ -410,7 +255,7 @@ def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
         axes.text(0.97, row["place"], _change(row, key), color=GREY, ha="right", **style)
     axes.set_xlim(0, 1.04 * (values.max() if values.notna().any() else 1))
     axes.set_xlabel("\n".join(textwrap.wrap(metric.head, 16)))
-    _ticks(axes, key, 2)
+    drawing.ticks(axes, key, 2)
     if values.isna().all():
         axes.xaxis.set_major_locator(ticker.NullLocator())
     axes.grid(False)
@@ -454,14 +299,14 @@ def curves(frames: Frames, table: StudyTable) -> Figure:
         provenance(frames),
     )
     key_lines = _curve_key(rows, set(own.variant))
-    _frame(figure, f"How do the levels of {table.name} learn?", small, key_lines, handlelength=2.6)
+    drawing.frame(figure, f"How do the levels of {table.name} learn?", small, key_lines, handlelength=2.6)
     return figure
 
 
 def _curve_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) -> None:
     data = own.dropna(subset=[key]).groupby(["variant", "epoch"])[key].agg(["mean", "min", "max"]).astype(float)
     if data.empty:
-        _say_empty(panel, "nothing trained yet")
+        drawing.say_empty(panel, "nothing trained yet")
     else:
         _lines_and_bands(
             panel, data.reset_index().merge(rows[["variant", "level", "told", "colour"]], on="variant"), rows
@@ -469,7 +314,7 @@ def _curve_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) -
         low, high = data["min"].min(), data["max"].max()
         if key == "train_loss" and 0 < 10 * low <= high:
             panel.set_yscale("log")
-            _log_ticks(panel.yaxis, high / low, ticker.StrMethodFormatter("{x:g}"))
+            drawing.log_ticks(panel.yaxis, high / low, ticker.StrMethodFormatter("{x:g}"))
         panel.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
     panel.set(xlabel="Epoch", ylabel=CURVES[key])
 
@@ -495,12 +340,12 @@ def _curve_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
     """A line per level that is told from others; a cross for one without a curve."""
     key: list[Artist] = []
     for row in rows[rows.told].to_dict("records"):
-        label = _short(_called(row))
+        label = drawing.short(_called(row))
         label += " (identical)" if row["verdict"] == "identical" else ""
         label += f" ({row['not_done']})" if row["not_done"] else ""
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
         line = Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label)
-        key.append(line if row["variant"] in trained else _dot("x", WRONG, label))
+        key.append(line if row["variant"] in trained else drawing.dot("x", WRONG, label))
     others = int((~rows.told).sum())
     return [*key, Line2D([], [], color=LIGHT, linewidth=0.6, label=f"{others} other levels")] if others else key
 
@@ -531,7 +376,7 @@ def heat_map(frames: Frames, table: StudyTable) -> Figure:
     bar.outline.set_visible(False)
     bar.ax.set_visible(bool(cells.n.any()))
     bar.ax.tick_params(length=0)
-    _frame(figure, table.question or table.name, _map_print(frames, cells, len(panels), noted), _map_key(cells))
+    drawing.frame(figure, table.question or table.name, _map_print(frames, cells, len(panels), noted), _map_key(cells))
     return figure
 
 
@@ -661,8 +506,8 @@ def trade(frames: Frames, table: StudyTable) -> Figure:
     )
     key = [Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=group)
            for group, colour, marker in looks if group]  # fmt: skip
-    _frame(figure, table.question or table.name, small, key)
-    axes.text(0.02, 0.02, _name_points(axes, known, known), transform=axes.transAxes, fontsize=6, color=GREY)
+    drawing.frame(figure, table.question or table.name, small, key)
+    axes.text(0.02, 0.02, drawing.name_points(axes, known, known), transform=axes.transAxes, fontsize=6, color=GREY)
     return figure
 
 
@@ -685,7 +530,7 @@ def _steps(frames: Frames, table: StudyTable) -> pd.DataFrame:
 def _against_base(axes: Axes, points: pd.DataFrame) -> None:
     """Scales above and to the right that count in the base's time and memory."""
     if points.empty:
-        _say_empty(axes, "nothing measured")
+        drawing.say_empty(axes, "nothing measured")
     for row in points[points.is_base].itertuples():
         x, y = float(row.x), float(row.y)
         above = axes.secondary_xaxis("top", functions=_scaled(x))
@@ -704,7 +549,7 @@ def _scaled(unit: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
-    return "; ".join(map(_short, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return "; ".join(map(drawing.short, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # Accuracy against costs
@@ -718,13 +563,13 @@ def pareto(frames: Frames) -> Figure:
     markers = dict(zip(families, itertools.cycle(MARKERS), strict=False))
     palette = dict(zip(families, itertools.cycle(HUES), strict=False))
     fronts = [_pareto_panel(panel, data, key, markers, palette) for panel, key in zip(axes.flat, PANELS, strict=True)]
-    key: list[Artist] = [_dot(markers[each], palette[each], each) for each in families]
+    key: list[Artist] = [drawing.dot(markers[each], palette[each], each) for each in families]
     key.append(Line2D([], [], color=GREY, linewidth=0.8, label="front: nothing is both cheaper and more accurate"))
     if data.partial.any():
-        key.append(_dot("o", GREY, f"fewer than {len(frames.manifest['seeds'])} seeds", markerfacecolor="white"))
-    _frame(figure, "What does accuracy cost?", (*_pareto_print(frames, data), provenance(frames)), key)
+        key.append(drawing.dot("o", GREY, f"fewer than {len(frames.manifest['seeds'])} seeds", markerfacecolor="white"))
+    drawing.frame(figure, "What does accuracy cost?", (*_pareto_print(frames, data), provenance(frames)), key)
     for panel, (front, points) in zip(axes.flat, fronts, strict=True):
-        panel.set_title(_name_points(panel, front, points), **NOTE)
+        panel.set_title(drawing.name_points(panel, front, points), **NOTE)
     return figure
 
 
@@ -739,7 +584,7 @@ def _pareto_panel(
     front = _front(points, metric.better == "higher")
     panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
     if points.empty:
-        _say_empty(panel, "nothing measured")
+        drawing.say_empty(panel, "nothing measured")
         return front, points
     for part, alpha in ((points.drop(front.index), 0.5), (front, 1)):
         for family, own in part.groupby("family"):
@@ -753,9 +598,9 @@ def _pareto_panel(
     if points.x.min() > 0 and points.x.max() >= 20 * points.x.min():
         panel.set_xscale("log")
         plain = ticker.EngFormatter(sep="") if metric.scale == 1 else ticker.StrMethodFormatter("{x:,g}")
-        _log_ticks(panel.xaxis, points.x.max() / points.x.min(), plain)
+        drawing.log_ticks(panel.xaxis, points.x.max() / points.x.min(), plain)
     else:
-        _ticks(panel, key, 5)
+        drawing.ticks(panel, key, 5)
     return front, points
 
 
@@ -792,85 +637,6 @@ def _front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
     """The variants than which none is both cheaper and more accurate, cheapest first."""
     ordered = points.astype({"mean": float}).sort_values(["x", "mean"], ascending=[not more_is_better, False])
     return ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=-math.inf)]
-
-
-# Names beside points
-
-
-def _name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
-    """Writes names beside points, where they hide no other name and little else; says how many found no room."""
-    if named.empty:
-        return ""
-    places = panel.transData.transform(points[["x", "y"]].to_numpy(float))
-    drawn = np.vstack(
-        [places] * 8 + [_along(line.get_transform().transform(line.get_xydata())) for line in panel.lines]
-    )
-    taken: list[Bbox] = []
-    for here, name in zip(panel.transData.transform(named[["x", "y"]].to_numpy(float)), named.name, strict=True):
-        sample = panel.text(0, 0, _short(name, 30), fontsize=6)
-        extent = sample.get_window_extent()
-        sample.remove()
-        box = _free(panel.bbox, here, (extent.width + 3, extent.height + 1.5), taken, drawn)
-        if box:
-            taken.append(box)
-            drawn = np.vstack([drawn, _leader(here, box)])
-            _write_beside(panel, here, box, _short(name, 30), places)
-    unnamed = len(named) - len(taken)
-    return f"{unnamed} have no name here, for want of room" if unnamed else ""
-
-
-def _along(corners: Any) -> Any:
-    """Points along a line, close enough that no name fits between them."""
-    parts = [
-        a + np.linspace(0, 1, 2 + int(math.dist(a, b) / 3))[:, None] * (b - a) for a, b in itertools.pairwise(corners)
-    ]
-    return np.vstack(parts) if parts else np.empty((0, 2))
-
-
-def _leader(here: Any, box: Bbox) -> Any:
-    """Points along the way from a point to the nearest of a box."""
-    return _along([here, np.clip(here, box.min, box.max)])
-
-
-def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
-    """Of the boxes around a point within the panel that overlap none that is taken: near, and hiding little.
-
-    Hiding a point counts like 48 points of distance; where all is crowded there is none.
-    """
-    best: tuple[float, Bbox | None] = (75, None)
-    for distance, step in itertools.product((5, 10, 16, 23, 32, 42, 54), range(16)):
-        angle = math.pi / 4 + step * math.pi / 8
-        across, up = math.cos(angle), math.sin(angle)
-        x, y = here[0] + (distance + size[0] / 2) * across, here[1] + (distance + size[1] / 2) * up
-        box = Bbox.from_bounds(x - size[0] / 2, y - size[1] / 2, *size)
-        inside = panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1
-        if distance >= best[0] or not inside or box.count_overlaps(taken):
-            continue
-        way = _leader(here, box)
-        crossed = sum(each.count_contains(way) for each in taken)
-        score = distance + 6 * box.padded(1.5).count_contains(drawn) + 25 * crossed
-        best = min(best, (score, box), key=lambda pair: pair[0])
-    return best[1]
-
-
-def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> None:
-    """A thin line leads to the point, where another is as near."""
-    gap = _gaps(box, here[None])[0]
-    near = int((_gaps(box, places) <= gap + 4).sum())  # itself too
-    arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-    middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
-    panel.annotate(
-        name, xy=tuple(panel.transData.inverted().transform(here)), xytext=tuple(middle - here),
-        textcoords="offset points", ha="center", va="center", fontsize=6, color=INK,
-        arrowprops=arrow if gap > 8 or near > 1 else None,
-    )  # fmt: skip
-
-
-def _gaps(box: Bbox, places: Any) -> Any:
-    """How far points lie from a box."""
-    across = np.maximum(np.maximum(box.x0 - places[:, 0], places[:, 0] - box.x1), 0)
-    up = np.maximum(np.maximum(box.y0 - places[:, 1], places[:, 1] - box.y1), 0)
-    return np.hypot(across, up)
 
 
 DRAWN = {"": effect, ".curves": curves, ".map": heat_map, ".trade": trade}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from conftest import ACCURACY, MACHINE, TINY, fabricate, record_of, write_grid
 from matplotlib.text import Text
 
-from ablations import figures, files, records, tables, tidy
+from ablations import drawing, figures, files, records, tables, tidy
 from ablations.grid import jobs, manifest
 from ablations.reader import read
 
@@ -47,7 +45,7 @@ def drawn(frames, stem):
     """A figure as `write` draws it."""
     study, kind = stem.partition(".")[::2]
     own = figures.only(frames, study)
-    with figures.style():
+    with drawing.style():
         return figures.DRAWN[f".{kind}" if kind else ""](own, tables.study_table(own, study))
 
 
@@ -82,7 +80,7 @@ def test_a_study_has_the_figures_that_fit_it(results, product):
 @pytest.mark.parametrize("stem", ["growth_rate", "growth_rate.curves", "growth_rate.map", "growth_rate.trade"])
 def test_no_text_is_small_or_cut_off(product, stem):
     figure = drawn(product, stem)
-    assert figure.get_size_inches()[0] in (figures.NARROW, figures.WIDE)
+    assert figure.get_size_inches()[0] in (drawing.NARROW, drawing.WIDE)
     assert all(text.get_fontsize() >= 6 for text in figure.findobj(Text) if text.get_text())
     box = figure.get_tightbbox()  # inches
     assert box.x0 >= 0 <= box.y0
@@ -148,7 +146,7 @@ def test_of_too_many_levels_the_base_and_the_most_accurate_are_shown():
         "have runs that are not done)."
     )
     assert figures._left_out(numbers, figures._shown(numbers, 5)) == ""
-    assert list(figures._styled(numbers).colour) == [figures.HUES[0], figures.HUES[1], figures.INK, *figures.HUES[2:4]]
+    assert list(figures._styled(numbers).colour) == [drawing.HUES[0], drawing.HUES[1], drawing.INK, *drawing.HUES[2:4]]
 
 
 def test_curves_are_means_with_bands_from_the_lowest_to_the_highest_seed(results):
@@ -221,18 +219,6 @@ def test_the_front_is_what_nothing_beats():
     points = pd.DataFrame({"x": [1, 2, 2, 3, 4], "mean": [90, 95, 94, 93, 96]})
     assert figures._front(points, more_is_better=False)["mean"].tolist() == [90, 95, 96]
     assert figures._front(points, more_is_better=True)["mean"].tolist() == [96]
-
-
-def test_names_hide_no_other_name():
-    crowd = pd.DataFrame({"x": [5, 5.1, 5.2, 5.0, 5.1], "y": [5, 5.1, 5.0, 5.2, 5.3], "name": "a rather long name"})
-    with figures.style():
-        figure, panel = plt.subplots()
-        panel.set(xlim=(0, 10), ylim=(0, 10))
-        figures._name_points(panel, crowd, crowd)
-        figure.draw_without_rendering()
-    boxes = [Text.get_window_extent(text) for text in panel.texts]
-    assert len(boxes) == 5
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_a_dollar_is_a_dollar(tmp_path):

@@ -13,7 +13,7 @@ DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "f
 ABLATIONS = [
     "metrics", "files", "records", "locks", "config", "sources", "data", "augmentation", "environment", "grid",
     "reader", "step", "checkpoint", "evaluation", "train", "weights", "timing", "cost", "job", "engine",
-    "display", "tidy", "driver", "plan", "statistics", "tables", "figures", "answers", "report",
+    "display", "tidy", "driver", "plan", "statistics", "tables", "drawing", "figures", "answers", "report",
     "citations", "__init__", "cli", "__main__",
 ]  # fmt: skip
 ORDER = [f"densenet.{name}" for name in DENSENET] + [f"ablations.{name}" for name in ABLATIONS]
