@@ -16,8 +16,8 @@ from ablations.tidy import Frames
 SHOWN = 3
 """Levels that an answer names in full, the largest changes first."""
 
-EQUAL = 0.01
-"""A share of the base's count within which costs are called equal."""
+EQUAL = 0.0005
+"""A share of the base's count within which costs are called equal: what would be printed as 0.0 %."""
 
 Row = Mapping[Any, Any]
 """A level's row of `StudyTable.numbers`, and its `name` in a sentence."""
@@ -64,6 +64,7 @@ def _accuracy(base: Row, others: Sequence[Row]) -> list[str]:
         _unresolved([row for row in unresolved if row["pairs"] > 1], len(others)),
         _one_seed([row for row in unresolved if row["pairs"] == 1], len(others)),
         _no_data(by_verdict.get("no data", [])),
+        _no_pairs(by_verdict.get("no pairs", [])),
     ]
 
 
@@ -110,8 +111,8 @@ def _price(row: Row) -> str:
 
 def _percent(change: float) -> str:
     """`+42 %`, with a true minus; 0 has no sign."""
-    rounded = f"{100 * change:+.0f}".replace("-", "−")
-    return f"{'0' if rounded[1:] == '0' else rounded} %"
+    rounded = tables.signed(100 * change, 0 if abs(change) >= 0.01 else 1).replace("-", "−")
+    return f"{'0' if not float(rounded[1:]) else rounded} %"
 
 
 def _and(words: Sequence[str]) -> str:
@@ -134,15 +135,17 @@ def _known(change: float) -> float:
 
 
 def _saving(base: Row, row: Row) -> str:
-    """Memory and time against the base; time only where it differs by more than its own spread."""
+    """Memory and time against the base; time only where it is undisturbed and differs by more than its own spread."""
     memory = _known(row["train_peak_memory_bytes_change"])
     speed = _known(row["train_images_per_second_change"])
     spread = max(_known(each["train_step_relative_iqr"] or 0.0) for each in (base, row))
     parts = []
-    if abs(memory) > EQUAL:
+    if abs(memory) > 0.005:
         parts.append(f"{100 * abs(memory):.0f} % {'less' if memory < 0 else 'more'} peak memory in training")
-    if abs(speed) > max(EQUAL, spread):
-        parts.append(f"{100 * abs(speed):.0f} % {'slower' if speed < 0 else 'faster'} training")
+    disturbed = any(each["train_disturbed"] for each in (base, row) if isinstance(each["train_disturbed"], str))
+    if abs(speed) > max(0.01, spread) and not disturbed:
+        time = 1 / (1 + speed) - 1
+        parts.append(f"{100 * abs(time):.0f} % {'more' if time > 0 else 'less'} time a step")
     return f", with {_and(parts)}" if parts else ""
 
 
@@ -179,7 +182,7 @@ def _which(rows: Sequence[Row], of: int, largest: str) -> str:
 
 
 def _signed(row: Row, key: str) -> str:
-    return f"{row[key]:+.{_digits(row)}f}".replace("-", "−")
+    return tables.signed(row[key], _digits(row)).replace("-", "−")
 
 
 def _with(seeds: str) -> str:
@@ -200,6 +203,13 @@ def _no_data(rows: Sequence[Row]) -> str:
     return f"No result to compare: {_and(names)}."
 
 
+def _no_pairs(rows: Sequence[Row]) -> str:
+    """Levels that have results, and none to pair with the base's."""
+    names = [row["name"] for row in rows[:SHOWN]] + ([f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else [])
+    verb = "shares" if len(rows) == 1 else "share"
+    return f"Not comparable: {_and(names)} {verb} no seed, device and torch version with the base." if rows else ""
+
+
 def _effects(frames: Frames, table: tables.StudyTable) -> list[str]:
     """Of a study of several axes: which main effects and interactions the seeds resolve, the largest first."""
     found = tables.effects_table(frames, table.name)
@@ -207,8 +217,10 @@ def _effects(frames: Frames, table: tables.StudyTable) -> list[str]:
         return []
     rows = found.numbers.to_dict("records")
     resolved = sorted((row for row in rows if row["verdict"] == "resolved"), key=lambda row: -abs(row["difference"]))
+    if not any(row["pairs"] for row in rows):
+        return ["Main effects and interactions cannot be told: no seed has all the combinations that one needs."]
     if not resolved:
-        seeds = _numbers([row["pairs"] for row in rows])
+        seeds = _numbers([row["pairs"] for row in rows if row["pairs"]])
         return [f"No main effect and no interaction is resolved {_with(seeds)}."]
     more = [f"and {len(resolved) - SHOWN} more"] if len(resolved) > SHOWN else []
     return [f"On the average over the other axes: {'; '.join([*map(_effect, resolved[:SHOWN]), *more])}."]
@@ -218,6 +230,8 @@ def _effect(row: Row) -> str:
     """`growth_rate 4 → 8 gains 2.3 points (95 % 1.1–3.5)`, or what two changes together give beyond their sum."""
     names = [axis.rpartition(".")[2] for axis in row["axes"].split(" x ")]
     moves = row["levels"].replace("->", "→").split(", ")
+    if len(moves) != len(names):  # a level has a comma of its own
+        names, moves = [_and(names)], [row["levels"]]
     changes = [f"{name} {move}" for name, move in zip(names, moves, strict=True)]
     size = f"{_points(row)} (95 % {_interval(row)})"
     if row["effect"] == "main":

@@ -7,9 +7,11 @@ In Markdown or HTML a mark is a comment before the cited text, and the next comm
 
 In LaTeX, in files named `.tex`, it is a comment behind the cited number, to the end of the line:
 
-    an accuracy of \num{97.1}% ablate results/digits-cpu growth_rate 10 test_accuracy
+    an accuracy of \num{97.1} % ablate results/digits-cpu growth_rate 10 test_accuracy
 
-There, `\ablate{growth_rate}{10}{test_accuracy}` is a citation as well, by the `numbers.tex` that the file puts in.
+The number is written in plain digits, and, since the comment takes the line's end with it, a space stands before the
+comment where a word follows. `\ablate{growth_rate}{10}{test_accuracy}` is a citation as well, by the `numbers.tex` that
+the file puts in; a chapter that does not put it in itself names it in a comment, `% \input{FOLDER/numbers}`.
 """
 
 from __future__ import annotations
@@ -26,13 +28,23 @@ from ablations.tables import DERIVED, brief, citable, markdown, numbers_tex, pro
 from ablations.tidy import Frames, load
 
 COMMENT = re.compile(
-    r"<!-- ablate (?P<source>.*?) -->(?P<cited>(?:(?!<!-- ablate ).)*?)(?P<end><!-- /ablate -->|(?=<!-- ablate )|\Z)",
+    r"<!--\s*ablate\s+(?P<source>.*?)\s*-->(?P<cited>(?:(?!<!--\s*ablate\s).)*?)"
+    r"(?P<end><!--\s*/ablate\s*-->|(?=<!--\s*ablate\s)|\Z)",
     re.DOTALL,
 )
-BEHIND = re.compile(r"^(?P<before>.*?)(?<!\\)% ?ablate (?P<source>.+?)\r?$", re.MULTILINE)
-NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?")
-MACRO = re.compile(r"\\ablate\{(.*?)\}\{(.*?)\}\{(.*?)\}")
-PUT_IN = re.compile(r"^[^%\n]*\\input\{(.*?)numbers(?:\.tex)?\}", re.MULTILINE)
+BEHIND = re.compile(r"^(?P<before>.*?)(?<!\\)(?:\\\\)*%\s*ablate\s+(?P<source>.+?)[ \t\r]*$", re.MULTILINE)
+"""A comment in LaTeX, where `\\\\%` begins one and `\\%` does not."""
+
+NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+LAST = re.compile(rf"(?P<number>{NUMBER.pattern})(?:[}}$~.,;:)&\s]|\\[,% ]|\\points?)*\Z")
+"""A number, and what may stand between it and its mark."""
+
+NOT_PLAIN = re.compile(r"(?:[\w.,:^-]|\{,\}|\\,|\$-\$|−|(?:\+-|±|\\pm|\d)\s*)\Z")
+"""What makes digits behind it a part of something else: of a number with a space, an exponent, a spread, a label."""
+
+MACRO = re.compile(r"\\ablate\s*\{(.*?)\}\s*\{(.*?)\}\s*\{(.*?)\}", re.DOTALL)
+PUT_IN = re.compile(r"\\input\s*\{(.*?)numbers(?:\.tex)?\}")
+WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,12 @@ def marks(frames: Frames, study: str, level: str, metric: str) -> dict[str, str]
     """Marks to paste into a text that lies in this directory, for the folder is relative to the text's own."""
     text = value(frames, study, level, metric)
     source = shlex.join([frames.folder.as_posix(), study, level, metric])
-    number = rf"\num{{{text.replace(',', '')}}}" if NUMBER.fullmatch(text) else text
-    return {"markdown": f"<!-- ablate {source} -->{text}<!-- /ablate -->", "latex": f"{number}% ablate {source}"}
+    number = rf"\num{{{text.replace(',', '')}}} % ablate {source}"
+    macro = rf"\ablate{{{study}}}{{{level}}}{{{metric}}}"  # a word has no mark of its own
+    return {
+        "markdown": f"<!-- ablate {source} -->{text}<!-- /ablate -->",
+        "latex": number if NUMBER.fullmatch(text) else macro,
+    }
 
 
 def check(path: Path) -> list[Citation]:
@@ -123,14 +139,26 @@ def _marks(path: Path, text: str) -> Iterator[_Mark]:
     """The marks of a text, in their order."""
     if path.suffix == ".tex":
         for match in BEHIND.finditer(text):
-            numbers = list(NUMBER.finditer(text, *match.span("before")))
-            start, end = numbers[-1].span() if numbers else (match.end("before"),) * 2
-            yield _Mark(start, end, match["source"], "" if numbers else "no number stands before the mark")
+            yield _behind(match)
         return
     for match in COMMENT.finditer(text):
         problem = "" if match["end"] else "the mark has no end: <!-- /ablate --> is missing"
         closing = "" if match["end"] else "<!-- /ablate -->"
         yield _Mark(*match.span("cited"), match["source"], problem, closing)
+
+
+def _behind(match: re.Match[str]) -> _Mark:
+    """The number that a mark in LaTeX stands behind."""
+    found, end = LAST.search(match["before"]), match.end("before")
+    if found is None:
+        return _Mark(end, end, match["source"], "no number stands before the mark")
+    start, end = (match.start("before") + place for place in found.span("number"))
+    lead = match["before"][: found.start("number")]
+    if NOT_PLAIN.search(lead):
+        return _Mark(start, end, match["source"], "what stands before the mark is no number in plain digits")
+    if "," in found["number"] and WRAPPED.search(lead):
+        return _Mark(start, end, match["source"], "within \\num a comma is a decimal point: leave it out")
+    return _Mark(start, end, match["source"])
 
 
 def _citation(path: Path, text: str, mark: _Mark) -> Citation:
@@ -149,19 +177,29 @@ def _citation(path: Path, text: str, mark: _Mark) -> Citation:
 
 def _macros(path: Path, text: str) -> Iterator[Citation]:
     r"""Every `\ablate{STUDY}{LEVEL}{METRIC}` of a LaTeX file; its number stands in the numbers.tex put in before."""
-    found = PUT_IN.search(text) if path.suffix == ".tex" else None
-    if found is None:
-        return
-    folder = path.parent / found[1]
-    for match in MACRO.finditer(text):
-        line, source = text.count("\n", 0, match.start()) + 1, shlex.join([found[1] or ".", *match.groups()])
-        try:
-            recorded = _looked_up(_cells(folder), *match.groups())
-            fresh = numbers_tex(_cells(folder)) == _text(folder / "numbers.tex")
-            problem = "" if fresh else f"{folder / 'numbers.tex'} is not of these records: `ablate report` renews it"
-        except (ValueError, OSError) as error:
-            recorded, problem = None, str(error)
+    found = PUT_IN.search(text)
+    for match in MACRO.finditer(text) if path.suffix == ".tex" else ():
+        words = [" ".join(word.split()) for word in match.groups()]
+        if re.search(r"(?<!\\)%", text[text.rfind("\n", 0, match.start()) + 1 : match.start()]):
+            continue  # within a comment
+        line, source, recorded = text.count("\n", 0, match.start()) + 1, shlex.join(words), None
+        problem = r"no \input{FOLDER/numbers} says where it is from; in a chapter, write it into a comment"
+        if found is not None:
+            source = shlex.join([found[1] or ".", *words])
+            recorded, problem = _from_numbers(path.parent / found[1], words)
+        if not problem and WRAPPED.search(text[: match.start()]):
+            problem = r"\ablate gives text: \num would take its comma for a decimal point"
         yield Citation(path, line, source, match[0], recorded, problem)
+
+
+def _from_numbers(folder: Path, words: Sequence[str]) -> tuple[str | None, str]:
+    """A number as numbers.tex gives it, and what is wrong with that."""
+    try:
+        recorded = _looked_up(_cells(folder), *words)
+        fresh = numbers_tex(_cells(folder)) == _text(folder / "numbers.tex")
+    except (ValueError, OSError) as error:
+        return None, str(error)
+    return recorded, "" if fresh else f"{folder / 'numbers.tex'} is not of these records: `ablate report` renews it"
 
 
 def _recorded(place: Path, words: Sequence[str]) -> str:

@@ -300,6 +300,8 @@ def check(
         except (OSError, UnicodeDecodeError) as error:
             _stop(f"{path} cannot be read: {error}")
         total += len(found)
+        if not found:
+            _say(f"{path}: no number in it is cited", err)
         for citation in found:
             if citation.problem:
                 wrong += 1

@@ -11,7 +11,6 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from ablations import drawing
 from ablations.drawing import BLANK, DASHES, GREY, HUES, INK, LIGHT, MARKERS, NARROW, NOTE, PALE, REFERENCE, WIDE, WRONG
 from ablations.metrics import METRICS
 from ablations.tables import DISTURBED, SPREAD, StudyTable, provenance, study_table
-from ablations.tidy import Frames
+from ablations.tidy import Frames, of_study
 
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
 """The costs that stand beside the accuracy."""
@@ -59,19 +58,12 @@ def write(frames: Frames) -> list[Path]:
     paths: list[Path] = []
     with drawing.style():
         for study, names in stems(frames).items():
-            own = only(frames, study) if study else frames
+            own = of_study(frames, study) if study else frames
             table = study_table(own, study) if study else None
             for name in names:
                 figure = DRAWN[name.removeprefix(study)](own, table) if table else pareto(frames)
                 paths += drawing.save(figure, frames.folder / "figures" / name)
     return paths
-
-
-def only(frames: Frames, study: str) -> Frames:
-    """The frames of one study's variants: its small print tells of these alone."""
-    variants = frames.studies.variant[frames.studies.study == study]
-    parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
-    return replace(frames, **{name: part[part.variant.isin(variants)] for name, part in parts.items()})
 
 
 def stems(frames: Frames) -> dict[str, list[str]]:
@@ -209,7 +201,7 @@ def _half_interval(sd: float, n: int) -> float:
 
 
 MARKS = {"base": ("D", True), "resolved": ("o", True), "not resolved": ("o", False), "identical": ("s", False),
-         "no data": ("^", False)}  # fmt: skip
+         "no data": ("^", False), "no pairs": ("^", False)}  # fmt: skip
 """Shape of a mean by its verdict, and whether it is filled."""
 
 VERDICTS = {
@@ -218,6 +210,7 @@ VERDICTS = {
     "not resolved": "not resolved",
     "identical": "identical weights",
     "no data": "not comparable",
+    "no pairs": "not comparable",
 }
 
 

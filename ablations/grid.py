@@ -86,6 +86,9 @@ class Grid:
     """The file as it was read, and what was laid over it."""
 
     notes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """What of the command line was laid over the file."""
+
     time_limit: float = 0.0
     """Seconds that one job may take in one go; 0 = as long as it takes."""
 
@@ -134,6 +137,7 @@ def manifest(grid: Grid, machine: Mapping[str, Any]) -> Table:
         "title": grid.title,
         "seeds": list(grid.seeds),
         "machine": dict(machine),
+        "options": list(grid.options),
         "variants": {
             variant_id: {
                 "cost": _cost_id(grid.cost(variant), machine),

@@ -100,10 +100,10 @@ def read(
     grid = reader.grid(table, text)
     if grid is None or reader.problems:
         raise GridError(str(path), reader.problems)
-    laid_over = [f"--set {setting}" for setting in settings]
-    laid_over += [] if seeds is None else [f"--seeds {','.join(map(str, seeds))}"]
-    note = f"\n# Laid over this on the command line: {json.dumps(' '.join(laid_over))}\n" if laid_over else ""
-    return replace(grid, text=text + note)
+    options = [part for setting in settings for part in ("--set", setting)]
+    options += [] if seeds is None else ["--seeds", ",".join(map(str, seeds))]
+    note = f"\n# Laid over this on the command line: {json.dumps(' '.join(options))}\n" if options else ""
+    return replace(grid, text=text + note, options=tuple(options))
 
 
 @dataclass
@@ -175,7 +175,7 @@ class _Reader:
             return None
         datasets = {config: dataset for config, dataset in self.datasets.items() if dataset is not None}
         found = tuple(study for study in studies if study is not None)
-        return Grid(title, seeds, base, found, datasets, text, tuple(self.notes), time_limit)
+        return Grid(title, seeds, base, found, datasets, text, tuple(self.notes), time_limit=time_limit)
 
     def text(self, table: Table, key: str, prefix: str = "") -> str:
         """A table's text in one line, empty where it is missing."""

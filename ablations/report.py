@@ -161,7 +161,8 @@ def commands(frames: Frames) -> list[str]:
     """What makes all of it again, and what makes this page from the records."""
     name = _called(frames.folder)
     device = frames.manifest["machine"]["device"]
-    again = ["ablate", "run", f"{name}/grid.toml", "--out", f"{name}-again", "--device", device]
+    options = frames.manifest["options"]
+    again = ["ablate", "run", f"{name}/grid.toml", *options, "--out", f"{name}-again", "--device", device]
     return [shlex.join(again), shlex.join(["ablate", "report", name])]
 
 
@@ -176,7 +177,8 @@ def _retry(frames: Frames) -> str:
         return ""
     name, statuses = _called(frames.folder), sorted({cause["status"] for cause in causes(frames)})
     retry = ["--retry", ",".join(statuses)] if statuses else []
-    return shlex.join(["ablate", "run", f"{name}/grid.toml", "--out", name, *retry])
+    where = ["--out", name, "--device", frames.manifest["machine"]["device"]]
+    return shlex.join(["ablate", "run", f"{name}/grid.toml", *frames.manifest["options"], *where, *retry])
 
 
 def checksums(folder: Path) -> list[dict[str, str]]:

@@ -53,6 +53,7 @@ def paired(base: Runs, other: Runs) -> Difference:
 
 def judged(differences: Sequence[float], identical: bool) -> Difference:
     """Paired differences, a seed each, with the t interval of their mean (Student 1908) and the t-test against 0."""
+    differences = [round(difference, 9) for difference in differences]  # sums of floats leave less
     n = len(differences)
     if n and identical:
         end = 0.0 if n > 1 else math.nan
@@ -61,7 +62,7 @@ def judged(differences: Sequence[float], identical: bool) -> Difference:
     if n < 2:
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
     error = statistics.stdev(differences) / math.sqrt(n)  # exact sums: equal values have deviation 0
-    if error <= 1e-12 * abs(mean):  # rounding alone: a t-test would call any such difference certain
+    if error <= 1e-9:  # rounding alone: a t-test would call any such difference certain
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
     half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
@@ -113,7 +114,8 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             row |= {"pairs": each.pairs, "verdict": "base"}
         else:
             row |= {"pairs": each.pairs, "difference": each.mean, "low": each.low, "high": each.high}
-            row |= {"p": each.p, "p_holm": corrected, "verdict": _verdict(each, corrected)}
+            verdict = "no pairs" if row["n"] and base and not each.pairs else _verdict(each, corrected)
+            row |= {"p": each.p, "p_holm": corrected, "verdict": verdict}
     return pd.DataFrame(rows)
 
 
@@ -170,7 +172,7 @@ def _product(study: Mapping[str, Any]) -> _Product | None:
     inside = {cell: level for cell, level in cells.items() if not level["is_base"]}
     for each in (cells, inside):
         levels = [list(dict.fromkeys(cell[place] for cell in each)) for place in range(len(axes))]
-        if len(axes) > 1 and len(each) == math.prod(map(len, levels)):
+        if len(axes) > 1 and min(map(len, levels)) > 1 and len(each) == math.prod(map(len, levels)):
             base = next((cell for cell, level in each.items() if level["is_base"]), None)
             variants = {cell: str(level["variant"]) for cell, level in each.items()}
             return _Product(axes, levels, base or tuple(values[0] for values in levels), variants)
@@ -220,7 +222,8 @@ def _finished(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
     for variant, *key, accuracy, weights in (
         runs[runs.status == "done"].reindex(columns=columns).itertuples(index=False)
     ):
-        found[str(variant)][tuple(key)] = float(accuracy), str(weights)
+        known = isinstance(weights, str)  # what is not known is identical with nothing
+        found[str(variant)][tuple(key)] = float(accuracy), weights if known else f"unknown, {variant} {key}"
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from ablations import files
 from ablations.metrics import MATCHED, METRICS
 from ablations.statistics import effects, summary
-from ablations.tidy import Frames
+from ablations.tidy import Frames, of_study
 
 CONFOUNDS = (
     "params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second",
@@ -56,7 +56,8 @@ def study_table(frames: Frames, study: str) -> StudyTable:
     """The table of one study, rows in the grid's order."""
     entry = study_entry(frames, study)
     matches = {level["label"]: level["match"] for level in entry["levels"]}
-    return _table(frames, study, entry["question"], frames.studies[frames.studies.study == study], matches)
+    levels = frames.studies[frames.studies.study == study]
+    return _table(of_study(frames, study), study, entry["question"], levels, matches)
 
 
 def overall_table(frames: Frames) -> StudyTable:
@@ -64,7 +65,8 @@ def overall_table(frames: Frames) -> StudyTable:
     levels = frames.studies.drop_duplicates("variant")
     names = levels.level.where(levels.is_base, levels.study + " " + levels.level)
     levels = levels.assign(level=names).sort_values("is_base", ascending=False, kind="stable")
-    return _table(frames, OVERALL, "What does every variant cost, and what does it buy?", levels, {})
+    table = _table(frames, OVERALL, "What does every variant cost, and what does it buy?", levels, {})
+    return replace(table, caption=f"Here all variants are one family of comparisons. {table.caption}")
 
 
 def effects_table(frames: Frames, study: str) -> StudyTable | None:
@@ -78,7 +80,9 @@ def effects_table(frames: Frames, study: str) -> StudyTable | None:
         for row in numbers.to_dict("records")
     )
     question = f"{entry['question']} Main effects and interactions".strip()
-    return StudyTable(f"{study}.effects", question, numbers, _EFFECT_HEADS, cells, f"{_EFFECTS}{provenance(frames)}")
+    return StudyTable(
+        f"{study}.effects", question, numbers, _EFFECT_HEADS, cells, f"{_EFFECTS}{provenance(of_study(frames, study))}"
+    )
 
 
 _EFFECT_HEADS = ("Effect of", "From -> to", "n", "Change (points)", "Verdict")
@@ -125,12 +129,20 @@ def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] |
     level = f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
     if match:  # what is left over
         level += f" ({MATCHED[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
-    return (level, str(row["n"]), _accuracy(row), _difference(row), row["verdict"], *(_cost(row, key) for key in costs))
+    change = _difference(row)
+    if change and row["pairs"] != row["n"]:  # the means then tell another story
+        change += f" ({row['pairs']} {'pair' if row['pairs'] == 1 else 'pairs'})"
+    return (level, str(row["n"]), _accuracy(row), change, row["verdict"], *(_cost(row, key) for key in costs))
 
 
 def places(spread: float) -> int:
     """Decimals that a number in % or points is printed with: two digits of its spread, and two decimals at most."""
     return min(2, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 2
+
+
+def signed(value: float, digits: int) -> str:
+    """`+1.30`; what rounds to nothing is `+0.00`, from whichever side."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _accuracy(row: dict[Any, Any]) -> str:
@@ -145,7 +157,7 @@ def _difference(row: dict[Any, Any]) -> str:
     if math.isnan(row["difference"]):
         return ""
     digits = places((row["high"] - row["low"]) / 2)
-    mean, low, high = (f"{row[key]:+.{digits}f}" for key in ("difference", "low", "high"))
+    mean, low, high = (signed(row[key], digits) for key in ("difference", "low", "high"))
     return mean if math.isnan(row["low"]) else f"{mean} [{low}, {high}]"
 
 
@@ -194,7 +206,8 @@ def caption(frames: Frames) -> str:
 
 _ACCURACY = (
     "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over n seeds; change paired by seed, with its "
-    "95 % t interval in points; resolved: Holm-corrected p < 0.05; identical: the same weights to the bit. "
+    "95 % t interval in points, not corrected for the number of comparisons; resolved: Holm-corrected p < 0.05; "
+    "identical: the same weights to the bit. Runs of other devices or torch versions are not paired. "
 )
 _COSTS = (
     "Changes of costs are relative to the base; IQR: interquartile range over repeated steps, relative to their "
@@ -209,7 +222,8 @@ def provenance(frames: Frames) -> str:
         return "Nothing has been run yet."
     both = pd.concat([runs.reindex(columns=_MADE_WITH), costs.reindex(columns=_MADE_WITH)])
     made = {key: ", ".join(str(value) for value in both[key].dropna().unique()) for key in _MADE_WITH}
-    threads = "1 thread" if made["threads"] in ("1", "1.0") else f"{made['threads']} threads"
+    threads = ", ".join(f"{float(number):g}" for number in made["threads"].split(", ") if number)
+    threads = "1 thread" if threads == "1" else f"{threads} threads"
     tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
     seeds = len(frames.manifest["seeds"])
     batches = ", ".join(map(str, frames.variants["train.batch_size"].unique()))
@@ -242,19 +256,36 @@ def markdown(table: StudyTable) -> str:
 
 
 def latex(table: StudyTable) -> str:
-    r"""The table in LaTeX, in panels that fit a page's width; needs \usepackage{booktabs,siunitx}."""
+    r"""The table in LaTeX, in panels and parts that fit a page; needs \usepackage{booktabs,siunitx}."""
     count = len(table.heads)
     starts = [
         start for start in (5, 9, 13, 15) if start < count
     ]  # accuracy before; counts; memory; throughput; latency
     panels = [range(min(5, count)), *((0, *range(*bounds)) for bounds in itertools.pairwise([*starts, count]))]
-    parts = [_tabular(table, panel) for panel in panels]
-    lines = sum(-(-len(row[0]) // LABEL) for row in table.cells)
-    together = max(1, ROOM // (PANEL + LINE * lines))
-    groups = [parts[index : index + together] for index in range(0, len(parts), together)]
-    floats = [_float(table, group, number) for number, group in enumerate(groups)]
+    floats: list[list[str]] = []
+    for rows in _pages(table.cells):
+        parts = [_tabular(replace(table, cells=rows), panel) for panel in panels]
+        together = max(1, ROOM // (PANEL + LINE * sum(map(_lines, rows))))
+        groups = [parts[index : index + together] for index in range(0, len(parts), together)]
+        floats += [_float(table, group, len(floats) + number) for number, group in enumerate(groups)]
     head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs,siunitx}}."
     return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
+
+
+def _pages(cells: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """The rows, as many at once as a page has room for."""
+    page: list[tuple[str, ...]] = []
+    for row in cells:
+        if page and PANEL + LINE * sum(map(_lines, [*page, row])) > ROOM:
+            yield tuple(page)
+            page = []
+        page.append(row)
+    yield tuple(page)
+
+
+def _lines(row: Sequence[str]) -> int:
+    """That a row takes, by its level."""
+    return -(-len(row[0]) // LABEL) or 1
 
 
 LABEL, LINE, PANEL, ROOM = 17, 10, 70, 430
@@ -296,7 +327,7 @@ def _tabular(table: StudyTable, columns: Sequence[int]) -> list[str]:
 
 def _numbers(text: str) -> str:
     r"""A cell whose numbers are siunitx's: `97.13 ± 0.28` becomes `\\num{97.13 +- 0.28}`."""
-    number = r"[+-]?\d[\d,]*(?:\.\d+)?"
+    number = r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
     parts = re.split(rf"(?<![\w.])({number}(?: ± {number})?)(?!\w)", text)
     return "".join(
         rf"\num{{{part.replace(',', '').replace('±', '+-')}}}" if place % 2 else _tex(part)
@@ -324,6 +355,7 @@ def citable(frames: Frames) -> dict[tuple[str, str, str], str]:
 
 DERIVED = {
     "n": "seeds that are done",
+    "pairs": "seeds that are done here and of the base, on the same device and torch version",
     "test_accuracy_sd": "standard deviation over the seeds (ddof = 1), in points",
     "test_accuracy_change": "change of the mean against the base, paired by seed, in points",
     "test_accuracy_change_low": "lower end of the change's 95 % t interval, in points",
@@ -337,11 +369,15 @@ DERIVED = {
 def _citable(row: dict[Any, Any]) -> dict[str, str]:
     """The numbers of a row, as they are printed in its table."""
     spread, digits = places(row["sd"]), places((row["high"] - row["low"]) / 2)
-    found = {"n": str(row["n"]), "verdict": str(row["verdict"])}
+    found = {"n": str(row["n"]), "pairs": str(row["pairs"]), "verdict": str(row["verdict"])}
     formats = {"mean": ("test_accuracy", f".{spread}f"), "sd": ("test_accuracy_sd", f".{spread}f")}
-    formats |= {"difference": ("test_accuracy_change", f"+.{digits}f")}
-    formats |= {end: (f"test_accuracy_change_{end}", f"+.{digits}f") for end in ("low", "high")}
     found |= {key: format(row[name], form) for name, (key, form) in formats.items() if not math.isnan(row[name])}
+    changes = {"difference": "", "low": "_low", "high": "_high"}
+    found |= {
+        f"test_accuracy_change{end}": signed(row[name], digits)
+        for name, end in changes.items()
+        if not math.isnan(row[name])
+    }
     costs = [key for key, metric in METRICS.items() if metric.of == "cost" and not math.isnan(row[key])]
     found |= {key: METRICS[key].show(row[key]) for key in costs}
     changed = [key for key in costs if key in CONFOUNDS and not row["is_base"] and not math.isnan(row[f"{key}_change"])]
@@ -350,13 +386,14 @@ def _citable(row: dict[Any, Any]) -> dict[str, str]:
 
 def _change(row: dict[Any, Any], key: str) -> str:
     """A cost's change in %: time repeats to some percent, counts and bytes exactly."""
-    return f"{100 * row[f'{key}_change']:+.{0 if key in SPREAD else 1}f}"
+    return signed(100 * row[f"{key}_change"], 0 if key in SPREAD else 1)
 
 
 def numbers_tex(cells: dict[tuple[str, str, str], str]) -> str:
     r"""Macros that give every cell: `\ablate{growth_rate}{12}{test_accuracy}`; a wrong name is an error in LaTeX."""
     lines = [
-        r"% Made by `ablate report`. \ablate{STUDY}{LEVEL}{METRIC} gives one number, in the unit of the tables.",
+        r"% Made by `ablate report`. \ablate{STUDY}{LEVEL}{METRIC} gives a number as text, in the tables' unit:",
+        r"% do not put it into \num, which takes a comma for a decimal point.",
         r"\newcommand{\ablate}[3]{\ifcsname ablate:\detokenize{#1:#2:#3}\endcsname"
         r"\csname ablate:\detokenize{#1:#2:#3}\endcsname"
         r"\else\errmessage{No number for study #1, level #2, metric #3}\fi}",
@@ -375,7 +412,7 @@ def write(frames: Frames) -> list[Path]:
     for table in [*tables, overall_table(frames)]:
         if table is not None:
             place = frames.folder / "tables"
-            contents[place / f"{table.name}.csv"] = csv(table.numbers, "%.10g")
+            contents[place / f"{table.name}.csv"] = csv(table.numbers, "%.15g")
             contents[place / f"{table.name}.md"] = markdown(table).encode()
             contents[place / f"{table.name}.tex"] = latex(table).encode()
     contents[frames.folder / "numbers.tex"] = numbers_tex(citable(frames)).encode()
@@ -392,9 +429,15 @@ def _md_row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(map(_md, cells)) + " |"
 
 
+_GREEK = (
+    "alpha", "beta", "gamma", "delta", "epsilon", "theta", "kappa", "lambda", "mu", "nu", "rho", "sigma", "tau", "phi",
+    "omega",
+)  # fmt: skip
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$",
+    "−": "$-$", "→": r"$\to$", "≤": r"$\leq$", "≥": r"$\geq$", "|": r"\textbar{}",
+    **{letter: rf"$\{name}$" for letter, name in zip("αβγδεθκλμνρστφω", _GREEK, strict=True)},
 }  # fmt: skip
 
 

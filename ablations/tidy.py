@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,13 @@ def load(folder: str | Path) -> Frames:
     )
 
 
+def of_study(frames: Frames, study: str) -> Frames:
+    """The frames of one study's variants alone."""
+    variants = frames.studies.variant[frames.studies.study == study]
+    parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
+    return replace(frames, **{name: part[part.variant.isin(variants)] for name, part in parts.items()})
+
+
 def causes(frames: Frames) -> list[dict[str, Any]]:
     """What failed, by status and reason, with the jobs of each; in the grid's order."""
     names = {job["id"]: f"{job['kind']} {job['name']}" for job in frames.manifest["jobs"]}
@@ -102,7 +109,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """jobs.json of a results folder. Raises NotResults."""
     try:
         manifest = records.unsealed(files.read(folder / "jobs.json"))
-        return {key: manifest[key] for key in ("title", "seeds", "machine", "variants", "studies", "jobs")}
+        return {key: manifest[key] for key in ("title", "seeds", "machine", "options", "variants", "studies", "jobs")}
     except FileNotFoundError:
         raise NotResults(f"{folder} holds no results: there is no jobs.json; `ablate run` makes one") from None
     except (ValueError, KeyError) as error:

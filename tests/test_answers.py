@@ -37,8 +37,8 @@ def test_a_resolved_change_has_its_interval_and_its_price(results):
 @pytest.mark.parametrize(
     ("macs", "params", "price"),
     [
-        (0.0, 0.01, " at equal MACs and params"),
-        (0.004, -0.03, " at equal MACs and −3 % params"),
+        (0.0, 0.0004, " at equal MACs and params"),
+        (0.004, -0.03, " at +0.4 % MACs and −3 % params"),
         (0.42, -0.0101, " at +42 % MACs and −1 % params"),
         (float("nan"), 0.5, " at +50 % params"),
         (float("nan"), float("nan"), ""),
@@ -98,7 +98,7 @@ def test_identical_levels_are_told_by_what_they_save(results):
     within_spread = same | {"train_peak_memory_bytes_change": 0.005, "train_images_per_second_change": -0.04}
     assert with_levels(ablations.load(results), [within_spread, less]) == [
         "Results identical to those of growth_rate 4, to the bit, with 3 seeds: level-1, with 52 % less peak memory "
-        "in training and 24 % slower training; level-0."
+        "in training and 32 % more time a step; level-0."
     ]
 
 
@@ -114,7 +114,7 @@ def test_a_missing_base_and_missing_runs_are_told(tmp_path, tiny):
 def test_a_level_without_a_common_seed_is_named(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("base, seed 0", "growth_rate 8, seed 1", "growth_rate 8, seed 2", "base"))
     assert answer(ablations.load(tmp_path / "r")) == [
-        "No result to compare: growth_rate 8.",
+        "Not comparable: growth_rate 8 shares no seed, device and torch version with the base.",
         "3 of 6 runs have no result: 3 missing.",
         "1 of 2 measurements of costs has no result: 1 missing.",
     ]
@@ -144,8 +144,8 @@ def test_one_point_is_one_point():
 
 
 def test_a_percent_has_a_sign_unless_it_is_none():
-    assert [answers._percent(change) for change in (0.42, -0.031, 0.004, -0.004, 4.41)] == [
-        "+42 %", "−3 %", "0 %", "0 %", "+441 %",
+    assert [answers._percent(change) for change in (0.42, -0.031, 0.004, -0.004, 4.41, -0.0001)] == [
+        "+42 %", "−3 %", "+0.4 %", "−0.4 %", "+441 %", "0 %",
     ]  # fmt: skip
 
 

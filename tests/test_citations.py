@@ -46,7 +46,7 @@ def test_a_whole_table_can_be_cited(text):
         ("results growth_rate 9 test_accuracy", "unknown level of growth_rate: '9'; the records have '4', '8'"),
         (
             "results growth_rate 8 test_acuracy",
-            "unknown metric of growth_rate, 8: 'test_acuracy'; the records have 'n', 'verdict', 'test_accuracy'",
+            "unknown metric of growth_rate, 8: 'test_acuracy'; the records have 'n', 'pairs', 'verdict',",
         ),
         ("nowhere growth_rate 8 test_accuracy", "holds no results"),
         ("results growth_rate 8", "a mark names FOLDER STUDY"),
@@ -95,9 +95,10 @@ def test_the_marks_that_are_given_hold(metric, results, tmp_path, monkeypatch):
 PAPER = r"""\input{results/numbers}
 A wider layer reaches \num{93.00}\,\% % ablate results growth_rate 8 test_accuracy
 with 1,900% ablate results growth_rate 8 params
-parameters, 100\% more % ablate results growth_rate 8 verdict
 nothing % ablate results growth_rate 8 macs
-than \ablate{growth_rate}{4}{params}, or \ablate{growth_rate}{5}{params}.
+in a table & \num{92.00} \\%  ablate results growth_rate 8 test_accuracy
+than \ablate{growth_rate}{4}{params}, or \ablate {growth_rate}{5}
+{params}.  % \ablate{no}{such}{number}
 """
 
 
@@ -108,10 +109,10 @@ def test_a_latex_paper_is_checked_line_by_line(results, tmp_path):
     assert [(citation.line, citation.cited, citation.problem.partition(";")[0]) for citation in found] == [
         (2, "93.00", ""),
         (3, "1,900", "the records say otherwise"),
-        (4, "100", "the records say otherwise"),
-        (5, "", "no number stands before the mark"),
+        (4, "", "no number stands before the mark"),
+        (5, "92.00", "the records say otherwise"),
         (6, r"\ablate{growth_rate}{4}{params}", ""),
-        (6, r"\ablate{growth_rate}{5}{params}", "unknown level of growth_rate: '5'"),
+        (6, "\\ablate {growth_rate}{5}\n{params}", "unknown level of growth_rate: '5'"),
     ]
     (results / "numbers.tex").write_text("% of yesterday")
     assert "is not of these records" in citations.check(tmp_path / "paper.tex")[4].problem
@@ -126,3 +127,33 @@ def test_rewriting_keeps_line_ends_mode_and_links(text, tmp_path):
     assert link.is_symlink()
     assert text.read_bytes().count(b"\r\n") == 2
     assert text.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "2{,}000", r"2\,000", r"\num{2 000}", "$-$2,000", "−2,000", r"\num{2e3}", r"\num{91.0 +- 2000}",
+        r"\cref{tab:x-2000}", r"\num{2,000}", "2000 parameters",
+    ],
+)  # fmt: skip
+def test_a_number_that_is_not_plain_is_never_rewritten(number, results, tmp_path):
+    text = f"about {number} % ablate results growth_rate 8 params\n"
+    (tmp_path / "paper.tex").write_text(text)
+    assert citations.check(tmp_path / "paper.tex")[0].problem
+    citations.rewrite(tmp_path / "paper.tex")
+    assert (tmp_path / "paper.tex").read_text() == text
+
+
+@pytest.mark.parametrize("number", ["2,000", r"\num{2000}", "$2000$", "2,000,", r"(2,000)", r"+2,000\%"])
+def test_a_number_in_plain_digits_is_compared(number, results, tmp_path):
+    (tmp_path / "paper.tex").write_text(f"about {number} % ablate results growth_rate 8 params\n")
+    (citation,) = citations.check(tmp_path / "paper.tex")
+    assert citation.problem == ("" if "+" not in number else "the records say otherwise")
+
+
+def test_a_chapter_must_say_where_its_numbers_are_from(results, tmp_path):
+    tables.write(ablations.load(results))
+    (tmp_path / "chapter.tex").write_text(r"It has \ablate{growth_rate}{8}{params} parameters.")
+    assert "no \\input{FOLDER/numbers} says" in citations.check(tmp_path / "chapter.tex")[0].problem
+    (tmp_path / "chapter.tex").write_text("% \\input{results/numbers}\n" + r"\num{\ablate{growth_rate}{8}{params}}")
+    assert "gives text" in citations.check(tmp_path / "chapter.tex")[0].problem

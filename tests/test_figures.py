@@ -44,7 +44,7 @@ def product(tmp_path):
 def drawn(frames, stem):
     """A figure as `write` draws it."""
     study, kind = stem.partition(".")[::2]
-    own = figures.only(frames, study)
+    own = tidy.of_study(frames, study)
     with drawing.style():
         return figures.DRAWN[f".{kind}" if kind else ""](own, tables.study_table(own, study))
 

@@ -82,7 +82,7 @@ def test_failures_stand_by_cause_with_what_runs_them_again(tmp_path, tiny):
     assert "<strong>1 failed</strong>: E: &lt;b&gt;" in page
     assert "<strong>1 missing</strong>: there is no record yet" in page
     assert "<p>1 failed, 1 missing. Such a job" in page
-    assert "<code>ablate run r/grid.toml --out r --retry failed</code>" in page
+    assert "<code>ablate run r/grid.toml --out r --device cpu --retry failed</code>" in page
 
 
 def test_a_damaged_record_is_named(results):

@@ -105,7 +105,7 @@ def test_runs_of_different_devices_are_never_paired(results):
     runs = frames.runs.copy()
     runs.loc[runs["model.growth_rate"] == 8, "device_name"] = "Another"
     wide = summary(frames.studies, runs).to_dict("records")[1]
-    assert (wide["n"], wide["pairs"], wide["verdict"]) == (3, 0, "no data")
+    assert (wide["n"], wide["pairs"], wide["verdict"]) == (3, 0, "no pairs")
 
 
 def product_of(cells, seeds, base=("a", "x"), weights=None):
@@ -167,6 +167,24 @@ def test_a_base_beside_the_product_and_what_is_none():
     study["levels"].pop(0)
     assert effects(study, runs).empty
     assert effects({"axes": ["one"], "levels": study["levels"]}, runs).empty
+
+
+def test_what_is_only_noise_of_sums_is_no_effect():
+    """Accuracies of 360 images whose interaction is none in every seed, but for the last bits of floats."""
+    counts = {("a", "x"): (330, 331, 333, 329, 335), ("a", "y"): (340, 337, 344, 341, 341)}
+    gains = (7, 5, 11, 2, 4)
+    counts |= {("b", b): [n + gain for n, gain in zip(counts["a", b], gains, strict=True)] for b in "xy"}
+    cells = {cell: [100 * count / 360 for count in row] for cell, row in counts.items()}
+    found = effects(*product_of(cells, range(5))).set_index("effect")
+    assert (found.difference["interaction"], found.verdict["interaction"]) == (0.0, "not resolved")
+    assert math.isnan(found.p["interaction"])
+
+
+def test_a_product_without_one_of_its_cells_is_none():
+    """The cell that equals the base was left out: the others are no average over both axes."""
+    study, runs = product_of(TWO_BY_TWO, range(3))
+    study["levels"] = [level for level in study["levels"] if level["label"] != "a, y"]
+    assert effects(study, runs).empty
 
 
 def test_an_axis_that_changes_no_bit_is_identical_and_interacts_with_nothing():

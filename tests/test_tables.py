@@ -88,6 +88,26 @@ def test_a_number_has_as_many_decimals_as_its_spread_carries(spread, places):
     assert tables.places(spread) == places
 
 
+def test_what_rounds_to_nothing_has_no_minus():
+    assert [tables.signed(value, 2) for value in (-0.001, 0.004, -0.006, 1.0)] == ["+0.00", "+0.00", "-0.01", "+1.00"]
+
+
+def test_a_change_over_fewer_pairs_than_runs_says_so(tmp_path, tiny):
+    fabricate(tmp_path / "r", tiny, skip=("base, seed 0",))
+    cells = tables.study_table(tidy.load(tmp_path / "r"), "growth_rate").cells[1]
+    assert cells[1:4] == ("3", "93.00 ± 0.87", "+2.0 [-4.4, +8.4] (2 pairs)")
+
+
+def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
+    grid = read(write_grid(tmp_path, TINY + "[study.batch]\ntrain.batch_size = [64, 32]\n"))
+    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    for job in jobs(grid, MACHINE):
+        records.publish(tmp_path / "r", record_of(job, 90.0, 1.0))
+    frames = tidy.load(tmp_path / "r")
+    assert "at batch size 64." in tables.study_table(frames, "growth_rate").caption
+    assert "at batch size 64, 32." in tables.study_table(frames, "batch").caption
+
+
 def test_every_variant_stands_once_in_the_overall_table(tmp_path):
     text = TINY + "[study.again]\nmodel.growth_rate = [8, 4]\ntrain.epochs = [1, 2]\n"
     grid = read(write_grid(tmp_path, text))
