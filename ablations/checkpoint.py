@@ -130,13 +130,7 @@ class State:
 
         Raises ValueError or LookupError for another training's, and changes nothing then.
         """
-        values = json.loads(tensors["values"].numpy().tobytes())
-        if values["layout"] != LAYOUT:
-            raise ValueError("it is of another layout")
-        groups: dict[str, dict[str, Tensor]] = {"average": {}, "optimizer": {}, "gathered": {}}
-        for key, tensor in tensors.items():
-            group, _, name = key.partition(" ")
-            groups.setdefault(group, {})[name] = tensor
+        values, groups = _opened(tensors)
         pairs = [(_tensors(self.network), groups["network"])]
         pairs += [(_tensors(self.average), groups["average"])] if self.average is not None else []
         for own, kept in pairs:
@@ -145,22 +139,19 @@ class State:
         trained = self._trained()
         if values["trained"] != list(trained) or not {_owner(key) for key in groups["optimizer"]} <= trained.keys():
             raise ValueError("other parameters were trained")
-        history = [Epoch(**line) for line in values["history"]]
-        counted = {name: values[name] for name in COUNTED}
-        gathered = {name: groups["gathered"][name] if counted["steps"] else torch.empty(0) for name in GATHERED}
-        generators = {name: groups["generator"][name] for name in ("order", "torch")}, values["python"], values["numpy"]
+        found: dict[str, Any] = {name: values[name] for name in COUNTED}
+        found["history"] = [Epoch(**line) for line in values["history"]]
+        device = next(iter(_tensors(self.network).values())).device
+        found |= {name: list(groups["gathered"][name].to(device).unbind()) for name in GATHERED if found["steps"]}
         # from here on nothing can be wrong with it
         with torch.no_grad():
             for own, kept in pairs:
                 for name, tensor in own.items():
                     tensor.copy_(kept[name])
         self._take_momenta(groups["optimizer"], trained)
-        device = next(iter(_tensors(self.network).values())).device
-        for name, value in {**counted, "history": history}.items():
+        self._take_generators(groups["generator"], values["python"], values["numpy"])
+        for name, value in found.items():
             setattr(self, name, value)
-        for name, tensor in gathered.items():
-            setattr(self, name, list(tensor.to(device).unbind()))
-        self._take_generators({**groups["generator"], **generators[0]}, *generators[1:])
 
     def _trained(self) -> dict[str, Tensor]:
         """The parameters that the optimizer has, by name."""
@@ -191,6 +182,20 @@ class State:
         version, internal, gauss = python
         random.setstate((version, tuple(internal), gauss))
         np.random.set_state(dict(numpy))
+
+
+def _opened(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Values and groups of tensors of a dumped state. Raises ValueError or LookupError for anything else."""
+    values = json.loads(tensors["values"].numpy().tobytes())
+    if values["layout"] != LAYOUT or not {"python", "numpy"} < values.keys():
+        raise ValueError("it is of another layout")
+    groups: dict[str, dict[str, Tensor]] = {"average": {}, "optimizer": {}, "gathered": {}}
+    for key, tensor in tensors.items():
+        group, _, name = key.partition(" ")
+        groups.setdefault(group, {})[name] = tensor
+    if not {"order", "torch"} <= groups["generator"].keys():
+        raise ValueError("a generator's state is missing")
+    return values, groups
 
 
 GATHERED = ("losses", "norms", "correct")
