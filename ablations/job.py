@@ -84,7 +84,7 @@ def _record(
     }
 
 
-READER_DIED = "exited unexpectedly"
+READER_DIED = "DataLoader worker (pid"
 """What PyTorch says when a process that reads images was killed."""
 
 NO_MEMORY = (

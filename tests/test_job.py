@@ -71,3 +71,15 @@ def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):
     run.fields["data"]["checksum"] = "0" * 64
     assert job.execute(run, tmp_path, {}, "cpu", silent) == "failed"
     assert "digits has changed since the job was made" in records.load_attempts(tmp_path)[run.id][0]["reason"]
+
+
+@pytest.mark.parametrize("words", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"])
+def test_a_killed_reader_of_files_is_the_death_of_the_process_and_no_failure(words, tiny, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError(f"DataLoader worker {words}")
+
+    monkeypatch.setattr(job, "train", broken)
+    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    with pytest.raises(SystemExit, match="DataLoader worker"):
+        job.execute(run, tmp_path, {}, "cpu", silent)
+    assert records.load_attempts(tmp_path) == {}
