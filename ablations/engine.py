@@ -16,6 +16,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -274,6 +275,9 @@ def _work(connection: Connection, task: Task, device: str) -> None:
             tell("finished", task.function(*task.arguments, device, tell, lambda: bool(asked)))
         except OSError as error:
             tell("broken", error)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # at once: what it has started ends with its group
 
 
 def _end_with_server() -> None:
