@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -12,8 +13,10 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ablations-tests-")
 os.environ["TMPDIR"] = os.environ["XDG_CACHE_HOME"]  # locks too: no test waits for those of another process
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ablations import files, records
 from ablations.grid import Grid, jobs, manifest
@@ -58,6 +61,17 @@ def write_grid(folder: Path, text: str = TINY) -> Path:
     path = folder / "tiny.toml"
     path.write_text(text)
     return path
+
+
+def write_images(folder: Path, each: int) -> str:
+    """A folder of noise, too large for the memory that its fields allow; gives the fields."""
+    generator = np.random.default_rng(0)
+    for part, name, number in itertools.product(("train", "test"), ("cat", "dog"), range(each)):
+        path = folder / part / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (170, 160, 3), dtype=np.uint8)).save(path)
+    fields = f'data.name = "imagefolder"\ndata.root = "{folder}"\ndata.image_size = 160\ndata.memory_limit = 1'
+    return f"{fields}\ntrain.batch_size = 4"
 
 
 def record_of(job, accuracy: float, scale: float) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import io
-import itertools
 import json
 import os
 import re
@@ -16,10 +15,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import TINY, write_grid
-from PIL import Image
+from conftest import TINY, write_grid, write_images
 from rich.console import Console
 
 from ablations import driver, locks, records
@@ -424,13 +421,7 @@ def test_the_lock_of_the_dead_holds_nothing(tmp_path, tiny):
 
 @pytest.mark.slow
 def test_a_training_whose_reader_of_images_is_killed_is_started_again(tmp_path):
-    generator = np.random.default_rng(0)
-    for part, name, number in itertools.product(("train", "test"), ("cat", "dog"), range(20)):
-        path = tmp_path / "images" / part / name / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(path)
-    images = f'data.name = "imagefolder"\ndata.root = "{tmp_path}/images"\ndata.image_size = 160\n'
-    images += "data.memory_limit = 1\ntrain.batch_size = 4"
+    images = write_images(tmp_path / "images", 20)
     text = LONG.replace('data.name = "digits"\ndata.train_limit = 100', images).replace("100000", "15")
     grid, folder = write_grid(tmp_path, text), tmp_path / "out"
     with at_work(grid, folder) as process:

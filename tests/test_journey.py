@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import subprocess
 import sys
 
-import numpy as np
-from conftest import TINY, write_grid
-from PIL import Image
+from conftest import TINY, write_grid, write_images
 
 
 def test_from_a_grid_file_to_a_latex_cell(tmp_path):
@@ -61,13 +58,7 @@ def test_a_stopped_run_says_so_and_goes_on(tmp_path):
 
 
 def test_a_folder_too_large_for_memory_is_trained_from_its_files(tmp_path):
-    generator = np.random.default_rng(0)
-    for part, name, number in itertools.product(("train", "test"), ("cat", "dog"), range(4)):
-        path = tmp_path / "images" / part / name / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (170, 160, 3), dtype=np.uint8)).save(path)
-    images = f'data.name = "imagefolder"\ndata.root = "{tmp_path}/images"\ndata.image_size = 160\n'
-    images += "data.memory_limit = 1\ntrain.batch_size = 4"
+    images = write_images(tmp_path / "images", 4)
     text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', images).replace("[0, 1, 2]", "[0]")
     grid, folder = write_grid(tmp_path, text.replace("[4, 8]", "[4]") + "\n"), tmp_path / "out"
     command = [sys.executable, "-m", "ablations", "run", str(grid), "--out", str(folder), "--device", "cpu"]
