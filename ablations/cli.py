@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections import Counter
 from itertools import zip_longest
@@ -17,6 +16,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from ablations import signals
 
 app = typer.Typer(
     help="What does a design choice cost, and what does it buy? Trains and measures a grid of network variants.",
@@ -39,7 +40,6 @@ out = _Lasting(highlight=False, width=None if sys.stdout and sys.stdout.isatty()
 err = Console(highlight=False, stderr=True)
 
 SOME_FAILED, USAGE, STOPPED = 1, 2, 75
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KEPT = "What is finished is kept; when this is mended, the same command goes on from there."
 SHIPPED = Path(__file__).parent / "grids"
 
@@ -144,9 +144,7 @@ def run(
     retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
 ) -> None:
     """Runs what is missing, then reports."""
-    for number in STOPPING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
-            signal.signal(number, _interrupt)
+    signals.hear(_interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
         code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry)
@@ -397,6 +395,5 @@ class Interrupted(BaseException):
 
 
 def _interrupt(*_: object) -> NoReturn:
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)  # once is enough
+    signals.ignore()  # once is enough
     raise Interrupted

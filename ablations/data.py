@@ -7,7 +7,6 @@ its files as it is needed.
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ablations import files
+from ablations import files, signals
 from ablations.config import DataConfig
 from ablations.sources import DATASETS, DataError, Files, Part, Parts, Source, balanced_subset, cache_folder, cut
 from densenet.options import lookup
@@ -89,8 +88,7 @@ class Images:
 
 def _deaf(reader: int) -> None:
     """A reader lives as long as the training that it reads for: signals to stop are not for it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    signals.ignore()
 
 
 @dataclass(frozen=True)
@@ -146,11 +144,13 @@ def load(config: DataConfig) -> Dataset:
     Raises DataError for data that is missing or damaged, ValueError for an unknown name.
     """
     try:
-        config = config.model_copy(update={"root": str(Path(config.root).expanduser()) if config.root else ""})
-        source = lookup("data set", config.name, DATASETS)(config)
-        parts = _cached(source) if source.kept else source.decode()
+        root = str(Path(config.root).expanduser()) if config.root else ""
     except RuntimeError as error:  # there is no such user
         raise DataError(f"data.root = {config.root}: {error}") from None
+    config = config.model_copy(update={"root": root})
+    try:
+        source = lookup("data set", config.name, DATASETS)(config)
+        parts = _cached(source) if source.kept else source.decode()
     except OSError as error:
         raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error
     train, test = (Images(part.images, part.labels, workers=config.workers) for part in (parts["train"], parts["test"]))

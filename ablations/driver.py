@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ablations import engine, files, job, locks, records
+from ablations import engine, files, job, locks, records, signals
 from ablations.checkpoint import FOLDER, Shelf
 from ablations.config import RunConfig
 from ablations.display import Work, show
@@ -26,10 +26,6 @@ from ablations.tidy import NotResults, read_manifest
 
 PRELOAD = ("ablations.job", "sklearn.datasets", "torch._dynamo")
 """Loaded once in the server that workers are forked from."""
-
-
-RAW = ("records", "attempts")
-"""What is derived from nothing."""
 
 
 class WrongFolder(ValueError):
@@ -113,7 +109,7 @@ def _prepare(grid: Grid, folder: Path, table: dict[str, Any], ids: Collection[st
             )
     files.sweep(folder)
     kept = ["weights"] if any(variant.train.keep_weights for variant in grid.variants().values()) else []
-    for place in (*RAW, FOLDER, *kept):
+    for place in ("records", "attempts", FOLDER, *kept):
         files.probe(folder / place)
     files.write(folder / "jobs.json", records.sealed(table))
     files.write(folder / "grid.toml", grid.text.encode())
@@ -151,24 +147,22 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str]
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Within, the first signal to stop is a wish that can be asked for; a second Ctrl-C does what one does without."""
     asked: list[int] = []
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT and callable(before[number]):
-            before[number](number, frame)
+        if asked and number == signal.SIGINT and callable(before[signal.SIGINT]):
+            before[signal.SIGINT](number, frame)
         asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield lambda: False
         return
-    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(asking) != signal.SIG_IGN:  # as nohup asks for
-            before[asking] = signal.signal(asking, ask)
+    before |= signals.hear(ask)
     try:
         yield lambda: bool(asked)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for heard, handler in before.items():
+            signal.signal(heard, handler)
 
 
 def _epochs(each: Job, grid: Grid) -> float:

@@ -27,6 +27,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any, Literal
 
 from ablations import locks
+from ablations.signals import STOPPING
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -38,8 +39,6 @@ GRACE = 15.0
 
 TICK = 0.2
 """Seconds after which the engine looks up: whether it should stop, and whether a task is over its limit."""
-
-MEANT_FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM)
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl."""
@@ -245,7 +244,7 @@ def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot:
 def _start_server() -> None:
     """Sees to it that the server runs, deaf to what asks to stop: that is meant for the driver."""
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, MEANT_FOR_THE_DRIVER)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         forkserver.ensure_running()
     finally:
@@ -255,7 +254,7 @@ def _start_server() -> None:
 def _work(connection: Connection, task: Task, device: str) -> None:
     """The worker's whole life, in a process group of its own: signals of a terminal are the driver's business."""
     os.setpgid(0, 0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANT_FOR_THE_DRIVER)  # what came meanwhile is heard now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # what came meanwhile is heard now
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_server()
     threading.Thread(target=_end_with_driver, daemon=True).start()
@@ -270,7 +269,8 @@ def _work(connection: Connection, task: Task, device: str) -> None:
     with locks.device(device, task.exclusive, lambda: tell("waiting")):
         tell("begun")
         if task.stoppable:
-            signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda number, _: asked.append(number))
         try:
             tell("finished", task.function(*task.arguments, device, tell, lambda: bool(asked)))
         except OSError as error:

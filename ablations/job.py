@@ -45,7 +45,12 @@ def execute(
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.set_device(device)
-    shelf = Shelf(folder, job.id, {**versions(device), **code}, written=lambda place: tell("kept", place))
+    shelf = Shelf(
+        folder,
+        job.id,
+        {**versions(device), "fingerprint": code.get("fingerprint")},
+        written=lambda place: tell("kept", place),
+    )
     try:
         records.publish(folder, _record(job, shelf, device, code, tell, stopping))
     except Stopped:

@@ -82,13 +82,14 @@ def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
     assert len(list((folder / "records").glob("*.json"))) == 1, "the cost"
 
 
-def test_a_signal_to_every_process_at_once_keeps_every_state(tmp_path):
-    """As from a service manager or a batch system, which ask all that belongs to a job to end."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_every_process_at_once_keeps_every_state(number, tmp_path):
+    """As from a service manager, a batch system, or a terminal that is closed."""
     grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
     with at_work(grid, folder) as process:
         before = kept(folder)
         for each in descendants(process.pid):
-            os.kill(each, signal.SIGTERM)
+            os.kill(each, number)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 75
     assert b"Traceback" not in errors

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "foreign", "presets", "__init__"]
 ABLATIONS = [
-    "metrics", "files", "records", "locks", "config", "sources", "data", "augmentation", "environment", "grid",
+    "metrics", "files", "records", "locks", "signals", "config", "sources", "data", "augmentation", "environment", "grid",
     "reader", "step", "checkpoint", "evaluation", "train", "weights", "timing", "cost", "job", "engine",
     "display", "tidy", "driver", "plan", "statistics", "tables", "drawing", "figures", "answers", "report",
     "citations", "__init__", "cli", "__main__",

@@ -1,0 +1,21 @@
+"""The signals that ask to stop: from a keyboard, a service manager or batch system, a terminal that is closed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def hear(handler: Callable[..., Any]) -> dict[signal.Signals, Any]:
+    """Handles them, but those that are ignored, as `nohup` asks for; gives the handlers before."""
+    heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def ignore() -> None:
+    """Ignores them from now on."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
