@@ -45,12 +45,8 @@ def execute(
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.set_device(device)
-    shelf = Shelf(
-        folder,
-        job.id,
-        {**versions(device), "fingerprint": code.get("fingerprint")},
-        written=lambda place: tell("kept", place),
-    )
+    made_with = {**versions(device), "fingerprint": code.get("fingerprint")}
+    shelf = Shelf(folder, job.id, made_with, written=partial(tell, "kept"))
     try:
         records.publish(folder, _record(job, shelf, device, code, tell, stopping))
     except Stopped:

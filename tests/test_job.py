@@ -83,3 +83,13 @@ def test_a_killed_reader_of_files_is_the_death_of_the_process_and_no_failure(wor
     with pytest.raises(SystemExit, match="DataLoader worker"):
         job.execute(run, tmp_path, {}, "cpu", silent)
     assert records.load_attempts(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("fingerprint", "exact"), [("f", True), ("g", False)])
+def test_the_same_sources_under_another_commit_go_on_exactly(fingerprint, exact, tiny, tmp_path):
+    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    first = {"commit": "a", "fingerprint": "f"}
+    assert job.execute(run, tmp_path, first, "cpu", silent, lambda: True) == "stopped"
+    assert job.execute(run, tmp_path, {"commit": "b", "fingerprint": fingerprint}, "cpu", silent) == "done"
+    record = records.load(tmp_path)[0][run.id]
+    assert (record["measured"]["resumes"], record["environment"]["exact_resume"]) == (1, exact)
