@@ -197,17 +197,17 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 def _no_data(rows: Sequence[Row]) -> str:
     """Levels of which no seed is also the base's."""
-    if not rows:
-        return ""
-    names = [row["name"] for row in rows[:SHOWN]] + ([f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else [])
-    return f"No result to compare: {_and(names)}."
+    return f"No result to compare: {_some(rows)}." if rows else ""
+
+
+def _some(rows: Sequence[Row]) -> str:
+    return _and([row["name"] for row in rows[:SHOWN]] + ([f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else []))
 
 
 def _no_pairs(rows: Sequence[Row]) -> str:
     """Levels that have results, and none to pair with the base's."""
-    names = [row["name"] for row in rows[:SHOWN]] + ([f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else [])
     verb = "shares" if len(rows) == 1 else "share"
-    return f"Not comparable: {_and(names)} {verb} no seed, device and torch version with the base." if rows else ""
+    return f"Not comparable: {_some(rows)} {verb} no seed, device and torch version with the base." if rows else ""
 
 
 def _effects(frames: Frames, table: tables.StudyTable) -> list[str]:

@@ -7,7 +7,6 @@ A study `x` has `x` (accuracy and costs by level), `x.curves`, and where it fits
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -27,12 +26,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from scipy import stats
 
 from ablations import drawing
 from ablations.drawing import BLANK, DASHES, GREY, HUES, INK, LIGHT, MARKERS, NARROW, NOTE, PALE, REFERENCE, WIDE, WRONG
-from ablations.metrics import METRICS
-from ablations.tables import DISTURBED, SPREAD, StudyTable, provenance, study_table
+from ablations.metrics import METRICS, level_text
+from ablations.statistics import half_interval
+from ablations.tables import DISTURBED, SPREAD, StudyTable, called, provenance, study_table
 from ablations.tidy import Frames, of_study
 
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
@@ -150,12 +149,8 @@ def effect(frames: Frames, table: StudyTable) -> Figure:
 
 def _row_label(row: dict[Any, Any]) -> str:
     """The level, and below it what is not done."""
-    label = textwrap.fill(_called(row), 28, max_lines=3, placeholder="…")
+    label = textwrap.fill(called(row), 28, max_lines=3, placeholder="…")
     return f"{label}\n({row['not_done']})" if row["not_done"] else label
-
-
-def _called(row: dict[Any, Any]) -> str:
-    return f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
 
 
 def _is_text(value: Any) -> bool:
@@ -186,7 +181,7 @@ def _accuracy_panel(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
 
 
 def _means_and_intervals(axes: Axes, rows: pd.DataFrame) -> None:
-    half = rows["mean"] * 0 + [_half_interval(sd, n) for sd, n in zip(rows.sd, rows.n, strict=True)]
+    half = rows["mean"] * 0 + [half_interval(sd, n) for sd, n in zip(rows.sd, rows.n, strict=True)]
     axes.hlines(rows.place, rows["mean"] - half, rows["mean"] + half, colors=rows.colour, linewidth=1)
     for end in (rows["mean"] - half, rows["mean"] + half):
         axes.scatter(end, rows.place, marker="|", s=12, color=rows.colour, linewidth=1)
@@ -194,10 +189,6 @@ def _means_and_intervals(axes: Axes, rows: pd.DataFrame) -> None:
         marker, filled = MARKS[str(verdict)]
         axes.scatter(part["mean"], part.place, marker=marker, s=20, linewidth=1, edgecolors=part.colour,
                      facecolors=part.colour if filled else "white", zorder=3)  # fmt: skip
-
-
-def _half_interval(sd: float, n: int) -> float:
-    return float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
 
 
 MARKS = {"base": ("D", True), "resolved": ("o", True), "not resolved": ("o", False), "identical": ("s", False),
@@ -333,7 +324,7 @@ def _curve_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
     """A line per level that is told from others; a cross for one without a curve."""
     key: list[Artist] = []
     for row in rows[rows.told].to_dict("records"):
-        label = drawing.short(_called(row))
+        label = drawing.short(called(row))
         label += " (identical)" if row["verdict"] == "identical" else ""
         label += f" ({row['not_done']})" if row["not_done"] else ""
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
@@ -379,7 +370,7 @@ def _cells(frames: Frames, table: StudyTable) -> tuple[pd.DataFrame, dict[str, l
     axes: list[str] = entry["axes"]
     values = pd.DataFrame(
         [
-            {"level": each["label"], **{axis: _text(each["values"].get(axis)) for axis in axes}}
+            {"level": each["label"], **{axis: level_text(each["values"].get(axis)) for axis in axes}}
             for each in entry["levels"]
         ]
     )
@@ -389,10 +380,6 @@ def _cells(frames: Frames, table: StudyTable) -> tuple[pd.DataFrame, dict[str, l
     on = [all(row[axis] in of[axis] for axis in axes) for row in cells.to_dict("records")]
     order = {axis: list(dict.fromkeys(cells[on][axis])) for axis in axes}
     return cells[on].astype({"mean": float}), order
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _leaf(axis: str) -> str:
@@ -515,8 +502,8 @@ def _steps(frames: Frames, table: StudyTable) -> pd.DataFrame:
         x=x,
         y=rows.train_peak_memory_bytes / METRICS["train_peak_memory_bytes"].scale,
         iqr=x * rows[SPREAD["train_images_per_second"]].astype(float).fillna(0),
-        name=[_text(each.get(CHECKPOINT, "base")) for each in values],
-        group=[", ".join(f"{_leaf(axis)} = {_text(each.get(axis))}" for axis in others) for each in values],
+        name=[level_text(each.get(CHECKPOINT, "base")) for each in values],
+        group=[", ".join(f"{_leaf(axis)} = {level_text(each.get(axis))}" for axis in others) for each in values],
     )
 
 

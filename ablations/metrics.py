@@ -41,6 +41,13 @@ class Metric:
         return self.format(value / self.scale)
 
 
+def level_text(value: object) -> str:
+    """A level's value as it is read: `12`, `true`, `8-16-32`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-".join(map(level_text, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _decimals(places: int) -> Callable[[float], str]:
     return lambda value: f"{value:.{places}f}"
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ablations.config import OWNERS, DataConfig, TrainConfig, Variant, identity, variant_fields
 from ablations.data import Dataset, load
 from ablations.grid import Grid, Level, Match, Study, Table
-from ablations.metrics import MATCHED
+from ablations.metrics import MATCHED, level_text
 from densenet import PRESETS, Config, count_macs, count_params, model_family
 from densenet.options import lookup, suggestion
 
@@ -585,13 +585,7 @@ def _listed(value: Any) -> Any:
 
 def _label(values: Table) -> str:
     """`12`, `8-16-32`, or `12, 0.5` for a product."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
-        return "-".join(map(text, value)) if isinstance(value, list | tuple) else str(value)
-
-    return ", ".join(map(text, values.values()))
+    return ", ".join(map(level_text, values.values()))
 
 
 def _is_of(own: Table, detail: Any) -> bool:

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ablations.metrics import level_text
+
 LEVEL = 0.05
 
 
@@ -64,9 +66,14 @@ def judged(differences: Sequence[float], identical: bool) -> Difference:
     error = statistics.stdev(differences) / math.sqrt(n)  # exact sums: equal values have deviation 0
     if error <= 1e-9:  # rounding alone: a t-test would call any such difference certain
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
+    half = half_interval(error * math.sqrt(n), n)
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return Difference(n, mean, mean - half, mean + half, p, identical=False)
+
+
+def half_interval(sd: float, n: int) -> float:
+    """Half the 95 % t interval of a mean over n seeds; NaN below two."""
+    return float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -168,7 +175,7 @@ class _Product:
 def _product(study: Mapping[str, Any]) -> _Product | None:
     """The study's product; None where it is none."""
     axes = study["axes"]
-    cells = {tuple(_text(level["values"].get(axis)) for axis in axes): level for level in study["levels"]}
+    cells = {tuple(level_text(level["values"].get(axis)) for axis in axes): level for level in study["levels"]}
     inside = {cell: level for cell, level in cells.items() if not level["is_base"]}
     for each in (cells, inside):
         levels = [list(dict.fromkeys(cell[place] for cell in each)) for place in range(len(axes))]
@@ -177,10 +184,6 @@ def _product(study: Mapping[str, Any]) -> _Product | None:
             variants = {cell: str(level["variant"]) for cell, level in each.items()}
             return _Product(axes, levels, base or tuple(values[0] for values in levels), variants)
     return None
-
-
-def _text(value: Any) -> str:
-    return "-".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
 def _changes(product: _Product) -> Iterator[dict[int, str]]:

@@ -126,13 +126,18 @@ def _table(
 
 
 def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] | None) -> tuple[str, ...]:
-    level = f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
+    level = called(row)
     if match:  # what is left over
         level += f" ({MATCHED[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
     change = _difference(row)
     if change and row["pairs"] != row["n"]:  # the means then tell another story
         change += f" ({row['pairs']} {'pair' if row['pairs'] == 1 else 'pairs'})"
     return (level, str(row["n"]), _accuracy(row), change, row["verdict"], *(_cost(row, key) for key in costs))
+
+
+def called(row: Mapping[Any, Any]) -> str:
+    """A level, the base marked."""
+    return f"{row['level']} (base)" if row["is_base"] and row["level"] != "base" else str(row["level"])
 
 
 def places(spread: float) -> int:
