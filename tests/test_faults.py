@@ -25,7 +25,13 @@ from ablations.reader import read
 from ablations.tidy import load
 
 LONG = TINY.replace("[0, 1, 2]", "[0]").replace("epochs = 1", "epochs = 100000\ntrain.checkpoint_seconds = 0.1")
-LONG = LONG.replace("model.growth_rate = [4, 8]", "train.learning_rate = [0.1, 0.01]")  # which share their cost
+LONG_EPOCHS = LONG.replace("checkpoint_seconds = 0.1", "batch_size = 1").replace(
+    "train_limit = 100", "train_limit = 500"
+)
+LONG, LONG_EPOCHS = (
+    text.replace("model.growth_rate = [4, 8]", "train.learning_rate = [0.1, 0.01]")  # which share their cost
+    for text in (LONG, LONG_EPOCHS)
+)
 FEW = TINY.replace("[0, 1, 2]", "[0]").replace("[4, 8]", "[4]").replace("epochs = 1", "epochs = 3")
 FEW = FEW.replace("block_config = [1, 1]", "block_config = [4, 4]")
 
@@ -51,6 +57,15 @@ def at_work(grid, folder):
         process.communicate()
 
 
+def amid_epochs(folder):
+    """Waits until the two runs are both well within an epoch; gives when they last kept their state."""
+    end = time.monotonic() + 60
+    while time.time() - max((before := kept(folder)).values()) / 1e9 < 0.2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return before
+
+
 def kept(folder):
     """When the latest checkpoint of each of the two runs was written; one that is just being replaced has no name."""
     while True:
@@ -61,14 +76,14 @@ def kept(folder):
 
 
 def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
-    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    grid, folder = write_grid(tmp_path, LONG_EPOCHS), tmp_path / "out"
     with at_work(grid, folder) as process:
         second = subprocess.run(command(grid, folder), capture_output=True, text=True)
         who = rf"process {process.pid} on \S+ since \S+ \S+"
         assert second.returncode == 2
         assert re.search(rf"^{folder} is being worked on by {who}$", second.stderr, re.MULTILINE)
         assert re.fullmatch(who, locks.holder(folder))
-        before = kept(folder)
+        before = amid_epochs(folder)
         asked = time.monotonic()
         process.terminate()
         _, errors = process.communicate(timeout=20)
@@ -85,9 +100,9 @@ def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_every_process_at_once_keeps_every_state(number, tmp_path):
     """As from a service manager, a batch system, or a terminal that is closed."""
-    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    grid, folder = write_grid(tmp_path, LONG_EPOCHS), tmp_path / "out"
     with at_work(grid, folder) as process:
-        before = kept(folder)
+        before = amid_epochs(folder)
         for each in descendants(process.pid):
             os.kill(each, number)
         _, errors = process.communicate(timeout=20)
