@@ -18,16 +18,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from densenet.config import DenseNetConfig
 from densenet.densenet import DenseNet
 from densenet.foreign import ForeignConfig, OwnConfig, TorchvisionConfig, own_network, source_of, torchvision_network
+from densenet.normalize_once import NormalizeOnce
 from densenet.options import Config, lookup
 from densenet.presets import PRESETS, published
 from densenet.resnet import ResNet, ResNetConfig
 
 MODELS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
-    "densenet": (DenseNetConfig, DenseNet),
+    "densenet": (DenseNetConfig, lambda config: IMPLEMENTATIONS[config.implementation](config)),
     "resnet": (ResNetConfig, ResNet),
     "torchvision": (TorchvisionConfig, torchvision_network),
 }
 """Network families: name -> configuration and what builds it. A new one is a file in this folder and an entry here."""
+
+
+IMPLEMENTATIONS: dict[str, type[DenseNet]] = {"textbook": DenseNet, "normalize-once": NormalizeOnce}
+"""Of the DenseNet's function."""
 
 
 def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:

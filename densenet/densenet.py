@@ -35,14 +35,18 @@ class DenseNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`. Raises ValueError for an image that is too small."""
+        self.check(images)
+        scores: Tensor = self.classifier(self.features(images).mean((-2, -1)))
+        return scores
+
+    def check(self, images: Tensor) -> None:
+        """Raises ValueError for an image that is too small."""
         height, width = images.shape[-2:]
         if min(height, width) < self.smallest_image:
             raise ValueError(
                 f"an image of {height} x {width} pixels is too small for {self.blocks} blocks and the {self.stem} "
                 f"stem: at least {self.smallest_image} x {self.smallest_image} are needed"
             )
-        scores: Tensor = self.classifier(self.features(images).mean((-2, -1)))
-        return scores
 
 
 def stem(config: DenseNetConfig) -> nn.Sequential:

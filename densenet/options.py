@@ -28,6 +28,9 @@ DropoutPlace = Literal["layer", "convolution"]
 Stem = Literal["cifar", "imagenet"]
 """The first convolution: 3x3 at full resolution, or 7x7 with stride 2 followed by a max pool of stride 2."""
 
+Implementation = Literal["textbook", "normalize-once"]
+"""Of the same function: as the equations stand, or with every feature normalised once, in less time and memory."""
+
 T = TypeVar("T")
 
 

@@ -1,0 +1,116 @@
+"""The elementwise passes of normalize-once over matrices of pixels x channels, whose rows may lie apart.
+
+Each has its formula in PyTorch's operators here, and a compiled loop in kernels.cpp that reads every value once. The
+loops have one thread: they run where PyTorch has one too, on a processor; elsewhere the formulas do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled loops that suit this processor; None where there was no compiler when this was installed."""
+    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    for name in ("_kernels_avx2", "_kernels") if vectors else ("_kernels",):
+        for suffix in EXTENSION_SUFFIXES:
+            path = Path(__file__).with_name(name + suffix)
+            if path.exists():
+                return ctypes.CDLL(str(path))
+    return None
+
+
+def compiled(maps: Tensor) -> bool:
+    """Whether the compiled loops take these maps."""
+    suits = maps.device.type == "cpu" and maps.dtype in NAMES and torch.get_num_threads() == 1
+    return suits and not torch.compiler.is_compiling() and library() is not None
+
+
+NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
+    """out = scale * x + shift, rectified or not, `(M, C) -> (M, C)`."""
+    if compiled(x):
+        _call("affine", x.dtype, *x.shape, x, x.stride(0), scale, shift, rectified, out, out.stride(0))
+        return out
+    value = x * scale + shift
+    return out.copy_(value.relu_() if rectified else value)
+
+
+def moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, `(M, C) -> (C,)` twice, in the parameters' dtype."""
+    if compiled(x):
+        mean, variance = torch.empty(2, x.shape[1], dtype=dtype).unbind()
+        _call("moments", x.dtype, *x.shape, x, x.stride(0), mean, variance)
+        return mean, variance
+    x = x.to(dtype)
+    mean = x.mean(0)
+    return mean, (x - mean).square_().mean(0)
+
+
+Rectifier = tuple[Tensor, Tensor]
+"""Scale and shift of the affine that the rectifier follows: it lets a gradient through where that is positive."""
+
+
+def gathered(
+    gradient: Tensor, x: Tensor, mean: Tensor, rectifier: Rectifier | None, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums over the pixels of g and of g * (x - mean), `(M, C) -> (C,)` twice.
+
+    g is the gradient behind the rectifier brought before it. `into`, where it is given, gains scale * g.
+    """
+    scale, shift = rectifier or (None, None)
+    if compiled(x):
+        total, product = torch.zeros(2, x.shape[1], dtype=mean.dtype).unbind()
+        _call(
+            "gathered", (x.dtype, gradient.dtype), *x.shape, gradient, gradient.stride(0), x, x.stride(0), mean, scale,
+            shift, into, into.stride(0) if into is not None else 0, total, product,
+        )  # fmt: skip
+        return total, product
+    g = _before(gradient, x, rectifier).to(mean.dtype)
+    if into is not None:
+        into += g * scale
+    return g.sum(0), (g * (x - mean)).sum(0)
+
+
+def combined(
+    gradient: Tensor, x: Tensor, mean: Tensor, rectifier: Rectifier | None, factors: tuple[Tensor, Tensor, Tensor],
+    out: Tensor,
+) -> Tensor:  # fmt: skip
+    """out = factor * g + slope * (x - mean) + offset, `(M, C) -> (M, C)`; g as in `gathered`, out may be gradient."""
+    scale, shift = rectifier or (None, None)
+    factor, slope, offset = factors
+    if compiled(x):
+        _call(
+            "combined", (x.dtype, gradient.dtype), *x.shape, gradient, gradient.stride(0), x, x.stride(0), mean, scale,
+            shift, factor, slope, offset, out,
+        )  # fmt: skip
+        return out
+    return out.copy_(_before(gradient, x, rectifier) * factor + (x - mean) * slope + offset)
+
+
+def _before(gradient: Tensor, x: Tensor, rectifier: Rectifier | None) -> Tensor:
+    """The gradient before the rectifier."""
+    if rectifier is None:
+        return gradient
+    scale, shift = rectifier
+    return torch.where(x * scale + shift <= 0, 0, gradient)
+
+
+def _call(name: str, dtypes: torch.dtype | tuple[torch.dtype, ...], rows: int, channels: int, *rest: object) -> None:
+    """A compiled loop on the storage of its tensors; on tensors without one there is nothing to compute."""
+    if any(isinstance(each, FakeTensor) for each in rest):
+        return
+    kinds = dtypes if isinstance(dtypes, tuple) else (dtypes,)
+    function = library()["_".join((name, *(NAMES[kind] for kind in kinds)))]  # type: ignore[index]
+    values = (each.data_ptr() if isinstance(each, Tensor) else each for each in (rows, channels, *rest))
+    function(*(ctypes.c_void_p(value) for value in values))

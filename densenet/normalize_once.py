@@ -1,0 +1,440 @@
+"""A DenseNet that normalises every feature once: the same function as the textbook's, in less time and memory.
+
+In a dense block all consumers of a feature x normalise it with the same mean m and variance v, those of this batch.
+Only their scale and shift differ. So x is normalised where it is produced, and what is left to consumer l is
+
+    x^ = (x - m) / sqrt(v + eps)                        once
+    u_l = max(gamma_l * x^ + beta_l, 0)                 for every l, elementwise, where l needs it
+
+The features of a block lie side by side in one matrix of pixels x channels (channels last), so nothing is ever
+concatenated: the input of layer l is its first columns. The backward pass keeps this matrix, the output z of every
+bottleneck's 1x1 convolution, and their statistics, k + 4k channels a layer; it computes u_l again, and
+max(gamma * z^ + beta, 0) too, elementwise and without a second convolution. With `checkpoint = "bottleneck"` it
+computes z again as well, and keeps k channels a layer.
+
+The gradient with respect to x^ adds up over its consumers, in one matrix as large as the features',
+
+    dL/dx^ = sum over l of gamma_l * g_l                g_l: dL/du_l where u_l > 0, else 0
+    dL/dgamma_l = sum over pixels of g_l * x^           dL/dbeta_l = sum over pixels of g_l
+
+and because the backward of a normalisation is linear in what arrives, it runs once, on the sum:
+
+    dL/dx = (dL/dx^ - mean(dL/dx^) - x^ * mean(dL/dx^ * x^)) / sqrt(v + eps)
+
+All this holds for a batch norm that stands right before the rectifier and the convolution; dropout comes after the
+convolution, before the feature is normalised. Every consumer keeps running statistics of its own, as the textbook has
+them: one state dict serves both. A transition's 1x1 convolution comes after its pool, where no dropout stands between
+them: both are linear and the one works on channels, the other on pixels, so they commute, at a quarter of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from densenet.blocks import DenseBlock, Transition
+from densenet.densenet import DenseNet
+from densenet.kernels import Rectifier, affine, combined, gathered, moments
+
+PIECE = 2**20
+"""Bytes of feature maps that a processor works on at once, so that they stay in its cache from one pass to the next."""
+
+BATCH = 16
+"""On one thread, PyTorch gives smaller batches to a convolution that is several times as slow."""
+
+
+class Size(NamedTuple):
+    """Of feature maps."""
+
+    images: int
+    height: int
+    width: int
+
+
+def pieces(x: Tensor, unit: int) -> Iterator[slice]:
+    """Rows of x to work on at once, in whole units; all of them where there is no cache to stay in."""
+    row = x.shape[1] * x.element_size()
+    step = max(1, PIECE // (unit * row)) * unit if x.device.type == "cpu" else len(x)
+    return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
+
+
+def as_maps(rows: Tensor, height: int, width: int) -> Tensor:
+    """`(N * H * W, C) -> (N, C, H, W)` with channels last, without a copy."""
+    return rows.view(-1, height, width, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def as_rows(maps: Tensor) -> Tensor:
+    """`(N, C, H, W) -> (N * H * W, C)`, without a copy where channels are last."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def rectified(x: Tensor, rectifier: Rectifier) -> Tensor:
+    """max(scale * x + shift, 0), `(M, C) -> (M, C)`."""
+    return affine(x, *rectifier, rectified=True, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
+
+
+class Convolution(NamedTuple):
+    """max(scale * x + shift, 0) and the convolution after it."""
+
+    scale: Tensor
+    shift: Tensor
+    weight: Tensor
+
+    @property
+    def rectifier(self) -> Rectifier:
+        """Scale and shift."""
+        return self.scale, self.shift
+
+    def folded(self, mean: Tensor, inverse: Tensor) -> Convolution:
+        """With (x - mean) * inverse before it."""
+        scale = self.scale * inverse
+        return Convolution(scale, self.shift - mean * scale, self.weight)
+
+    def pieces(self, x: Tensor, size: Size) -> Iterator[tuple[slice, int, int]]:
+        """Rows of x, and the height and width to see them with: to a 1x1 convolution one pixel is like another."""
+        pixelwise = self.weight.shape[-1] == 1
+        for rows in pieces(x, BATCH if pixelwise else BATCH * size.height * size.width):
+            count = rows.stop - rows.start
+            height, width = (count // (1 if count % BATCH else BATCH), 1) if pixelwise else size[1:]
+            yield rows, height, width
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        """`(M, C) -> (M, outputs)`."""
+        weight, padding = self.weight.to(x.dtype), self.weight.shape[-1] // 2
+        out = torch.empty(len(x), len(weight), dtype=x.dtype, device=x.device)
+        for rows, height, width in self.pieces(x, size):
+            maps = as_maps(rectified(x[rows], self.rectifier), height, width)
+            out[rows] = as_rows(F.conv2d(maps, weight, padding=padding))
+        return out
+
+    def backward(
+        self, gradient: Tensor, x: Tensor, mean: Tensor, size: Size, into: Tensor, adds: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of scale, shift and weight for x - mean in x's place.
+
+        That of what comes out of scale and shift goes `into` a tensor `(M, C)`, times scale and added to it if `adds`.
+        """
+        weight, padding = self.weight.to(x.dtype), [self.weight.shape[-1] // 2] * 2
+        of_scale, of_shift, of_weight = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in self)
+        for rows, height, width in self.pieces(x, size):
+            maps = as_maps(rectified(x[rows], self.rectifier), height, width)
+            arrived = as_maps(gradient[rows], height, width)
+            of_maps, part, _ = torch.ops.aten.convolution_backward(
+                arrived, maps, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, False]
+            )
+            of_rows = as_rows(of_maps)
+            total, product = gathered(of_rows, x[rows], mean, self.rectifier, into[rows] if adds else None)
+            if not adds:
+                into[rows] = of_rows
+            of_scale += product
+            of_shift += total
+            of_weight += part
+        return of_scale, of_shift, of_weight
+
+
+class Step(NamedTuple):
+    """A norm, a convolution and the share that is dropped after it: a layer has one of them, or two."""
+
+    norm: nn.BatchNorm2d
+    convolution: nn.Conv2d
+    dropout: float
+
+
+def steps_of(layer: nn.Module) -> list[Step]:
+    """In their order."""
+    parts = list(layer.children())
+    norms = (part for part in parts if isinstance(part, nn.BatchNorm2d))
+    found = []
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        if isinstance(part, nn.Conv2d):
+            found.append(Step(next(norms), part, after.p if isinstance(after, nn.Dropout) else 0.0))
+    return found
+
+
+class Plan(NamedTuple):
+    """A dense block, the norm that reads what comes out of it, and the average pool after that, where there is one."""
+
+    layers: list[list[Step]]
+    reader: nn.BatchNorm2d
+    pool: tuple[int, int] | None
+    dtype: torch.dtype
+    """Of feature maps."""
+
+    keeps: bool
+    """The bottlenecks' outputs, until the backward pass."""
+
+    def parameters(self) -> list[Tensor]:
+        """Scale, shift and weight of every step, and scale and shift of the reader."""
+        of_steps = [
+            (step.norm.weight, step.norm.bias, step.convolution.weight) for each in self.layers for step in each
+        ]
+        return [*(parameter for each in of_steps for parameter in each), self.reader.weight, self.reader.bias]
+
+    def parted(self, parameters: Sequence[Tensor]) -> tuple[list[list[Convolution]], Rectifier]:
+        """The same as convolutions, layer by layer, and the reader."""
+        each = iter(parameters)
+        layers = [[Convolution(next(each), next(each), next(each)) for _ in steps] for steps in self.layers]
+        return layers, (next(each), next(each))
+
+    @property
+    def consumers(self) -> list[nn.BatchNorm2d]:
+        """Norms of the features: the first of every layer, and the reader."""
+        return [*(steps[0].norm for steps in self.layers), self.reader]
+
+    @torch.no_grad()
+    def remember(self, mean: Tensor, variance: Tensor, middles: Sequence[tuple[Tensor, Tensor]], pixels: int) -> None:
+        """Moves every norm's own running statistics, as it would itself, towards those of this batch."""
+        found = [(norm, mean[: norm.num_features], variance[: norm.num_features]) for norm in self.consumers]
+        found += [(steps[1].norm, *each) for steps, each in zip(self.layers, middles, strict=False)]
+        norms, means, variances = zip(*found, strict=True)
+        momentum = float(self.reader.momentum or 0.0)
+        torch._foreach_lerp_([norm.running_mean for norm in norms], list(means), momentum)
+        unbiased = torch._foreach_mul(list(variances), pixels / (pixels - 1))
+        torch._foreach_lerp_([norm.running_var for norm in norms], unbiased, momentum)
+        torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+
+
+def read(stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: Size) -> Tensor:
+    """`(M, C) -> (N, C, H, W)`, smaller where it is pooled: what stands before a transition's convolution."""
+    out = []
+    for rows in pieces(stream, size.height * size.width):
+        maps = as_maps(rectified(stream[rows], reader), *size[1:])
+        out.append(F.avg_pool2d(maps, pool) if pool else maps)
+    return torch.cat(out)
+
+
+def read_backward(
+    gradient: Tensor, stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: Size, sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the reader's scale and shift; that of x^ is added to `sums`."""
+    of_scale, of_shift = (torch.zeros_like(each) for each in reader)
+    pixels, zero = size.height * size.width, torch.zeros_like(of_scale)
+    for rows in pieces(stream, pixels):
+        arrived = gradient[rows.start // pixels : rows.stop // pixels]
+        if pool:
+            maps = as_maps(stream[rows], *size[1:])  # their values mean nothing to it
+            arrived = torch.ops.aten.avg_pool2d_backward(arrived, maps, pool, pool, [0, 0], False, True, None)
+        total, product = gathered(as_rows(arrived), stream[rows], zero, reader, sums[rows])
+        of_scale += product
+        of_shift += total
+    return of_scale, of_shift
+
+
+def dropped(x: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
+    """x after dropout, and which of it was left, where something is dropped."""
+    if not share:
+        return x, []
+    left, which = torch.native_dropout(x, share, True)
+    return left, [which.bool()]
+
+
+def norm_backward(gradient: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+    """dL/dx from dL/dx^ and x^, `(M, C) -> (M, C)`."""
+    zero = torch.zeros_like(inverse)
+    total, product = gathered(gradient, x, zero, None)
+    factors = inverse, -inverse * product / len(x), -inverse * total / len(x)
+    return combined(gradient, x, zero, None, factors, torch.empty(x.shape, dtype=x.dtype, device=x.device))
+
+
+class Kept(NamedTuple):
+    """What the backward pass of a layer needs."""
+
+    middle: list[Tensor]
+    """z, where it is kept."""
+
+    statistics: list[Tensor]
+    """Of z: mean, and inverse of the standard deviation."""
+
+    masks: list[Tensor]
+    """Of what dropout left, convolution by convolution."""
+
+
+class DenseBlockFunction(torch.autograd.Function):
+    """A dense block and its reader, `(N, C, H, W) -> (N, C + layers * k, H, W)`, smaller where the plan pools."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, x: Tensor, *parameters: Tensor) -> Tensor:
+        """What the header calls u, of the reader. Updates the running statistics."""
+        layers, reader = plan.parted(parameters)
+        size, eps = Size(x.shape[0], *x.shape[2:]), plan.reader.eps
+        feature = as_rows(x.to(plan.dtype))
+        stream = feature.new_empty(len(feature), plan.reader.num_features)
+        mean, variance, inverse = reader[0].new_empty(3, plan.reader.num_features).unbind()
+        width, middles, kept = 0, [], []
+        for number in range(len(layers) + 1):
+            here = slice(width, width := width + feature.shape[1])
+            mean[here], variance[here] = moments(feature, mean.dtype)
+            inverse[here] = (variance[here] + eps).rsqrt()
+            affine(feature, inverse[here], -mean[here] * inverse[here], rectified=False, out=stream[:, here])
+            if number == len(layers):
+                break
+            first, *second = layers[number]
+            shares = [step.dropout for step in plan.layers[number]]
+            feature, masks = dropped(first.forward(stream[:, :width], size), shares[0])
+            statistics: list[Tensor] = []
+            middle = [feature] if second and plan.keeps else []
+            for convolution in second:
+                middles.append(moments(feature, mean.dtype))
+                statistics = [middles[-1][0], (middles[-1][1] + eps).rsqrt()]
+                feature, more = dropped(convolution.folded(*statistics).forward(feature, size), shares[1])
+                masks += more
+            kept.append(Kept(middle, statistics, masks))
+        plan.remember(mean, variance, middles, len(stream))
+        ctx.plan, ctx.size = plan, size
+        ctx.counts = [[len(tensors) for tensors in each] for each in kept]
+        ctx.save_for_backward(stream, inverse, *parameters, *(one for each in kept for group in each for one in group))
+        return read(stream, reader, plan.pool, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the input and of every parameter."""
+        plan, size = ctx.plan, ctx.size
+        stream, inverse, *rest = ctx.saved_tensors
+        count = len(plan.parameters())
+        layers, reader = plan.parted(rest[:count])
+        each = iter(rest[count:])
+        kept = [Kept(*([next(each) for _ in range(number)] for number in counts)) for counts in ctx.counts]
+        sums = torch.zeros(stream.shape, dtype=inverse.dtype, device=stream.device)
+        found = list(read_backward(gradient, stream, reader, plan.pool, size, sums))
+        width = stream.shape[1]
+        for steps, convolutions, of_layer in zip(*map(reversed, (plan.layers, layers, kept)), strict=True):
+            new = slice(width := width - len(convolutions[-1].weight), width + len(convolutions[-1].weight))
+            arrived = norm_backward(sums[:, new], stream[:, new], inverse[new])
+            before = stream[:, :width], sums[:, :width]
+            found = layer_backward(arrived, steps, convolutions, of_layer, before, size) + found
+        of_input = norm_backward(sums[:, :width], stream[:, :width], inverse[:width])
+        return None, as_maps(of_input, *size[1:]), *found
+
+
+def layer_backward(
+    arrived: Tensor,
+    steps: list[Step],
+    convolutions: list[Convolution],
+    kept: Kept,
+    before: tuple[Tensor, Tensor],
+    size: Size,
+) -> list[Tensor]:
+    """The gradients of a layer's parameters, from that of its output.
+
+    `before` is x^ of all features before it, and what has gathered of their gradient, to which the layer adds its part.
+    """
+    stream, sums = before
+    first, *second = convolutions
+    masks, found = list(kept.masks), []
+    for convolution in second:
+        arrived = undropped(arrived, masks, steps[1].dropout)
+        middle = kept.middle[0] if kept.middle else again(first, stream, size, masks, steps[0].dropout)
+        mean, inverse = kept.statistics
+        whole, into = convolution.folded(mean, inverse), torch.empty_like(middle)
+        product, total, of_weight = whole.backward(arrived, middle, mean, size, into, adds=False)
+        pixels = len(middle)
+        factors = whole.scale, -whole.scale * inverse**2 * product / pixels, -whole.scale * total / pixels
+        arrived = combined(into, middle, mean, whole.rectifier, factors, into)
+        found = [inverse * product, total, of_weight]
+    arrived = undropped(arrived, masks, steps[0].dropout)
+    return [*first.backward(arrived, stream, torch.zeros_like(first.scale), size, sums, adds=True), *found]
+
+
+def undropped(gradient: Tensor, masks: list[Tensor], share: float) -> Tensor:
+    """The gradient before dropout, whose mask is the last one."""
+    return gradient * masks.pop() * (1 / (1 - share)) if share else gradient
+
+
+def again(first: Convolution, stream: Tensor, size: Size, masks: list[Tensor], share: float) -> Tensor:
+    """z, from the features before the layer."""
+    middle = first.forward(stream, size)
+    return middle * masks[0] * (1 / (1 - share)) if share else middle
+
+
+@torch.no_grad()
+def inferred(plan: Plan, x: Tensor) -> Tensor:
+    """The same as the function with running statistics, every consumer's own: nothing is normalised beforehand."""
+    layers, reader = plan.parted(plan.parameters())
+    size, width = Size(x.shape[0], *x.shape[2:]), x.shape[1]
+    feature = as_rows(x.to(plan.dtype))
+    stream = feature.new_empty(len(feature), plan.reader.num_features)
+    stream[:, :width] = feature
+    for steps, (first, *second) in zip(plan.layers, layers, strict=True):
+        new = running(first, steps[0].norm).forward(stream[:, :width], size)
+        for convolution in second:
+            new = running(convolution, steps[1].norm).forward(new, size)
+        stream[:, width : (width := width + new.shape[1])] = new
+    whole = running(Convolution(*reader, reader[0]), plan.reader)
+    return read(stream, whole.rectifier, plan.pool, size)
+
+
+def running(convolution: Convolution, norm: nn.BatchNorm2d) -> Convolution:
+    """With the norm's running statistics before it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return convolution.folded(norm.running_mean, (norm.running_var + norm.eps).rsqrt())
+
+
+class NormalizeOnce(DenseNet):
+    """A DenseNet with the same parameters, buffers and function, computed as told above.
+
+    Where its norms do not all do the same, because somebody has set them so, and where a gradient is asked for in eval
+    mode, it computes as the textbook does.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, in_channels, H, W) -> (N, num_classes)`. Raises ValueError for an image that is too small."""
+        self.check(images)
+        mode = one_mode(self)
+        if mode is None or (torch.is_grad_enabled() and not mode):
+            return super().forward(images)
+        x, block = images.contiguous(memory_format=torch.channels_last), None
+        for part in self.features.children():
+            if isinstance(part, DenseBlock):
+                block = part
+            elif block is None:
+                x = part(x)
+            elif isinstance(part, Transition):
+                x = through_transition(block, part, x, mode)
+            elif isinstance(part, nn.BatchNorm2d):
+                x = through(block, part, x, (int(x.shape[2]), int(x.shape[3])), mode)
+        scores: Tensor = self.classifier(x.flatten(1))
+        return scores
+
+
+def one_mode(network: nn.Module) -> bool | None:
+    """Whether all norms train, or none does; None where they differ in that, in eps, or in how they remember."""
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    found = {(norm.eps, norm.momentum, norm.training, norm.affine, norm.track_running_stats) for norm in norms}
+    _, momentum, training, affine, tracks = next(iter(found))
+    return training if len(found) == 1 and momentum is not None and affine and tracks else None
+
+
+def through(
+    block: DenseBlock, reader: nn.BatchNorm2d, x: Tensor, pool: tuple[int, int] | None, training: bool
+) -> Tensor:
+    """A block, the norm and the rectifier after it, and an average pool."""
+    device = x.device.type
+    narrow = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device) if narrow else x.dtype
+    plan = Plan([steps_of(layer) for layer in block.values()], reader, pool, dtype, block.checkpoint == "none")
+    if not training:
+        return inferred(plan, x)
+    if x.numel() == x.shape[1]:
+        raise ValueError(f"a batch norm cannot train on one value per channel: {tuple(x.shape)}; take more images")
+    result: Tensor = DenseBlockFunction.apply(plan, x, *plan.parameters())
+    return result
+
+
+def through_transition(block: DenseBlock, transition: Transition, x: Tensor, training: bool) -> Tensor:
+    """A block and the transition after it, whose pool comes first where nothing is dropped in between."""
+    norm, _, *rest = transition.children()
+    assert isinstance(norm, nn.BatchNorm2d)
+    if [type(part) for part in rest] == [nn.Conv2d, nn.AvgPool2d]:
+        x = through(block, norm, x, (2, 2), training)
+        return rest[0](x)  # type: ignore[no-any-return]
+    x = through(block, norm, x, None, training)
+    for part in rest:
+        x = part(x)
+    return x
