@@ -18,10 +18,10 @@ struct bfloat16 {
         std::memcpy(&value, &word, 4);
         return value;
     }
-    bfloat16 &operator=(float value) {  // to the nearest, ties to even
+    bfloat16 &operator=(float value) {  // to the nearest, ties to even; not-a-number stays so, as arithmetic makes it
         uint32_t word;
         std::memcpy(&word, &value, 4);
-        bits = value == value ? uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16) : uint16_t(0x7fc0);
+        bits = uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16);
         return *this;
     }
 };
@@ -78,11 +78,12 @@ inline void moments(long rows, long n, const T *x, long next_x, R *mean, R *vari
     for (long c = 0; c < n; c++) variance[c] = R((square[c] - rest[c] * rest[c] / rows) / rows);
 }
 
-// sums of g and of g * (x - mean) over the rows, added to `total` and `product`; into += scale * g, if it is there
+// sums of g and of g * (x - mean) over the rows, added to `total` and `product`, where g is the gradient if
+// scale * x + shift > 0, else 0; into, if it is there, gains scale * g, or becomes it if it is fresh; without a scale all of it is g
 template <class T, class G, class R>
 inline void gathered(long rows, long n, const G *g, long next_g, const T *x, long next_x, const R *__restrict mean,
-                     const R *__restrict scale, const R *__restrict shift, R *into, long next_into, R *total,
-                     R *product) {
+                     const R *__restrict scale, const R *__restrict shift, R *into, long next_into, bool fresh,
+                     R *total, R *product) {
     std::vector<double> first(n), second(n);
     summed<R>(rows, n, first.data(), second.data(), [&](long row, R *__restrict a, R *__restrict b) {
         const G *__restrict gradient = g + row * next_g;
@@ -94,7 +95,7 @@ inline void gathered(long rows, long n, const G *g, long next_g, const T *x, lon
                 const R value = scale[c] * R(from[c]) + shift[c] <= 0 ? R(0) : arrived;
                 a[c] += value;
                 b[c] += value * (R(from[c]) - mean[c]);
-                to[c] += scale[c] * value;
+                to[c] = (fresh ? R(0) : to[c]) + scale[c] * value;
             }
         else if (scale)
             for (long c = 0; c < n; c++) {
@@ -141,7 +142,7 @@ inline void combined(long rows, long n, const G *g, long next_g, const T *x, lon
 // T: of feature maps, R: of parameters and sums
 #define OF_MAPS(name, T, R)                                                                                     \
     EXPORT affine_##name(long rows, long n, const T *x, long next_x, const R *scale, const R *shift,            \
-                         int rectified, T *out, long next_out) {                                                \
+                         long rectified, T *out, long next_out) {                                                \
         affine<T, R>(rows, n, x, next_x, scale, shift, rectified, out, next_out);                               \
     }                                                                                                           \
     EXPORT moments_##name(long rows, long n, const T *x, long next_x, R *mean, R *variance) {                   \
@@ -151,8 +152,10 @@ inline void combined(long rows, long n, const G *g, long next_g, const T *x, lon
 // G: of the gradient that arrives
 #define OF_GRADIENTS(name, T, G, R)                                                                             \
     EXPORT gathered_##name(long rows, long n, const G *g, long next_g, const T *x, long next_x, const R *mean,  \
-                           const R *scale, const R *shift, R *into, long next_into, R *total, R *product) {     \
-        gathered<T, G, R>(rows, n, g, next_g, x, next_x, mean, scale, shift, into, next_into, total, product);  \
+                           const R *scale, const R *shift, R *into, long next_into, long fresh, R *total,       \
+                           R *product) {                                                                        \
+        gathered<T, G, R>(rows, n, g, next_g, x, next_x, mean, scale, shift, into, next_into, fresh, total,     \
+                          product);                                                                             \
     }                                                                                                           \
     EXPORT combined_##name(long rows, long n, const G *g, long next_g, const T *x, long next_x, const R *mean,  \
                            const R *scale, const R *shift, const R *factor, const R *slope, const R *offset,    \

@@ -7,6 +7,7 @@ loops have one thread: they run where PyTorch has one too, on a processor; elsew
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -38,9 +39,9 @@ NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bf
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
-    """out = scale * x + shift, rectified or not, `(M, C) -> (M, C)`."""
+    """Writes scale * x + shift, rectified or not, to `out`, `(M, C) -> (M, C)`."""
     if compiled(x):
-        _call("affine", x.dtype, *x.shape, x, x.stride(0), scale, shift, rectified, out, out.stride(0))
+        _call(_loop("affine", x.dtype), *x.shape, x, x.stride(0), scale, shift, rectified, out, out.stride(0))
         return out
     value = x * scale + shift
     return out.copy_(value.relu_() if rectified else value)
@@ -50,7 +51,7 @@ def moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, `(M, C) -> (C,)` twice, in the parameters' dtype."""
     if compiled(x):
         mean, variance = torch.empty(2, x.shape[1], dtype=dtype).unbind()
-        _call("moments", x.dtype, *x.shape, x, x.stride(0), mean, variance)
+        _call(_loop("moments", x.dtype), *x.shape, x, x.stride(0), mean, variance)
         return mean, variance
     x = x.to(dtype)
     mean = x.mean(0)
@@ -62,39 +63,46 @@ Rectifier = tuple[Tensor, Tensor]
 
 
 def gathered(
-    gradient: Tensor, x: Tensor, mean: Tensor, rectifier: Rectifier | None, into: Tensor | None = None
+    gradient: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rectifier: Rectifier | None,
+    into: Tensor | None = None,
+    fresh: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Sums over the pixels of g and of g * (x - mean), `(M, C) -> (C,)` twice.
 
-    g is the gradient behind the rectifier brought before it. `into`, where it is given, gains scale * g.
+    g is the gradient behind the rectifier brought before it. `into`, where it is given, gains scale * g, or becomes it
+    if it is `fresh`.
     """
     scale, shift = rectifier or (None, None)
     if compiled(x):
         total, product = torch.zeros(2, x.shape[1], dtype=mean.dtype).unbind()
-        _call(
-            "gathered", (x.dtype, gradient.dtype), *x.shape, gradient, gradient.stride(0), x, x.stride(0), mean, scale,
-            shift, into, into.stride(0) if into is not None else 0, total, product,
-        )  # fmt: skip
+        sums = (into, 0 if into is None else into.stride(0), fresh, total, product)
+        arrived = (gradient, gradient.stride(0), x, x.stride(0), mean, scale, shift)
+        _call(_loop("gathered", x.dtype, gradient.dtype), *x.shape, *arrived, *sums)
         return total, product
     g = _before(gradient, x, rectifier).to(mean.dtype)
-    if into is not None:
-        into += g * scale
+    if into is not None and scale is not None:
+        into.copy_(g * scale) if fresh else into.add_(g * scale)
     return g.sum(0), (g * (x - mean)).sum(0)
 
 
 def combined(
-    gradient: Tensor, x: Tensor, mean: Tensor, rectifier: Rectifier | None, factors: tuple[Tensor, Tensor, Tensor],
+    gradient: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rectifier: Rectifier | None,
+    factors: tuple[Tensor, Tensor, Tensor],
     out: Tensor,
-) -> Tensor:  # fmt: skip
-    """out = factor * g + slope * (x - mean) + offset, `(M, C) -> (M, C)`; g as in `gathered`, out may be gradient."""
+) -> Tensor:
+    """Writes factor * g + slope * (x - mean) + offset to `out`, `(M, C) -> (M, C)`; g as in `gathered`, maybe `out`."""
     scale, shift = rectifier or (None, None)
-    factor, slope, offset = factors
     if compiled(x):
-        _call(
-            "combined", (x.dtype, gradient.dtype), *x.shape, gradient, gradient.stride(0), x, x.stride(0), mean, scale,
-            shift, factor, slope, offset, out,
-        )  # fmt: skip
+        arrived = (gradient, gradient.stride(0), x, x.stride(0), mean, scale, shift)
+        _call(_loop("combined", x.dtype, gradient.dtype), *x.shape, *arrived, *factors, out)
         return out
+    factor, slope, offset = factors
     return out.copy_(_before(gradient, x, rectifier) * factor + (x - mean) * slope + offset)
 
 
@@ -106,11 +114,22 @@ def _before(gradient: Tensor, x: Tensor, rectifier: Rectifier | None) -> Tensor:
     return torch.where(x * scale + shift <= 0, 0, gradient)
 
 
-def _call(name: str, dtypes: torch.dtype | tuple[torch.dtype, ...], rows: int, channels: int, *rest: object) -> None:
-    """A compiled loop on the storage of its tensors; on tensors without one there is nothing to compute."""
-    if any(isinstance(each, FakeTensor) for each in rest):
-        return
-    kinds = dtypes if isinstance(dtypes, tuple) else (dtypes,)
-    function = library()["_".join((name, *(NAMES[kind] for kind in kinds)))]  # type: ignore[index]
-    values = (each.data_ptr() if isinstance(each, Tensor) else each for each in (rows, channels, *rest))
-    function(*(ctypes.c_void_p(value) for value in values))
+@cache
+def _loop(name: str, *dtypes: torch.dtype) -> Callable[..., None]:
+    """A compiled loop for feature maps, and gradients, of these types."""
+    found = library()
+    assert found is not None
+    function = found["_".join((name, *(NAMES[dtype] for dtype in dtypes)))]
+    function.restype = None
+    function.argtypes = [ctypes.c_void_p] * ARGUMENTS[name]
+    return function
+
+
+ARGUMENTS = {"affine": 9, "moments": 6, "gathered": 14, "combined": 13}
+"""Of the compiled loops: whole numbers and pointers, of one size on every machine of 64 bits."""
+
+
+def _call(loop: Callable[..., None], rows: int, channels: int, *rest: Tensor | int | None) -> None:
+    """On the storage of tensors; on tensors without one there is nothing to compute."""
+    if not isinstance(rest[0], FakeTensor):
+        loop(rows, channels, *(each.data_ptr() if isinstance(each, Tensor) else each for each in rest))

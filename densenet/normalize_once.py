@@ -41,7 +41,7 @@ from densenet.blocks import DenseBlock, Transition
 from densenet.densenet import DenseNet
 from densenet.kernels import Rectifier, affine, combined, gathered, moments
 
-PIECE = 2**20
+PIECE = 2**21
 """Bytes of feature maps that a processor works on at once, so that they stay in its cache from one pass to the next."""
 
 BATCH = 16
@@ -73,9 +73,11 @@ def as_rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
-def rectified(x: Tensor, rectifier: Rectifier) -> Tensor:
-    """max(scale * x + shift, 0), `(M, C) -> (M, C)`."""
-    return affine(x, *rectifier, rectified=True, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
+def rectified(x: Tensor, rectifier: Rectifier, out: Tensor | None = None) -> Tensor:
+    """max(scale * x + shift, 0), `(M, C) -> (M, C)`; `out`, where it is given, may have more rows."""
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return affine(x, *rectifier, rectified=True, out=out[: len(x)])
 
 
 class Convolution(NamedTuple):
@@ -95,46 +97,44 @@ class Convolution(NamedTuple):
         scale = self.scale * inverse
         return Convolution(scale, self.shift - mean * scale, self.weight)
 
-    def pieces(self, x: Tensor, size: Size) -> Iterator[tuple[slice, int, int]]:
-        """Rows of x, and the height and width to see them with: to a 1x1 convolution one pixel is like another."""
-        pixelwise = self.weight.shape[-1] == 1
-        for rows in pieces(x, BATCH if pixelwise else BATCH * size.height * size.width):
-            count = rows.stop - rows.start
-            height, width = (count // (1 if count % BATCH else BATCH), 1) if pixelwise else size[1:]
-            yield rows, height, width
+    def pieces(self, x: Tensor, size: Size, whole: bool = False) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of x, and what the convolution sees of them: to a 1x1 convolution one pixel is like another."""
+        pixelwise, scratch = self.weight.shape[-1] == 1, None
+        unit = BATCH if pixelwise else BATCH * size.height * size.width
+        for rows in [slice(0, len(x))] if whole else pieces(x, unit):
+            u = rectified(x[rows], self.rectifier, scratch)
+            scratch = u if scratch is None else scratch
+            height, width = (len(u) // (1 if len(u) % BATCH else BATCH), 1) if pixelwise else size[1:]
+            yield rows, as_maps(u, height, width)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         """`(M, C) -> (M, outputs)`."""
         weight, padding = self.weight.to(x.dtype), self.weight.shape[-1] // 2
         out = torch.empty(len(x), len(weight), dtype=x.dtype, device=x.device)
-        for rows, height, width in self.pieces(x, size):
-            maps = as_maps(rectified(x[rows], self.rectifier), height, width)
+        for rows, maps in self.pieces(x, size):
             out[rows] = as_rows(F.conv2d(maps, weight, padding=padding))
         return out
 
     def backward(
-        self, gradient: Tensor, x: Tensor, mean: Tensor, size: Size, into: Tensor, adds: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of scale, shift and weight for x - mean in x's place.
+        self, gradient: Tensor, x: Tensor, mean: Tensor, size: Size, sums: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The gradients of scale, shift and weight for x - mean in x's place, and that of what the convolution sees.
 
-        That of what comes out of scale and shift goes `into` a tensor `(M, C)`, times scale and added to it if `adds`.
+        The latter, rectified and times scale, is added to `sums`, `(M, C)`, and of no worth, where these are given.
         """
         weight, padding = self.weight.to(x.dtype), [self.weight.shape[-1] // 2] * 2
         of_scale, of_shift, of_weight = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in self)
-        for rows, height, width in self.pieces(x, size):
-            maps = as_maps(rectified(x[rows], self.rectifier), height, width)
-            arrived = as_maps(gradient[rows], height, width)
+        for rows, maps in self.pieces(x, size, whole=sums is None):
+            arrived = as_maps(gradient[rows], *maps.shape[2:])
             of_maps, part, _ = torch.ops.aten.convolution_backward(
                 arrived, maps, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, False]
             )
-            of_rows = as_rows(of_maps)
-            total, product = gathered(of_rows, x[rows], mean, self.rectifier, into[rows] if adds else None)
-            if not adds:
-                into[rows] = of_rows
+            of_rows, into = as_rows(of_maps), None if sums is None else sums[rows]
+            total, product = gathered(of_rows, x[rows], mean, self.rectifier, into)
             of_scale += product
             of_shift += total
             of_weight += part
-        return of_scale, of_shift, of_weight
+        return of_scale, of_shift, of_weight, of_rows
 
 
 class Step(NamedTuple):
@@ -211,7 +211,7 @@ def read(stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: 
 def read_backward(
     gradient: Tensor, stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: Size, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of the reader's scale and shift; that of x^ is added to `sums`."""
+    """The gradients of the reader's scale and shift; its part of that of x^ is written to `sums`."""
     of_scale, of_shift = (torch.zeros_like(each) for each in reader)
     pixels, zero = size.height * size.width, torch.zeros_like(of_scale)
     for rows in pieces(stream, pixels):
@@ -219,14 +219,14 @@ def read_backward(
         if pool:
             maps = as_maps(stream[rows], *size[1:])  # their values mean nothing to it
             arrived = torch.ops.aten.avg_pool2d_backward(arrived, maps, pool, pool, [0, 0], False, True, None)
-        total, product = gathered(as_rows(arrived), stream[rows], zero, reader, sums[rows])
+        total, product = gathered(as_rows(arrived), stream[rows], zero, reader, sums[rows], fresh=True)
         of_scale += product
         of_shift += total
     return of_scale, of_shift
 
 
 def dropped(x: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
-    """x after dropout, and which of it was left, where something is dropped."""
+    """What dropout leaves of x, and where that is, if it drops something."""
     if not share:
         return x, []
     left, which = torch.native_dropout(x, share, True)
@@ -300,7 +300,7 @@ class DenseBlockFunction(torch.autograd.Function):
         layers, reader = plan.parted(rest[:count])
         each = iter(rest[count:])
         kept = [Kept(*([next(each) for _ in range(number)] for number in counts)) for counts in ctx.counts]
-        sums = torch.zeros(stream.shape, dtype=inverse.dtype, device=stream.device)
+        sums = torch.empty(stream.shape, dtype=inverse.dtype, device=stream.device)
         found = list(read_backward(gradient, stream, reader, plan.pool, size, sums))
         width = stream.shape[1]
         for steps, convolutions, of_layer in zip(*map(reversed, (plan.layers, layers, kept)), strict=True):
@@ -331,14 +331,13 @@ def layer_backward(
         arrived = undropped(arrived, masks, steps[1].dropout)
         middle = kept.middle[0] if kept.middle else again(first, stream, size, masks, steps[0].dropout)
         mean, inverse = kept.statistics
-        whole, into = convolution.folded(mean, inverse), torch.empty_like(middle)
-        product, total, of_weight = whole.backward(arrived, middle, mean, size, into, adds=False)
-        pixels = len(middle)
+        whole, pixels = convolution.folded(mean, inverse), len(middle)
+        product, total, of_weight, of_rows = whole.backward(arrived, middle, mean, size)
         factors = whole.scale, -whole.scale * inverse**2 * product / pixels, -whole.scale * total / pixels
-        arrived = combined(into, middle, mean, whole.rectifier, factors, into)
+        arrived = combined(of_rows, middle, mean, whole.rectifier, factors, of_rows)
         found = [inverse * product, total, of_weight]
     arrived = undropped(arrived, masks, steps[0].dropout)
-    return [*first.backward(arrived, stream, torch.zeros_like(first.scale), size, sums, adds=True), *found]
+    return [*first.backward(arrived, stream, torch.zeros_like(first.scale), size, sums)[:3], *found]
 
 
 def undropped(gradient: Tensor, masks: list[Tensor], share: float) -> Tensor:
