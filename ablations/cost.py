@@ -33,7 +33,7 @@ from ablations.environment import code
 from ablations.sources import cache_folder
 from ablations.step import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
 from ablations.timing import Mark, timed
-from densenet import ForeignConfig, build, macs_of
+from densenet import ForeignConfig, build, macs_of, textbook
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore's import touches torch.jit
@@ -48,12 +48,12 @@ class CountersDisagree(ArithmeticError):
 
 
 def counted(cost: CostConfig) -> dict[str, Any]:
-    """Params, MACs and activations of one image in eval mode.
+    """Params, MACs and activations of one image in eval mode, as the textbook computes it.
 
     Two counters must agree on our own networks: raises CountersDisagree. Of others a disagreement is recorded, for
     fvcore may not know how they write a convolution or a linear layer.
     """
-    network = build(cost.model).eval()
+    network = build(textbook(cost.model)).eval()
     images = torch.zeros(1, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
     macs = macs_of(network, images)
     with warnings.catch_warnings(), torch.no_grad():

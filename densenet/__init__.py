@@ -52,6 +52,11 @@ def build(network: str | Config) -> nn.Module:
     return model_family(getattr(config, "family", ""))[1](config)
 
 
+def textbook(config: Config) -> Config:
+    """The configuration whose network is counted: of the same function, computed as its equations stand."""
+    return config.model_copy(update={"implementation": "textbook"}) if hasattr(config, "implementation") else config
+
+
 def count_params(config: Config) -> int:
     """Trainable parameters of a network, counted without giving it storage."""
     return sum(parameter.numel() for parameter in _without_storage(config).parameters() if parameter.requires_grad)
@@ -60,7 +65,7 @@ def count_params(config: Config) -> int:
 def count_macs(config: Config, image_size: tuple[int, int]) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image of (height, width), without storage."""
     images = torch.empty(1, getattr(config, "in_channels", 3), *image_size, device="meta")
-    return macs_of(_without_storage(config).eval(), images)
+    return macs_of(_without_storage(textbook(config)).eval(), images)
 
 
 def macs_of(network: nn.Module, images: Tensor) -> int:
@@ -109,4 +114,5 @@ __all__ = [
     "model_family",
     "published",
     "source_of",
+    "textbook",
 ]

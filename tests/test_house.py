@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "foreign", "presets", "__init__"]
+DENSENET = [
+    "options",
+    "config",
+    "recompute",
+    "blocks",
+    "densenet",
+    "kernels",
+    "normalize_once",
+    "resnet",
+    "foreign",
+    "presets",
+    "__init__",
+]
 ABLATIONS = [
     "metrics", "files", "records", "locks", "signals", "config", "sources", "data", "augmentation", "environment",
     "grid", "reader", "step", "checkpoint", "evaluation", "train", "weights", "timing", "cost", "job", "engine",
