@@ -6,14 +6,19 @@ batch size, device, order nor an interruption changes them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ablations.config import DataConfig
+from ablations.data import Dataset
 
 SHIFT = 4
 """Pixels by which the paper shifts at most (Huang et al. 2017, section 4.1)."""
+
+BLOCK = 32
+"""Batches whose variations are chosen at once: chosen one by one, the whole would take half as long again on a CPU."""
 
 
 def random_numbers(seed: int, indices: Tensor, count: int) -> Tensor:
@@ -41,38 +46,68 @@ def _high_bits(x: Tensor, shift: int) -> Tensor:
     return bits
 
 
-def augmented(images: Tensor, indices: Tensor, seed: int, config: DataConfig) -> Tensor:
-    """Normalised `(N, C, H, W)` -> the same shape, varied; `indices` `(N,)` are their places in the training set.
+def augmented(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataConfig) -> Iterator[Tensor]:
+    """The training images of each tensor of indices, `(N,) -> (N, C, H, W)`, normalised and varied.
 
     `seed` stands for the run's seed and the epoch. Zero, which fills what a shift uncovers and what cutout erases, is
     the mean colour of the training set.
     """
+    batches = data.train.batches(indices)
     if config.augmentation == "none":
-        return images
-    down, right, mirror, row, column = random_numbers(seed, indices, 5)
-    shifts = (down % (2 * SHIFT + 1), right % (2 * SHIFT + 1))
-    varied = _shifted(images, *shifts, mirrored=mirror % 2 == 1)
-    if config.augmentation == "cutout":
-        height, width = images.shape[-2:]
-        varied = varied * _outside(row % height, column % width, config.cutout_size, height, width).to(varied.dtype)
-    return varied
+        yield from map(data.normalise, batches)
+        return
+    variations = _variations(indices, seed, config, *data.image_size)
+    for images, (offset, mirror, rows, columns, *erased) in zip(batches, variations, strict=True):
+        varied = data.normalise(_moved(images, offset, mirror))
+        # what is uncovered shows a neighbour's pixels; a negative one of them times zero is a negative zero
+        varied.mul_(_rectangle(rows, columns)).add_(0.0)
+        if erased:
+            varied.mul_(1 - _rectangle(*erased))
+        yield varied
 
 
-def _shifted(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor) -> Tensor:
-    """Each image's own window of the image padded with zeros, from (`down`, `right`), mirrored where `mirrored` is."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT))
-    rows = torch.arange(height, device=images.device) + down.view(-1, 1)
-    columns = torch.arange(width, device=images.device).expand(count, -1)
-    columns = torch.where(mirrored.view(-1, 1), width - 1 - columns, columns) + right.view(-1, 1)
-    numbers = torch.arange(count, device=images.device)
-    windows = padded[numbers.view(-1, 1, 1), :, rows.unsqueeze(2), columns.unsqueeze(1)]  # (N, H, W, C)
-    return windows.permute(0, 3, 1, 2).contiguous()
+def _variations(
+    indices: Sequence[Tensor], seed: int, config: DataConfig, height: int, width: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """What becomes of the images of each batch.
+
+    `(N,)` how many pixels each begins after its first and 1 where it is mirrored, `(N, H)` and `(N, W)` 1 for rows and
+    columns that it still covers, and with cutout likewise for those that are erased.
+    """
+    for start in range(0, len(indices), BLOCK):
+        block = indices[start : start + BLOCK]
+        down, right, mirror, row, column = random_numbers(seed, torch.cat(list(block)), 5)
+        down, right, mirror = down % (2 * SHIFT + 1) - SHIFT, right % (2 * SHIFT + 1) - SHIFT, mirror % 2
+        right *= 1 - 2 * mirror  # a window of the mirrored image moves the other way
+        drawn = [down * width + right, mirror, _segment(-down, height, height), _segment(-right, width, width)]
+        if config.augmentation == "cutout":
+            size = config.cutout_size
+            drawn += [
+                _segment(row % height - size // 2, size, height),
+                _segment(column % width - size // 2, size, width),
+            ]
+        yield from zip(*(each.split([len(batch) for batch in block]) for each in drawn), strict=True)
 
 
-def _outside(row: Tensor, column: Tensor, size: int, height: int, width: int) -> Tensor:
-    """True but in the square around (row, column), of which a part may lie outside, `(N,) -> (N, 1, H, W)`."""
-    rows = torch.arange(height, device=row.device) - (row - size // 2).view(-1, 1)
-    columns = torch.arange(width, device=row.device) - (column - size // 2).view(-1, 1)
-    inside_rows, inside_columns = ((each >= 0) & (each < size) for each in (rows, columns))
-    return ~(inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)).unsqueeze(1)
+def _moved(images: Tensor, offset: Tensor, mirror: Tensor) -> Tensor:
+    """Each image, or its mirror image, from the pixel `offset` on.
+
+    All of them lie one behind the other, and each is copied in one piece from where it is to begin: to the pixels
+    that it does not have come those of its neighbours.
+    """
+    pixels, size = images.numel(), images[:1].numel()
+    margin = images.new_zeros(SHIFT * images.shape[3] + SHIFT)
+    line = torch.cat((margin, images.flatten(), images.flip(3).flatten(), margin))
+    begin = torch.arange(len(margin), len(margin) + pixels, size, device=images.device) + pixels * mirror + offset
+    return line.unfold(0, size, 1).index_select(0, begin).view(images.shape)
+
+
+def _rectangle(rows: Tensor, columns: Tensor) -> Tensor:
+    """`(N, H)`, `(N, W)` -> `(N, 1, H, W)`: 1 where both are."""
+    return (rows.unsqueeze(2) * columns.unsqueeze(1)).unsqueeze(1)
+
+
+def _segment(start: Tensor, length: int, side: int) -> Tensor:
+    """1 for the `length` places from each start on, of which some may lie outside, else 0: `(N,) -> (N, side)`."""
+    places = torch.arange(side, device=start.device) - start.view(-1, 1)
+    return ((places >= 0) & (places < length)).float()

@@ -103,9 +103,8 @@ class _Course:
     def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The inputs of each batch of training images, `(N, C, H, W)`: normalised and varied."""
         draw = stream(self.seed, f"augmentation {epoch}")
-        for batch, images in zip(batches, self.data.train.batches(batches), strict=True):
-            varied = augmented(self.data.normalise(images), batch, draw, self.variation)
-            yield as_input(varied, self.config)
+        for images in augmented(self.data, batches, draw, self.variation):
+            yield as_input(images, self.config)
 
     def keep(self, state: State) -> None:
         """Writes a checkpoint."""

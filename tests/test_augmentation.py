@@ -5,15 +5,37 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ablations.augmentation import augmented, random_numbers
+from ablations.augmentation import BLOCK, SHIFT, augmented, random_numbers
 from ablations.config import DataConfig
+from ablations.data import Dataset, Images, channel_statistics
 
+NONE = DataConfig()
 STANDARD = DataConfig(augmentation="standard")
 CUTOUT = DataConfig(augmentation="cutout", cutout_size=3)
 
 
+def of(images: torch.Tensor) -> Dataset:
+    part = Images(images, torch.zeros(len(images), dtype=torch.int64))
+    return Dataset("", "", part, None, part, 1, (), *channel_statistics(images))
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def varied(images: torch.Tensor, indices: torch.Tensor, seed: int, config: DataConfig, batch: int = 64) -> torch.Tensor:
+    return torch.cat(list(augmented(of(images), indices.split(batch), seed, config)))
+
+
+def bits(images: torch.Tensor) -> torch.Tensor:
+    """They tell zeros of different signs apart."""
+    return images.view(torch.int32)
+
+
 def by_hand(image: torch.Tensor, numbers: list[int], config: DataConfig) -> torch.Tensor:
-    """One image `(C, H, W)`, varied with slices and loops."""
+    """One normalised image `(C, H, W)`, varied with slices and loops."""
+    if config.augmentation == "none":
+        return image
     down, right, mirror, row, column = numbers
     if mirror % 2:
         image = image.flip(2)
@@ -31,44 +53,52 @@ def by_hand(image: torch.Tensor, numbers: list[int], config: DataConfig) -> torc
             for x in range(width):
                 top, left = row % height - config.cutout_size // 2, column % width - config.cutout_size // 2
                 if 0 <= y - top < config.cutout_size and 0 <= x - left < config.cutout_size:
-                    moved[:, y, x] = 0
+                    moved[:, y, x] *= 0
     return moved
 
 
+@pytest.mark.parametrize("shape", [(2, 7, 6), (1, 8, 8), (3, 32, 32), (3, 2, 3)], ids=str)
 @pytest.mark.parametrize(
     "config",
-    [STANDARD, CUTOUT, CUTOUT.model_copy(update={"cutout_size": 4})],
-    ids=["standard", "cutout", "even cutout"],
+    [NONE, STANDARD, CUTOUT, CUTOUT.model_copy(update={"cutout_size": 4})],
+    ids=["none", "standard", "cutout", "even cutout"],
 )
-def test_every_image_is_what_slices_and_loops_make_of_it(config):
-    images, indices = torch.randn(40, 2, 7, 6), torch.arange(100, 140)
+def test_every_image_is_to_the_bit_what_slices_and_loops_make_of_it(config, shape):
+    images, indices = noise(20, *shape), torch.randperm(20)
     numbers = random_numbers(5, indices, 5)
-    found = augmented(images, indices, 5, config)
+    mean, std = channel_statistics(images)
+    found = varied(images, indices, 5, config, batch=8)
     assert found.shape == images.shape
-    for place in range(40):
-        assert torch.equal(found[place], by_hand(images[place], numbers[:, place].tolist(), config)), place
+    for place, index in enumerate(indices.tolist()):
+        expected = by_hand((images[index].float() - mean[0]) / std[0], numbers[:, place].tolist(), config)
+        assert torch.equal(bits(found[place]), bits(expected)), place
 
 
-def test_none_leaves_the_images_alone():
-    images = torch.randn(3, 1, 4, 4)
-    assert augmented(images, torch.arange(3), 0, DataConfig()) is images
+@pytest.mark.parametrize("config", [NONE, STANDARD, CUTOUT], ids=lambda config: config.augmentation)
+def test_neither_batch_nor_order_changes_an_image(config):
+    count = 3 * BLOCK
+    images, indices = noise(count, 3, 8, 8), torch.arange(count)
+    whole, order = varied(images, indices, 7, config, batch=count), torch.randperm(count)
+    for batch in (1, 2, 7):
+        assert torch.equal(bits(varied(images, order, 7, config, batch)), bits(whole[order]))
+    assert not list(augmented(of(images), [], 7, config)), "of an epoch whose batches are all done"
 
 
-def test_neither_batch_nor_order_changes_an_image():
-    images, indices = torch.randn(12, 3, 8, 8), torch.arange(12)
-    whole = augmented(images, indices, 7, CUTOUT)
-    order = torch.randperm(12)
-    assert torch.equal(augmented(images[order], indices[order], 7, CUTOUT), whole[order])
-    assert torch.equal(augmented(images[4:5], indices[4:5], 7, CUTOUT), whole[4:5])
+def test_the_data_set_stays_as_it_is():
+    images = noise(8, 3, 8, 8)
+    before, data = images.clone(), of(images)
+    for config in (NONE, STANDARD, CUTOUT):
+        list(augmented(data, [torch.arange(8)], 0, config))
+    data.normalise(already := images.float())
+    assert torch.equal(images, before)
+    assert torch.equal(already, before.float())
 
 
 def test_seed_and_index_change_it():
-    image = torch.randn(1, 3, 8, 8).expand(500, -1, -1, -1)
-    kinds = {tuple(each.flatten().tolist()) for each in augmented(image, torch.arange(500), 1, STANDARD)}
-    assert len(kinds) > 150, "of 162 that there are"
-    assert not torch.equal(
-        augmented(image, torch.arange(500), 1, STANDARD), augmented(image, torch.arange(500), 2, STANDARD)
-    )
+    images, indices = noise(1, 3, 8, 8).expand(500, -1, -1, -1), torch.arange(500)
+    found = varied(images, indices, 1, STANDARD)
+    assert len(found.unique(dim=0)) > 150, f"of {2 * (2 * SHIFT + 1) ** 2} that there are"
+    assert not torch.equal(found, varied(images, indices, 2, STANDARD))
 
 
 def test_the_numbers_are_uniform_and_independent():
@@ -100,7 +130,9 @@ def test_the_numbers_are_those_of_splitmix64():
 
 
 @pytest.mark.gpu
-def test_cuda_varies_an_image_as_the_cpu_does():
-    images, indices = torch.randn(64, 3, 32, 32), torch.arange(64)
-    there = augmented(images.cuda(), indices.cuda(), 9, DataConfig(augmentation="cutout"))
-    assert torch.equal(there.cpu(), augmented(images, indices, 9, DataConfig(augmentation="cutout")))
+@pytest.mark.parametrize("config", [NONE, STANDARD, CUTOUT], ids=lambda config: config.augmentation)
+def test_cuda_varies_an_image_as_the_cpu_does(config):
+    data, indices = of(noise(64, 3, 32, 32)), torch.randperm(64)
+    there = data.to(torch.device("cuda"))
+    here, found = (next(augmented(each, [indices.to(each.mean.device)], 9, config)) for each in (data, there))
+    assert torch.equal(bits(found.cpu()), bits(here))
