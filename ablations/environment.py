@@ -13,6 +13,7 @@ import numpy
 import torch
 
 from ablations.config import TrainConfig
+from densenet.kernels import library_name
 
 PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("densenet", "ablations"))
 
@@ -33,8 +34,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """What a training must go on with to give the same bits: device, threads, versions."""
-    return {**machine(device), "python": platform.python_version(), "numpy": numpy.__version__}
+    """What a training must go on with to give the same bits: device, threads, versions, compiled loops."""
+    python = {"python": platform.python_version(), "numpy": numpy.__version__}
+    return {**machine(device), **python, "loops": library_name()}
 
 
 def settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:

@@ -346,6 +346,8 @@ class _Reader:
             levels = [self.study_match(prefix, level, table["match"], base) for level in levels]
         levels = self.once(prefix, levels)
         self.labels(prefix, [level.label for level in levels])
+        if "model.implementation" not in axes:
+            self.one_implementation(prefix, [level.variant.model for level in levels])
         return Study(name, question, tuple(axes), tuple(levels))
 
     def identity(self, variant: Variant) -> str:
@@ -378,6 +380,14 @@ class _Reader:
                 self.wrong(prefix, label, rule)
             if counts[label] > 1:
                 self.wrong(prefix, label, "stands more than once in this study")
+
+    def one_implementation(self, prefix: str, models: Sequence[Config]) -> None:
+        """Reports networks that differ in how they are computed and in what: their speed would speak of neither."""
+        fields = [model.model_dump(exclude={"checkpoint"}) for model in models if hasattr(model, "implementation")]
+        ways = list(dict.fromkeys(each.pop("implementation") for each in fields))
+        if len(ways) > 1 and any(each != fields[0] for each in fields):
+            rule = f"its levels differ in implementation, {' and '.join(ways)}, and in other fields of the model: "
+            self.wrong(prefix, _NOTHING, f"{rule}give them one, or vary nothing else beside it but checkpoint")
 
     def axis_levels(
         self, prefix: str, axes: dict[str, Any], base_tables: dict[str, Table], base: Variant | None

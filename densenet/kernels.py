@@ -17,16 +17,19 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 
+def library_name() -> str | None:
+    """The file of the compiled loops that suit this processor; None where there was no compiler at the installation."""
+    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    names = ("_kernels_avx2", "_kernels") if vectors else ("_kernels",)
+    files = (name + suffix for name in names for suffix in EXTENSION_SUFFIXES)
+    return next((file for file in files if Path(__file__).with_name(file).exists()), None)
+
+
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled loops that suit this processor; None where there was no compiler when this was installed."""
-    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    for name in ("_kernels_avx2", "_kernels") if vectors else ("_kernels",):
-        for suffix in EXTENSION_SUFFIXES:
-            path = Path(__file__).with_name(name + suffix)
-            if path.exists():
-                return ctypes.CDLL(str(path))
-    return None
+    """The compiled loops."""
+    name = library_name()
+    return None if name is None else ctypes.CDLL(str(Path(__file__).with_name(name)))
 
 
 def compiled(maps: Tensor) -> bool:

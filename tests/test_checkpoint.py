@@ -82,7 +82,10 @@ CASES = {
         DENSENET.model_copy(update={"dropout": 0.3, "checkpoint": "layer"}),
         {"augmentation": "standard", "optimizer": "adamw", "learning_rate": 1e-3, "ema": 0.9, "schedule": "one-cycle"},
     ),
-    "densenet, channels last, bf16": (DENSENET, {"memory_format": "channels_last", "precision": "bf16"}),
+    "densenet, normalised once, dropout, channels last, bf16": (
+        DENSENET.model_copy(update={"implementation": "normalize-once", "dropout": 0.3}),
+        {"memory_format": "channels_last", "precision": "bf16"},
+    ),
     "resnet, augmentation": (RESNET, {"augmentation": "standard", "clip_norm": 0.1, "schedule": "cosine"}),
     "resnet": (RESNET, {}),
 }

@@ -47,6 +47,11 @@ def test_bc_100_12_has_its_published_params_and_macs():
     assert counted["fvcore_total"] > counted["macs"]
 
 
+def test_a_network_is_counted_as_the_textbook_has_it():
+    once = CostConfig(SMALL.model.model_copy(update=ONCE), SMALL.image_size, SMALL.train)
+    assert cost.counted(once) == cost.counted(SMALL)
+
+
 def test_activations_count_what_convolutions_and_linear_layers_put_out():
     blocks = 2 * (16 + 4) * 64 + 8 * 64 + 2 * (16 + 4) * 16  # two layers, the transition's convolution, two layers
     assert cost.counted(SMALL)["activations"] == 8 * 64 + blocks + 10
@@ -73,6 +78,9 @@ def test_live_storage_follows_birth_and_death(fake):
         live.restart()
         a.add_(1)
         assert live.peak == 4000
+
+
+ONCE = {"implementation": "normalize-once"}
 
 
 def three_sources(model, size=(16, 16), batch_size=32, **fields) -> None:
@@ -107,8 +115,10 @@ def test_memory_has_three_sources_for_every_order(order):
         (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"memory_format": "channels_last"}),
         (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"optimizer": "adamw", "ema": 0.9, "clip_norm": 1.0}),
         (ResNetConfig(depth=8), {}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8, **ONCE), {"memory_format": "channels_last"}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8, **ONCE, checkpoint="bottleneck"), {"precision": "bf16"}),
     ],
-    ids=["sum", "channels_last", "adamw, ema", "resnet"],
+    ids=["sum", "channels_last", "adamw, ema", "resnet", "normalised once", "normalised once, bottleneck, bf16"],
 )
 def test_memory_has_three_sources_otherwise_too(model, fields):
     three_sources(model, **fields)

@@ -501,3 +501,33 @@ def test_the_shipped_cifar10_grid_is_valid(monkeypatch):
     grid = read(SHIPPED / "cifar10.toml", images)
     assert len(grid.studies) == 8
     assert grid.base.model == DenseNetConfig()
+
+
+ONCE = 'model.implementation = "normalize-once"\n'
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        '[[study.s.variant]]\nname = "fast"\nmodel.growth_rate = 5\n' + ONCE,
+        '[study.s]\nmodel.preset = ["densenet-bc-100-12"]\n',
+    ],
+)
+def test_a_study_s_networks_are_computed_in_one_way(tmp_path, study):
+    base = TINY.partition("[study")[0]
+    base = base if "variant" in study else base.replace("[base]\n", f"[base]\n{ONCE}")
+    (found,) = problems(tmp_path, base + study)
+    assert found.startswith("study.s: its levels differ in implementation, ")
+    assert found.endswith("give them one, or vary nothing else beside it but checkpoint")
+
+
+def test_ways_of_computing_may_be_what_a_study_compares(tmp_path):
+    text = TINY.partition("[study")[0] + (
+        '[study.axes]\nmodel.implementation = ["textbook", "normalize-once"]\nmodel.growth_rate = [4, 5]\n'
+        f'[[study.named.variant]]\nname = "lean"\nmodel.checkpoint = "bottleneck"\n{ONCE}'
+        '[[study.named.variant]]\nname = "ResNet"\nmodel.family = "resnet"\n'
+    )
+    axes, named = read(write_grid(tmp_path, text)).studies
+    labels = ["textbook, 4", "textbook, 5", "normalize-once, 4", "normalize-once, 5"]
+    assert [level.label for level in axes.levels] == labels
+    assert len(named.levels) == 3
