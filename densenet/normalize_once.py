@@ -410,7 +410,7 @@ def one_mode(network: nn.Module) -> bool | None:
     return training if len(found) == 1 and momentum is not None and affine and tracks else None
 
 
-@torch.compiler.disable  # which would only cut it into pieces
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # which would only cut it into pieces
 def through(
     block: DenseBlock, reader: nn.BatchNorm2d, x: Tensor, pool: tuple[int, int] | None, training: bool
 ) -> Tensor:
