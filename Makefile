@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ALL_RESULTS = $(patsubst %/jobs.json,%,$(wildcard results/*/jobs.json))
 
-.PHONY: help setup ablate plots tables report check test test-all lint bench clean
+.PHONY: help setup ablate plots tables report check test test-all lint bench bench-records clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv and install the package with the versions of constraints.txt
 
@@ -44,8 +44,13 @@ lint: $(READY) ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## measure the speed of training steps, side by side with torchvision's
-	$(BIN)/pytest -m bench -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+bench: $(READY) ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
+	@mkdir -p results/benchmarks
+	$(BIN)/pytest -m bench -k 'not ten_thousand' -p no:xdist --benchmark-json=results/benchmarks/cpu.json --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/python tests/performance.py
+
+bench-records: $(READY) ## measure the reports of 10,000 records
+	$(BIN)/pytest -m bench -k ten_thousand -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 clean: ## remove the environment, caches and the quick grid's results; keep everything committed
 	rm -rf $(VENV) results/quick .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info

@@ -6,6 +6,8 @@ import itertools
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ablations import files, records
+from ablations import environment, files, records
 from ablations.grid import Grid, jobs, manifest
 from ablations.reader import read
 
@@ -55,6 +57,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine has none"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_generate_machine_info() -> dict:
+    """What a published benchmark says of its machine: no name, no path, no user."""
+    packages = [name for name in ("torchvision", "timm") if find_spec(name)]
+    versions = environment.versions(torch.device("cpu"))
+    return {key: versions[key] for key in ("device_name", "threads", "torch", "python")} | {
+        name: version(name) for name in packages
+    }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_generate_commit_info() -> dict:
+    return environment.code()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json: dict) -> None:
+    """Seconds of each round stay, to the microsecond, in the order in which they were measured."""
+    for each in output_json["benchmarks"]:
+        del each["options"]
+        each["stats"]["data"] = [round(seconds, 6) for seconds in each["stats"]["data"]]
 
 
 def write_grid(folder: Path, text: str = TINY) -> Path:
