@@ -76,9 +76,10 @@ def provenance(benchmarks: dict, case: dict) -> str:
 def others(benchmarks: dict) -> str:
     """The data pipeline and whole trainings beside others', and the rate of a step beside the machine's."""
     groups, rows = grouped(benchmarks), []
-    ours, theirs = groups["data pipeline"].values()
-    speeds = [f"{each['extra_info']['images'] / each['stats']['median']:,.0f} images/s" for each in (ours, theirs)]
-    rows.append(["Data pipeline beside DataLoader and transforms.v2", *speeds, f"{ratio(theirs, ours):.2f}"])
+    ours, *peers = groups["data pipeline"].values()
+    for theirs in peers:
+        speeds = [f"{each['extra_info']['images'] / each['stats']['median']:,.0f} images/s" for each in (ours, theirs)]
+        rows.append([f"Data pipeline beside {theirs['param']}", *speeds, f"{ratio(theirs, ours):.1f}"])
     ours, theirs = groups["end to end"].values()
     speeds = [f"{each['stats']['median']:.2f} s" for each in (ours, theirs)]
     rows.append(["Whole training beside a bare loop, speed", *speeds, f"{ratio(theirs, ours):.3f}"])

@@ -1,6 +1,7 @@
 """`make bench`: training steps, the data pipeline and whole trainings beside others'; and reports of 10,000 records.
 
-What is compared runs in one process, in interleaved rounds, so that a ratio is taken between neighbours in time.
+What is compared runs in interleaved rounds, one at a time, so that a ratio is taken between neighbours in time; each
+training step in a process of its own, as a training has one, since what others leave of the memory changes its time.
 pytest-benchmark gets the seconds of each by a clock that replays them. `ROUNDS` and `BATCH` come from the environment.
 """
 
@@ -8,15 +9,18 @@ from __future__ import annotations
 
 import gc
 import itertools
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 
 import pytest
 import torch
@@ -44,22 +48,52 @@ SHAPE = {"block_config": (16, 16, 16), "growth_rate": 12}
 BATCH, ROUNDS = int(os.environ.get("BATCH", "32")), int(os.environ.get("ROUNDS", "7"))
 
 
-def interleaved(steps: dict[str, Callable[[], object]], rounds: int, settle: int = 0) -> dict[str, list[float]]:
+def interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each step in each round; a round takes all of them, in an order of its own, always the same.
 
-    A first round is left out. `settle` times a step runs unmeasured before it is measured: the one after another of
-    other sizes takes its memory anew from the system, which costs up to a fifth of its time, as no training would.
+    Two rounds before these are left out.
     """
     draw = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(1 + rounds):
+    for _ in range(WARMUP + rounds):
         for name in draw.sample(list(steps), len(steps)):
-            for _ in range(settle):
-                steps[name]()
             start = time.perf_counter()
             steps[name]()
             seconds[name].append(time.perf_counter() - start)
-    return {name: each[1:] for name, each in seconds.items()}
+    return {name: each[WARMUP:] for name, each in seconds.items()}
+
+
+WARMUP = 2
+
+
+@contextmanager
+def processes(names: Iterable[str]) -> Iterator[dict[str, Callable[[], object]]]:
+    """A process for each case or rate, as a call that takes one step there and waits for its end."""
+    context = multiprocessing.get_context("forkserver")
+    with ExitStack() as stack:
+        calls = {}
+        for name in names:
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(name, there), daemon=True)
+            process.start()
+            stack.callback(process.kill)
+            here.recv()
+            calls[name] = partial(ask, here)
+        yield calls
+
+
+def ask(pipe: Connection) -> None:
+    pipe.send("step")
+    pipe.recv()
+
+
+def serve(name: str, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    step = ready(CASES[name])[1] if name in CASES else product(*RATES[name])
+    while True:
+        pipe.send("ready")
+        pipe.recv()
+        step()
 
 
 class Clock:
@@ -89,10 +123,9 @@ def report(benchmark, group: str, seconds: list[float], **facts: object) -> None
 
 def test_rounds_take_every_step_once_and_the_clock_replays_what_they_took():
     taken = []
-    seconds = interleaved({name: partial(taken.append, name) for name in "abc"}, rounds=4, settle=1)
+    seconds = interleaved({name: partial(taken.append, name) for name in "abc"}, rounds=4)
     assert [len(each) for each in seconds.values()] == [4, 4, 4]
-    assert taken[::2] == taken[1::2]
-    rounds = [tuple(taken[start : start + 6 : 2]) for start in range(0, 30, 6)]
+    rounds = [tuple(taken[start : start + 3]) for start in range(0, 3 * (4 + WARMUP), 3)]
     assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
     assert len(set(rounds)) > 1
     CLOCK.replay([0.25, 0.5])
@@ -154,6 +187,9 @@ CASES = {
     "torchvision, bf16, channels_last": Case(torchvisions, "channels_last", "bf16"),
     "textbook, bf16, channels_last": Case(textbook, "channels_last", "bf16"),
     "normalize-once, bf16, channels_last": Case(once, "channels_last", "bf16"),
+    "normalize-once, bf16, channels_last, checkpoint bottleneck": Case(
+        partial(once, checkpoint="bottleneck"), "channels_last", "bf16"
+    ),
 }
 AVAILABLE = {name: case for name, case in CASES.items() if not case.missing}
 
@@ -203,11 +239,11 @@ def product(kind: str, precision: str) -> Callable[[], object]:
 @pytest.fixture(scope="module")
 def steps() -> tuple[dict[str, list[float]], str]:
     """Seconds of all cases and rates, and what else used the machine meanwhile."""
-    measured = {name: ready(case)[1] for name, case in AVAILABLE.items()}
-    measured |= {name: product(*rate) for name, rate in RATES.items()}
-    accounts = Accounts.now()
-    seconds = interleaved(measured, ROUNDS, settle=1)
-    return seconds, disturbance(0, *accounts.since())
+    with processes([*AVAILABLE, *RATES]) as measured:
+        accounts = Accounts.now()
+        seconds = interleaved(measured, ROUNDS)
+        cores, stolen = accounts.since()
+    return seconds, disturbance(0, max(0, cores - 1), stolen)  # one core is at the step
 
 
 def skipped_where_missing(name: str) -> object:
@@ -265,19 +301,10 @@ DATA = DataConfig(name="random", shape=(3, 32, 32), classes=10, size=2048, augme
 
 
 class Images(torch.utils.data.Dataset):
-    """The same images as torchvision's references read them: one by one, varied by `transforms.v2`."""
+    """The same images as torchvision's references read them: one by one, by `transforms.v2`."""
 
-    def __init__(self, data: Dataset) -> None:
-        mean, std = ((each / 255).flatten().tolist() for each in (data.mean, data.std))
-        self.images, self.labels = data.train.images, data.train.labels
-        self.transform = v2.Compose(
-            [
-                v2.RandomCrop(data.image_size, padding=SHIFT),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(mean, std),
-            ]
-        )
+    def __init__(self, data: Dataset, transform: v2.Transform) -> None:
+        self.images, self.labels, self.transform = data.train.images, data.train.labels, transform
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -289,15 +316,24 @@ class Images(torch.utils.data.Dataset):
 def our_epoch(data: Dataset) -> int:
     """The images of an epoch as `ablations.train` reads them."""
     batches = torch.randperm(len(data.train)).split(64)
-    read = zip(batches, data.train.batches(batches), strict=True)
-    return sum(len(augmented(data.normalise(images), batch, 1, DATA)) for batch, images in read)
+    return sum(len(images) for images in augmented(data, batches, 1, DATA))
 
 
-def their_epoch(data: Dataset) -> int:
-    return sum(len(images) for images, _ in DataLoader(Images(data), batch_size=64, shuffle=True))
+def their_epoch(data: Dataset, batchwise: bool = False) -> int:
+    """Cropped and mirrored one by one; `batchwise`, converted and normalised batch by batch."""
+    mean, std = ((each / 255).flatten().tolist() for each in (data.mean, data.std))
+    varied = [v2.RandomCrop(data.image_size, padding=SHIFT), v2.RandomHorizontalFlip()]
+    normal = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    images = Images(data, v2.Compose(varied if batchwise else [*varied, normal]))
+    loader = DataLoader(images, batch_size=64, shuffle=True)
+    return sum(len(normal(images) if batchwise else images) for images, _ in loader)
 
 
-PIPELINES = {"this suite": our_epoch, "DataLoader and transforms.v2": their_epoch}
+PIPELINES = {
+    "this suite": our_epoch,
+    "DataLoader and transforms.v2": their_epoch,
+    "DataLoader and transforms.v2, normalised batch by batch": partial(their_epoch, batchwise=True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +351,7 @@ def test_data_pipeline(benchmark, epochs, name):
 
 def test_both_pipelines_give_every_image_once():
     data = load(DATA.model_copy(update={"size": 100}))
-    assert [read(data) for read in PIPELINES.values()] == [100, 100]
+    assert [read(data) for read in PIPELINES.values()] == [100, 100, 100]
 
 
 SMALL = DenseNetConfig(block_config=(6, 6, 6), growth_rate=12)

@@ -57,7 +57,7 @@ def test_steps_are_compared_round_by_round():
 
 def test_what_stands_beside_the_steps():
     assert [row[1:] for row in rows(performance.others(MADE_UP))] == [
-        ["2,000 images/s", "1,000 images/s", "2.00"],
+        ["2,000 images/s", "1,000 images/s", "2.0"],
         ["2.00 s", "2.00 s", "1.000"],
         ["2 GFLOP/s", "10 GFLOP/s", "0.20"],
         ["4 GFLOP/s", "20 GFLOP/s", "0.20"],
