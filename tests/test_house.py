@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 DENSENET = ["options", "config", "recompute", "blocks", "densenet", "resnet", "foreign", "presets", "__init__"]
 ABLATIONS = [
     "metrics", "files", "records", "locks", "signals", "config", "sources", "data", "augmentation", "environment",
-    "grid", "reader", "step", "checkpoint", "evaluation", "train", "weights", "timing", "cost", "job", "engine",
+    "grid", "reader", "step", "stopwatch", "checkpoint", "evaluation", "train", "weights", "timing", "cost", "job", "engine",
     "display", "tidy", "driver", "plan", "statistics", "tables", "drawing", "figures", "answers", "report",
     "citations", "__init__", "cli", "__main__",
 ]  # fmt: skip
