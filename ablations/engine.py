@@ -239,7 +239,8 @@ def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
 def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
     _start_server()
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, task, device, time.monotonic()))  # no daemon: it may have readers of its own
+    # no daemon: it may have readers of its own
+    process = context.Process(target=_work, args=(there, task, device, time.monotonic()))
     process.start()
     there.close()
     return _Worker(task, slot, process, here)

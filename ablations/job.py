@@ -43,8 +43,9 @@ def execute(
 ) -> str:
     """Runs a job on a device, one thread on a CPU, and publishes its record or notes its failure; gives its status.
 
-    `started` is when its process was, in `time.monotonic()`, and its seconds count from there. A run goes on from its checkpoint; `stopped` is the status of one that left another. Raises StorageError for a
-    results folder that cannot be written: that is no failure of the job.
+    Its seconds count from when its process was `started`, in `time.monotonic()`. A run goes on from its checkpoint;
+    `stopped` is the status of one that left another. Raises StorageError for a results folder that cannot be written:
+    that is no failure of the job.
     """
     torch.set_num_threads(1)
     device = torch.device(device_name)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_images
 from safetensors.torch import load as tensors_of
 from test_files import Faults
 
@@ -22,7 +23,7 @@ from ablations import files
 from ablations import train as module
 from ablations.checkpoint import Keeper, Shelf, State, Stopped
 from ablations.config import DataConfig, TrainConfig
-from ablations.data import load
+from ablations.data import Images, load
 from ablations.step import averaged, optimizer_for
 from ablations.train import initialised, train
 from densenet import DenseNetConfig, ResNetConfig
@@ -406,6 +407,30 @@ def test_a_training_ends_with_what_it_kept_whole_or_says_that_it_is_not(stop_at,
     monkeypatch.setattr(files, "rotate", fail)
     with pytest.raises(files.StorageError):
         go(tmp_path / "full", DENSENET, stop_at=stop_at, epochs=1)
+
+
+def test_nothing_is_being_written_while_readers_of_files_are_forked(tmp_path, monkeypatch):
+    """A child gets the locks of a thread that it does not get."""
+    write_images(tmp_path, 5)
+    data = load(DataConfig(name="imagefolder", root=str(tmp_path), image_size=160, memory_limit=1, workers=0))
+    writing, begun, rotate, batches = [], [], files.rotate, Images.batches
+
+    def late(*arguments):
+        writing.append(1)
+        time.sleep(0.05)
+        rotate(*arguments)
+        writing.clear()
+
+    def forked(images, indices):
+        begun.append(images)
+        assert writing == []
+        return batches(images, indices)
+
+    monkeypatch.setattr(files, "rotate", late)
+    monkeypatch.setattr(Images, "batches", forked)
+    network = initialised(DENSENET.model_copy(update={"in_channels": 3}), 0, CPU)
+    train(network, data, DataConfig(), TrainConfig(epochs=2), 0, silent, Shelf(tmp_path, "job", HERE))
+    assert len(begun) == 3, "two epochs and the test"
 
 
 def test_the_seconds_of_before_count_too(tmp_path):

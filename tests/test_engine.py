@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,6 +65,25 @@ def test_tasks_run_in_order_and_tell_their_course():
 
 def test_every_task_has_a_fresh_process_with_one_thread():
     assert finished(run([Task(str(n), count_up, ()) for n in range(3)], ["cpu"], [])) == ["call 1, 1 thread"] * 3
+
+
+def tell_from_threads(device, tell, stopping, started):
+    """Large messages at once, which without a lock would mix on their way."""
+    threads = [threading.Thread(target=tell, args=("progress", number, "x" * 200_000)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return str(started)
+
+
+def test_any_thread_may_tell_and_the_start_is_the_engine_s():
+    before = time.monotonic()
+    events = list(run([Task("a", tell_from_threads, ())], ["dev"], []))
+    assert sorted(event.detail for event in events if event.kind == "progress") == [
+        (number, "x" * 200_000) for number in range(8)
+    ]
+    assert before < float(finished(events)[0]) < time.monotonic()
 
 
 def test_exclusive_tasks_overlap_with_nothing(tmp_path):
