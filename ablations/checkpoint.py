@@ -177,6 +177,8 @@ class State:
             parameter = trained[_owner(key)]
             if tensor.shape == parameter.shape:  # and lies in memory as the optimizer would have laid it
                 tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            elif self.optimizer.defaults.get("fused"):  # it counts its steps where its parameters are
+                tensor = tensor.to(parameter.device)
             self.optimizer.state[parameter][key.rpartition(" ")[2]] = tensor
 
     def _take_generators(self, kept: Mapping[str, Tensor], python: Sequence[Any], numpy: Mapping[str, Any]) -> None:
