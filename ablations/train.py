@@ -216,6 +216,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         course.keep(state)
         if isinstance(course.data.train.images, Files):  # their readers are forked next, with no thread at work
             course.keeper.wait()
+            state.watch.lap("checkpoint")
     if course.stopping():
         raise Stopped
     course.progress(number + len(batches) / course.per_epoch, line.train_loss)

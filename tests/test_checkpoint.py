@@ -444,10 +444,11 @@ def test_the_seconds_of_before_count_too(tmp_path):
 
 
 @pytest.mark.gpu
-def test_on_cuda_a_deterministic_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_on_cuda_a_deterministic_training_goes_on_bit_for_bit(optimizer, tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     model = DENSENET.model_copy(update={"dropout": 0.3})
-    fields = {"augmentation": "standard", "deterministic": True, "device": torch.device("cuda")}
+    fields = {"augmentation": "standard", "deterministic": True, "device": torch.device("cuda"), "optimizer": optimizer}
     whole = result(go(tmp_path / "whole", model, **fields), tmp_path / "whole")
     with pytest.raises(Stopped):
         go(tmp_path, model, stop_at=PER_EPOCH + 2, **fields)
