@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ablations import files
+from ablations.stopwatch import Stopwatch
 
 FOLDER = "checkpoints"
 """Of a results folder."""
 
-LAYOUT = 1
+LAYOUT = 2
 """Of a checkpoint; one of another layout is not taken up."""
 
 
@@ -85,8 +87,8 @@ class State:
     seconds: float = 0.0
     """That these steps took."""
 
-    spent: float = 0.0
-    """Seconds of all work before the present process, as far as checkpoints tell."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Seconds of all work, that before the present process too, as far as checkpoints tell."""
 
     resumes: int = 0
     """How often the training was taken up again."""
@@ -110,6 +112,7 @@ class State:
             "layout": LAYOUT,
             "history": [asdict(line) for line in self.history],
             **{name: getattr(self, name) for name in COUNTED},
+            "parts": self.watch.parts,
             "trained": list(self._trained()),
             "python": random.getstate(),
             "numpy": np.random.get_state(legacy=False),
@@ -118,7 +121,7 @@ class State:
         groups |= {"gathered": gathered, "generator": generators}
         groups |= {"average": _tensors(self.average)} if self.average is not None else {}
         tensors = {
-            f"{group} {name}": tensor.detach().cpu().contiguous().clone()
+            f"{group} {name}": tensor.detach().to("cpu", copy=True).contiguous()
             for group, members in groups.items()
             for name, tensor in members.items()
         }
@@ -141,6 +144,7 @@ class State:
             raise ValueError("other parameters were trained")
         found: dict[str, Any] = {name: values[name] for name in COUNTED}
         found["history"] = [Epoch(**line) for line in values["history"]]
+        parts = {name: self.watch.parts[name] + seconds for name, seconds in values["parts"].items()}
         device = next(iter(_tensors(self.network).values())).device
         found |= {name: list(groups["gathered"][name].to(device).unbind()) for name in GATHERED if found["steps"]}
         # from here on nothing can be wrong with it
@@ -150,6 +154,7 @@ class State:
                     tensor.copy_(kept[name])
         self._take_momenta(groups["optimizer"], trained)
         self._take_generators(groups["generator"], values["python"], values["numpy"])
+        self.watch.parts |= parts
         for name, value in found.items():
             setattr(self, name, value)
 
@@ -172,6 +177,8 @@ class State:
             parameter = trained[_owner(key)]
             if tensor.shape == parameter.shape:  # and lies in memory as the optimizer would have laid it
                 tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            elif self.optimizer.defaults.get("fused"):  # it counts its steps where its parameters are
+                tensor = tensor.to(parameter.device)
             self.optimizer.state[parameter][key.rpartition(" ")[2]] = tensor
 
     def _take_generators(self, kept: Mapping[str, Tensor], python: Sequence[Any], numpy: Mapping[str, Any]) -> None:
@@ -199,7 +206,7 @@ def _opened(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, di
 
 
 GATHERED = ("losses", "norms", "correct")
-COUNTED = ("steps", "seconds", "spent", "resumes", "mixed")
+COUNTED = ("steps", "seconds", "resumes", "mixed")
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,8 @@ class Shelf:
     """Of a network written elsewhere: with another one, the training starts anew."""
 
     written: Callable[[tuple[int, int]], None] = lambda place: None
-    """Called when a checkpoint is whole, with the epochs and the steps of the next one that are in it."""
+    """Called when a checkpoint is whole, with the epochs and the steps of the next one that are in it; by whichever
+    thread has written it."""
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -225,12 +233,12 @@ class Shelf:
         place = self.folder / FOLDER
         return place / f"{self.job}.latest", place / f"{self.job}.before"
 
-    def keep(self, state: State) -> None:
-        """Writes the state. Raises StorageError."""
+    def write(self, dumped: Mapping[str, Tensor], place: tuple[int, int]) -> None:
+        """Writes a dumped state. Raises StorageError."""
         made = json.dumps([dict(self.environment), dict(self.source)], sort_keys=True)
-        content = save({**state.dump(), "made": torch.frombuffer(bytearray(made, "utf-8"), dtype=torch.uint8)})
+        content = save({**dumped, "made": torch.frombuffer(bytearray(made, "utf-8"), dtype=torch.uint8)})
         files.rotate(*self.paths, hashlib.sha256(content).digest() + content)
-        self.written((len(state.history), state.steps))
+        self.written(place)
 
     def take_up(self, state: State) -> None:
         """Brings the state to where the latest whole checkpoint is; leaves it alone where there is none.
@@ -262,6 +270,34 @@ class Shelf:
         state.take_up(tensors)
         state.resumes += 1
         state.mixed |= environment != json.loads(json.dumps(dict(self.environment)))
+
+
+class Keeper:
+    """Keeps a training's states on its shelf: copied at once, and written in a thread while the training goes on."""
+
+    def __init__(self, shelf: Shelf | None) -> None:
+        self._shelf = shelf
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def keep(self, state: State) -> None:
+        """Keeps the state as it is now, once the one before is whole. Raises StorageError where that one is not."""
+        self.wait()
+        if self._shelf is not None:
+            self._writing = self._thread.submit(self._shelf.write, state.dump(), (len(state.history), state.steps))
+
+    def wait(self) -> None:
+        """Returns when what was kept is whole. Raises StorageError where it could not be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """The same for the last time."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
 
 
 def _owner(key: str) -> str:

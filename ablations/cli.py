@@ -366,6 +366,9 @@ def _finish(folder: Path) -> int:
         count = sum(len(cause["jobs"]) for cause in failed)
         _say(f"\n{count} not done; `--retry {','.join(kinds)}` runs them again:", err)
         _say_causes(failed, err)
+    spent = report.time_spent(frames)
+    if spent:
+        _say(f"\n{spent}")
     _say(f"\n{report.counts(frames)} Written:")
     for place in sorted({path.parent for path in paths}):
         names = sorted(path.name for path in paths if path.parent == place)

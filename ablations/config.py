@@ -146,7 +146,10 @@ class TrainConfig(Config):
     """How images and feature maps lie in memory. contiguous is PyTorch's default; channels_last is often faster."""
 
     compile: bool = False
-    """torch.compile, which costs a minute or more before the first step: it pays in long trainings."""
+    """torch.compile, which costs a minute or more before the first step: it pays in long trainings.
+
+    A cost has the seconds in a column of their own, `train_compile_seconds`; throughput is without them.
+    """
 
     evaluation_interval: int = Field(default=1, gt=0)
     """Epochs from one evaluation on the validation images to the next; the last epoch has one. Every epoch, for a whole

@@ -128,7 +128,12 @@ def _predicted(cost: CostConfig) -> dict[str, int]:
 
 
 def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
-    """Peak memory and throughput on a device that nothing else uses."""
+    """Peak memory and throughput on a device that nothing else uses.
+
+    With `compile`, `train_compile_seconds` is what a process's first training step takes beyond a usual one: less where
+    torch's cache on disk has the code already.
+    """
+    first = timed(Subject(cost, device).train, device, 0.0, warmup=0, fewest=1).median if cost.train.compile else 0.0
     peaks = _cuda_peaks if device.type == "cuda" else _cpu_peaks
     values: dict[str, Any] = {}
     for name, probe in PROBES.items():
@@ -139,7 +144,10 @@ def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
             # what is left: gradients are mostly not yet alive when activations are at their most
             left = found["memory_bytes"] - held["weights_bytes"] - held["optimizer_bytes"]
             values |= {**held, "activations_bytes": left}
-    return {**values, **_throughput(cost, device)}
+    values |= _throughput(cost, device)
+    if cost.train.compile:
+        values["train_compile_seconds"] = first - values["train_step_seconds"]
+    return values
 
 
 def _throughput(cost: CostConfig, device: torch.device) -> dict[str, Any]:

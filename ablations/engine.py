@@ -11,6 +11,7 @@ which ends as a whole.
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -52,7 +53,11 @@ Stopping = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Task:
-    """`function(*arguments, device, tell, stopping)` returns a status; `exclusive` asks for the device alone."""
+    """`function(*arguments, device, tell, stopping, started)` returns a status; `exclusive` asks for the device alone.
+
+    `tell` may be called by any thread. `started` is when the process was, in `time.monotonic()`, without its waiting
+    for the device.
+    """
 
     key: str
     function: Callable[..., str]
@@ -235,7 +240,8 @@ def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
 def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
     _start_server()
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, task, device))  # no daemon: it may have readers of its own
+    # no daemon: it may have readers of its own
+    process = context.Process(target=_work, args=(there, task, device, time.monotonic()))
     process.start()
     there.close()
     return _Worker(task, slot, process, here)
@@ -251,28 +257,33 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(connection: Connection, task: Task, device: str) -> None:
+def _work(connection: Connection, task: Task, device: str, started: float) -> None:
     """The worker's whole life, in a process group of its own: signals of a terminal are the driver's business."""
     os.setpgid(0, 0)
+    gc.freeze()  # what the server has loaded is no garbage, and to look through it takes 0.2 s every time
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # what came meanwhile is heard now
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_server()
     threading.Thread(target=_end_with_driver, daemon=True).start()
     asked: list[int] = []  # a handler may interrupt itself: nothing that takes a lock
+    telling = threading.Lock()
 
     def tell(kind: str, *detail: Any) -> None:
         try:
-            connection.send((kind, detail))
+            with telling:
+                connection.send((kind, detail))
         except OSError:
             os.killpg(0, signal.SIGKILL)  # without a driver there is nobody to work for
 
+    before = time.monotonic()
     with locks.device(device, task.exclusive, lambda: tell("waiting")):
+        started += time.monotonic() - before
         tell("begun")
         if task.stoppable:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _: asked.append(number))
         try:
-            tell("finished", task.function(*task.arguments, device, tell, lambda: bool(asked)))
+            tell("finished", task.function(*task.arguments, device, tell, lambda: bool(asked), started))
         except OSError as error:
             tell("broken", error)
         except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from ablations.evaluation import Evaluation
 from ablations.files import StorageError
 from ablations.grid import Job
 from ablations.sources import DataError
+from ablations.stopwatch import Stopwatch
 from ablations.train import Diverged, initialised, train
 from densenet import source_of
 
@@ -33,12 +33,19 @@ Stopping = Callable[[], bool]
 
 
 def execute(
-    job: Job, folder: Path, code: Mapping[str, str], device_name: str, tell: Tell, stopping: Stopping = lambda: False
+    job: Job,
+    folder: Path,
+    code: Mapping[str, str],
+    device_name: str,
+    tell: Tell,
+    stopping: Stopping = lambda: False,
+    started: float | None = None,
 ) -> str:
     """Runs a job on a device, one thread on a CPU, and publishes its record or notes its failure; gives its status.
 
-    A run goes on from its checkpoint; `stopped` is the status of one that left another. Raises StorageError for a
-    results folder that cannot be written: that is no failure of the job.
+    Its seconds count from when its process was `started`, in `time.monotonic()`. A run goes on from its checkpoint;
+    `stopped` is the status of one that left another. Raises StorageError for a results folder that cannot be written:
+    that is no failure of the job.
     """
     torch.set_num_threads(1)
     device = torch.device(device_name)
@@ -47,8 +54,9 @@ def execute(
         torch.cuda.set_device(device)
     made_with = {**versions(device), "fingerprint": code.get("fingerprint")}
     shelf = Shelf(folder, job.id, made_with, written=partial(tell, "kept"))
+    watch = Stopwatch(started, device.type == "cuda")
     try:
-        records.publish(folder, _record(job, shelf, device, code, tell, stopping))
+        records.publish(folder, _record(job, shelf, device, code, tell, stopping, watch))
     except Stopped:
         return "stopped"
     except StorageError:
@@ -65,16 +73,25 @@ def execute(
 
 
 def _record(
-    job: Job, shelf: Shelf, device: torch.device, code: Mapping[str, str], tell: Tell, stopping: Stopping
+    job: Job,
+    shelf: Shelf,
+    device: torch.device,
+    code: Mapping[str, str],
+    tell: Tell,
+    stopping: Stopping,
+    watch: Stopwatch,
 ) -> dict[str, Any]:
-    start = time.perf_counter()
+    watch.lap("start")
     if isinstance(job.config, RunConfig):
         model, training = job.config.variant.model, job.config.variant.train
-        deterministic, measured, exact = _run(job, job.config, shelf, device, tell, stopping)
+        deterministic, measured, exact = _run(job, job.config, shelf, device, tell, stopping, watch)
     else:
         model, training, exact = job.config.model, job.config.train, {}
         deterministic, measured = _cost(job.config, device)
-    measured["seconds"] = measured.get("seconds", 0.0) + time.perf_counter() - start
+    watch.lap("rest")
+    measured["seconds"] = sum(watch.parts.values())
+    if job.kind == "run":
+        measured |= {f"{part}_seconds": seconds for part, seconds in watch.parts.items()}
     return {
         "id": job.id,
         "kind": job.kind,
@@ -123,17 +140,24 @@ Values = dict[str, Any]
 
 
 def _run(
-    job: Job, config: RunConfig, shelf: Shelf, device: torch.device, tell: Tell, stopping: Stopping
+    job: Job,
+    config: RunConfig,
+    shelf: Shelf,
+    device: torch.device,
+    tell: Tell,
+    stopping: Stopping,
+    watch: Stopwatch,
 ) -> tuple[Values, Values, Values]:
     """What a training gives, what depends on the machine, and whether an interruption changes a bit of it."""
     variant = config.variant
     data = load(variant.data).to(device)
+    watch.lap("data")
     if data.checksum != job.fields["data"]["checksum"]:
         raise DataError(f"{data.label} has changed since the job was made: start again, and it gets jobs of its own")
     network = initialised(variant.model, config.seed, device)
     progress = partial(tell, "progress")
     own = replace(shelf, source=source_of(variant.model))
-    outcome = train(network, data, variant.data, variant.train, config.seed, progress, own, stopping)
+    outcome = train(network, data, variant.data, variant.train, config.seed, progress, own, stopping, watch)
     if variant.train.keep_weights:
         weights.write(
             shelf.folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields
@@ -152,7 +176,7 @@ def _run(
         "history": history,
     }
     exact = (device.type == "cpu" or variant.train.deterministic) and not outcome.mixed
-    measured = {"epoch_seconds": seconds, "seconds": outcome.spent, "resumes": outcome.resumes}
+    measured = {"epoch_seconds": seconds, "resumes": outcome.resumes}
     return values, measured, {"exact_resume": exact}
 
 

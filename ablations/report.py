@@ -120,6 +120,29 @@ def counts(frames: Frames) -> str:
     return f"{jobs[0]} runs and the costs of {jobs[1]} variants: {', '.join(found)}."
 
 
+AROUND = {
+    "start": "start", "data": "data and augmentation", "evaluation": "evaluation", "checkpoint": "checkpoints",
+    "rest": "rest",
+}  # fmt: skip
+"""What a training's time goes to outside its steps, and how it is called."""
+
+
+def time_spent(frames: Frames) -> str:
+    """How the trainings' time divides into steps and all else; empty where no record tells."""
+    columns = ["seconds", "step_seconds", *(f"{part}_seconds" for part in AROUND)]
+    runs = frames.runs.reindex(columns=columns).astype(float).dropna()
+    if runs.empty:
+        return ""
+    seconds = runs.sum()
+    share = (100 * seconds / seconds.seconds).round(1)
+    parts = ", ".join(f"{name} {share[f'{part}_seconds']} %" for part, name in AROUND.items())
+    return (
+        f"{len(runs)} training{'s' * (len(runs) != 1)} took {seconds.seconds:,.0f} s of process time: "
+        f"{share.step_seconds} % in forward, backward and optimizer steps, "
+        f"{100 - share.step_seconds:.1f} % around them ({parts})."
+    )
+
+
 def _missing(frames: Frames) -> list[dict[str, Any]]:
     """What has not been run, as one cause."""
     missing = {*frames.costs[frames.costs.status == "missing"].id, *frames.runs[frames.runs.status == "missing"].id}
@@ -154,7 +177,8 @@ def environment(frames: Frames) -> list[tuple[str, str]]:
         if values:
             each = [f"{value} ({_records(number)})" for value, number in values.items()]
             found.append((name, ", ".join(each if len(values) > 1 else values)))
-    return found
+    spent = time_spent(frames)
+    return [*found, ("Time of the trainings", spent)] if spent else found
 
 
 def commands(frames: Frames) -> list[str]:

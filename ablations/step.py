@@ -32,7 +32,7 @@ def as_input(images: Tensor, config: TrainConfig) -> Tensor:
 
 
 def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW."""
+    """SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW; in one kernel on CUDA."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.decay_norms_and_biases:
         groups = [{"params": parameters, "weight_decay": config.weight_decay}]
@@ -41,9 +41,10 @@ def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             {"params": [each for each in parameters if each.dim() > 1], "weight_decay": config.weight_decay},
             {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
         ]
+    fused = True if any(parameter.is_cuda for parameter in parameters) else None  # None: as torch has it
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=fused)
 
 
 def averaged(network: nn.Module, config: TrainConfig) -> nn.Module | None:

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ablations.augmentation import augmented
-from ablations.checkpoint import Epoch, Shelf, State, Stopped
+from ablations.checkpoint import Epoch, Keeper, Shelf, State, Stopped
 from ablations.config import DataConfig, TrainConfig
 from ablations.data import Dataset
 from ablations.evaluation import Evaluation, evaluate
+from ablations.sources import Files
 from ablations.step import (
     as_input,
     averaged,
@@ -27,6 +29,7 @@ from ablations.step import (
     training_step,
     update_average,
 )
+from ablations.stopwatch import Stopwatch
 from densenet import Config, build
 
 Progress = Callable[[float, float], None]
@@ -53,11 +56,8 @@ class Outcome:
     network: nn.Module
     """The network that was tested."""
 
-    spent: float
-    """Seconds of the work before the training was last taken up, as far as its checkpoints tell."""
-
     resumes: int
-    """How often it was taken up again."""
+    """How often the training was taken up again."""
 
     mixed: bool
     """Whether a part was made on another device, or by other code or versions."""
@@ -95,9 +95,8 @@ class _Course:
     total: int
     """Steps."""
 
-    start: float
     progress: Progress
-    shelf: Shelf | None
+    keeper: Keeper
     stopping: Callable[[], bool]
 
     def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -107,9 +106,11 @@ class _Course:
             yield as_input(images, self.config)
 
     def keep(self, state: State) -> None:
-        """Writes a checkpoint."""
-        if self.shelf is not None:
-            self.shelf.keep(replace(state, spent=state.spent + time.perf_counter() - self.start))
+        """Keeps the state; the device has done its steps."""
+        state.watch.read()
+        state.watch.lap("rest")
+        self.keeper.keep(state)
+        state.watch.lap("checkpoint")
 
 
 def train(
@@ -121,43 +122,57 @@ def train(
     progress: Progress,
     shelf: Shelf | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    watch: Stopwatch | None = None,
 ) -> Outcome:
     """Trains `network` in place and tests it once, after the last epoch.
 
     `variation` says how the images are augmented. The training goes on from the checkpoint that lies on the `shelf`,
     bit for bit, and leaves others there: at every epoch's end, in between after `checkpoint_seconds`, and when it is
-    `stopping`. Raises Stopped then, Diverged, naming the step, and StorageError.
+    `stopping`. Raises Stopped then, Diverged, naming the step, and StorageError; what was kept is whole then, as at the
+    end. `watch` gets the seconds of what this does.
     """
-    start = time.perf_counter()
     prepared(network, config)
-    order = torch.Generator().manual_seed(stream(seed, "order"))
-    state = State(network, averaged(network, config), optimizer_for(network, config), order.get_state())
+    order = torch.Generator().manual_seed(stream(seed, "order")).get_state()
+    watch = watch or Stopwatch(cuda=data.train.labels.is_cuda)
+    state = State(network, averaged(network, config), optimizer_for(network, config), order, watch=watch)
     if shelf is not None:
         shelf.take_up(state)
     if config.compile:
         network.compile()
-    tested = network if state.average is None else state.average
+    watch.lap("start")
     count = len(data.train)
     per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
-    epochs = math.ceil(total / per_epoch)
-    course = _Course(data, variation, config, seed, per_epoch, total, start, progress, shelf, stopping)
+    with closing(Keeper(shelf)) as keeper:
+        course = _Course(data, variation, config, seed, per_epoch, total, progress, keeper, stopping)
+        outcome = _trained(state, course)
+        watch.lap("rest")
+    watch.lap("checkpoint")
+    return outcome
+
+
+def _trained(state: State, course: _Course) -> Outcome:
+    """All epochs that are left, and the evaluations."""
+    data, config, stopping = course.data, course.config, course.stopping
+    tested = state.network if state.average is None else state.average
+    per_epoch, total = course.per_epoch, course.total
+    epochs, order = math.ceil(total / per_epoch), torch.Generator()
     while (number := len(state.history)) < epochs:
         order.set_state(state.order)
-        batches = torch.randperm(count, generator=order).split(config.batch_size)
+        batches = torch.randperm(len(data.train), generator=order).split(config.batch_size)
         epoch = _train_epoch(state, course, batches[: min(per_epoch, total - number * per_epoch)])
         last = number + 1 == epochs
         due = last or not (number + 1) % config.evaluation_interval
+        state.watch.lap("rest")
         validation = evaluate(tested, data, data.validation, config, stopping) if data.validation and due else None
         test = evaluate(tested, data, data.test, config, stopping) if last or (due and config.test_curve) else None
+        state.watch.lap("evaluation")
         for name, found in (("validation", validation), ("test", test)):
             if found and not math.isfinite(found.loss):
                 raise Diverged(f"the loss on the {name} images is {found.loss} after epoch {number + 1}")
         state.end_epoch(_with(epoch, validation, test if config.test_curve else None), order.get_state())
     assert test is not None  # after the last epoch
     history = tuple(state.history)
-    return Outcome(
-        history, total, test, validation, weights_hash(tested), tested, state.spent, state.resumes, state.mixed
-    )
+    return Outcome(history, total, test, validation, weights_hash(tested), tested, state.resumes, state.mixed)
 
 
 def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Epoch:
@@ -175,9 +190,10 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         rate = learning_rate(config, step, course.total, course.per_epoch)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        loss, scores, norm = training_step(state.network, state.optimizer, images, labels_of[batch], config)
-        if state.average is not None:
-            update_average(state.average, state.network, config.ema if step else 0.0)
+        with state.watch.step():
+            loss, scores, norm = training_step(state.network, state.optimizer, images, labels_of[batch], config)
+            if state.average is not None:
+                update_average(state.average, state.network, config.ema if step else 0.0)
         state.losses.append(loss)
         state.norms.append(norm)
         state.correct.append((scores.argmax(1) == labels_of[batch]).sum())
@@ -197,6 +213,9 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
     if left:  # else it is kept as it is
         state.seconds += time.perf_counter() - begun
         course.keep(state)
+        if isinstance(course.data.train.images, Files):  # their readers are forked next, with no thread at work
+            course.keeper.wait()
+            state.watch.lap("checkpoint")
     if course.stopping():
         raise Stopped
     course.progress(number + len(batches) / course.per_epoch, line.train_loss)

@@ -6,21 +6,24 @@ import errno
 import json
 import os
 import random
-from contextlib import suppress
+import threading
+import time
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_images
 from safetensors.torch import load as tensors_of
 from test_files import Faults
 
 from ablations import files
 from ablations import train as module
-from ablations.checkpoint import Shelf, State, Stopped
+from ablations.checkpoint import Keeper, Shelf, State, Stopped
 from ablations.config import DataConfig, TrainConfig
-from ablations.data import load
+from ablations.data import Images, load
 from ablations.step import averaged, optimizer_for
 from ablations.train import initialised, train
 from densenet import DenseNetConfig, ResNetConfig
@@ -61,6 +64,12 @@ def go(folder, model, augmentation="none", stop_at=None, die_at=None, environmen
             initialised(model, 0, device), data, DataConfig(augmentation=augmentation), config, 0, silent, shelf,
             lambda: step.number == stop_at,
         )  # fmt: skip
+
+
+def keep(shelf, state):
+    """Keeps a state, and waits for it."""
+    with closing(Keeper(shelf)) as keeper:
+        keeper.keep(state)
 
 
 def result(outcome, folder):
@@ -109,7 +118,6 @@ def test_a_stopped_training_ends_like_one_that_was_not(case, step, tmp_path, uni
     outcome = go(tmp_path, model, **fields)
     assert result(outcome, tmp_path) == uninterrupted[case]
     assert (outcome.resumes, outcome.mixed) == (1, False)
-    assert outcome.spent > 0
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -200,7 +208,7 @@ def test_the_state_of_other_parameters_is_left_alone(frozen, tmp_path):
     for parameter in state._trained().values():
         parameter.grad = torch.ones_like(parameter)
     state.optimizer.step()
-    shelf.keep(state)
+    keep(shelf, state)
     _, other = taken_up_with(tmp_path, not frozen)
     before = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}
     shelf.take_up(other)
@@ -244,9 +252,9 @@ def test_a_training_that_goes_on_elsewhere_is_mixed_for_good(tmp_path):
 def test_checkpoints_come_at_every_epoch_s_end_and_at_their_interval(tmp_path):
     def count(seconds):
         written = []
-        original = Shelf.keep
+        original = Keeper.keep
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Shelf, "keep", lambda shelf, state: (written.append(state.steps), original(shelf, state)))
+            patch.setattr(Keeper, "keep", lambda keeper, state: (written.append(state.steps), original(keeper, state)))
             go(tmp_path / str(seconds), DENSENET, checkpoint_seconds=seconds)
         return written
 
@@ -257,7 +265,7 @@ def test_checkpoints_come_at_every_epoch_s_end_and_at_their_interval(tmp_path):
 def test_every_generator_is_kept(tmp_path):
     network = initialised(DENSENET, 0, CPU)
     state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
-    Shelf(tmp_path, "job", HERE).keep(state)
+    keep(Shelf(tmp_path, "job", HERE), state)
     drawn = random.random(), np.random.rand(), torch.rand(1)
     random.random(), np.random.normal(), torch.rand(5)
     Shelf(tmp_path, "job", HERE).take_up(state)
@@ -268,7 +276,7 @@ def test_the_average_goes_on_too(tmp_path):
     network = initialised(DENSENET, 0, CPU)
     config = TrainConfig(ema=0.5)
     state = State(network, averaged(network, config), optimizer_for(network, config), torch.Generator().get_state())
-    Shelf(tmp_path, "job", HERE).keep(state)
+    keep(Shelf(tmp_path, "job", HERE), state)
     kept = state.average.classifier.weight.clone()
     torch.nn.init.zeros_(state.average.classifier.weight)
     Shelf(tmp_path, "job", HERE).take_up(state)
@@ -297,25 +305,153 @@ def test_the_old_state_or_the_new_whichever_call_of_a_checkpoint_fails(error, tm
     counted = Faults(0, None)
     for at in range(1, 100):
         shelf = Shelf(tmp_path / str(at), "job", HERE)
-        for spent in (1.0, 2.0):
-            state.spent = spent
-            shelf.keep(state)
-        state.spent = 3.0
+        for seconds in (1.0, 2.0):
+            state.seconds = seconds
+            keep(shelf, state)
+        state.seconds = 3.0
         monkeypatch.setattr(files, "os", Faults(at, error) if at > 1 else counted)
         with suppress(files.StorageError):
-            shelf.keep(state)
+            keep(shelf, state)
         monkeypatch.setattr(files, "os", os)
-        assert taken_up(tmp_path / str(at)).spent in (2.0, 3.0)
+        assert taken_up(tmp_path / str(at)).seconds in (2.0, 3.0)
         if at == counted.count:
             break
     assert counted.count >= 8
 
 
+def fresh():
+    """A state that its next steps will change, and a function that takes one."""
+    network = initialised(DENSENET, 0, CPU)
+    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    images = torch.randn(4, 1, 8, 8)
+
+    def step():
+        network(images).sum().backward()
+        state.optimizer.step()
+        state.steps += 1
+
+    return state, step
+
+
+def gated(monkeypatch):
+    """Holds every writing of a checkpoint up until the event is set; gives it, and what has been begun."""
+    gate, begun, original = threading.Event(), [], files.rotate
+
+    def rotate(*arguments):
+        begun.append(threading.current_thread())
+        assert gate.wait(20)
+        original(*arguments)
+
+    monkeypatch.setattr(files, "rotate", rotate)
+    return gate, begun
+
+
+def test_what_is_kept_is_the_state_of_then_and_the_steps_go_on_meanwhile(tmp_path, monkeypatch):
+    state, step = fresh()
+    gate, begun = gated(monkeypatch)
+    told = []
+    with closing(Keeper(Shelf(tmp_path, "job", HERE, written=told.append))) as keeper:
+        step()
+        state.steps = 0  # nothing was gathered
+        then = state.network.classifier.weight.detach().clone()
+        keeper.keep(state)
+        step()
+        assert told == [], "it is not whole yet"
+        gate.set()
+    assert told == [(0, 0)]
+    assert begun[0] is not threading.current_thread()
+    assert not torch.equal(state.network.classifier.weight, then)
+    assert torch.equal(taken_up(tmp_path).network.classifier.weight, then)
+
+
+def test_a_second_checkpoint_waits_for_the_first(tmp_path, monkeypatch):
+    state, _ = fresh()
+    gate, begun = gated(monkeypatch)
+    with closing(Keeper(Shelf(tmp_path, "job", HERE))) as keeper:
+        keeper.keep(state)
+        threading.Timer(0.1, lambda: begun.append("opened") or gate.set()).start()
+        keeper.keep(state)
+        assert begun[1] == "opened"
+
+
+def test_what_could_not_be_written_is_told_once_at_the_next_checkpoint_or_the_end(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise files.StorageError(errno.ENOSPC, "cannot be written", "there")
+
+    state, _ = fresh()
+    monkeypatch.setattr(files, "rotate", fail)
+    keeper = Keeper(Shelf(tmp_path, "job", HERE))
+    keeper.keep(state)
+    with pytest.raises(files.StorageError):
+        keeper.keep(state)
+    keeper.keep(state)
+    with pytest.raises(files.StorageError):
+        keeper.close()
+    keeper.close()
+
+
+@pytest.mark.parametrize("stop_at", [2, None])
+def test_a_training_ends_with_what_it_kept_whole_or_says_that_it_is_not(stop_at, tmp_path, monkeypatch):
+    original = files.rotate
+
+    def late(*arguments):
+        time.sleep(0.1)
+        original(*arguments)
+
+    monkeypatch.setattr(files, "rotate", late)
+    with suppress(Stopped):
+        go(tmp_path, DENSENET, stop_at=stop_at, epochs=1)
+    assert taken_up(tmp_path).steps == (stop_at or PER_EPOCH)
+
+    def fail(*arguments):
+        time.sleep(0.1)
+        raise files.StorageError(errno.ENOSPC, "cannot be written", "there")
+
+    monkeypatch.setattr(files, "rotate", fail)
+    with pytest.raises(files.StorageError):
+        go(tmp_path / "full", DENSENET, stop_at=stop_at, epochs=1)
+
+
+def test_nothing_is_being_written_while_readers_of_files_are_forked(tmp_path, monkeypatch):
+    """A child gets the locks of a thread that it does not get."""
+    write_images(tmp_path, 5)
+    data = load(DataConfig(name="imagefolder", root=str(tmp_path), image_size=160, memory_limit=1, workers=0))
+    writing, begun, rotate, batches = [], [], files.rotate, Images.batches
+
+    def late(*arguments):
+        writing.append(1)
+        time.sleep(0.05)
+        rotate(*arguments)
+        writing.clear()
+
+    def forked(images, indices):
+        begun.append(images)
+        assert writing == []
+        return batches(images, indices)
+
+    monkeypatch.setattr(files, "rotate", late)
+    monkeypatch.setattr(Images, "batches", forked)
+    network = initialised(DENSENET.model_copy(update={"in_channels": 3}), 0, CPU)
+    train(network, data, DataConfig(), TrainConfig(epochs=2), 0, silent, Shelf(tmp_path, "job", HERE))
+    assert len(begun) == 3, "two epochs and the test"
+
+
+def test_the_seconds_of_before_count_too(tmp_path):
+    state, _ = fresh()
+    state.watch.parts |= {"start": 5.0, "step": 7.0}
+    keep(Shelf(tmp_path, "job", HERE), state)
+    found, _ = fresh()
+    found.watch.parts["step"] = 1.0
+    Shelf(tmp_path, "job", HERE).take_up(found)
+    assert (found.watch.parts["start"], found.watch.parts["step"]) == (5.0, 8.0)
+
+
 @pytest.mark.gpu
-def test_on_cuda_a_deterministic_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_on_cuda_a_deterministic_training_goes_on_bit_for_bit(optimizer, tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     model = DENSENET.model_copy(update={"dropout": 0.3})
-    fields = {"augmentation": "standard", "deterministic": True, "device": torch.device("cuda")}
+    fields = {"augmentation": "standard", "deterministic": True, "device": torch.device("cuda"), "optimizer": optimizer}
     whole = result(go(tmp_path / "whole", model, **fields), tmp_path / "whole")
     with pytest.raises(Stopped):
         go(tmp_path, model, stop_at=PER_EPOCH + 2, **fields)

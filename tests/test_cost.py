@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -244,3 +246,18 @@ def test_networks_that_read_numbers_from_tensors_while_they_are_built_are_predic
     predicted = cost.predicted(config)
     params = cost.counted(config)["params"]
     assert predicted["predicted_train_peak_memory_bytes"] > 3 * 4 * params
+
+
+def test_what_compiling_takes_stands_apart(monkeypatch):
+    """In the compiler's place the very first call takes a nap."""
+    naps = iter([0.3])
+
+    def compiled(network):
+        network.register_forward_pre_hook(lambda *_: time.sleep(next(naps, 0.0)))
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    monkeypatch.setattr(cost, "SECONDS", dict.fromkeys(cost.SECONDS, 0.01))
+    found = cost.measured(replace(SMALL, train=SMALL.train.model_copy(update={"compile": True})), CPU)
+    assert 0.3 < found["train_compile_seconds"] < 1
+    assert found["train_step_seconds"] < 0.2
+    assert "train_compile_seconds" not in cost.measured(SMALL, CPU)

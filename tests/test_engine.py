@@ -7,18 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 from ablations.engine import ENDS, Task, run
 
 
-def work(name, device, tell, stopping):
+def work(name, device, tell, stopping, started):
     tell("progress", 1.0, 0.5)
     return f"{name} on {device}"
 
 
-def span(path, waits, device, tell, stopping):
+def span(path, waits, device, tell, stopping, started):
     """Notes when it began and ended; `waits` for company, which a slow machine may be long in sending."""
     start = time.monotonic()
     with Path(f"{path}.begun").open("a") as file:
@@ -31,20 +32,20 @@ def span(path, waits, device, tell, stopping):
     return "done"
 
 
-def count_up(device, tell, stopping):
+def count_up(device, tell, stopping, started):
     count_up.calls = getattr(count_up, "calls", 0) + 1
     return f"call {count_up.calls}, {os.environ['OMP_NUM_THREADS']} thread"
 
 
-def die(device, tell, stopping):
+def die(device, tell, stopping, started):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(device, tell, stopping):
+def leave(device, tell, stopping, started):
     os._exit(3)
 
 
-def sleep(device, tell, stopping):
+def sleep(device, tell, stopping, started):
     tell("progress", 0.0, 0.0)
     time.sleep(60)
     return "done"
@@ -64,6 +65,25 @@ def test_tasks_run_in_order_and_tell_their_course():
 
 def test_every_task_has_a_fresh_process_with_one_thread():
     assert finished(run([Task(str(n), count_up, ()) for n in range(3)], ["cpu"], [])) == ["call 1, 1 thread"] * 3
+
+
+def tell_from_threads(device, tell, stopping, started):
+    """Large messages at once, which without a lock would mix on their way."""
+    threads = [threading.Thread(target=tell, args=("progress", number, "x" * 200_000)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return str(started)
+
+
+def test_any_thread_may_tell_and_the_start_is_the_engine_s():
+    before = time.monotonic()
+    events = list(run([Task("a", tell_from_threads, ())], ["dev"], []))
+    assert sorted(event.detail for event in events if event.kind == "progress") == [
+        (number, "x" * 200_000) for number in range(8)
+    ]
+    assert before < float(finished(events)[0]) < time.monotonic()
 
 
 def test_exclusive_tasks_overlap_with_nothing(tmp_path):
@@ -95,7 +115,7 @@ def test_a_newer_checkpoint_forgives_deaths(tmp_path):
     assert [event.kind for event in events if event.kind in ("restarted", *ENDS)] == ["restarted"] * 8 + ["finished"]
 
 
-def dies_eight_times(path, device, tell, stopping):
+def dies_eight_times(path, device, tell, stopping, started):
     with Path(path).open("a") as file:
         file.write(".")
     life = Path(path).stat().st_size
@@ -106,7 +126,7 @@ def dies_eight_times(path, device, tell, stopping):
     return "done"
 
 
-def keeps_the_same_again(device, tell, stopping):
+def keeps_the_same_again(device, tell, stopping, started):
     tell("kept", (1, 5))
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -125,14 +145,14 @@ def test_a_task_over_its_limit_is_ended():
     ]
 
 
-def obey(device, tell, stopping):
+def obey(device, tell, stopping, started):
     tell("progress", 0.0, 0.0)
     while not stopping():
         time.sleep(0.01)
     return "stopped"
 
 
-def deaf(device, tell, stopping):
+def deaf(device, tell, stopping, started):
     tell("progress", 0.0, 0.0)
     time.sleep(60)
 
@@ -155,7 +175,7 @@ def test_what_may_be_stopped_is_asked_and_the_rest_is_ended(monkeypatch):
     assert not multiprocessing.active_children()
 
 
-def refuse(device, tell, stopping):
+def refuse(device, tell, stopping, started):
     raise OSError(28, "No space left on device", "/there")
 
 
@@ -164,7 +184,7 @@ def test_what_is_no_matter_of_a_task_is_told_as_it_is():
     assert (event.kind, event.detail[0].errno, event.detail[0].filename) == ("broken", 28, "/there")
 
 
-def with_child(path, device, tell, stopping):
+def with_child(path, device, tell, stopping, started):
     """Has a child of its own, like a reader of files, and waits."""
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from conftest import MACHINE
 
 from ablations import job, records
 from ablations.grid import jobs
+from ablations.stopwatch import PARTS
 from ablations.train import Diverged
 
 
@@ -18,7 +21,7 @@ def silent(kind: str, *detail: float) -> None:
 def test_a_run_s_record_is_complete(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     code = {"commit": "c", "fingerprint": "f"}
-    assert job.execute(run, tmp_path, code, "cpu", silent) == "done"
+    assert job.execute(run, tmp_path, code, "cpu", silent, started=time.monotonic() - 7) == "done"
     record = records.load(tmp_path)[0][run.id]
     assert record["config"] == run.fields
     assert record["config"]["data"]["checksum"] == tiny.checksum(tiny.base)
@@ -29,6 +32,10 @@ def test_a_run_s_record_is_complete(tiny, tmp_path):
     assert record["deterministic"]["train_images"] == 100
     assert record["deterministic"]["data"]["images_per_class"] == {"train": [10] * 10, "test": [36] * 10}
     assert len(record["measured"]["epoch_seconds"]) == len(record["deterministic"]["history"]) == 1
+    parts = [record["measured"][f"{part}_seconds"] for part in PARTS]
+    assert sum(parts) == pytest.approx(record["measured"]["seconds"])
+    assert all(seconds > 0 for seconds in parts)
+    assert record["measured"]["start_seconds"] > 7
     assert record["environment"].items() >= code.items()
     assert record["environment"]["threads"] == 1
 

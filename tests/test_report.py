@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import MACHINE, TINY, fabricate, write_grid
+from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
 import ablations
 from ablations import figures, files, records, report, tables
@@ -140,3 +140,22 @@ def test_a_folder_without_its_grid_makes_a_page(results):
     report.write(ablations.load(results))
     assert [each["of"] for each in report.checksums(results)] == ["jobs.json", "8 records"]
     assert files.read(results / "report.html")
+
+
+def test_the_time_of_trainings_divides_into_steps_and_all_else(tmp_path, tiny):
+    fabricate(tmp_path, tiny)
+    assert report.time_spent(ablations.load(tmp_path)) == "", "records of before tell nothing of it"
+    parts = {"start": 0.5, "data": 0.25, "step": 8.0, "evaluation": 0.75, "checkpoint": 0.5, "rest": 0.0}
+    told = [job for job in jobs(tiny, MACHINE) if job.kind == "run"][:2]
+    for job in told:
+        (tmp_path / "records" / f"{job.id}.json").unlink()
+        record = record_of(job, 90.0, 1.0)
+        record["measured"] |= {"seconds": 10.0, **{f"{part}_seconds": value for part, value in parts.items()}}
+        records.publish(tmp_path, record)
+    frames = ablations.load(tmp_path)
+    said = (
+        "2 trainings took 20 s of process time: 80.0 % in forward, backward and optimizer steps, 20.0 % around them "
+        "(start 5.0 %, data and augmentation 2.5 %, evaluation 7.5 %, checkpoints 5.0 %, rest 0.0 %)."
+    )
+    assert report.time_spent(frames) == said
+    assert ("Time of the trainings", said) in report.environment(frames)

@@ -112,3 +112,15 @@ def test_the_average_is_the_closed_formula():
         torch.nn.init.constant_(network.weight, value)
         update_average(average, network, 0.75 if step else 0.0)
     assert average.weight.item() == pytest.approx(0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_on_cuda_the_optimizer_is_one_kernel(optimizer):
+    config = TrainConfig(optimizer=optimizer)
+    assert optimizer_for(initialised(SMALL, 0, torch.device("cuda")), config).defaults["fused"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_on_a_cpu_the_optimizer_is_torch_s_default(optimizer):
+    assert optimizer_for(initialised(SMALL, 0, CPU), TrainConfig(optimizer=optimizer)).defaults["fused"] is None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablations import train as module
 from ablations.augmentation import random_numbers
 from ablations.config import PROTOCOL, DataConfig, TrainConfig
 from ablations.data import load
+from ablations.evaluation import evaluate
 from ablations.step import averaged, learning_rate, optimizer_for, training_step
 from ablations.train import Diverged, initialised, stream, train, weights_hash
 from densenet import DenseNetConfig, ResNetConfig
@@ -248,6 +251,39 @@ def test_compile_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: called.append(self))
     outcome(epochs=1, compile=True)
     assert len(called) == 1
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes a program wait for its device: the value of a tensor, or how many there are of something."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fields", [{}, {"clip_norm": 1.0, "ema": 0.9, "label_smoothing": 0.1, "precision": "bf16"}])
+def test_nothing_is_read_from_the_device_between_steps_or_batches(fields, monkeypatch):
+    """As many reads for 2 steps as for 14; the test images are in six batches each time."""
+    monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)  # no second passes, after which progress is shown
+    found = []
+    for limit in (64, 448):
+        data, network = load(DataConfig(train_limit=limit)), initialised(SMALL, 0, CPU)
+        config = TrainConfig(epochs=1, batch_size=32, **fields)
+        with Reads() as reads:
+            train(network, data, DataConfig(augmentation="cutout"), config, 0, silent)
+        found.append(reads.count)
+    assert found[0] == found[1] > 0
+    with Reads() as reads:
+        evaluate(network, data, replace(data.test, images=data.test.images[:64], labels=data.test.labels[:64]), config)
+    assert 0 < reads.count < found[0]
+    few = reads.count
+    with Reads() as reads:
+        evaluate(network, data, data.test, config)
+    assert reads.count == few
 
 
 def test_dropout_has_a_stream_of_its_own():
