@@ -73,6 +73,17 @@ def provenance(benchmarks: dict, case: dict) -> str:
     )
 
 
+def profiles(benchmarks: dict) -> str:
+    """Where the time of torchvision's steps and of ours goes: the shares of a profile, of the median."""
+    cases, rows = grouped(benchmarks)["training step"], []
+    parts = list(cases[DEFAULT]["extra_info"]["profile"])
+    for name, case in cases.items():
+        if name.startswith((DEFAULT, *OURS)) and not re.search("memory_efficient|checkpoint", name):
+            shares, milliseconds = case["extra_info"]["profile"], 1000 * case["stats"]["median"]
+            rows.append([name, *(f"{milliseconds * shares[part]:.0f}" for part in parts)])
+    return markdown(["Milliseconds in", *parts], rows)
+
+
 def others(benchmarks: dict) -> str:
     """The data pipeline and whole trainings beside others', and the rate of a step beside the machine's."""
     groups, rows = grouped(benchmarks), []
@@ -98,7 +109,7 @@ def flops(case: dict) -> float:
     return case["extra_info"]["flops"] / case["stats"]["median"] / 1e9
 
 
-TABLES = {"steps": steps, "others": others}
+TABLES = {"steps": steps, "profiles": profiles, "others": others}
 
 
 def written(page: str) -> str:

@@ -12,6 +12,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ import torch.nn.functional as F
 import torchvision
 from conftest import MACHINE, TINY, record_of, write_grid
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -42,7 +44,7 @@ from ablations.reader import read
 from ablations.step import as_input, optimizer_for, prepared, training_step
 from ablations.timing import Accounts, disturbance
 from ablations.train import initialised, stream, train, weights_hash
-from densenet import DenseNetConfig, build, macs_of
+from densenet import DenseNetConfig, build, kernels, macs_of
 
 SHAPE = {"block_config": (16, 16, 16), "growth_rate": 12}
 BATCH, ROUNDS = int(os.environ.get("BATCH", "32")), int(os.environ.get("ROUNDS", "7"))
@@ -220,6 +222,39 @@ def memory(case: Case, batch: int = BATCH) -> dict[str, int]:
     return {"peak_bytes": live.peak, "saved_bytes": found["forward"] - before}
 
 
+PARTS = {
+    "convolution": r"conv",
+    "compiled loops": r"^loop ",
+    "batch norm": r"batch_norm",
+    "activation": r"relu|threshold|clamp",
+    "copies": r"copy_|cat$|clone|contiguous",
+    "Python of the block": r"DenseBlockFunction",
+}
+"""Of a step's time, by the names that its operators have."""
+
+
+def profiled(case: Case) -> dict[str, float]:
+    """The share of each part in three steps' time; the rest is everything else."""
+
+    def loop(function: Callable[..., None], *arguments: object) -> None:
+        with record_function(f"loop {function.__name__}"):
+            call(function, *arguments)
+
+    call, (_, step) = kernels._call, ready(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_call", loop)
+        step()
+        step()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(3):
+                step()
+    parts = dict.fromkeys((*PARTS, "rest"), 0.0)
+    for event in profiler.key_averages():
+        part = next((part for part, names in PARTS.items() if re.search(names, event.key)), "rest")
+        parts[part] += event.self_cpu_time_total
+    return {part: time / sum(parts.values()) for part, time in parts.items()}
+
+
 MATMUL, CONVOLUTION = "matmul 2048 x 2048", "convolution 3 x 3 of 256 channels"
 FLOPS = {MATMUL: 2 * 2048**3, CONVOLUTION: 2 * 8 * 28**2 * 256**2 * 9}
 RATES = {f"{kind}, {precision}": (kind, precision) for precision in ("fp32", "bf16") for kind in FLOPS}
@@ -246,6 +281,14 @@ def steps() -> tuple[dict[str, list[float]], str]:
     return seconds, disturbance(0, max(0, cores - 1), stolen)  # one core is at the step
 
 
+def test_a_profile_s_shares_are_of_the_whole():
+    small = partial(build, DenseNetConfig(block_config=(1, 1), growth_rate=4, implementation="normalize-once"))
+    shares = profiled(Case(small, "channels_last"))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(shares[part] > 0 for part in ("convolution", "Python of the block"))
+    assert (shares["compiled loops"] > 0) == (kernels.library() is not None)
+
+
 def skipped_where_missing(name: str) -> object:
     reason = CASES[name].missing
     return pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason))
@@ -260,7 +303,7 @@ def test_training_step(benchmark, steps, name):
     macs = macs_of(case.make().eval(), torch.zeros(1, 3, 32, 32))
     flops = 3 * 2 * macs * BATCH  # the backward pass takes the forward's twice: by weights and by inputs
     facts = {"precision": case.precision, "batch": BATCH, "macs": macs, "flops": flops, "disturbed": disturbed}
-    report(benchmark, "training step", seconds[name], **facts, **memory(case))
+    report(benchmark, "training step", seconds[name], **facts, **memory(case), profile=profiled(case))
 
 
 @pytest.mark.bench

@@ -19,6 +19,7 @@ def measured(name: str, group: str, data: list[float], **facts: object) -> dict:
 
 def step(name: str, data: list[float], precision: str = "fp32", peak: int = 4, saved: int = 2) -> dict:
     facts = {"peak_bytes": peak * 2**20, "saved_bytes": saved * 2**20, "flops": 10**9}
+    facts |= {"profile": {"convolution": 0.75, "rest": 0.25}}
     return measured(name, "training step", data, precision=precision, batch=32, disturbed="", **facts)
 
 
@@ -52,6 +53,13 @@ def test_steps_are_compared_round_by_round():
         ["textbook", "500", "1", "2.00", "1.00", "2", "0.50", "1", "0.50"],
         ["textbook, bf16", "250", "1", "4.00", "2.00", "4", "1.00", "2", "1.00"],
         ["torchvision, bf16", "500", "1", "2.00", "1.00", "4", "1.00", "2", "1.00"],
+    ]
+
+
+def test_a_profile_is_of_the_median():
+    assert rows(performance.profiles(MADE_UP))[:2] == [
+        ["torchvision", "750", "250"],
+        ["torchvision, channels_last", "562", "188"],
     ]
 
 
