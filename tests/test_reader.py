@@ -499,7 +499,7 @@ def test_the_shipped_cifar10_grid_is_valid(monkeypatch):
     monkeypatch.setattr("ablations.reader.nearest", lambda model, key, target, count: (model, target))
     images = ["data.name='random'", "data.shape=[3,32,32]", "data.classes=10", "data.size=64"]
     grid = read(SHIPPED / "cifar10.toml", images)
-    assert len(grid.studies) == 8
+    assert len(grid.studies) == 9
     assert grid.base.model == DenseNetConfig()
 
 
