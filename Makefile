@@ -53,5 +53,5 @@ bench-records: $(READY) ## measure the reports of 10,000 records
 	$(BIN)/pytest -m bench -k ten_thousand -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 clean: ## remove the environment, caches and the quick grid's results; keep everything committed
-	rm -rf $(VENV) results/quick .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf $(VENV) results/quick build densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 	find densenet ablations tests -name __pycache__ -type d -exec rm -rf {} +
