@@ -127,7 +127,7 @@ def test_as_a_checkpoint(egg, tmp_path):
     network = initialised(SMALL, 0, torch.device("cpu"))
     state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
     shelf = Shelf(tmp_path, "job", {})
-    shelf.keep(state)
+    shelf.write(state.dump(), (0, 0))
     for path in shelf.paths:
         path.write_bytes(egg)
     shelf.take_up(state)
