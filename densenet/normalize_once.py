@@ -69,8 +69,8 @@ def as_maps(rows: Tensor, height: int, width: int) -> Tensor:
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """`(N, C, H, W) -> (N * H * W, C)`, without a copy where channels are last."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    """`(N, C, H, W) -> (N * H * W, C)`, without a copy where channels are last; a row's channels lie together."""
+    return maps.permute(0, 2, 3, 1).contiguous().view(-1, maps.shape[1])
 
 
 def rectified(x: Tensor, rectifier: Rectifier, out: Tensor | None = None) -> Tensor:

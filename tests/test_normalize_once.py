@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ SMALL = {"block_config": (3, 2), "growth_rate": 4}
 
 def pair(dtype=torch.float64, **fields):
     """Textbook and normalize-once with the same parameters, none of them at its start; images are channels last."""
+    torch.manual_seed(fields.pop("seed", 0))
     checkpoint = fields.pop("checkpoint", "none")
     textbook = build(DenseNetConfig(**{**SMALL, **fields}))
     once = build(DenseNetConfig(**{**SMALL, **fields}, implementation="normalize-once", checkpoint=checkpoint))
@@ -33,7 +36,8 @@ def pair(dtype=torch.float64, **fields):
 def step(network, size=(8, 8), images=5, dtype=torch.float64, precision=None, seed=0):
     """Scores, gradients and buffers of a training step."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(images, 3, *size, generator=generator, dtype=torch.float64).to(dtype)
+    channels = network.features.conv0.in_channels
+    x = torch.randn(images, channels, *size, generator=generator, dtype=torch.float64).to(dtype)
     labels = torch.randint(0, 10, (images,), generator=generator)
     torch.manual_seed(2)
     network.zero_grad()
@@ -93,15 +97,16 @@ def test_it_is_the_textbook_s_function(size, fields, loops):
     k=st.integers(1, 7),
     bn_size=st.integers(0, 3),
     init=st.integers(1, 9),
+    colours=st.integers(1, 3),
     compression=st.sampled_from([0.3, 0.5, 1.0]),
     checkpoint=st.sampled_from(["none", "bottleneck"]),
     images=st.integers(1, 18),
     height=st.integers(5, 9),
 )
-def test_random_networks(layers, k, bn_size, init, compression, checkpoint, images, height):
+def test_random_networks(layers, k, bn_size, init, colours, compression, checkpoint, images, height):
     textbook, once = pair(
         block_config=tuple(layers), growth_rate=k, bn_size=bn_size, init_features=init, compression=compression,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, in_channels=colours,
     )  # fmt: skip
     try:
         expected = step(textbook, (height, 7), images)
@@ -112,14 +117,26 @@ def test_random_networks(layers, k, bn_size, init, compression, checkpoint, imag
         assert farthest(step(once, (height, 7), images), expected) < 1e-10
 
 
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (16, 2)])
+def test_one_grey_image_whose_strides_do_not_say_which_dimension_is_last(size):
+    textbook, once = pair(in_channels=1)
+    assert farthest(step(once, size, images=1), step(textbook, size, images=1)) < 1e-10
+    image = torch.randn(1, 1, *size, dtype=torch.float64)
+    with torch.no_grad():
+        assert (once.eval()(image) - textbook.eval()(image)).abs().max() < 1e-10
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [(None, torch.float32), (torch.bfloat16, torch.float32)])
 def test_its_error_is_at_most_twice_the_textbook_s(precision, dtype):
-    """Against float64; in bf16, which rounds at other places, too."""
-    shape = {"block_config": (6, 6, 6), "growth_rate": 8}
-    exact = step(pair(**shape)[0], (16, 16), 8)
-    textbook, once = pair(dtype, **shape)
-    error = farthest(step(textbook, (16, 16), 8, dtype, precision), exact)
-    assert 0 < farthest(step(once, (16, 16), 8, dtype, precision), exact) <= 2 * error
+    """Against float64; in bf16, which rounds at other places, too. A rectifier may tip in one of them: the median."""
+    ratios = []
+    for seed in range(5):
+        shape = {"block_config": (6, 6, 6), "growth_rate": 8, "seed": seed}
+        exact = step(pair(**shape)[0], (16, 16), 8)
+        textbook, once = (farthest(step(each, (16, 16), 8, dtype, precision), exact) for each in pair(dtype, **shape))
+        assert min(textbook, once) > 0
+        ratios.append(once / textbook)
+    assert median(ratios) <= 2
 
 
 def test_one_state_dict_serves_both():
