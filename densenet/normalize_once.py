@@ -346,8 +346,9 @@ def undropped(gradient: Tensor, masks: list[Tensor], share: float) -> Tensor:
 
 
 def again(first: Convolution, stream: Tensor, size: Size, masks: list[Tensor], share: float) -> Tensor:
-    """z, from the features before the layer."""
-    middle = first.forward(stream, size)
+    """z, from the features before the layer, whose type it has whatever the backward pass is called in."""
+    with torch.autocast(stream.device.type, enabled=False):
+        middle = first.forward(stream, size)
     return middle * masks[0] * (1 / (1 - share)) if share else middle
 
 

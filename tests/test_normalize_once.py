@@ -189,6 +189,17 @@ def test_where_norms_do_something_else_it_does_it_too(change):
         assert farthest(step(once, seed=seed), step(textbook, seed=seed)) < 1e-10
 
 
+@pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
+def test_the_backward_pass_may_be_called_in_any_autocast(checkpoint):
+    textbook, once = pair(torch.float32, checkpoint=checkpoint)
+    for network in (textbook, once):
+        scores = network(torch.ones(4, 3, 8, 8).cumsum(3))
+        with torch.autocast("cpu", torch.bfloat16):
+            scores.logsumexp(1).sum().backward()
+    for one, other in zip(once.parameters(), textbook.parameters(), strict=True):
+        assert (one.grad - other.grad).abs().max() <= 1e-4 * other.grad.abs().max().clamp(min=1)
+
+
 def test_gradients_add_up_and_a_graph_may_be_used_twice():
     textbook, once = pair(checkpoint="bottleneck")
     found = []
