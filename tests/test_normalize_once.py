@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parametrizations, prune
 
 from densenet import DenseNetConfig, build, count_macs, count_params, kernels, normalize_once
 
@@ -180,13 +182,102 @@ def cumulative(network):
             part.momentum = None
 
 
-@pytest.mark.parametrize("change", [frozen, one_differs, cumulative, nn.Module.eval])
-def test_where_norms_do_something_else_it_does_it_too(change):
-    textbook, once = pair()
+def dropping_nothing(network):
+    for part in network.modules():
+        if isinstance(part, nn.Dropout):
+            part.eval()
+
+
+def dropping_always(network):
+    network.eval()
+    for part in network.modules():
+        if isinstance(part, nn.Dropout):
+            part.train()
+
+
+def without_parameters(network):
+    """Of the norms."""
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.affine, part.weight, part.bias = False, None, None
+
+
+def pruned(network):
+    convolution = network.features.denseblock1.denselayer2.conv2
+    convolution.to(memory_format=torch.contiguous_format)  # as prune wants it
+    prune.l1_unstructured(convolution, "weight", amount=0.5)
+
+
+def spectral(network):
+    torch.manual_seed(4)
+    parametrizations.spectral_norm(network.features.denseblock1.denselayer2.conv2)
+
+
+def doubled(network):
+    network.features.denseblock1.denselayer2.register_forward_hook(lambda module, arguments, result: 2 * result)
+
+
+def another_activation(network):
+    network.features.denseblock2.denselayer1.relu2 = nn.GELU()
+
+
+CHANGES = [frozen, one_differs, cumulative, nn.Module.eval, nn.SyncBatchNorm.convert_sync_batchnorm]
+CHANGES += [dropping_nothing, dropping_always, without_parameters, pruned, spectral, doubled, another_activation]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_where_modules_do_something_else_it_does_it_too(change):
+    textbook, once = pair(dropout=0.3)
     change(textbook)
     change(once)
     for seed in range(2):
         assert farthest(step(once, seed=seed), step(textbook, seed=seed)) < 1e-10
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    scores = []
+    for network in (textbook, once):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            scores.append(network(images))
+    assert (scores[1] - scores[0]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parameters_of_half_precision_are_computed_as_in_the_textbook(dtype):
+    textbook, once = pair(dtype)
+    assert farthest(step(once, dtype=dtype), step(textbook, dtype=dtype)) == 0
+    images = torch.randn(2, 3, 8, 8, dtype=dtype)
+    with torch.no_grad():
+        assert once.eval()(images).equal(textbook.eval()(images))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_images_have_no_scores_and_no_statistics(training):
+    textbook, once = pair()
+    for network in (textbook, once):
+        with torch.no_grad():
+            assert network.train(training)(torch.empty(0, 3, 8, 8, dtype=torch.float64)).shape == (0, 10)
+    for found, expected in zip(once.buffers(), textbook.buffers(), strict=True):
+        assert found.equal(expected) or (found.isnan().equal(expected.isnan()))
+
+
+def exported(network, images):
+    return torch.export.export(network, (images,)).module()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("record", [torch.jit.trace, exported, lambda network, images: make_fx(network)(images)])
+def test_what_is_recorded_computes_the_same(record):
+    """The compiled loops would be missing in it."""
+    network = pair()[1].eval()
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert (record(network, images)(2 * images) - network(2 * images)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_numbers_there_are_shapes(training):
+    network = build(DenseNetConfig(**SMALL, implementation="normalize-once")).to("meta").train(training)
+    assert network(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
@@ -198,6 +289,20 @@ def test_the_backward_pass_may_be_called_in_any_autocast(checkpoint):
             scores.logsumexp(1).sum().backward()
     for one, other in zip(once.parameters(), textbook.parameters(), strict=True):
         assert (one.grad - other.grad).abs().max() <= 1e-4 * other.grad.abs().max().clamp(min=1)
+
+
+def test_what_it_cannot_do_it_refuses():
+    """A second derivative, and a gradient with weights that are no longer those of the forward pass."""
+    network = pair()[1]
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(images).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.square().sum().backward()
+    scores = network(images)
+    with torch.no_grad():
+        network.features.denseblock1.denselayer2.conv1.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        scores.sum().backward()
 
 
 def test_gradients_add_up_and_a_graph_may_be_used_twice():
