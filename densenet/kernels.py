@@ -25,25 +25,40 @@ def library_name() -> str | None:
     return next((file for file in files if Path(__file__).with_name(file).exists()), None)
 
 
+INTERFACE = 1
+"""Of the compiled loops, as kernels.cpp has it."""
+
+
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled loops."""
+    """The compiled loops. Raises ImportError where they were compiled from another kernels.cpp than is beside them."""
     name = library_name()
-    return None if name is None else ctypes.CDLL(str(Path(__file__).with_name(name)))
+    return None if name is None else loaded(Path(__file__).with_name(name))
 
 
-def compiled(maps: Tensor) -> bool:
-    """Whether the compiled loops take these maps."""
-    suits = maps.device.type == "cpu" and maps.dtype in NAMES and torch.get_num_threads() == 1
-    return suits and not torch.compiler.is_compiling() and library() is not None
+def loaded(path: Path) -> ctypes.CDLL:
+    """The library, if it has this interface."""
+    found = ctypes.CDLL(str(path))
+    number = ctypes.c_ssize_t.in_dll(found, "interface").value if hasattr(found, "interface") else 0
+    if number != INTERFACE:
+        raise ImportError(f"{path} is of interface {number}, not {INTERFACE}: install the package again")
+    return found
 
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+PARAMETERS = {torch.float32: torch.float32, torch.float64: torch.float64, torch.bfloat16: torch.float32}
+"""The types of feature maps that the compiled loops take, and those of the parameters and sums beside them."""
+
+
+def compiled(maps: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the compiled loops take these maps, with parameters of this type."""
+    suits = maps.device.type == "cpu" and PARAMETERS.get(maps.dtype) == dtype and torch.get_num_threads() == 1
+    return suits and not torch.compiler.is_compiling() and library() is not None
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
     """Writes scale * x + shift, rectified or not, to `out`, `(M, C) -> (M, C)`."""
-    if compiled(x):
+    if compiled(x, scale.dtype):
         _call(_loop("affine", x.dtype), *x.shape, x, x.stride(0), scale, shift, rectified, out, out.stride(0))
         return out
     value = x * scale + shift
@@ -52,7 +67,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor
 
 def moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, `(M, C) -> (C,)` twice, in the parameters' dtype."""
-    if compiled(x):
+    if compiled(x, dtype):
         mean, variance = torch.empty(2, x.shape[1], dtype=dtype).unbind()
         _call(_loop("moments", x.dtype), *x.shape, x, x.stride(0), mean, variance)
         return mean, variance
@@ -79,7 +94,7 @@ def gathered(
     if it is `fresh`.
     """
     scale, shift = rectifier or (None, None)
-    if compiled(x):
+    if compiled(x, mean.dtype):
         total, product = torch.zeros(2, x.shape[1], dtype=mean.dtype).unbind()
         sums = (into, 0 if into is None else into.stride(0), fresh, total, product)
         arrived = (gradient, gradient.stride(0), x, x.stride(0), mean, scale, shift)
@@ -101,7 +116,7 @@ def combined(
 ) -> Tensor:
     """Writes factor * g + slope * (x - mean) + offset to `out`, `(M, C) -> (M, C)`; g as in `gathered`, maybe `out`."""
     scale, shift = rectifier or (None, None)
-    if compiled(x):
+    if compiled(x, mean.dtype):
         arrived = (gradient, gradient.stride(0), x, x.stride(0), mean, scale, shift)
         _call(_loop("combined", x.dtype, gradient.dtype), *x.shape, *arrived, *factors, out)
         return out
@@ -129,10 +144,12 @@ def _loop(name: str, *dtypes: torch.dtype) -> Callable[..., None]:
 
 
 ARGUMENTS = {"affine": 9, "moments": 6, "gathered": 14, "combined": 13}
-"""Of the compiled loops: whole numbers and pointers, of one size on every machine of 64 bits."""
+"""Of the compiled loops: whole numbers and pointers, all as wide as a pointer."""
 
 
 def _call(loop: Callable[..., None], rows: int, channels: int, *rest: Tensor | int | None) -> None:
-    """On the storage of tensors; on tensors without one there is nothing to compute."""
+    """On the storage of tensors, whose last dimension is to have no gaps; without a storage nothing is computed."""
     if not isinstance(rest[0], FakeTensor):
+        if channels > 1 and any(isinstance(each, Tensor) and each.stride(-1) != 1 for each in rest):
+            raise ValueError("the compiled loops take no channels with gaps between them")
         loop(rows, channels, *(each.data_ptr() if isinstance(each, Tensor) else each for each in rest))

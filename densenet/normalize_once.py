@@ -36,8 +36,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from densenet.blocks import DenseBlock, Transition
+from densenet.blocks import DenseBlock, DenseLayer, Transition
 from densenet.densenet import DenseNet
 from densenet.kernels import Rectifier, affine, combined, gathered, moments
 
@@ -69,8 +70,8 @@ def as_maps(rows: Tensor, height: int, width: int) -> Tensor:
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """`(N, C, H, W) -> (N * H * W, C)`, without a copy where channels are last."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    """`(N, C, H, W) -> (N * H * W, C)`, without a copy where channels are last; a row's channels lie together."""
+    return maps.permute(0, 2, 3, 1).contiguous().view(-1, maps.shape[1])
 
 
 def rectified(x: Tensor, rectifier: Rectifier, out: Tensor | None = None) -> Tensor:
@@ -286,7 +287,7 @@ class DenseBlockFunction(torch.autograd.Function):
             kept.append(Kept(middle, statistics, masks))
         plan.remember(mean, variance, middles, len(stream))
         ctx.plan, ctx.size = plan, size
-        ctx.counts = [[len(tensors) for tensors in each] for each in kept]
+        ctx.count, ctx.counts = len(parameters), [[len(tensors) for tensors in each] for each in kept]
         ctx.save_for_backward(stream, inverse, *parameters, *(one for each in kept for group in each for one in group))
         return read(stream, reader, plan.pool, size)
 
@@ -296,9 +297,8 @@ class DenseBlockFunction(torch.autograd.Function):
         """Of the input and of every parameter."""
         plan, size = ctx.plan, ctx.size
         stream, inverse, *rest = ctx.saved_tensors
-        count = len(plan.parameters())
-        layers, reader = plan.parted(rest[:count])
-        each = iter(rest[count:])
+        layers, reader = plan.parted(rest[: ctx.count])
+        each = iter(rest[ctx.count :])
         kept = [Kept(*([next(each) for _ in range(number)] for number in counts)) for counts in ctx.counts]
         sums = torch.empty(stream.shape, dtype=inverse.dtype, device=stream.device)
         found = list(read_backward(gradient, stream, reader, plan.pool, size, sums))
@@ -346,8 +346,9 @@ def undropped(gradient: Tensor, masks: list[Tensor], share: float) -> Tensor:
 
 
 def again(first: Convolution, stream: Tensor, size: Size, masks: list[Tensor], share: float) -> Tensor:
-    """z, from the features before the layer."""
-    middle = first.forward(stream, size)
+    """z, from the features before the layer, whose type it has whatever the backward pass is called in."""
+    with torch.autocast(stream.device.type, enabled=False):
+        middle = first.forward(stream, size)
     return middle * masks[0] * (1 / (1 - share)) if share else middle
 
 
@@ -378,14 +379,15 @@ def running(convolution: Convolution, norm: nn.BatchNorm2d) -> Convolution:
 class NormalizeOnce(DenseNet):
     """A DenseNet with the same parameters, buffers and function, computed as told above.
 
-    Where its norms do not all do the same, because somebody has set them so, and where a gradient is asked for in eval
-    mode, it computes as the textbook does.
+    It computes as the textbook does where somebody has changed what its modules do, where operators are recorded to be
+    run elsewhere, for no images, and where a gradient is asked for in eval mode. TorchScript's compiler, vmap and the
+    transforms of torch.func want the textbook itself, which takes the same state dict.
     """
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`. Raises ValueError for an image that is too small."""
         self.check(images)
-        mode = one_mode(self)
+        mode = None if recorded(images) or len(images) == 0 else one_mode(self)
         if mode is None or (torch.is_grad_enabled() and not mode):
             return super().forward(images)
         x, block = images.contiguous(memory_format=torch.channels_last), None
@@ -402,12 +404,37 @@ class NormalizeOnce(DenseNet):
         return scores
 
 
-def one_mode(network: nn.Module) -> bool | None:
-    """Whether all norms train, or none does; None where they differ in that, in eps, or in how they remember."""
-    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
-    found = {(norm.eps, norm.momentum, norm.training, norm.affine, norm.track_running_stats) for norm in norms}
-    _, momentum, training, affine, tracks = next(iter(found))
-    return training if len(found) == 1 and momentum is not None and affine and tracks else None
+MADE = {nn.Sequential, DenseBlock, DenseLayer, Transition}
+MADE |= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d}
+"""The modules that `build` makes."""
+
+
+def one_mode(network: DenseNet) -> bool | None:
+    """Whether all norms and dropouts train, or none does; None for a network that is to compute as the textbook does.
+
+    That is where norms differ in their mode, in eps, or in how they remember, where they are of half precision, and
+    where the modules are no longer those that `build` made, each of which does no more than its own work.
+    """
+    parts = list(network.features.modules())
+    if any(type(part) not in MADE or hooked(part) for part in parts):
+        return None
+    norms = [part for part in parts if isinstance(part, nn.BatchNorm2d)]
+    found = {(norm.eps, norm.momentum, norm.track_running_stats, getattr(norm.weight, "dtype", None)) for norm in norms}
+    modes = {part.training for part in parts if isinstance(part, nn.BatchNorm2d | nn.Dropout)}
+    _, momentum, tracks, dtype = next(iter(found))
+    alike = len(found) == 1 and len(modes) == 1 and momentum is not None and tracks
+    return modes.pop() if alike and dtype in (torch.float32, torch.float64) else None
+
+
+def recorded(images: Tensor) -> bool:
+    """Whether this is a trace or an export, which would not see the compiled loops, or has no numbers at all."""
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_exporting() or get_proxy_mode() is not None or images.is_meta
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to see, or change, what goes in or comes out."""
+    return any((module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # which would only cut it into pieces

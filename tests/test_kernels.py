@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,14 +126,34 @@ def test_a_first_value_far_away_disturbs_no_variance():
 
 
 def test_other_devices_threads_and_types_take_the_formulas():
-    assert kernels.compiled(torch.empty(1, 1))
-    assert not kernels.compiled(torch.empty(1, 1, device="meta"))
-    assert not kernels.compiled(torch.empty(1, 1, dtype=torch.float16))
+    single, half, short = torch.float32, torch.bfloat16, torch.float16
+    assert kernels.compiled(torch.empty(1, 1), single)
+    assert kernels.compiled(torch.empty(1, 1, dtype=half), single)
+    assert not kernels.compiled(torch.empty(1, 1, device="meta"), single)
+    assert not kernels.compiled(torch.empty(1, 1, dtype=short), single)
+    assert not kernels.compiled(torch.empty(1, 1, dtype=short), short)
+    assert not kernels.compiled(torch.empty(1, 1, dtype=half), half)
+    assert not kernels.compiled(torch.empty(1, 1), torch.float64)
     torch.set_num_threads(2)
     try:
-        assert not kernels.compiled(torch.empty(1, 1))
+        assert not kernels.compiled(torch.empty(1, 1), single)
     finally:
         torch.set_num_threads(1)
+
+
+def test_channels_with_gaps_between_them_are_refused():
+    x, scale, gaps = torch.zeros(4, 3), torch.ones(3), torch.ones(3, 2)[:, 0]
+    for wrong in ((x.t().contiguous().t(), scale), (x, gaps), (x, torch.ones(1).expand(3))):
+        with pytest.raises(ValueError, match="gaps"):
+            kernels.affine(*wrong, scale, True, torch.empty(4, 3))
+
+
+def test_an_older_library_is_refused(monkeypatch):
+    path = Path(kernels.__file__).with_name(str(kernels.library_name()))
+    assert kernels.loaded(path) is not None
+    monkeypatch.setattr(kernels, "INTERFACE", kernels.INTERFACE + 1)
+    with pytest.raises(ImportError, match="install the package again"):
+        kernels.loaded(path)
 
 
 def test_without_storage_there_is_nothing_to_compute():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,8 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parametrizations, prune
 
 from densenet import DenseNetConfig, build, count_macs, count_params, kernels, normalize_once
 
@@ -19,6 +23,7 @@ SMALL = {"block_config": (3, 2), "growth_rate": 4}
 
 def pair(dtype=torch.float64, **fields):
     """Textbook and normalize-once with the same parameters, none of them at its start; images are channels last."""
+    torch.manual_seed(fields.pop("seed", 0))
     checkpoint = fields.pop("checkpoint", "none")
     textbook = build(DenseNetConfig(**{**SMALL, **fields}))
     once = build(DenseNetConfig(**{**SMALL, **fields}, implementation="normalize-once", checkpoint=checkpoint))
@@ -33,7 +38,8 @@ def pair(dtype=torch.float64, **fields):
 def step(network, size=(8, 8), images=5, dtype=torch.float64, precision=None, seed=0):
     """Scores, gradients and buffers of a training step."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(images, 3, *size, generator=generator, dtype=torch.float64).to(dtype)
+    channels = network.features.conv0.in_channels
+    x = torch.randn(images, channels, *size, generator=generator, dtype=torch.float64).to(dtype)
     labels = torch.randint(0, 10, (images,), generator=generator)
     torch.manual_seed(2)
     network.zero_grad()
@@ -93,15 +99,16 @@ def test_it_is_the_textbook_s_function(size, fields, loops):
     k=st.integers(1, 7),
     bn_size=st.integers(0, 3),
     init=st.integers(1, 9),
+    colours=st.integers(1, 3),
     compression=st.sampled_from([0.3, 0.5, 1.0]),
     checkpoint=st.sampled_from(["none", "bottleneck"]),
     images=st.integers(1, 18),
     height=st.integers(5, 9),
 )
-def test_random_networks(layers, k, bn_size, init, compression, checkpoint, images, height):
+def test_random_networks(layers, k, bn_size, init, colours, compression, checkpoint, images, height):
     textbook, once = pair(
         block_config=tuple(layers), growth_rate=k, bn_size=bn_size, init_features=init, compression=compression,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, in_channels=colours,
     )  # fmt: skip
     try:
         expected = step(textbook, (height, 7), images)
@@ -112,14 +119,26 @@ def test_random_networks(layers, k, bn_size, init, compression, checkpoint, imag
         assert farthest(step(once, (height, 7), images), expected) < 1e-10
 
 
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (16, 2)])
+def test_one_grey_image_whose_strides_do_not_say_which_dimension_is_last(size):
+    textbook, once = pair(in_channels=1)
+    assert farthest(step(once, size, images=1), step(textbook, size, images=1)) < 1e-10
+    image = torch.randn(1, 1, *size, dtype=torch.float64)
+    with torch.no_grad():
+        assert (once.eval()(image) - textbook.eval()(image)).abs().max() < 1e-10
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [(None, torch.float32), (torch.bfloat16, torch.float32)])
 def test_its_error_is_at_most_twice_the_textbook_s(precision, dtype):
-    """Against float64; in bf16, which rounds at other places, too."""
-    shape = {"block_config": (6, 6, 6), "growth_rate": 8}
-    exact = step(pair(**shape)[0], (16, 16), 8)
-    textbook, once = pair(dtype, **shape)
-    error = farthest(step(textbook, (16, 16), 8, dtype, precision), exact)
-    assert 0 < farthest(step(once, (16, 16), 8, dtype, precision), exact) <= 2 * error
+    """Against float64; in bf16, which rounds at other places, too. A rectifier may tip in one of them: the median."""
+    ratios = []
+    for seed in range(5):
+        shape = {"block_config": (6, 6, 6), "growth_rate": 8, "seed": seed}
+        exact = step(pair(**shape)[0], (16, 16), 8)
+        textbook, once = (farthest(step(each, (16, 16), 8, dtype, precision), exact) for each in pair(dtype, **shape))
+        assert min(textbook, once) > 0
+        ratios.append(once / textbook)
+    assert median(ratios) <= 2
 
 
 def test_one_state_dict_serves_both():
@@ -163,13 +182,127 @@ def cumulative(network):
             part.momentum = None
 
 
-@pytest.mark.parametrize("change", [frozen, one_differs, cumulative, nn.Module.eval])
-def test_where_norms_do_something_else_it_does_it_too(change):
-    textbook, once = pair()
+def dropping_nothing(network):
+    for part in network.modules():
+        if isinstance(part, nn.Dropout):
+            part.eval()
+
+
+def dropping_always(network):
+    network.eval()
+    for part in network.modules():
+        if isinstance(part, nn.Dropout):
+            part.train()
+
+
+def without_parameters(network):
+    """Of the norms."""
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.affine, part.weight, part.bias = False, None, None
+
+
+def pruned(network):
+    convolution = network.features.denseblock1.denselayer2.conv2
+    convolution.to(memory_format=torch.contiguous_format)  # as prune wants it
+    prune.l1_unstructured(convolution, "weight", amount=0.5)
+
+
+def spectral(network):
+    torch.manual_seed(4)
+    parametrizations.spectral_norm(network.features.denseblock1.denselayer2.conv2)
+
+
+def doubled(network):
+    network.features.denseblock1.denselayer2.register_forward_hook(lambda module, arguments, result: 2 * result)
+
+
+def another_activation(network):
+    network.features.denseblock2.denselayer1.relu2 = nn.GELU()
+
+
+CHANGES = [frozen, one_differs, cumulative, nn.Module.eval, nn.SyncBatchNorm.convert_sync_batchnorm]
+CHANGES += [dropping_nothing, dropping_always, without_parameters, pruned, spectral, doubled, another_activation]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_where_modules_do_something_else_it_does_it_too(change):
+    textbook, once = pair(dropout=0.3)
     change(textbook)
     change(once)
     for seed in range(2):
         assert farthest(step(once, seed=seed), step(textbook, seed=seed)) < 1e-10
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    scores = []
+    for network in (textbook, once):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            scores.append(network(images))
+    assert (scores[1] - scores[0]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parameters_of_half_precision_are_computed_as_in_the_textbook(dtype):
+    textbook, once = pair(dtype)
+    assert farthest(step(once, dtype=dtype), step(textbook, dtype=dtype)) == 0
+    images = torch.randn(2, 3, 8, 8, dtype=dtype)
+    with torch.no_grad():
+        assert once.eval()(images).equal(textbook.eval()(images))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_images_have_no_scores_and_no_statistics(training):
+    textbook, once = pair()
+    for network in (textbook, once):
+        with torch.no_grad():
+            assert network.train(training)(torch.empty(0, 3, 8, 8, dtype=torch.float64)).shape == (0, 10)
+    for found, expected in zip(once.buffers(), textbook.buffers(), strict=True):
+        assert found.equal(expected) or (found.isnan().equal(expected.isnan()))
+
+
+def exported(network, images):
+    return torch.export.export(network, (images,)).module()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("record", [torch.jit.trace, exported, lambda network, images: make_fx(network)(images)])
+def test_what_is_recorded_computes_the_same(record):
+    """The compiled loops would be missing in it."""
+    network = pair()[1].eval()
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert (record(network, images)(2 * images) - network(2 * images)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_numbers_there_are_shapes(training):
+    network = build(DenseNetConfig(**SMALL, implementation="normalize-once")).to("meta").train(training)
+    assert network(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
+def test_the_backward_pass_may_be_called_in_any_autocast(checkpoint):
+    textbook, once = pair(torch.float32, checkpoint=checkpoint)
+    for network in (textbook, once):
+        scores = network(torch.ones(4, 3, 8, 8).cumsum(3))
+        with torch.autocast("cpu", torch.bfloat16):
+            scores.logsumexp(1).sum().backward()
+    for one, other in zip(once.parameters(), textbook.parameters(), strict=True):
+        assert (one.grad - other.grad).abs().max() <= 1e-4 * other.grad.abs().max().clamp(min=1)
+
+
+def test_what_it_cannot_do_it_refuses():
+    """A second derivative, and a gradient with weights that are no longer those of the forward pass."""
+    network = pair()[1]
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(images).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.square().sum().backward()
+    scores = network(images)
+    with torch.no_grad():
+        network.features.denseblock1.denselayer2.conv1.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        scores.sum().backward()
 
 
 def test_gradients_add_up_and_a_graph_may_be_used_twice():
