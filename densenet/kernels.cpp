@@ -80,8 +80,8 @@ inline void moments(Long rows, Long n, const T *x, Long next_x, R *mean, R *vari
     for (Long c = 0; c < n; c++) variance[c] = R((square[c] - rest[c] * rest[c] / rows) / rows);
 }
 
-// sums of g and of g * (x - mean) over the rows, added to `total` and `product`, where g is the gradient if
-// scale * x + shift > 0, else 0; into, if it is there, gains scale * g, or becomes it if it is fresh; without a scale all of it is g
+// sums of g and of g * (x - mean) over the rows, added to `total` and `product`: g is the gradient, but 0 where
+// scale * x + shift <= 0, if there is a scale; into, if it is there, gains scale * g, or becomes it if it is fresh
 template <class T, class G, class R>
 inline void gathered(Long rows, Long n, const G *g, Long next_g, const T *x, Long next_x, const R *__restrict mean,
                      const R *__restrict scale, const R *__restrict shift, R *into, Long next_into, bool fresh,
@@ -116,7 +116,7 @@ inline void gathered(Long rows, Long n, const G *g, Long next_g, const T *x, Lon
     for (Long c = 0; c < n; c++) total[c] += R(first[c]), product[c] += R(second[c]);
 }
 
-// out = factor * g + slope * (x - mean) + offset
+// out = factor * g + slope * (x - mean) + offset, g as above; out may be the gradient
 template <class T, class G, class R>
 inline void combined(Long rows, Long n, const G *g, Long next_g, const T *x, Long next_x, const R *__restrict mean,
                      const R *__restrict scale, const R *__restrict shift, const R *__restrict factor,
