@@ -379,8 +379,9 @@ def running(convolution: Convolution, norm: nn.BatchNorm2d) -> Convolution:
 class NormalizeOnce(DenseNet):
     """A DenseNet with the same parameters, buffers and function, computed as told above.
 
-    It computes as the textbook does where somebody has changed what its modules do, where operators are recorded to be
-    run elsewhere, for no images, and where a gradient is asked for in eval mode. TorchScript's compiler, vmap and the
+    It computes as the textbook does where somebody has replaced or hooked its modules or set its norms apart, where
+    operators are recorded to be run elsewhere, for no images, and where a gradient is asked for in eval mode; other
+    attributes that are changed by hand, such as a pool's size, it does not see. TorchScript's compiler, vmap and the
     transforms of torch.func want the textbook itself, which takes the same state dict.
     """
 
