@@ -237,7 +237,7 @@ class Shelf:
         """Writes a dumped state. Raises StorageError."""
         made = json.dumps([dict(self.environment), dict(self.source)], sort_keys=True)
         content = save({**dumped, "made": torch.frombuffer(bytearray(made, "utf-8"), dtype=torch.uint8)})
-        files.rotate(*self.paths, hashlib.sha256(content).digest() + content)
+        files.rotate(*self.paths, hashlib.sha256(content).digest(), content)  # one string were one copy more
         self.written(place)
 
     def take_up(self, state: State) -> None:

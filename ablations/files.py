@@ -37,11 +37,14 @@ def write(path: Path, content: bytes) -> None:
         _rename(_aside(path.parent, content), path)
 
 
-def rotate(path: Path, before: Path, content: bytes) -> None:
-    """Writes a file and keeps what stood there as `before`, in the same folder; one of both is whole at any moment."""
+def rotate(path: Path, before: Path, *content: bytes) -> None:
+    """Writes a file, piece after piece, and keeps what stood there as `before`, in the same folder.
+
+    One of both is whole at any moment.
+    """
     with _named(path):
         _make(path.parent)
-        temporary = _aside(path.parent, content)
+        temporary = _aside(path.parent, *content)
         with suppress(FileNotFoundError):
             os.replace(path, before)
         _rename(temporary, path)
@@ -129,15 +132,16 @@ def _make(folder: Path) -> None:
         _sync(folder.parent)
 
 
-def _aside(folder: Path, content: bytes) -> str:
+def _aside(folder: Path, *content: bytes) -> str:
     """A file in `folder` whose content has reached the disk."""
     name = f"{folder}/.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            for piece in content:
+                left = memoryview(piece)
+                while left:
+                    left = left[os.write(descriptor, left) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

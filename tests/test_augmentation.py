@@ -84,6 +84,15 @@ def test_neither_batch_nor_order_changes_an_image(config):
     assert not list(augmented(of(images), [], 7, config)), "of an epoch whose batches are all done"
 
 
+@pytest.mark.parametrize("config", [NONE, STANDARD, CUTOUT], ids=lambda config: config.augmentation)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_lies_in_memory_row_after_row(channels, config):
+    """Of one channel it could pass for channels last too, and a convolution would then choose other sums."""
+    images = noise(8, channels, 5, 6)
+    (batch,) = augmented(of(images), [torch.arange(8)], 0, config)
+    assert batch.stride() == images.stride()
+
+
 def test_the_data_set_stays_as_it_is():
     images = noise(8, 3, 8, 8)
     before, data = images.clone(), of(images)

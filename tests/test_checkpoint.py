@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+import tracemalloc
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -388,6 +389,17 @@ def test_what_could_not_be_written_is_told_once_at_the_next_checkpoint_or_the_en
     with pytest.raises(files.StorageError):
         keeper.close()
     keeper.close()
+
+
+def test_a_state_is_copied_once_more_to_be_written_and_not_twice(tmp_path):
+    """The training needs its memory meanwhile."""
+    state = {"weights": torch.zeros(250_000)}
+    tracemalloc.start()
+    try:
+        Shelf(tmp_path, "job", HERE).write(state, (0, 0))
+        assert tracemalloc.get_traced_memory()[1] < 1_500_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("stop_at", [2, None])

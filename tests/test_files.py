@@ -55,7 +55,7 @@ def prepared(folder):
 
 DEEDS = {
     "write": lambda folder: files.write(folder / "there", NEW),
-    "rotate": lambda folder: files.rotate(folder / "there", folder / "before", NEW),
+    "rotate": lambda folder: files.rotate(folder / "there", folder / "before", NEW[:32], NEW[32:]),
     "create": lambda folder: files.create(folder / "made", NEW),
 }
 
