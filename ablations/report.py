@@ -137,7 +137,7 @@ def time_spent(frames: Frames) -> str:
     share = (100 * seconds / seconds.seconds).round(1)
     parts = ", ".join(f"{name} {share[f'{part}_seconds']} %" for part, name in AROUND.items())
     return (
-        f"{len(runs)} training{'s' * (len(runs) != 1)} took {seconds.seconds:,.0f} s of process time: "
+        f"{len(runs)} training{'s' * (len(runs) != 1)} took {seconds.seconds:,.0f} s in their processes: "
         f"{share.step_seconds} % in forward, backward and optimizer steps, "
         f"{100 - share.step_seconds:.1f} % around them ({parts})."
     )

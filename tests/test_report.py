@@ -154,7 +154,7 @@ def test_the_time_of_trainings_divides_into_steps_and_all_else(tmp_path, tiny):
         records.publish(tmp_path, record)
     frames = ablations.load(tmp_path)
     said = (
-        "2 trainings took 20 s of process time: 80.0 % in forward, backward and optimizer steps, 20.0 % around them "
+        "2 trainings took 20 s in their processes: 80.0 % in forward, backward and optimizer steps, 20.0 % around them "
         "(start 5.0 %, data and augmentation 2.5 %, evaluation 7.5 %, checkpoints 5.0 %, rest 0.0 %)."
     )
     assert report.time_spent(frames) == said
