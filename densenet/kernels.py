@@ -19,11 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 def library_name() -> str | None:
     """The file of the compiled loops that suit this processor; None where there was no compiler at the installation."""
-    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    names = ("_kernels_avx2", "_kernels") if vectors else ("_kernels",)
-    files = (name + suffix for name in names for suffix in EXTENSION_SUFFIXES)
+    kinds = KINDS.get(torch.backends.cpu.get_cpu_capability(), ("",))
+    files = (f"_kernels{kind}{suffix}" for kind in kinds for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if Path(__file__).with_name(file).exists()), None)
 
+
+KINDS = {"AVX512": ("_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
+"""Of the compiled loops, by what PyTorch finds the processor capable of; the best first."""
 
 INTERFACE = 1
 """Of the compiled loops, as kernels.cpp has it."""

@@ -42,7 +42,7 @@ from densenet.blocks import DenseBlock, DenseLayer, Transition
 from densenet.densenet import DenseNet
 from densenet.kernels import Rectifier, affine, combined, gathered, moments
 
-PIECE = 2**21
+PIECE = 2**22
 """Bytes of feature maps that a processor works on at once, so that they stay in its cache from one pass to the next."""
 
 BATCH = 16
