@@ -97,7 +97,7 @@ def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
     assert len(list((folder / "records").glob("*.json"))) == 1, "the cost"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_every_process_at_once_keeps_every_state(number, tmp_path):
     """As from a service manager, a batch system, or a terminal that is closed."""
     grid, folder = write_grid(tmp_path, LONG_EPOCHS), tmp_path / "out"
@@ -240,6 +240,7 @@ def limited(shell, grid, folder):
     )
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_stops_a_grid_with_a_sentence_and_tears_nothing(tmp_path):
     grid, folder = write_grid(tmp_path, FEW), tmp_path / "out"
     read(grid)  # its data is in the cache now
