@@ -34,10 +34,10 @@ check: $(READY) ## fail where a number in the README differs from the records
 	$(BIN)/ablate check README.md
 
 test: $(READY) check ## every fast test that needs no GPU
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 test-all: $(READY) check ## the long tests too
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not bench'
+	$(BIN)/pytest -n 3 --dist worksteal -m 'not bench'
 
 lint: $(READY) ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .
