@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from ablations.records import canonical
 from densenet import Config
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised by hand whenever the same configuration would give other results than before."""
 
 
@@ -187,6 +189,16 @@ class TrainConfig(Config):
         """Steps of the whole training on so many images."""
         return self.steps or self.epochs * self.steps_per_epoch(images)
 
+    def changed(self, fields: Mapping[str, Any]) -> TrainConfig:
+        """The same training with other fields; of `epochs` and `steps`, the one given replaces the other.
+
+        Raises pydantic's ValidationError where they are not valid together.
+        """
+        replaced = {"epochs": "steps", "steps": "epochs"}
+        gone = {replaced[name] for name in fields if name in replaced}
+        own = {name: value for name, value in self.model_dump(exclude_unset=True).items() if name not in gone}
+        return TrainConfig.model_validate({**own, **fields})
+
     @property
     def of_a_step(self) -> TrainConfig:
         """The fields that what one step costs depends on; the others at their defaults."""
@@ -202,6 +214,37 @@ STEP_FIELDS = (
 )  # fmt: skip
 
 
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How fields of the training are chosen for a variant: by validation accuracy, every variant over the same list."""
+
+    axes: tuple[tuple[str, tuple[Any, ...]], ...]
+    """The fields that are chosen, each with its list of values; several are their product."""
+
+    seeds: tuple[int, ...]
+    """Of the tuning alone, never those that are reported."""
+
+    validation: float
+    """Images cut from the training set to choose on: a share of them below 1, or a whole number."""
+
+    schedule: tuple[tuple[str, Any], ...] = ()
+    """Other fields of the training while it is tuned, for example fewer epochs."""
+
+    def candidates(self) -> list[Fields]:
+        """Every combination of the values, `{"learning_rate": 0.1}`, in the order of the lists."""
+        names = [name for name, _ in self.axes]
+        return [dict(zip(names, values, strict=True)) for values in itertools.product(*(each for _, each in self.axes))]
+
+    def trial(self, variant: Variant, candidate: Mapping[str, Any]) -> Variant:
+        """The variant as it is trained with a candidate, to be judged on the validation images."""
+        fields = {**dict(self.schedule), "keep_weights": False, **candidate}
+        data = variant.data.model_copy(update={"validation": float(self.validation)})
+        return Variant(variant.model, data, variant.train.changed(fields))
+
+
 @dataclass(frozen=True)
 class Variant:
     """A full configuration without its seed."""
@@ -209,6 +252,15 @@ class Variant:
     model: Config
     data: DataConfig
     train: TrainConfig
+    tuning: Tuning | None = None
+    """How fields of `train` are yet to be chosen; None where all stand."""
+
+    follows_base: bool = False
+    """Whether it takes what is chosen for the base, instead of being tuned itself."""
+
+    def settled(self, chosen: Mapping[str, Any]) -> Variant:
+        """The variant with what was chosen for it: the same as one that states these fields outright."""
+        return Variant(self.model, self.data, self.train.changed(chosen))
 
 
 @dataclass(frozen=True)
@@ -257,11 +309,14 @@ def identity(value: Any) -> str:
 
 def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
     """A variant as it is hashed and recorded; the data's checksum stands for where the data lay."""
-    return {
+    fields = {
         "model": resolved(variant.model),
         "data": {"name": variant.data.name, **resolved(variant.data), "checksum": checksum},
         "train": resolved(variant.train),
     }
+    if variant.tuning is None:
+        return fields
+    return {**fields, "tuning": asdict(variant.tuning), "follows_base": variant.follows_base}
 
 
 def cost_fields(cost: CostConfig) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Dataset:
         return {
             "label": self.label,
             "classes": list(self.names) or self.num_classes,
-            "images_per_class": {name: part.per_class(self.num_classes) for name, part in parts.items() if part},
+            "images_per_class": {name: each.per_class(self.num_classes) for name, each in parts.items() if each},
             "mean": [round(value, 4) for value in self.mean.flatten().tolist()],
             "std": [round(value, 4) for value in self.std.flatten().tolist()],
         }

@@ -20,9 +20,10 @@ from ablations.checkpoint import FOLDER, Shelf
 from ablations.config import RunConfig
 from ablations.display import Work, show
 from ablations.environment import code, machine
-from ablations.grid import Grid, Job, jobs, manifest
+from ablations.grid import Choice, Grid, Job, awaited, jobs, manifest
 from ablations.sources import cache_folder
 from ablations.tidy import NotResults, read_manifest
+from ablations.tuning import choose
 
 PRELOAD = ("ablations.job", "sklearn.datasets", "torch._dynamo")
 """Loaded once in the server that workers are forked from."""
@@ -68,39 +69,58 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
     torch.set_num_threads(1)  # as in the workers, so that costs are named rightly
     refuse(grid, slots)
     where = machine(torch.device(slots[0]))
-    todo = jobs(grid, where)
     with locks.folder(folder):
-        _prepare(grid, folder, manifest(grid, where), {each.id for each in todo})
+        _prepare(grid, folder, manifest(grid, where, _choices(grid, folder)))
         whole, damaged = records.load(folder)
         moved = tuple(records.set_aside(path) for path in damaged)
-        attempts = records.load_attempts(folder)
-        left = [
-            each
-            for each in todo
-            if each.id not in whole and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
-        ]
         for each in whole:  # whoever published it may have died before it could do this
             Shelf(folder, each, {}).clear()
-        stopped = bool(left) and _execute(left, grid, folder, slots, console)
+        first = _left(grid, folder, where, retry, "tuning") if grid.tuned() else []
+        stopped = bool(first) and _execute(first, grid, folder, slots, console)
+        files.write(folder / "jobs.json", records.sealed(manifest(grid, where, _choices(grid, folder))))
+        tried = {each.id for each in first}
+        then = [] if stopped else [job for job in _left(grid, folder, where, retry, "run") if job.id not in tried]
+        stopped = stopped or (bool(then) and _execute(then, grid, folder, slots, console))
+        choices = _choices(grid, folder)
+        ids = [*(job.id for job in jobs(grid, where, choices)), *(run["id"] for run in awaited(grid.settle(choices)))]
         files.sweep(folder)
         files.sweep(cache_folder())
-    return Outcome(len(todo), sum(each.id in whole for each in todo), len(left), moved, stopped)
+    return Outcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
+
+
+def _choices(grid: Grid, folder: Path) -> dict[str, Choice]:
+    """What the records of a folder choose for the variants that are tuned."""
+    return choose(grid, records.load(folder)[0], records.load_attempts(folder)) if grid.tuned() else {}
+
+
+def _left(grid: Grid, folder: Path, where: Mapping[str, Any], retry: Collection[str], last: str) -> list[Job]:
+    """The jobs without a record, costs first, up to those of the kind `last`; of the failed ones those to `retry`."""
+    whole, attempts = records.load(folder)[0], records.load_attempts(folder)
+    kinds = ("cost", "tuning", "run")[: 2 if last == "tuning" else 3]
+    return [
+        each
+        for each in jobs(grid, where, _choices(grid, folder))
+        if each.kind in kinds
+        and each.id not in whole
+        and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
+    ]
 
 
 def refuse(grid: Grid, slots: Sequence[str]) -> None:
     """Raises ValueError for what these devices cannot do."""
-    if slots[0] == "cpu" and any(variant.train.precision == "tf32" for variant in grid.variants().values()):
+    trained = [job.config.variant.train for job in jobs(grid, {}) if isinstance(job.config, RunConfig)]
+    if slots[0] == "cpu" and any(training.precision == "tf32" for training in trained):
         raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
 
 
-def _prepare(grid: Grid, folder: Path, table: dict[str, Any], ids: Collection[str]) -> None:
+def _prepare(grid: Grid, folder: Path, table: dict[str, Any]) -> None:
     if (folder / "jobs.json").exists():
         try:
             before = read_manifest(folder)
         except NotResults as error:
             raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
-        runs = {entry["id"] for entry in before["jobs"] if entry["kind"] == "run"}
-        lost = len(runs - set(ids))
+        runs = _declared(before)
+        lost = len(runs - _declared(table))
         if lost:  # growing is fine: more levels, studies, seeds
             difference = "; ".join(_differences(before, table)[:5]) or "other studies"
             raise WrongFolder(
@@ -113,6 +133,14 @@ def _prepare(grid: Grid, folder: Path, table: dict[str, Any], ids: Collection[st
         files.probe(folder / place)
     files.write(folder / "jobs.json", records.sealed(table))
     files.write(folder / "grid.toml", grid.text.encode())
+
+
+def _declared(manifest: Mapping[str, Any]) -> set[tuple[str, Any]]:
+    """What a grid asks to be trained, whatever tuning chooses: each level with each seed, and each trial."""
+    levels = [(level["declared"], seed) for study in manifest["studies"] for level in study["levels"]
+              for seed in study["seeds"]]  # fmt: skip
+    trials = [(trial, None) for entry in manifest["tuning"] for each in entry["candidates"] for trial in each["trials"]]
+    return {*levels, *trials}
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -128,7 +156,7 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str]
     works = {each.id: Work(each.name, each.kind, _epochs(each, grid)) for each in left}
     tasks = [
         engine.Task(
-            each.id, job.execute, (each, folder, code()), each.kind == "cost", each.kind == "run", grid.time_limit
+            each.id, job.execute, (each, folder, code()), each.kind == "cost", each.kind != "cost", grid.time_limit
         )
         for each in left
     ]

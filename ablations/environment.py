@@ -6,6 +6,7 @@ import hashlib
 import platform
 import subprocess
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """What a training must go on with to give the same bits: device, threads, versions, compiled loops."""
+    """What a training must go on with to give the same bits: device, threads, versions, instructions, compiled loops."""
     python = {"python": platform.python_version(), "numpy": numpy.__version__}
-    return {**machine(device), **python, "loops": library_name()}
+    return {
+        **machine(device),
+        **python,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "loops": library_name(),
+    }
 
 
 def settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
@@ -44,6 +50,7 @@ def settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
     return {
         **versions(device),
         "system": f"{platform.system()} {platform.machine()}",
+        "pillow": metadata.version("pillow"),  # which decodes images
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "precision": training.precision,

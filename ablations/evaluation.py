@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ablations.checkpoint import Stopped
 from ablations.config import TrainConfig
 from ablations.data import Dataset, Images
+from ablations.records import packed
 from ablations.step import as_input, scored
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
@@ -40,6 +41,13 @@ class Evaluation:
     per_class_accuracy: tuple[float | None, ...]
     """In %, None for a class without images."""
 
+    outcomes: str
+    """Which images were classified rightly: a bit each, in the images' order, as `packed` writes them."""
+
+    mistakes: str
+    """The class that each image of the others was taken for, in the images' order: as many hexadecimal digits a class
+    as the highest class needs."""
+
 
 @torch.no_grad()
 def evaluate(
@@ -64,6 +72,7 @@ def evaluate(
     right = scores.argmax(1) == labels
     hits = labels[right].bincount(minlength=classes).tolist()
     per_class = [100 * hit / all_ if all_ else None for hit, all_ in zip(hits, images.per_class(classes), strict=True)]
+    wrong, digits = scores.argmax(1)[~right].tolist(), len(f"{classes - 1:x}")
     among_five = (scores.topk(min(5, classes)).indices == labels.view(-1, 1)).any(1)
     return Evaluation(
         accuracy=100 * int(right.sum()) / len(labels),
@@ -71,6 +80,8 @@ def evaluate(
         top5_accuracy=100 * int(among_five.sum()) / len(labels) if classes > 10 else None,
         calibration_error=calibration_error(scores, right),
         per_class_accuracy=tuple(per_class),
+        outcomes=packed(right.cpu().numpy()),
+        mistakes="".join(f"{each:0{digits}x}" for each in wrong),
     )
 
 

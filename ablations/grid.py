@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from ablations.config import (
     NOT_IDENTITY,
@@ -17,6 +17,7 @@ from ablations.config import (
     variant_fields,
 )
 from ablations.data import Dataset
+from ablations.metrics import level_text
 from densenet import Config, DenseNetConfig
 
 Table = dict[str, Any]
@@ -56,21 +57,40 @@ class Study:
     question: str
     axes: tuple[str, ...]
     levels: tuple[Level, ...]
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run or one cost: what an engine schedules."""
+    """One cost, one training that chooses, or one run: what an engine schedules."""
 
     id: str
     kind: str
-    """run or cost."""
+    """cost, tuning (a training that chooses) or run (one that is reported)."""
 
     name: str
     variant: str
     config: RunConfig | CostConfig
     fields: Table
     """The configuration as hashed and recorded."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What tuning a variant has come to."""
+
+    status: Literal["chosen", "missing", "failed"]
+    fields: Table = field(default_factory=dict)
+    """What was chosen, `{"learning_rate": 0.1}`."""
+
+    reason: str = ""
+    """Why nothing could be chosen."""
+
+
+UNDECIDED = Choice("missing")
+
+Choices = Mapping[str, Choice]
+"""By the id of the variant that is tuned."""
 
 
 @dataclass(frozen=True)
@@ -97,42 +117,108 @@ class Grid:
         return self.datasets[variant.data].checksum
 
     def cost(self, variant: Variant) -> CostConfig:
-        """What is measured of a variant."""
+        """What is measured of a variant; before it is tuned, with the base's fields."""
         return CostConfig(variant.model, self.datasets[variant.data].image_size, variant.train.of_a_step)
 
+    def levels(self) -> list[Level]:
+        """The levels of all studies, the bases first."""
+        return sorted((level for study in self.studies for level in study.levels), key=lambda level: not level.is_base)
+
     def variants(self) -> dict[str, Variant]:
-        """All variants by id, in the grid's order; equal ones of two studies once, the base first."""
-        levels = [self.base, *(level.variant for study in self.studies for level in study.levels)]
-        return {self.variant_id(variant): variant for variant in levels}
+        """All variants by id, the base first, then in the grid's order; equal ones of two studies once."""
+        return {self.variant_id(level.variant): level.variant for level in self.levels()}
 
     def variant_id(self, variant: Variant) -> str:
         """The identity of a variant and its data."""
         return identity(variant_fields(variant, self.checksum(variant)))
 
+    def seeds_of(self) -> dict[str, tuple[int, ...]]:
+        """The seeds of each variant, by its id: those of all studies that it is in."""
+        found: dict[str, dict[int, None]] = {}
+        for study in self.studies:
+            for level in study.levels:
+                found.setdefault(self.variant_id(level.variant), {}).update(dict.fromkeys(study.seeds))
+        return {variant: tuple(seeds) for variant, seeds in found.items()}
 
-def jobs(grid: Grid, machine: Mapping[str, Any]) -> list[Job]:
-    """Costs first, then runs seed by seed, so that an early stop leaves whole comparisons.
+    def tuned(self) -> dict[str, Variant]:
+        """The variants that are tuned, by id; those that follow the base are not."""
+        return {
+            name: each for name, each in self.variants().items() if each.tuning is not None and not each.follows_base
+        }
 
-    `machine` is part of a cost's identity, and not of a run's.
+    def followed(self, variant: Variant) -> str:
+        """The id of the variant whose choice an untuned one takes: its own, or the base's."""
+        return self.variant_id(self.base if variant.follows_base else variant)
+
+    def settle(self, choices: Choices) -> Grid:
+        """The grid with what was chosen; variants without a choice stay as they are."""
+
+        def settled(variant: Variant) -> Variant:
+            choice = choices.get(self.followed(variant)) if variant.tuning is not None else None
+            return variant.settled(choice.fields) if choice is not None and choice.status == "chosen" else variant
+
+        studies = tuple(
+            replace(study, levels=tuple(replace(level, variant=settled(level.variant)) for level in study.levels))
+            for study in self.studies
+        )
+        return replace(self, base=settled(self.base), studies=studies)
+
+
+def jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> list[Job]:
+    """Costs first, then what chooses, then runs seed by seed, so that an early stop leaves whole comparisons.
+
+    Runs, and costs that depend on it, are there as soon as their variant is tuned. `machine` is part of a cost's
+    identity, and not of a run's.
     """
-    names, variants = _names(grid), grid.variants()
+    settled = grid.settle(choices or {})
+    names, variants, seeds_of = _names(settled), settled.variants(), settled.seeds_of()
     costs: dict[str, Job] = {}
     runs: list[Job] = []
     for variant_id, variant in variants.items():
-        config = grid.cost(variant)
-        job_id = _cost_id(config, machine)
-        costs.setdefault(job_id, Job(job_id, "cost", names[variant_id], variant_id, config, cost_fields(config)))
-    for seed in grid.seeds:
+        if _cost_is_known(variant):
+            config = settled.cost(variant)
+            job_id = _cost_id(config, machine)
+            costs.setdefault(job_id, Job(job_id, "cost", names[variant_id], variant_id, config, cost_fields(config)))
+    for seed in dict.fromkeys(seed for study in grid.studies for seed in study.seeds):
         for variant_id, variant in variants.items():
-            fields = {**variant_fields(variant, grid.checksum(variant)), "seed": seed}
-            job_id = identity({"kind": "run", "config": fields})
-            name = f"{names[variant_id]}, seed {seed}"
-            runs.append(Job(job_id, "run", name, variant_id, RunConfig(variant, seed), fields))
-    return [*costs.values(), *runs]
+            if variant.tuning is None and seed in seeds_of[variant_id]:
+                runs.append(_training(settled, "run", f"{names[variant_id]}, seed {seed}", variant_id, variant, seed))
+    trials = {job.id: job for variant_id in grid.tuned() for job in trials_of(grid, variant_id)}
+    return [*costs.values(), *trials.values(), *runs]
 
 
-def manifest(grid: Grid, machine: Mapping[str, Any]) -> Table:
+def trials_of(grid: Grid, variant_id: str) -> list[Job]:
+    """The trainings that choose for one variant: each candidate with each of the tuning's seeds."""
+    variant = grid.tuned()[variant_id]
+    name = _names(grid)[variant_id]
+    return [
+        _training(grid, "tuning", f"{name}, {trial_label(candidate)}, seed {seed}", variant_id, trial, seed)
+        for candidate, trial, seed in _trials(variant)
+    ]
+
+
+def _trials(variant: Variant) -> Iterator[tuple[Table, Variant, int]]:
+    if variant.tuning is not None:
+        for candidate in variant.tuning.candidates():
+            for seed in variant.tuning.seeds:
+                yield candidate, variant.tuning.trial(variant, candidate), seed
+
+
+def trial_label(candidate: Mapping[str, Any]) -> str:
+    """`learning_rate 0.1, weight_decay 0.0001`."""
+    return ", ".join(f"{name} {level_text(value)}" for name, value in candidate.items())
+
+
+def _training(grid: Grid, kind: str, name: str, variant_id: str, variant: Variant, seed: int) -> Job:
+    fields = {**variant_fields(variant, grid.checksum(variant)), "seed": seed}
+    job_id = identity({"kind": kind, "config": fields})
+    return Job(job_id, kind, name, variant_id, RunConfig(variant, seed), fields)
+
+
+def manifest(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> Table:
     """jobs.json: the grid as resolved, which is all that reporting needs beside the records."""
+    choices = choices or {}
+    settled = grid.settle(choices)
     return {
         "title": grid.title,
         "seeds": list(grid.seeds),
@@ -140,17 +226,69 @@ def manifest(grid: Grid, machine: Mapping[str, Any]) -> Table:
         "options": list(grid.options),
         "variants": {
             variant_id: {
-                "cost": _cost_id(grid.cost(variant), machine),
+                "cost": _cost_id(settled.cost(variant), machine) if _cost_is_known(variant) else None,
                 "data": grid.datasets[variant.data].label,
                 "fields": _all_fields(variant),
             }
-            for variant_id, variant in grid.variants().items()
+            for variant_id, variant in settled.variants().items()
         },
-        "studies": [_study_entry(grid, study) for study in grid.studies],
-        "jobs": [
-            {"id": job.id, "kind": job.kind, "name": job.name, "variant": job.variant, "seed": job.fields.get("seed")}
-            for job in jobs(grid, machine)
+        "studies": [_study_entry(grid, study, own) for study, own in zip(grid.studies, settled.studies, strict=True)],
+        "tuning": [
+            _tuning_entry(grid, settled, variant_id, choices.get(variant_id, UNDECIDED)) for variant_id in grid.tuned()
         ],
+        "jobs": [
+            *(
+                {
+                    **{key: getattr(job, key) for key in ("id", "kind", "name", "variant")},
+                    "seed": job.fields.get("seed"),
+                }
+                for job in jobs(grid, machine, choices)
+            ),
+            *awaited(settled),
+        ],
+    }
+
+
+def awaited(settled: Grid) -> list[Table]:
+    """The runs of variants that are not tuned yet: they have no configuration, and so no record can have their ids."""
+    names, seeds_of = _names(settled), settled.seeds_of()
+    return [
+        {
+            "id": identity({"kind": "awaited", "variant": name, "seed": seed}),
+            "kind": "run",
+            "name": f"{names[name]}, seed {seed}",
+            "variant": name,
+            "seed": seed,
+        }
+        for name, variant in settled.variants().items()
+        if variant.tuning is not None
+        for seed in seeds_of[name]
+    ]
+
+
+def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) -> Table:
+    """A variant that is tuned: over what, by which trials, what was chosen, and the variant that it thereby becomes."""
+    variant = grid.tuned()[variant_id]
+    tuning, trials = variant.tuning, trials_of(grid, variant_id)
+    assert tuning is not None
+    images = grid.datasets[tuning.trial(variant, {}).data].validation
+    seeds = len(tuning.seeds)
+    return {
+        "variant": variant_id,
+        "becomes": settled.variant_id(variant.settled(choice.fields) if choice.status == "chosen" else variant),
+        "name": _names(grid)[variant_id],
+        "values": {name: list(values) for name, values in tuning.axes},
+        "base": {name: getattr(grid.base.train, name) for name, _ in tuning.axes},
+        "schedule": dict(tuning.schedule),
+        "seeds": list(tuning.seeds),
+        "validation_images": len(images) if images else 0,
+        "candidates": [
+            {"fields": candidate, "trials": [job.id for job in trials[place * seeds : (place + 1) * seeds]]}
+            for place, candidate in enumerate(tuning.candidates())
+        ],
+        "status": choice.status,
+        "chosen": choice.fields or None,
+        "reason": choice.reason,
     }
 
 
@@ -159,31 +297,46 @@ def cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
     return {name: _cost_id(grid.cost(variant), machine) for name, variant in grid.variants().items()}
 
 
+def _cost_is_known(variant: Variant) -> bool:
+    """Whether every candidate of an untuned variant costs the same."""
+    tuning = variant.tuning
+    steps = [] if tuning is None else [variant.train.changed(each).of_a_step for each in tuning.candidates()]
+    return all(step == variant.train.of_a_step for step in steps)
+
+
 def _cost_id(config: CostConfig, machine: Mapping[str, Any]) -> str:
     return identity({"kind": "cost", "config": cost_fields(config), "machine": dict(machine)})
 
 
-def _study_entry(grid: Grid, study: Study) -> Table:
+def _study_entry(grid: Grid, study: Study, settled: Study) -> Table:
+    """A study; of each level the variant as it is now, as the grid declares it, and the one whose tuning is its own."""
     return {
         "name": study.name,
         "question": study.question,
         "axes": list(study.axes),
+        "seeds": list(study.seeds),
         "levels": [
             {
                 "label": level.label,
                 "values": level.values,
-                "variant": grid.variant_id(level.variant),
+                "variant": grid.variant_id(own.variant),
                 "is_base": level.is_base,
                 "match": None if level.match is None else vars(level.match),
+                "declared": grid.variant_id(replace(level.variant, tuning=None, follows_base=False)),
+                "tuned_as": None if level.variant.tuning is None else grid.followed(level.variant),
             }
-            for level in study.levels
+            for level, own in zip(study.levels, settled.levels, strict=True)
         ],
     }
 
 
 def _all_fields(variant: Variant) -> Table:
-    """Every field of a variant, defaults too, as `section.key`; where the data lay is left out."""
+    """Every field of a variant, defaults too, as `section.key`; where the data lay is left out.
+
+    A field that is yet to be chosen is null.
+    """
     sections: dict[str, Config] = {"model": variant.model, "data": variant.data, "train": variant.train}
+    open_ = {} if variant.tuning is None else {f"train.{name}": None for name, _ in variant.tuning.axes}
     return {
         f"{section}.{key}": value
         for section, config in sections.items()
@@ -191,7 +344,7 @@ def _all_fields(variant: Variant) -> Table:
             **config.model_dump(mode="json", exclude=NOT_IDENTITY.get(type(config))),
             **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # which block_config implies
         }.items()
-    }
+    } | open_
 
 
 def _names(grid: Grid) -> dict[str, str]:

@@ -90,7 +90,7 @@ def _record(
         deterministic, measured = _cost(job.config, device)
     watch.lap("rest")
     measured["seconds"] = sum(watch.parts.values())
-    if job.kind == "run":
+    if job.kind != "cost":
         measured |= {f"{part}_seconds": seconds for part, seconds in watch.parts.items()}
     return {
         "id": job.id,
@@ -154,10 +154,13 @@ def _run(
     watch.lap("data")
     if data.checksum != job.fields["data"]["checksum"]:
         raise DataError(f"{data.label} has changed since the job was made: start again, and it gets jobs of its own")
+    tuning = job.kind == "tuning"
+    if tuning:  # what is chosen must know nothing of the test images: they are not there
+        data = replace(data, test=data.test.subset(torch.arange(0)))
     network = initialised(variant.model, config.seed, device)
     progress = partial(tell, "progress")
     own = replace(shelf, source=source_of(variant.model))
-    outcome = train(network, data, variant.data, variant.train, config.seed, progress, own, stopping, watch)
+    outcome = train(network, data, variant.data, variant.train, config.seed, progress, own, stopping, watch, not tuning)
     if variant.train.keep_weights:
         weights.write(
             shelf.folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields
@@ -169,7 +172,7 @@ def _run(
         **_named("validation", outcome.validation),
         "train_images": len(data.train),
         "validation_images": len(data.validation) if data.validation else 0,
-        "test_images": len(data.test),
+        **({} if tuning else {"test_images": len(data.test)}),
         "steps": outcome.steps,
         "weights": outcome.weights,
         "data": data.described(),

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablations.config import OWNERS, DataConfig, TrainConfig, Variant, identity, variant_fields
+from ablations.config import OWNERS, DataConfig, TrainConfig, Tuning, Variant, identity, variant_fields
 from ablations.data import Dataset, load
 from ablations.grid import Grid, Level, Match, Study, Table
 from ablations.metrics import MATCHED, level_text
@@ -41,6 +41,9 @@ UNREACHABLE = 25
 
 LENGTH = ("warmup_epochs", "steps", "epochs", "batch_size", "last_batch")
 """Fields that decide how long a training is."""
+
+UNTUNABLE = ("keep_weights", "checkpoint_seconds", "test_curve", "evaluation_interval")
+"""Fields of a training that change nothing of what it ends in."""
 
 ALTERNATIVES = {"depth": "block_config", "block_config": "depth", "epochs": "steps", "steps": "epochs"}
 """Of these, one given explicitly replaces the other where it is inherited."""
@@ -92,7 +95,7 @@ def read(
         raise GridError(str(path), [Problem("TOML", _NOTHING, str(error))]) from None
     except RecursionError:
         raise GridError(str(path), [Problem("TOML", _NOTHING, "nested too deeply")]) from None
-    reader = _Reader(max_jobs)
+    reader = _Reader(max_jobs, asked=None if seeds is None else tuple(seeds))
     for setting in settings:
         reader.apply(table, setting)
     if seeds is not None:
@@ -111,6 +114,9 @@ class _Reader:
     """Walks a parsed grid and collects problems instead of stopping at the first."""
 
     max_jobs: int = MAX_JOBS
+    asked: tuple[int, ...] | None = None
+    """Seeds of the command line, instead of the grid's."""
+
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     datasets: dict[DataConfig, Dataset | None] = field(default_factory=dict)
@@ -144,22 +150,26 @@ class _Reader:
         """Lays `train.epochs=3` over the base."""
         path, equals, text = setting.partition("=")
         section, dot, key = path.strip().partition(".")
-        if not (equals and dot and section in SECTIONS and key):
-            self.wrong(f"--set {setting}", _NOTHING, "must read model.KEY=VALUE, data.KEY=VALUE or train.KEY=VALUE")
+        if not (equals and dot and section in (*SECTIONS, "tune") and key):
+            rule = "must read model.KEY=VALUE, data.KEY=VALUE, train.KEY=VALUE or tune.KEY=VALUE"
+            self.wrong(f"--set {setting}", _NOTHING, rule)
             return
         try:
             (value,) = tomllib.loads(f"value = {text}").values()  # one line, and not more behind it
             _reasonable(value)
         except (ValueError, RecursionError):
             value = text.strip()
+        if section == "tune":
+            _set(table.setdefault("tune", {}), key, value)
+            return
         base = table.setdefault("base", {})
         if isinstance(base, dict) and isinstance(base.setdefault(section, {}), dict):
             base[section] = _laid_over(base[section], {key: value})
 
     def grid(self, table: Table, text: str) -> Grid | None:
-        self.known(table, "", ("title", "seeds", "time_limit", "base", "study"))
+        self.known(table, "", ("title", "seeds", "time_limit", "tune", "base", "study"))
         title = self.text(table, "title")
-        seeds = self.seeds(table.get("seeds", [0]))
+        seeds = self.seeds("seeds", table.get("seeds", [0]))
         time_limit = self.time_limit(table.get("time_limit", 0.0))
         base_table = self.subtable(table, "base")
         self.known(base_table, "base.", SECTIONS)
@@ -168,13 +178,16 @@ class _Reader:
         study_tables = self.subtable(table, "study")
         if not study_tables:
             self.wrong("study", _NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
-        if self.too_many(study_tables, len(seeds), base):
+        tuning = self.tuning("tune", table["tune"], base_tables["train"]) if "tune" in table else None
+        if self.too_many(study_tables, len(seeds), base, table.get("tune")):
             return None
-        studies = [self.study(name, value, base_tables, base) for name, value in study_tables.items()]
+        studies = [self.study(name, value, base_tables, base, seeds, tuning) for name, value in study_tables.items()]
+        found = tuple(study for study in studies if study is not None)
+        self.seeds_apart(found)
         if self.problems or base is None:
             return None
         datasets = {config: dataset for config, dataset in self.datasets.items() if dataset is not None}
-        found = tuple(study for study in studies if study is not None)
+        base = replace(base, tuning=tuning)
         return Grid(title, seeds, base, found, datasets, text, tuple(self.notes), time_limit=time_limit)
 
     def text(self, table: Table, key: str, prefix: str = "") -> str:
@@ -193,26 +206,117 @@ class _Reader:
             return 0.0
         return float(value)
 
-    def too_many(self, studies: Table, seeds: int, base: Variant | None) -> bool:
+    def too_many(self, studies: Table, seeds: int, base: Variant | None, tune: Any) -> bool:
         """Whether there may be more jobs than are taken, counted before any study is expanded; reports it."""
-        variants = 1 + sum(_beside_base(table, base) for table in studies.values())
-        count = variants * (seeds + 1)  # every variant's runs and its cost
+        count = seeds + 1 + _trial_count(tune)  # the base's runs, its cost, and what chooses for it
+        for table in studies.values():
+            own = table if isinstance(table, dict) else {}
+            runs = len(own["seeds"]) if isinstance(own.get("seeds"), list) else seeds
+            count += _beside_base(table, base) * (runs + 1 + _trial_count(own.get("tune", tune)))
         if count > self.max_jobs:
             said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # of which Python may refuse to print all
             self.wrong("study", _NOTHING, f"{said} jobs; at most {self.max_jobs:,} are taken, --max-jobs N lifts that")
         return count > self.max_jobs
 
-    def seeds(self, value: Any) -> tuple[int, ...]:
+    def seeds(self, where: str, value: Any) -> tuple[int, ...]:
         def is_seed(number: Any) -> bool:
             return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31
 
         if not isinstance(value, list) or not value or not all(map(is_seed, value)):
-            self.wrong("seeds", value, "must be a list of whole numbers from 0 to 2147483647, at least one")
+            self.wrong(where, value, "must be a list of whole numbers from 0 to 2147483647, at least one")
             return ()
         unique = tuple(dict.fromkeys(value))
         if len(unique) < len(value):
-            self.notes.append(f"seeds are listed more than once and count once: {list(unique)}")
+            self.notes.append(f"{where} are listed more than once and count once: {list(unique)}")
         return unique
+
+    def study_seeds(self, prefix: str, table: Table, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        """The seeds of a study: its own or the grid's; of its own, those that the command line asks for, if any."""
+        if "seeds" not in table:
+            return seeds
+        own = self.seeds(f"{prefix}.seeds", table["seeds"])
+        return own if self.asked is None else tuple(seed for seed in own if seed in self.asked) or seeds
+
+    def tuning(self, prefix: str, table: Any, base: Table) -> Tuning | None:
+        """A table `tune`: lists of `train.*` to choose from, and how. Each value is validated beside the base's."""
+        if not isinstance(table, dict):
+            self.wrong(prefix, table, "must be a table")
+            return None
+        before = len(self.problems)
+        self.known(table, f"{prefix}.", ("train", "seeds", "validation"))
+        fields = self.subtable(table, "train", f"{prefix}.")
+        axes = {name: values for name, values in fields.items() if isinstance(values, list)}
+        schedule = {name: value for name, value in fields.items() if name not in axes}
+        for name, values in axes.items():
+            where = f"{prefix}.train.{_quoted(name)}"
+            if name in UNTUNABLE:
+                self.wrong(where, values, "changes no result: there is nothing to choose")
+            if not values or any(values.count(value) > 1 for value in values):
+                self.wrong(where, values, "must be a list of different values, at least one")
+            for value in values:
+                self.section(TrainConfig, f"{prefix}.train", _laid_over(base, {**schedule, name: value}), {name: value})
+        self.section(TrainConfig, f"{prefix}.train", _laid_over(base, schedule), schedule)
+        if math.prod(map(len, axes.values())) < 2:
+            rule = "needs lists of train.* to choose from, two values or more in all: train.learning_rate = [0.03, 0.1]"
+            self.wrong(prefix, _NOTHING, rule)
+        if "seeds" not in table:
+            self.wrong(f"{prefix}.seeds", _NOTHING, "is missing: seeds of the tuning's own, for example seeds = [100]")
+        seeds = self.seeds(f"{prefix}.seeds", table["seeds"]) if "seeds" in table else ()
+        validation = table.get("validation", 0)
+        number = isinstance(validation, int | float) and not isinstance(validation, bool) and 0 < validation < math.inf
+        if not number or (validation >= 1 and validation % 1):
+            rule = "must be the images to choose on, cut from the training set: a share below 1, or a whole number"
+            self.wrong(f"{prefix}.validation", table.get("validation", _NOTHING), rule)
+        if len(self.problems) > before:
+            return None
+        listed = tuple((name, tuple(values)) for name, values in axes.items())
+        return Tuning(listed, seeds, float(validation), tuple(schedule.items()))
+
+    def study_tuning(self, prefix: str, table: Table, tuning: Tuning | None, base: Table) -> tuple[Tuning | None, bool]:
+        """How a study's levels are tuned, and whether they follow the base."""
+        own = table.get("tune", tuning)
+        if own is tuning or own is False:
+            return own or None, False
+        if isinstance(own, dict):
+            return self.tuning(f"{prefix}.tune", own, base), False
+        if own != "base" or tuning is None:
+            rule = "must be a table as [tune], or false for a study that is not tuned"
+            also = ', or, in a grid that has [tune], "base" for one that takes what is chosen for the base'
+            self.wrong(f"{prefix}.tune", own, rule + also)
+        return tuning, True
+
+    def tuned(self, prefix: str, level: Level, tuning: Tuning | None, follows: bool) -> Level:
+        """The level as one that is tuned, or follows the base; reports what cannot be."""
+        if tuning is None:
+            return level
+        for name, _ in tuning.axes:
+            if f"train.{name}" in level.values:
+                rule = f"level {level.label} sets what tune chooses: give the study tune = false, or a tune of its own"
+                self.wrong(f"{prefix}.train.{name}", level.values[f"train.{name}"], rule)
+                return level
+        for candidate in tuning.candidates():
+            try:
+                trial = tuning.trial(level.variant, candidate)
+            except ValidationError as error:
+                for detail in error.errors():
+                    self.wrong(f"{prefix} {level.label}, tuned", _NOTHING, _explain("train", detail, TrainConfig)[2])
+                return level
+            dataset = self.dataset(f"{prefix}, tuned", trial.data)
+            fields = {**dict(tuning.schedule), **candidate}
+            if dataset is None or not self.length(f"{prefix}.tune.train", trial.train, fields, fields, dataset):
+                return level
+        variant = replace(level.variant, tuning=tuning, follows_base=follows and not level.is_base)
+        return replace(level, variant=variant)
+
+    def seeds_apart(self, studies: Sequence[Study]) -> None:
+        """Reports seeds that both choose and are reported: what is chosen on luck must not be reported as gain."""
+        reported = {seed for study in studies for seed in study.seeds}
+        tunings = dict.fromkeys(level.variant.tuning for study in studies for level in study.levels)
+        for tuning in tunings:
+            both = sorted(reported & set(tuning.seeds)) if tuning is not None else []
+            if both:
+                rule = "the seeds that choose must not be among those that are reported"
+                self.wrong("tune.seeds", both, rule)
 
     def variant(self, prefix: str, tables: dict[str, Table], own: dict[str, Table]) -> Variant | None:
         """Validates the three sections; reports problems of `own` keys only, the rest belongs to the base."""
@@ -313,7 +417,15 @@ class _Reader:
                 self.wrong(prefix, _NOTHING, f"{rule}: {_explain(prefix, detail, type(model))[2]}")
             return model
 
-    def study(self, name: str, table: Any, base_tables: dict[str, Table], base: Variant | None) -> Study | None:
+    def study(
+        self,
+        name: str,
+        table: Any,
+        base_tables: dict[str, Table],
+        base: Variant | None,
+        seeds: tuple[int, ...],
+        tuning: Tuning | None,
+    ) -> Study | None:
         prefix = f"study.{_quoted(name)}"
         if name.lower() in RESERVED:
             self.wrong(
@@ -326,7 +438,7 @@ class _Reader:
         if not isinstance(table, dict):
             self.wrong(prefix, table, "must be a table")
             return None
-        self.known(table, f"{prefix}.", ("question", "match", "variant", *SECTIONS))
+        self.known(table, f"{prefix}.", ("question", "seeds", "tune", "match", "variant", *SECTIONS))
         question = self.text(table, "question", f"{prefix}.")
         axes = {
             f"{section}.{key}": values
@@ -348,7 +460,9 @@ class _Reader:
         self.labels(prefix, [level.label for level in levels])
         if "model.implementation" not in axes:
             self.one_implementation(prefix, [level.variant.model for level in levels])
-        return Study(name, question, tuple(axes), tuple(levels))
+        chosen, follows = self.study_tuning(prefix, table, tuning, base_tables["train"])
+        tuned = tuple(self.tuned(prefix, level, chosen, follows) for level in levels)
+        return Study(name, question, tuple(axes), tuned, self.study_seeds(prefix, table, seeds))
 
     def identity(self, variant: Variant) -> str:
         """Equal for variants that are trained alike, wherever their data lies and whatever is kept of them."""
@@ -522,6 +636,23 @@ def nearest(
         value = next(short for places in range(1, 16) if count(short := round(value, places)) == count(value))
     config = at(value)
     return (model, count_of(model)) if config is None else (config, int(count(value)))
+
+
+def _set(table: Any, path: str, value: Any) -> None:
+    """Lays `train.epochs` or `validation` over a table; one that is none is left to be reported."""
+    *outer, key = path.split(".")
+    for name in outer:
+        table = table.setdefault(name, {}) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table[key] = value
+
+
+def _trial_count(tune: Any) -> int:
+    """How many trainings choose for one variant, by a table `tune`; 0 for anything else."""
+    if not isinstance(tune, dict) or not isinstance(tune.get("train"), dict):
+        return 0
+    seeds = tune["seeds"] if isinstance(tune.get("seeds"), list) else [0]
+    return len(seeds) * math.prod(len(values) for values in tune["train"].values() if isinstance(values, list))
 
 
 def _beside_base(table: Any, base: Variant | None) -> int:

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ablations import files
 
 Record = dict[str, Any]
@@ -46,6 +48,23 @@ def unsealed(content: bytes) -> Record:
     record: Record = json.loads(content)
     del record["checksum"]
     return record
+
+
+def packed(bits: np.ndarray) -> str:
+    """Booleans as hexadecimal text, four a digit; the last byte is filled up with zeros.
+
+    >>> packed(np.array([True, False, False, False, True]))
+    '88'
+    """
+    return np.packbits(bits).tobytes().hex()
+
+
+def unpacked(text: str, count: int) -> np.ndarray:
+    """The first `count` booleans of such a text, `(count,)`. Raises ValueError where it holds other than so many."""
+    octets = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+    if len(octets) != -(-count // 8):
+        raise ValueError(f"{8 * len(octets)} bits are not those of {count} images")
+    return np.unpackbits(octets, count=count).astype(bool)
 
 
 def publish(folder: Path, record: Record) -> bool:

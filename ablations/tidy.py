@@ -49,12 +49,17 @@ class Frames:
     studies: pd.DataFrame
     """A row per study and level: study, level, variant, is_base."""
 
+    tuning: pd.DataFrame
+    """A row per variant that is tuned, candidate and seed: variant, name, seed, status, reason, validation_accuracy,
+    whether the candidate was chosen, and its fields, such as train.learning_rate. Empty where nothing is tuned."""
+
     damaged: tuple[Path, ...]
     """Records that are not as they were published, and count as missing."""
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The five frames by the name of their CSV file."""
-        return {name: getattr(self, name) for name in ("runs", "costs", "history", "variants", "studies")}
+        """The frames by the name of their CSV file: without packed columns, and tuning only where there is any."""
+        names = ("runs", "costs", "history", "variants", "studies", *(["tuning"] if len(self.tuning) else []))
+        return {name: getattr(self, name).drop(columns=PACKED, errors="ignore") for name in names}
 
 
 def load(folder: str | Path) -> Frames:
@@ -64,7 +69,10 @@ def load(folder: str | Path) -> Frames:
     whole, damaged = records.load(folder)
     attempts = records.load_attempts(folder)
     variants = _typed(pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest["variants"].items()]))
-    runs = [_row(job, whole, attempts) for job in manifest["jobs"] if job["kind"] == "run"]
+    untuned = _untuned(manifest)
+    runs = [
+        _row(job, whole, attempts) | untuned.get(job["variant"], {}) for job in manifest["jobs"] if job["kind"] == "run"
+    ]
     return Frames(
         folder,
         manifest,
@@ -84,8 +92,24 @@ def load(folder: str | Path) -> Frames:
                 for level in study["levels"]
             ]
         ),
+        _tuning_frame(manifest, whole, attempts),
         tuple(damaged),
     )
+
+
+PACKED = ["test_outcomes", "test_mistakes"]
+"""Columns of `runs` that hold a value for every test image, as `ablations.evaluation.Evaluation` tells."""
+
+
+def outcomes(frames: Frames) -> pd.DataFrame:
+    """Which test images each run classified rightly: a row per run, by (variant, seed), and a column per image.
+
+    Runs without a result, and those of records that do not tell, are left out.
+    """
+    runs = frames.runs[frames.runs.status == "done"].reindex(columns=["variant", "seed", "test_images", *PACKED])
+    runs = runs.dropna(subset=["test_outcomes"])
+    rows = [records.unpacked(run.test_outcomes, int(run.test_images)) for run in runs.itertuples()]
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_frame(runs[["variant", "seed"]]), dtype=bool)
 
 
 def of_study(frames: Frames, study: str) -> Frames:
@@ -99,7 +123,9 @@ def causes(frames: Frames) -> list[dict[str, Any]]:
     """What failed, by status and reason, with the jobs of each; in the grid's order."""
     names = {job["id"]: f"{job['kind']} {job['name']}" for job in frames.manifest["jobs"]}
     found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job is told once
-    for frame in (frames.costs, frames.runs):
+    trials = frames.tuning.reindex(columns=["id", "status", "reason"])
+    trials = trials[trials.status != "diverged"]  # which is an answer: that candidate cannot be chosen
+    for frame in (frames.costs, trials, frames.runs):
         for row in frame[~frame.status.isin(["done", "missing"])].to_dict("records"):
             found.setdefault((row["status"], row["reason"]), {})[names[row["id"]]] = None
     return [{"status": status, "reason": reason, "jobs": list(jobs)} for (status, reason), jobs in found.items()]
@@ -109,7 +135,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """jobs.json of a results folder. Raises NotResults."""
     try:
         manifest = records.unsealed(files.read(folder / "jobs.json"))
-        return {key: manifest[key] for key in ("title", "seeds", "machine", "options", "variants", "studies", "jobs")}
+        return {key: manifest[key] for key in MANIFEST}
     except FileNotFoundError:
         raise NotResults(f"{folder} holds no results: there is no jobs.json; `ablate run` makes one") from None
     except (ValueError, KeyError) as error:
@@ -118,6 +144,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise NotResults(str(error)) from None
 
+
+MANIFEST = ("title", "seeds", "machine", "options", "variants", "studies", "tuning", "jobs")
 
 _HISTORY = (
     "variant", "seed", "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss",
@@ -153,6 +181,36 @@ def _row(job: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -
         last = attempts[job["id"]][-1]
         row |= {"status": last["status"], "reason": last["reason"]}
     return row
+
+
+UNTUNED = "untuned"
+"""Status of a run whose variant's tuning failed: it has no configuration to be trained with."""
+
+
+def _untuned(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Status and reason of the runs of each variant whose tuning failed."""
+    failed = {entry["variant"]: entry for entry in manifest["tuning"] if entry["status"] == "failed"}
+    return {
+        level["variant"]: {"status": UNTUNED, "reason": failed[level["tuned_as"]]["reason"]}
+        for study in manifest["studies"]
+        for level in study["levels"]
+        if level["tuned_as"] in failed
+    }
+
+
+def _tuning_frame(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> pd.DataFrame:
+    rows = []
+    for entry in manifest["tuning"]:
+        for candidate in entry["candidates"]:
+            fields = {f"train.{name}": value for name, value in candidate["fields"].items()}
+            for seed, trial in zip(entry["seeds"], candidate["trials"], strict=True):
+                row = _row({"kind": "tuning", "variant": entry["becomes"], "seed": seed, "id": trial}, whole, attempts)
+                told = {key: row.get(key) for key in _TUNING}
+                rows.append({"name": entry["name"], **fields, **told, "chosen": candidate["fields"] == entry["chosen"]})
+    return pd.DataFrame(rows)
+
+
+_TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", "commit")
 
 
 def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -46,8 +46,8 @@ class Outcome:
 
     history: tuple[Epoch, ...]
     steps: int
-    test: Evaluation
-    """Of the last weights, or of their average where there is one."""
+    test: Evaluation | None
+    """Of the last weights, or of their average where there is one; None where the test images were not looked at."""
 
     validation: Evaluation | None
     weights: str
@@ -95,6 +95,9 @@ class _Course:
     total: int
     """Steps."""
 
+    tested: bool
+    """Whether the test images are looked at."""
+
     progress: Progress
     keeper: Keeper
     stopping: Callable[[], bool]
@@ -123,8 +126,9 @@ def train(
     shelf: Shelf | None = None,
     stopping: Callable[[], bool] = lambda: False,
     watch: Stopwatch | None = None,
+    tested: bool = True,
 ) -> Outcome:
-    """Trains `network` in place and tests it once, after the last epoch.
+    """Trains `network` in place and tests it once, after the last epoch; not at all where it is not to be `tested`.
 
     `variation` says how the images are augmented. The training goes on from the checkpoint that lies on the `shelf`,
     bit for bit, and leaves others there: at every epoch's end, in between after `checkpoint_seconds`, and when it is
@@ -143,7 +147,7 @@ def train(
     count = len(data.train)
     per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
     with closing(Keeper(shelf)) as keeper:
-        course = _Course(data, variation, config, seed, per_epoch, total, progress, keeper, stopping)
+        course = _Course(data, variation, config, seed, per_epoch, total, tested, progress, keeper, stopping)
         outcome = _trained(state, course)
         watch.lap("rest")
     watch.lap("checkpoint")
@@ -153,9 +157,10 @@ def train(
 def _trained(state: State, course: _Course) -> Outcome:
     """All epochs that are left, and the evaluations."""
     data, config, stopping = course.data, course.config, course.stopping
-    tested = state.network if state.average is None else state.average
+    final = state.network if state.average is None else state.average
     per_epoch, total = course.per_epoch, course.total
     epochs, order = math.ceil(total / per_epoch), torch.Generator()
+    test = validation = None
     while (number := len(state.history)) < epochs:
         order.set_state(state.order)
         batches = torch.randperm(len(data.train), generator=order).split(config.batch_size)
@@ -163,16 +168,16 @@ def _trained(state: State, course: _Course) -> Outcome:
         last = number + 1 == epochs
         due = last or not (number + 1) % config.evaluation_interval
         state.watch.lap("rest")
-        validation = evaluate(tested, data, data.validation, config, stopping) if data.validation and due else None
-        test = evaluate(tested, data, data.test, config, stopping) if last or (due and config.test_curve) else None
+        looked_at = course.tested and (last or (due and config.test_curve))
+        validation = evaluate(final, data, data.validation, config, stopping) if data.validation and due else None
+        test = evaluate(final, data, data.test, config, stopping) if looked_at else None
         state.watch.lap("evaluation")
         for name, found in (("validation", validation), ("test", test)):
             if found and not math.isfinite(found.loss):
                 raise Diverged(f"the loss on the {name} images is {found.loss} after epoch {number + 1}")
         state.end_epoch(_with(epoch, validation, test if config.test_curve else None), order.get_state())
-    assert test is not None  # after the last epoch
     history = tuple(state.history)
-    return Outcome(history, total, test, validation, weights_hash(tested), tested, state.resumes, state.mixed)
+    return Outcome(history, total, test, validation, weights_hash(final), final, state.resumes, state.mixed)
 
 
 def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Epoch:

@@ -14,6 +14,7 @@ from densenet.options import (
     Connectivity,
     DropoutPlace,
     Implementation,
+    Init,
     LayerOrder,
     Norm,
     Stem,
@@ -132,6 +133,9 @@ class DenseNetConfig(Config):
     checkpoint: Checkpoint = "none"
     """What the backward pass recomputes instead of keeping (Pleiss et al. 2017). It changes memory and time, never a
     result."""
+
+    init: Init = "fan-in"
+    """He's normal distribution by fan-in, as torchvision's DenseNets draw; the authors' Lua code draws by fan-out."""
 
     implementation: Implementation = "textbook"
     """textbook, or normalize-once: the same function but for rounding, faster in training and with less memory. It

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from densenet.blocks import DenseBlock, Transition, conv2d, norm_act, post, pre
 from densenet.config import DenseNetConfig
+from densenet.options import initialise
 
 
 class DenseNet(nn.Module):
@@ -31,7 +32,8 @@ class DenseNet(nn.Module):
         for name, module in pre(config, channels, "5"):  # torchvision's name, whatever the number of blocks
             self.features.add_module(name, module)
         self.classifier = nn.Linear(channels, config.num_classes)
-        self.apply(initialise)
+        for module in self.modules():
+            initialise(module, config.init)
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`. Raises ValueError for an image that is too small."""
@@ -66,11 +68,3 @@ def stem(config: DenseNetConfig) -> nn.Sequential:
             parts.add_module(name, module)
         parts.add_module("pool0", nn.MaxPool2d(3, stride=2, padding=1))
     return parts
-
-
-def initialise(module: nn.Module) -> None:
-    """He initialisation of convolutions; norms start at one and zero, all biases at zero."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight)
-    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -28,6 +28,10 @@ DropoutPlace = Literal["layer", "convolution"]
 Stem = Literal["cifar", "imagenet"]
 """The first convolution: 3x3 at full resolution, or 7x7 with stride 2 followed by a max pool of stride 2."""
 
+Init = Literal["fan-in", "fan-out"]
+"""He's normal distribution (He et al. 2015, equation 10 or 14): the variance of a convolution's weights is 2 divided by
+the number of connections into an output (fan-in), or out of an input (fan-out)."""
+
 Implementation = Literal["textbook", "normalize-once"]
 """Of the same function: as the equations stand, or with every feature normalised once, in less time and memory."""
 
@@ -64,6 +68,14 @@ def one_of(kind: str, entries: Mapping[str, object]) -> AfterValidator:
         return name
 
     return AfterValidator(check)
+
+
+def initialise(module: nn.Module, init: Init) -> None:
+    """Draws the weights of a convolution (He et al. 2015); norms start at one and zero, all biases at zero."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in" if init == "fan-in" else "fan_out", nonlinearity="relu")
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from densenet.options import Config, Stem
+from densenet.options import Config, Init, Stem, initialise
 
 Order = Literal[
     "original",
@@ -63,6 +63,10 @@ class ResNetConfig(Config):
 
     order: Order = "original"
     """Where a unit's norms and activations stand (He et al. 2016b, Figure 4); its best is full-pre-activation."""
+
+    init: Init = "fan-out"
+    """He's normal distribution by fan-out, as the authors' Lua code (fb.resnet.torch) and torchvision's ResNets draw.
+    By fan-in, the first convolution of ResNet-50 has 21 times as much variance."""
 
     width: float = Field(default=1.0, gt=0, le=100)
     """Multiplies the channels of stem and stages, rounded; a real number, so that a size can be matched."""
@@ -197,9 +201,7 @@ class ResNet(nn.Module):
             self.head.append(nn.ReLU(inplace=True))
         self.fc = nn.Linear(channels, config.num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-        nn.init.zeros_(self.fc.bias)
+            initialise(module, config.init)
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`."""
