@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ablations import tables
-from ablations.tidy import Frames
+from ablations.tidy import Frames, at_the_end, tuned_fields
 
 SHOWN = 3
 """Levels that an answer names in full, the largest changes first."""
@@ -32,7 +32,13 @@ def answer(frames: Frames, table: tables.StudyTable) -> list[str]:
     elif not base["n"]:
         sentences = [f"Nothing can be compared: {base['name']}, the base, has no result.", _span(others)]
     else:
-        sentences = [*_accuracy(base, others), *_effects(frames, table), _span(others)]
+        sentences = [
+            *_accuracy(base, others),
+            *_effects(frames, table),
+            _published(rows),
+            _too_short(frames, rows, table),
+            _span(others),
+        ]
     return [sentence for sentence in [*sentences, *_gaps(frames, rows)] if sentence]
 
 
@@ -237,6 +243,25 @@ def _effect(row: Row) -> str:
     if row["effect"] == "main":
         return f"{changes[0]} {'gains' if row['difference'] > 0 else 'loses'} {size}"
     return f"{_and(changes)} together give {size} {'more' if row['difference'] > 0 else 'less'} than their sum"
+
+
+def _published(rows: Sequence[Row]) -> str:
+    """`Of 4 published errors 3 lie within the interval of the measured ones; above it: that of X.`, where any are."""
+    stated = [row for row in rows if row.get("published_is") in ("within", "above", "below")]
+    within = [row for row in stated if row["published_is"] == "within"]
+    apart = [f"{where} it: that of {_some(those)}" for where in ("above", "below")
+             if (those := [row for row in stated if row["published_is"] == where])]  # fmt: skip
+    errors = "1 published error" if len(stated) == 1 else f"{len(stated)} published errors"
+    lie = f"Of {errors} {len(within)} lie{'s' * (len(within) == 1)} within the interval of the measured ones"
+    return f"{'; '.join([lie, *apart])}." if stated else ""
+
+
+def _too_short(frames: Frames, rows: Sequence[Row], table: tables.StudyTable) -> str:
+    """`A wider list is needed: learning_rate lies at the end of its list for base and 8.`, where a choice does."""
+    ends, fields = at_the_end(frames), tuned_fields(frames, table.name)
+    found = {field: [row for row in rows if (row["variant"], field) in ends] for field in fields}
+    parts = [f"the {field.rpartition('.')[2]} of {_some(those)}" for field, those in found.items() if those]
+    return f"A wider list is needed: at the end of its list lies {', '.join(parts)}." if parts else ""
 
 
 SPANS = {"macs": "MACs", "params": "params", "train_peak_memory_bytes": "peak memory in training"}

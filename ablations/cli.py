@@ -97,12 +97,12 @@ def plan(
     else:
         for note in read.notes:
             _say(f"Note: {note}", err)
-        _show_plan(found, read.title or grid, len(read.seeds))
+        _show_plan(found, read.title or grid)
     if any("failed" in entry for entry in found["variants"]):
         raise typer.Exit(SOME_FAILED)
 
 
-def _show_plan(found: dict[str, Any], title: str, seeds: int) -> None:
+def _show_plan(found: dict[str, Any], title: str) -> None:
     """The variants as a table, and a line on the whole."""
     from ablations.display import clock, print_rows
     from ablations.metrics import METRICS
@@ -122,9 +122,11 @@ def _show_plan(found: dict[str, Any], title: str, seeds: int) -> None:
         for row, entry in zip(rows, entries, strict=True):
             row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
     print_rows(out, title, heads, rows)
-    _say(f"{found['runs']} runs ({len(entries)} variants x {seeds} seeds), {found['missing_runs']} of them missing; "
+    if found["tuning_runs"]:
+        _say(f"{found['tuning_runs']} trainings choose, {found['missing_tuning_runs']} of them missing.")
+    _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
          f"{found['missing_costs']} costs missing.")  # fmt: skip
-    if found.get("seconds") and found["missing_runs"] + found["missing_costs"]:
+    if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs")):
         _say(f"They take about {clock(found['seconds'])}, by {found['timed_by']}.")
     for entry in entries:
         for key in ("failed", "prediction_failed", "does_not_fit"):
@@ -359,7 +361,7 @@ def _finish(folder: Path) -> int:
     for study in frames.manifest["studies"]:
         table = tables.brief(tables.study_table(frames, study["name"]))
         print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
-    _say(f"\n{table.caption}")
+    _say(f"\n{tables.caption(frames, costs=False)}")
     failed = causes(frames)
     if failed:
         kinds = sorted({cause["status"] for cause in failed})

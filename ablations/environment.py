@@ -35,7 +35,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """What a training must go on with to give the same bits: device, threads, versions, instructions, compiled loops."""
+    """What a training must go on with to give the same bits, the processor's instructions and compiled loops too."""
     python = {"python": platform.python_version(), "numpy": numpy.__version__}
     return {
         **machine(device),

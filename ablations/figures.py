@@ -1,7 +1,8 @@
 """Frames become figures: SVG, PDF and PNG per study, and accuracy against each cost over all of them.
 
-A study `x` has `x` (accuracy and costs by level), `x.curves`, and where it fits `x.map` (two axes or more) and
-`x.trade` (checkpointing). All are drawn at the width at which they are printed: a page's text or one of two columns.
+A study `x` has `x` (accuracy and costs by level), `x.curves`, and where it fits `x.map` (two axes or more), `x.trade`
+(checkpointing) and `x.tuning`. All are drawn at the width at which they are printed: a page's text or one of two
+columns.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from ablations import drawing
 from ablations.drawing import BLANK, DASHES, GREY, HUES, INK, LIGHT, MARKERS, NARROW, NOTE, PALE, REFERENCE, WIDE, WRONG
 from ablations.metrics import METRICS, level_text
 from ablations.statistics import half_interval
-from ablations.tables import DISTURBED, SPREAD, StudyTable, called, provenance, study_table
-from ablations.tidy import Frames, of_study
+from ablations.tables import DISTURBED, SPREAD, StudyTable, called, provenance, study_table, tuning_caption
+from ablations.tidy import Frames, of_study, trials, tuned_fields
 
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
 """The costs that stand beside the accuracy."""
@@ -72,6 +73,7 @@ def stems(frames: Frames) -> dict[str, list[str]]:
         kinds = ["", ".curves"]
         kinds += [".map"] if len(study["axes"]) > 1 else []
         kinds += [".trade"] if CHECKPOINT in study["axes"] else []
+        kinds += [".tuning"] if trials(frames, study["name"]).level.nunique() > 1 else []
         names[study["name"]] = [study["name"] + kind for kind in kinds]
     return {**names, "": ["pareto"]}
 
@@ -170,6 +172,8 @@ def _accuracy_panel(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
     for row in rows[rows.n == 0].itertuples():
         axes.text(0.5, row.place, row.not_done, transform=axes.get_yaxis_transform(), color=WRONG, ha="center",
                   va="center", fontsize=6.5, bbox=BLANK)  # fmt: skip
+    if "published_error" in rows:
+        axes.scatter(100 - rows.published_error, rows.place, marker="x", s=16, linewidth=1, color=INK, zorder=4)
     base = rows.loc[rows.is_base, "mean"].iloc[0]
     if not math.isnan(base):
         axes.axvline(base, **REFERENCE)
@@ -219,6 +223,8 @@ def _effect_key(rows: pd.DataFrame, cut: bool) -> list[Artist]:
         if verdict in set(there.verdict):
             face = GREY if filled else "white"
             key.append(drawing.dot(marker, GREY, VERDICTS[verdict], markerfacecolor=face))
+    if "published_error" in there and there.published_error.notna().any():
+        key.append(drawing.dot("x", INK, "published"))
     return key
 
 
@@ -436,11 +442,10 @@ def _annotate(panel: Axes, x: float, y: float, row: dict[Any, Any], scale: Norma
 
 
 def _map_print(frames: Frames, cells: pd.DataFrame, panels: int, noted: bool) -> tuple[str, ...]:
-    seeds = len(frames.manifest["seeds"])
-    partial = int(((cells.n > 0) & (cells.n < seeds)).sum())
+    partial = int(((cells.n > 0) & (cells.not_done != "")).sum())
     return (
         "Cells: mean ± standard deviation over seeds." if noted else "The table has the numbers.",
-        f"{partial} cells are means of fewer than {seeds} seeds." if partial and not noted else "",
+        f"{partial} cells are means of fewer seeds than were asked for." if partial and not noted else "",
         f"The first {MAPS} of {panels} combinations are shown." if panels > MAPS else "",
         "" if cells.is_base.any() else "The base lies outside the map.",
         provenance(frames),
@@ -532,6 +537,84 @@ def _some(names: Sequence[str], most: int = 6) -> str:
     return "; ".join(map(drawing.short, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+# What tuning found
+
+
+def tuning(frames: Frames, table: StudyTable) -> Figure:
+    """Validation accuracy against the values that the levels were tuned over, a line per level; the chosen ones filled.
+
+    The first field that has several values lies along the axis; of more fields, every combination has a panel.
+    """
+    found = trials(frames, table.name)
+    fields = [field for field in tuned_fields(frames, table.name) if found[field].nunique() > 1]
+    along, others = fields[0], fields[1:]
+    panels = list(itertools.product(*(found[field].unique() for field in others)))
+    lines, width = -(-len(panels[:MAPS]) // 3), NARROW if len(panels) == 1 else WIDE
+    figure, grid = plt.subplots(lines, min(3, len(panels)), figsize=(width, 2.3 * lines), sharey=True, squeeze=False,
+                                layout="constrained")  # fmt: skip
+    rows = _styled(table.numbers)
+    for panel in grid.flat[len(panels) :]:
+        panel.set_axis_off()
+    for panel, combination in zip(grid.flat, panels, strict=False):
+        own = found[(found[others] == list(combination)).all(axis=1)] if others else found
+        _tuning_panel(panel, own, along, rows)
+        named = (f"{_leaf(field)} = {level_text(value)}" for field, value in zip(others, combination, strict=True))
+        panel.set_title("\n".join(named))
+    for panel in grid[:, 0]:
+        panel.set_ylabel("Validation accuracy (%)")
+    waiting = int((found.status == "missing").sum())
+    small = (
+        tuning_caption(frames, table.name).strip(),
+        f"{waiting} of {len(found)} trainings are missing." if waiting else "",
+        "Grey: other levels." if not rows.told.all() else "",
+        f"The first {MAPS} of {len(panels)} combinations are shown." if len(panels) > MAPS else "",
+        provenance(frames),
+    )
+    drawing.frame(figure, f"Is the order of the levels the same at every {_leaf(along).replace('_', ' ')}?", small,
+                  _tuning_key(found, rows), handlelength=2.6)  # fmt: skip
+    return figure
+
+
+def _tuning_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame) -> None:
+    values = list(found[along].unique())
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    places = dict(zip(values, values if numbers else range(len(values)), strict=True))
+    for row in rows.sort_values("told").itertuples():
+        own = found[found.level == row.level]
+        own = own.assign(x=own[along].map(places).astype(float), y=own.validation_accuracy.astype(float))
+        means = own.groupby("x").agg(y=("y", lambda y: y.mean(skipna=False)), chosen=("chosen", "any")).reset_index()
+        style: dict[str, Any] = {"color": row.colour, "zorder": 3 if row.told else 1}
+        dashes: Any = (0, row.dashes) if row.dashes else "solid"
+        panel.plot(means.x, means.y, linestyle=dashes, linewidth=1.2 if row.told else 0.6, **style)
+        if own.seed.nunique() > 1:
+            panel.scatter(own.x, own.y, s=4, alpha=0.6, linewidth=0, **style)
+        for chosen, part in means.groupby("chosen"):
+            panel.scatter(part.x, part.y, s=22, linewidth=1, edgecolors=row.colour,
+                          facecolors=row.colour if chosen else "white", zorder=4 if row.told else 2)  # fmt: skip
+        broken = own[own.status == "diverged"]
+        panel.scatter(broken.x, [0.03] * len(broken), marker="x", s=18, transform=panel.get_xaxis_transform(), **style)
+    panel.set_xlabel(_leaf(along).replace("_", " ").capitalize())
+    if found.validation_accuracy.isna().all():
+        drawing.say_empty(panel, "nothing tuned yet")
+    elif numbers and min(values) > 0 and max(values) >= 8 * min(values):
+        panel.set_xscale("log")
+    panel.set_xticks([places[value] for value in values], [level_text(value) for value in values])
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _tuning_key(found: pd.DataFrame, rows: pd.DataFrame) -> list[Artist]:
+    """A line per level that has a colour, and what the marks mean."""
+    key: list[Artist] = []
+    for row in rows[rows.told & rows.level.isin(found.level)].to_dict("records"):
+        dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
+        label = drawing.short(called(row))
+        key.append(Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label))
+    key.append(drawing.dot("o", GREY, "chosen"))
+    if (found.status == "diverged").any():
+        key.append(drawing.dot("x", GREY, "diverged"))
+    return key
+
+
 # Accuracy against costs
 
 
@@ -546,7 +629,7 @@ def pareto(frames: Frames) -> Figure:
     key: list[Artist] = [drawing.dot(markers[each], palette[each], each) for each in families]
     key.append(Line2D([], [], color=GREY, linewidth=0.8, label="front: nothing is both cheaper and more accurate"))
     if data.partial.any():
-        key.append(drawing.dot("o", GREY, f"fewer than {len(frames.manifest['seeds'])} seeds", markerfacecolor="white"))
+        key.append(drawing.dot("o", GREY, "not all of its seeds", markerfacecolor="white"))
     drawing.frame(figure, "What does accuracy cost?", (*_pareto_print(frames, data), provenance(frames)), key)
     for panel, (front, points) in zip(axes.flat, fronts, strict=True):
         panel.set_title(drawing.name_points(panel, front, points), **NOTE)
@@ -599,8 +682,8 @@ def _means(frames: Frames) -> pd.DataFrame:
     costs = frames.costs[["variant", *PANELS]].astype(dict.fromkeys(PANELS, float))
     data = frames.variants[["variant", "model.family"]].rename(columns={"model.family": "family"})
     data = data.merge(means, on="variant", how="left").merge(costs, on="variant").fillna({"n": 0})
-    names = _names(frames)
-    return data.assign(name=data.variant.map(names).fillna("base"), partial=data.n < len(frames.manifest["seeds"]))
+    names, planned = _names(frames), frames.runs.groupby("variant").size()
+    return data.assign(name=data.variant.map(names).fillna("base"), partial=data.n < data.variant.map(planned))
 
 
 def _names(frames: Frames) -> dict[str, str]:
@@ -619,5 +702,5 @@ def _front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
     return ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=-math.inf)]
 
 
-DRAWN = {"": effect, ".curves": curves, ".map": heat_map, ".trade": trade}
+DRAWN = {"": effect, ".curves": curves, ".map": heat_map, ".trade": trade, ".tuning": tuning}
 """How a study's figure is drawn, by what its name ends in."""

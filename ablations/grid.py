@@ -47,6 +47,8 @@ class Level:
     variant: Variant
     is_base: bool
     match: Match | None = None
+    published: float | None = None
+    """Test error in % that was published for it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Study:
     axes: tuple[str, ...]
     levels: tuple[Level, ...]
     seeds: tuple[int, ...]
+    published_source: str = ""
+    """Where the published errors stand."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +319,7 @@ def _study_entry(grid: Grid, study: Study, settled: Study) -> Table:
         "question": study.question,
         "axes": list(study.axes),
         "seeds": list(study.seeds),
+        "published_source": study.published_source,
         "levels": [
             {
                 "label": level.label,
@@ -322,8 +327,10 @@ def _study_entry(grid: Grid, study: Study, settled: Study) -> Table:
                 "variant": grid.variant_id(own.variant),
                 "is_base": level.is_base,
                 "match": None if level.match is None else vars(level.match),
+                "published": level.published,
                 "declared": grid.variant_id(replace(level.variant, tuning=None, follows_base=False)),
                 "tuned_as": None if level.variant.tuning is None else grid.followed(level.variant),
+                "follows_base": level.variant.follows_base,
             }
             for level, own in zip(study.levels, settled.levels, strict=True)
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from rich.console import Console
 from rich.progress import track
 
 from ablations import cost, records
-from ablations.config import CostConfig, Variant
+from ablations.config import CostConfig, RunConfig, Variant
 from ablations.environment import machine
-from ablations.grid import Grid, cost_ids, jobs
+from ablations.grid import Grid, Job, awaited, cost_ids, jobs
 from ablations.metrics import METRICS
 from ablations.timing import timed
+from ablations.tuning import choose
 from densenet import published
 
 CALIBRATION_SECONDS = 1.0
@@ -41,34 +43,42 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     whole = records.load(folder)[0] if folder.is_dir() else {}
     failed = records.load_attempts(folder) if folder.is_dir() else {}
     where = machine(device)
-    todo = [job for job in jobs(grid, where) if job.id not in whole and job.id not in failed]
-    ids = cost_ids(grid, where)
+    choices = choose(grid, whole, failed) if grid.tuned() else {}
+    everything, settled = jobs(grid, where, choices), grid.settle(choices)
+    todo = [job for job in everything if job.id not in whole and job.id not in failed]
+    waiting = awaited(settled)
+    missing = Counter([job.variant for job in todo if job.kind == "run"] + [run["variant"] for run in waiting])
+    ids = cost_ids(settled, where)
     recorded = {name: whole[cost_id] for name, cost_id in ids.items() if cost_id in whole}
     entries: list[Entry] = []
-    for variant_id, variant in track(grid.variants().items(), "Counting", console=console, transient=True):
-        levels = [f"{study.name} {level.label}" for study in grid.studies for level in study.levels
+    for variant_id, variant in track(settled.variants().items(), "Counting", console=console, transient=True):
+        levels = [f"{study.name} {level.label}" for study in settled.studies for level in study.levels
                   if level.variant == variant]  # fmt: skip
-        numbers = _numbers(grid.cost(variant), recorded.get(variant_id), counts_only)
+        numbers = _numbers(settled.cost(variant), recorded.get(variant_id), counts_only)
         known = published(variant.model, grid.datasets[variant.data].image_size)
-        missing = sum(job.kind == "run" and job.variant == variant_id for job in todo)
         beside = {"published": {"params": known.params, "macs": known.macs}} if known else {}
-        entries.append({"variant": variant_id, "levels": levels, **numbers, **beside, "missing_runs": missing})
+        entries.append(
+            {"variant": variant_id, "levels": levels, **numbers, **beside, "missing_runs": missing[variant_id]}
+        )
     for entry in entries:
         entry["change"] = {
             key: entry[key] / entries[0][key] - 1 for key in COMPARED if key in entry and entries[0].get(key)
         }
+    trials = [job for job in todo if job.kind == "tuning"]
+    unmeasured = [job.variant for job in todo if job.kind == "cost"]
     result: dict[str, Any] = {
         "title": grid.title,
-        "runs": len(entries) * len(grid.seeds),
+        "runs": sum(job.kind == "run" for job in everything) + len(waiting),
+        "tuning_runs": sum(job.kind == "tuning" for job in everything),
         "costs": len(set(ids.values())),
         "variants": entries,
+        "missing_runs": missing.total(),
+        "missing_tuning_runs": len(trials),
+        "missing_costs": len(unmeasured),
     }
-    result["missing_runs"] = sum(entry["missing_runs"] for entry in entries)
-    unmeasured = [job.variant for job in todo if job.kind == "cost"]
-    result["missing_costs"] = len(unmeasured)
     if not counts_only:
         _warn_of_memory(entries, device)
-        result["seconds"], result["timed_by"] = _seconds(grid, entries, recorded, slots, unmeasured)
+        result["seconds"], result["timed_by"] = _seconds(settled, entries, recorded, slots, unmeasured, trials)
     return result
 
 
@@ -100,12 +110,17 @@ def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
 
 
 def _seconds(
-    grid: Grid, entries: list[Entry], recorded: Mapping[str, Any], slots: list[str], unmeasured: list[str]
+    grid: Grid,
+    entries: list[Entry],
+    recorded: Mapping[str, Any],
+    slots: list[str],
+    unmeasured: list[str],
+    trials: list[Job],
 ) -> tuple[float | None, str]:
     """Seconds that the missing jobs take, None where nothing tells, and what tells so."""
     rates = {name: _rates(record) for name, record in recorded.items()}
     guessed = [entry for entry in entries if entry["variant"] not in rates and "macs" in entry]
-    if not unmeasured and not any(entry["missing_runs"] for entry in entries):
+    if not unmeasured and not trials and not any(entry["missing_runs"] for entry in entries):
         guessed = []
     by = "costs on record"
     if guessed:
@@ -121,6 +136,12 @@ def _seconds(
         entry["missing_runs"] * _run_seconds(grid, grid.variants()[entry["variant"]], *rates[entry["variant"]])
         for entry in entries
         if entry["variant"] in rates
+    )
+    of_model = {grid.variants()[name].model: rate for name, rate in rates.items()}  # a trial is none of the variants
+    runs += sum(
+        _run_seconds(grid, job.config.variant, *of_model[job.config.variant.model], tested=False)
+        for job in trials
+        if isinstance(job.config, RunConfig) and job.config.variant.model in of_model
     )
     costs = sum(
         COST_SECONDS + COST_STEPS * grid.variants()[name].train.batch_size * sum(rates.get(name, (0.0, 0.0)))
@@ -143,12 +164,12 @@ def _calibrated(config: CostConfig, device: torch.device) -> tuple[float, float]
     return train / config.batch_size, infer / config.batch_size
 
 
-def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float) -> float:
+def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float, tested: bool = True) -> float:
     """One training and its evaluations."""
     data, config = grid.datasets[variant.data], variant.train
     steps = config.total_steps(len(data.train))
     epochs = math.ceil(steps / config.steps_per_epoch(len(data.train)))
     evaluations = math.ceil(epochs / config.evaluation_interval)  # the last epoch has one in any case
     looked_at = evaluations * (len(data.validation) if data.validation else 0)
-    looked_at += (evaluations if config.test_curve else 1) * len(data.test)
+    looked_at += (evaluations if config.test_curve else 1) * len(data.test) if tested else 0
     return steps * config.batch_size * train + looked_at * infer

@@ -24,6 +24,7 @@ from densenet import PRESETS, Config, count_macs, count_params, model_family
 from densenet.options import lookup, suggestion
 
 SECTIONS = ("model", "data", "train")
+STUDY_KEYS = ("question", "seeds", "tune", "match", "variant", "published", "published_source", *SECTIONS)
 MAX_JOBS = 10_000
 """Jobs of one grid; more is taken for a slip unless it is asked for."""
 
@@ -229,6 +230,25 @@ class _Reader:
         if len(unique) < len(value):
             self.notes.append(f"{where} are listed more than once and count once: {list(unique)}")
         return unique
+
+    def published(self, prefix: str, table: Table, levels: Sequence[Level]) -> tuple[list[Level], str]:
+        """The levels with the test errors in % that were published for them, and where these stand."""
+        errors, source = (
+            self.subtable(table, "published", f"{prefix}."),
+            self.text(table, "published_source", f"{prefix}."),
+        )
+        labels = [level.label for level in levels]
+        for label, error in errors.items():
+            where = f"{prefix}.published.{_quoted(label)}"
+            if label not in labels:
+                rule = f"no such level{suggestion(label, labels)}; the levels are {', '.join(labels)}"
+                self.wrong(where, error, rule)
+            elif not isinstance(error, int | float) or isinstance(error, bool) or not 0 <= error <= 100:
+                self.wrong(where, error, "must be a test error in %, from 0 to 100")
+        if bool(errors) != bool(source):
+            rule = "published and published_source belong together: errors in %, and where they stand"
+            self.wrong(f"{prefix}.published", _NOTHING, rule)
+        return [replace(level, published=errors.get(level.label)) for level in levels], source
 
     def study_seeds(self, prefix: str, table: Table, seeds: tuple[int, ...]) -> tuple[int, ...]:
         """The seeds of a study: its own or the grid's; of its own, those that the command line asks for, if any."""
@@ -438,7 +458,7 @@ class _Reader:
         if not isinstance(table, dict):
             self.wrong(prefix, table, "must be a table")
             return None
-        self.known(table, f"{prefix}.", ("question", "seeds", "tune", "match", "variant", *SECTIONS))
+        self.known(table, f"{prefix}.", STUDY_KEYS)
         question = self.text(table, "question", f"{prefix}.")
         axes = {
             f"{section}.{key}": values
@@ -460,9 +480,10 @@ class _Reader:
         self.labels(prefix, [level.label for level in levels])
         if "model.implementation" not in axes:
             self.one_implementation(prefix, [level.variant.model for level in levels])
+        levels, source = self.published(prefix, table, levels)
         chosen, follows = self.study_tuning(prefix, table, tuning, base_tables["train"])
         tuned = tuple(self.tuned(prefix, level, chosen, follows) for level in levels)
-        return Study(name, question, tuple(axes), tuned, self.study_seeds(prefix, table, seeds))
+        return Study(name, question, tuple(axes), tuned, self.study_seeds(prefix, table, seeds), source)
 
     def identity(self, variant: Variant) -> str:
         """Equal for variants that are trained alike, wherever their data lies and whatever is kept of them."""

@@ -97,7 +97,8 @@ def _tally(table: tables.StudyTable) -> str:
 
 KINDS = {
     "": "accuracy and costs by level", "curves": "learning curves", "map": "accuracy of every combination",
-    "trade": "memory against time", "pareto": "accuracy against each cost",
+    "trade": "memory against time", "tuning": "validation accuracy by the values tuned over",
+    "pareto": "accuracy against each cost",
 }  # fmt: skip
 """What a figure shows, by the end of its stem, for those who do not see it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from ablations import files
-from ablations.metrics import MATCHED, METRICS
-from ablations.statistics import effects, summary
-from ablations.tidy import Frames, of_study
+from ablations.metrics import MATCHED, METRICS, level_text
+from ablations.statistics import effects, half_interval, summary
+from ablations.tidy import Frames, at_the_end, of_study, tuned_fields
 
 CONFOUNDS = (
     "params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second",
@@ -50,14 +50,15 @@ class StudyTable:
     heads: tuple[str, ...]
     cells: tuple[tuple[str, ...], ...]
     caption: str
+    beside: tuple[str, ...] = ()
+    """The heads that stand behind the verdict: fields that tuning chose, and published errors."""
 
 
 def study_table(frames: Frames, study: str) -> StudyTable:
     """The table of one study, rows in the grid's order."""
     entry = study_entry(frames, study)
-    matches = {level["label"]: level["match"] for level in entry["levels"]}
     levels = frames.studies[frames.studies.study == study]
-    return _table(of_study(frames, study), study, entry["question"], levels, matches)
+    return _table(of_study(frames, study), study, entry["question"], levels, entry["levels"])
 
 
 def overall_table(frames: Frames) -> StudyTable:
@@ -65,7 +66,7 @@ def overall_table(frames: Frames) -> StudyTable:
     levels = frames.studies.drop_duplicates("variant")
     names = levels.level.where(levels.is_base, levels.study + " " + levels.level)
     levels = levels.assign(level=names).sort_values("is_base", ascending=False, kind="stable")
-    table = _table(frames, OVERALL, "What does every variant cost, and what does it buy?", levels, {})
+    table = _table(frames, OVERALL, "What does every variant cost, and what does it buy?", levels, [])
     return replace(table, caption=f"Here all variants are one family of comparisons. {table.caption}")
 
 
@@ -100,7 +101,7 @@ def study_entry(frames: Frames, study: str) -> dict[str, Any]:
 
 
 def _table(
-    frames: Frames, name: str, question: str, levels: pd.DataFrame, matches: Mapping[str, Mapping[str, Any] | None]
+    frames: Frames, name: str, question: str, levels: pd.DataFrame, entries: Sequence[Mapping[str, Any]]
 ) -> StudyTable:
     costs = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
     shown = frames.costs.reindex(
@@ -113,26 +114,94 @@ def _table(
     for key in costs:
         numbers[key] = numbers[key].astype(float)
         numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
+    tuned = tuned_fields(frames, None if name == OVERALL else name)
+    numbers = numbers.merge(frames.variants[["variant", *tuned]], on="variant", how="left") if tuned else numbers
+    published = {each["label"]: each["published"] for each in entries}
+    if any(error is not None for error in published.values()):
+        numbers = pd.concat(
+            [numbers, pd.DataFrame(_against_published(row, published) for row in _records(numbers))], axis=1
+        )
+    beside = (*map(field_name, tuned), *(PUBLISHED if "published_error" in numbers else ()))
+    ends, matches = at_the_end(frames), {each["label"]: each["match"] for each in entries}
     heads = (
         "Level",
         "n",
         METRICS["test_accuracy"].head,
         "Change (points)",
         "Verdict",
+        *beside,
         *(m.head for m in costs.values()),
     )
-    cells = tuple(_cells(row, list(costs), matches.get(row["level"])) for row in numbers.to_dict("records"))
-    return StudyTable(name, question, numbers, heads, cells, caption(frames))
+    cells = tuple(
+        _cells(
+            row,
+            [*(_chosen(row, field, ends) for field in tuned), *_published_cells(row)],
+            list(costs),
+            matches.get(row["level"]),
+        )
+        for row in _records(numbers)
+    )
+    return StudyTable(name, question, numbers, heads, cells, caption(frames, name), beside)
 
 
-def _cells(row: dict[Any, Any], costs: Sequence[str], match: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _records(numbers: pd.DataFrame) -> list[dict[Any, Any]]:
+    return list(numbers.to_dict("records"))
+
+
+PUBLISHED = ("Test error (%)", "Published error (%)", "Published is")
+"""Heads of the columns of a study that states published errors."""
+
+
+def _against_published(row: Mapping[Any, Any], published: Mapping[str, float | None]) -> dict[str, Any]:
+    """A level's test error with the 95 % t interval of its seeds, and whether the published error lies within it."""
+    error, stated, half = 100 - row["mean"], published.get(row["level"]), half_interval(row["sd"], row["n"])
+    low, high = max(0.0, error - half), min(100.0, error + half)
+    if stated is None:
+        where = ""
+    elif math.isnan(half):
+        where = "no interval"
+    else:
+        where = "within" if low <= stated <= high else "below" if stated < low else "above"
+    known = math.nan if stated is None else float(stated)
+    return {"error": error, "error_low": low, "error_high": high, "published_error": known, "published_is": where}
+
+
+def _published_cells(row: Mapping[Any, Any]) -> list[str]:
+    """`4.60 [4.41, 4.79]`, `4.51`, `within`."""
+    if "published_error" not in row:
+        return []
+    digits = places((row["error_high"] - row["error_low"]) / 2)
+    measured = "" if math.isnan(row["error"]) else f"{row['error']:.{digits}f}"
+    if measured and not math.isnan(row["error_low"]):
+        measured += f" [{row['error_low']:.{digits}f}, {row['error_high']:.{digits}f}]"
+    stated = "" if math.isnan(row["published_error"]) else f"{row['published_error']:.2f}"
+    return [measured, stated, row["published_is"]]
+
+
+def field_name(path: str) -> str:
+    """`train.learning_rate` as the head of a column: `Learning rate`."""
+    return path.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+def _chosen(row: Mapping[Any, Any], path: str, ends: Collection[tuple[str, str]]) -> str:
+    """What was chosen for a level: `0.3`, marked where its list ends there; empty before there is a choice."""
+    value = row[path]
+    if value is None or value != value:  # NaN
+        return ""
+    return level_text(value) + (" (end of its list)" if (row["variant"], path) in ends else "")
+
+
+def _cells(
+    row: dict[Any, Any], beside: Sequence[str], costs: Sequence[str], match: Mapping[str, Any] | None
+) -> tuple[str, ...]:
     level = called(row)
     if match:  # what is left over
         level += f" ({MATCHED[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
     change = _difference(row)
     if change and row["pairs"] != row["n"]:  # the means then tell another story
         change += f" ({row['pairs']} {'pair' if row['pairs'] == 1 else 'pairs'})"
-    return (level, str(row["n"]), _accuracy(row), change, row["verdict"], *(_cost(row, key) for key in costs))
+    costs_ = (_cost(row, key) for key in costs)
+    return (level, str(row["n"]), _accuracy(row), change, row["verdict"], *beside, *costs_)
 
 
 def called(row: Mapping[Any, Any]) -> str:
@@ -190,7 +259,7 @@ BRIEF = (
 
 def brief(table: StudyTable) -> StudyTable:
     """The same table with fewer measures and without the costs' changes."""
-    shown = {"Level", "n", "Change (points)", "Verdict", *(METRICS[key].head for key in BRIEF)}
+    shown = {"Level", "n", "Change (points)", "Verdict", *table.beside, *(METRICS[key].head for key in BRIEF)}
     columns = [index for index, head in enumerate(table.heads) if head in shown]
     rows = ((row[0], *(_bare(row[index]) for index in columns[1:])) for row in table.cells)
     heads = tuple(table.heads[index] for index in columns)
@@ -200,13 +269,56 @@ def brief(table: StudyTable) -> StudyTable:
 def _bare(cell: str) -> str:
     """A cell without what stands beside its number, but for what speaks against it."""
     number, _, notes = cell.partition(" (")
-    against = [note for note in ("disturbed", "counters disagree") if note in notes]
+    against = [note for note in ("disturbed", "counters disagree", "end of its list") if note in notes]
     return f"{number} ({'; '.join(against)})" if against else number
 
 
-def caption(frames: Frames) -> str:
-    """How to read a table, and how its numbers came about."""
-    return f"{_ACCURACY}{_COSTS}{provenance(frames)}"
+def caption(frames: Frames, study: str = OVERALL, costs: bool = True) -> str:
+    """How to read the table of a study, or of all of them, and how its numbers came about."""
+    parts = [_ACCURACY, tuning_caption(frames, study), _published_caption(frames, study), _COSTS if costs else ""]
+    return f"{''.join(parts)}{provenance(frames)}"
+
+
+def _published_caption(frames: Frames, study: str) -> str:
+    """Where a study's published errors stand, and what is said of them."""
+    source = next((each["published_source"] for each in frames.manifest["studies"] if each["name"] == study), "")
+    if not source:
+        return ""
+    return (
+        f"Published errors: {source}; within: in the 95 % t interval of the measured error over the seeds, "
+        "which says nothing of how far published runs would differ among themselves. "
+    )
+
+
+def tuning_caption(frames: Frames, study: str = OVERALL) -> str:
+    """How the fields that a study's levels are tuned over were chosen; empty where nothing is tuned."""
+    said: dict[str, list[str]] = {}
+    for each in frames.manifest["studies"]:
+        if study in (OVERALL, each["name"]):
+            said.setdefault(_tuned_how(frames, each), []).append(each["name"])
+    if len(said) == 1:
+        return next(iter(said))
+    return "".join(f"{', '.join(names)}: {text or 'not tuned. '}" for text, names in said.items())
+
+
+def _tuned_how(frames: Frames, study: Mapping[str, Any]) -> str:
+    subjects = {level["tuned_as"] for level in study["levels"]}
+    chosen = dict.fromkeys(_chosen_from(entry) for entry in frames.manifest["tuning"] if entry["variant"] in subjects)
+    follows = any(level["follows_base"] for level in study["levels"])
+    whom = "The levels take what was chosen for the base." if follows else "Every level was tuned alike."
+    return f"{' '.join(chosen)} {whom} " if chosen else ""
+
+
+def _chosen_from(entry: Mapping[str, Any]) -> str:
+    """`Learning rate: chosen from 0.1, 0.3, 1.0 by the accuracy on 5,000 validation images (seed 100, epochs 4).`."""
+    fields = "; ".join(
+        f"{field_name(name)}: chosen from {', '.join(map(level_text, values))}"
+        for name, values in entry["values"].items()
+    )
+    seeds = f"seed{'s' * (len(entry['seeds']) > 1)} {', '.join(map(str, entry['seeds']))}"
+    how = ", ".join([seeds, *(f"{name} {level_text(value)}" for name, value in entry["schedule"].items())])
+    images = f"{entry['validation_images']:,} validation images, cut from the training set"
+    return f"{fields}, by the accuracy on {images} ({how})."
 
 
 _ACCURACY = (
@@ -230,7 +342,8 @@ def provenance(frames: Frames) -> str:
     threads = ", ".join(f"{float(number):g}" for number in made["threads"].split(", ") if number)
     threads = "1 thread" if threads == "1" else f"{threads} threads"
     tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
-    seeds = len(frames.manifest["seeds"])
+    counts = frames.runs.groupby("variant").size()
+    seeds = " to ".join(dict.fromkeys(f"{number}" for number in (counts.min(), counts.max())))
     batches = ", ".join(map(str, frames.variants["train.batch_size"].unique()))
     flags = costs.reindex(columns=[*DISTURBED.values()]).astype(object)
     number = int(flags.map(lambda flag: isinstance(flag, str) and flag != "").any(axis=1).sum())
@@ -239,7 +352,7 @@ def provenance(frames: Frames) -> str:
     )
     return (
         f"Data: {', '.join(frames.variants.data.unique())}, {tested or 'no'} test images; "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
         f"batch size {batches}{disturbed}. Device: {made['device_name']}, {threads}; {made['precision']}; "
         f"torch {made['torch']}; commit {made['commit']}."
     )
@@ -263,10 +376,10 @@ def markdown(table: StudyTable) -> str:
 def latex(table: StudyTable) -> str:
     r"""The table in LaTeX, in panels and parts that fit a page; needs \usepackage{booktabs,siunitx}."""
     count = len(table.heads)
-    starts = [
-        start for start in (5, 9, 13, 15) if start < count
-    ]  # accuracy before; counts; memory; throughput; latency
-    panels = [range(min(5, count)), *((0, *range(*bounds)) for bounds in itertools.pairwise([*starts, count]))]
+    first = 5 + len(table.beside)
+    # accuracy before; counts; memory; throughput; latency
+    starts = [start for start in (first, first + 4, first + 8, first + 10) if start < count]
+    panels = [range(min(first, count)), *((0, *range(*bounds)) for bounds in itertools.pairwise([*starts, count]))]
     floats: list[list[str]] = []
     for rows in _pages(table.cells):
         parts = [_tabular(replace(table, cells=rows), panel) for panel in panels]

@@ -112,6 +112,48 @@ def outcomes(frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.MultiIndex.from_frame(runs[["variant", "seed"]]), dtype=bool)
 
 
+def trials(frames: Frames, study: str) -> pd.DataFrame:
+    """The trainings that chose for a study's levels: level, is_base, and the columns of `Frames.tuning`.
+
+    Levels that take what was chosen for the base are left out.
+    """
+    names = {entry["variant"]: entry["name"] for entry in frames.manifest["tuning"]}
+    levels = [
+        {"level": level["label"], "is_base": level["is_base"], "name": names[level["tuned_as"]]}
+        for level in _levels(frames.manifest, study)
+        if level["tuned_as"] and not level["follows_base"]
+    ]
+    frame = pd.DataFrame(levels, columns=["level", "is_base", "name"])
+    return frame.merge(frames.tuning, on="name") if levels else frame
+
+
+def tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
+    """The fields that are tuned in a study, or in any: `train.learning_rate`."""
+    levels = {level["tuned_as"] for level in _levels(frames.manifest, study)}
+    entries = [entry for entry in frames.manifest["tuning"] if study is None or entry["variant"] in levels]
+    return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry["values"]))
+
+
+def at_the_end(frames: Frames) -> set[tuple[str, str]]:
+    """The variants, each with a field, whose choice is the least or the greatest number of its list."""
+    return {
+        (entry["becomes"], f"train.{name}")
+        for entry in frames.manifest["tuning"]
+        if entry["chosen"]
+        for name, values in entry["values"].items()
+        if all(_number(value) for value in values) and entry["chosen"][name] in (min(values), max(values))
+    }
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _levels(manifest: dict[str, Any], study: str | None) -> list[dict[str, Any]]:
+    """The levels of one study, or of all."""
+    return [level for each in manifest["studies"] if study in (None, each["name"]) for level in each["levels"]]
+
+
 def of_study(frames: Frames, study: str) -> Frames:
     """The frames of one study's variants alone."""
     variants = frames.studies.variant[frames.studies.study == study]
