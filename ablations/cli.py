@@ -322,7 +322,7 @@ def _apart(citation: Any) -> str:
 def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: int) -> Any:
     from ablations.reader import GridError, read
 
-    known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+    known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
     path = known.get(name, Path(name))
     if name not in known and not os.path.exists(path):  # noqa: PTH110, which raises for a name that is too long
         _stop(f"no grid {name}: neither a file nor one of the shipped grids, which are {', '.join(known)}")
@@ -348,9 +348,8 @@ def _frames(folder: Path) -> Any:
 
 def _finish(folder: Path) -> int:
     """Rebuilds all results, prints the tables and where everything lies; gives the exit code."""
-    from ablations import report, tables
+    from ablations import report, tables, tidy
     from ablations.display import print_rows
-    from ablations.tidy import causes
 
     frames = _frames(folder)
     try:
@@ -362,11 +361,11 @@ def _finish(folder: Path) -> int:
         table = tables.brief(tables.study_table(frames, study["name"]))
         print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
     _say(f"\n{tables.caption(frames, costs=False)}")
-    failed = causes(frames)
+    failed = tidy.causes(frames)
     if failed:
-        kinds = sorted({cause["status"] for cause in failed})
+        kinds = ",".join(tidy.retried(failed))
         count = sum(len(cause["jobs"]) for cause in failed)
-        _say(f"\n{count} not done; `--retry {','.join(kinds)}` runs them again:", err)
+        _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
         _say_causes(failed, err)
     spent = report.time_spent(frames)
     if spent:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from ablations import answers, figures, files, tables
 from ablations.metrics import METRICS
-from ablations.tidy import Frames, causes
+from ablations.tidy import Frames, causes, retried
 
 PARTS: dict[str, Callable[[Frames], list[Path]]] = {"tables": tables.write, "figures": figures.write}
 """What can be rebuilt alone."""
@@ -200,7 +200,7 @@ def _retry(frames: Frames) -> str:
     """What runs again what failed, or is missing; empty where nothing is."""
     if not _lost(frames):
         return ""
-    name, statuses = _called(frames.folder), sorted({cause["status"] for cause in causes(frames)})
+    name, statuses = _called(frames.folder), retried(causes(frames))
     retry = ["--retry", ",".join(statuses)] if statuses else []
     where = ["--out", name, "--device", frames.manifest["machine"]["device"]]
     return shlex.join(["ablate", "run", f"{name}/grid.toml", *frames.manifest["options"], *where, *retry])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablations import files
@@ -155,7 +156,7 @@ PUBLISHED = ("Test error (%)", "Published error (%)", "Published is")
 def _against_published(row: Mapping[Any, Any], published: Mapping[str, float | None]) -> dict[str, Any]:
     """A level's test error with the 95 % t interval of its seeds, and whether the published error lies within it."""
     error, stated, half = 100 - row["mean"], published.get(row["level"]), half_interval(row["sd"], row["n"])
-    low, high = max(0.0, error - half), min(100.0, error + half)
+    low, high = float(np.clip(error - half, 0, 100)), float(np.clip(error + half, 0, 100))  # NaN stays NaN
     if stated is None:
         where = ""
     elif math.isnan(half):

@@ -173,6 +173,11 @@ def causes(frames: Frames) -> list[dict[str, Any]]:
     return [{"status": status, "reason": reason, "jobs": list(jobs)} for (status, reason), jobs in found.items()]
 
 
+def retried(found: list[dict[str, Any]]) -> list[str]:
+    """The statuses of such causes that `--retry` takes: a run that is not tuned yet follows by itself."""
+    return sorted({cause["status"] for cause in found} - {UNTUNED})
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """jobs.json of a results folder. Raises NotResults."""
     try:

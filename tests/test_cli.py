@@ -20,7 +20,7 @@ def call(*arguments):
 def test_list_names_what_there_is():
     result = call("list")
     assert result.exit_code == 0
-    assert "Grids: cifar10, presets, quick" in result.output
+    assert "Grids: cifar10, cifar10-cpu, cifar10-paper, presets, quick" in result.output
     assert "Data sets: digits, cifar10, cifar100, svhn, fashion-mnist, imagefolder, parquet, random" in result.output
 
 
@@ -31,7 +31,7 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert (plan["runs"], plan["costs"]) == (6, 2)
     assert plan["variants"][0]["params"] > 0
     assert plan["variants"][0]["predicted_train_peak_memory_bytes"] > 0
-    assert "6 runs (2 variants x 3 seeds)" in call("plan", path).output
+    assert "6 runs of 2 variants, 6 of them missing" in call("plan", path).output
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
 
 
@@ -53,7 +53,7 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
     [
         (
             ["run", "qick"],
-            "no grid qick: neither a file nor one of the shipped grids, which are cifar10, presets, quick",
+            "no grid qick: neither a file nor one of the shipped grids, which are cifar10, cifar10-cpu, cifar10-pap",
         ),
         (["run", "quick", "--device", "tpu"], "allowed are auto, cpu, cuda"),
         (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),

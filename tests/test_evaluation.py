@@ -72,3 +72,21 @@ def test_an_evaluation_that_is_asked_to_stop_stops():
     data = load(DataConfig())
     with pytest.raises(Stopped):
         evaluate(initialised(SMALL, 0, CPU), data, data.test, TrainConfig(), lambda: True)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 16, 17, 300])
+def test_each_image_s_outcome_and_mistake_is_told(classes):
+    """Decoded by hand: a bit an image, most significant first, and hexadecimal digits for each wrong one's class."""
+    data = load(DataConfig(name="random", shape=(1, 4, 4), classes=classes, size=333))
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes))
+    found = evaluate(network, data, data.test, TrainConfig())
+    predicted = network(data.normalise(data.test.images)).argmax(1)
+    right = (predicted == data.test.labels).tolist()
+    bits = f"{int(found.outcomes, 16):0{4 * len(found.outcomes)}b}"
+    assert [bit == "1" for bit in bits[:333]] == right
+    assert set(bits[333:]) <= {"0"}
+    assert found.accuracy == 100 * bits.count("1") / 333
+    digits = len(hex(classes - 1)) - 2
+    taken_for = [int(found.mistakes[at : at + digits], 16) for at in range(0, len(found.mistakes), digits)]
+    assert taken_for == [each for each, rightly in zip(predicted.tolist(), right, strict=True) if not rightly]

@@ -24,9 +24,9 @@ DENSENET = [
 ]
 ABLATIONS = [
     "metrics", "files", "records", "locks", "signals", "config", "sources", "data", "augmentation", "environment",
-    "grid", "reader", "step", "stopwatch", "checkpoint", "evaluation", "train", "weights", "timing", "cost", "job",
-    "engine", "display", "tidy", "driver", "plan", "statistics", "tables", "drawing", "figures", "answers", "report",
-    "citations", "__init__", "cli", "__main__",
+    "grid", "tuning", "reader", "step", "stopwatch", "checkpoint", "evaluation", "train", "weights", "timing", "cost",
+    "job", "engine", "display", "tidy", "driver", "plan", "statistics", "tables", "drawing", "figures", "answers",
+    "report", "citations", "__init__", "cli", "__main__",
 ]  # fmt: skip
 ORDER = [f"densenet.{name}" for name in DENSENET] + [f"ablations.{name}" for name in ABLATIONS]
 

@@ -27,6 +27,7 @@ def test_a_run_s_record_is_complete(tiny, tmp_path):
     assert record["config"]["data"]["checksum"] == tiny.checksum(tiny.base)
     assert set(record["deterministic"]) == {
         "test_accuracy", "test_loss", "test_top5_accuracy", "test_calibration_error", "test_per_class_accuracy",
+        "test_outcomes", "test_mistakes",
         "train_images", "validation_images", "test_images", "steps", "weights", "data", "history",
     }  # fmt: skip
     assert record["deterministic"]["train_images"] == 100

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ablations import files, records
 from ablations import plan as plans
-from ablations.grid import jobs
+from ablations.grid import jobs, trials_of
 from ablations.reader import read
 
 
@@ -111,3 +111,24 @@ def test_the_calibration_is_in_seconds_per_image(tiny):
     config = tiny.cost(tiny.base)
     train, infer = plans._calibrated(config, torch.device("cpu"))
     assert 0 < infer < train < 1
+
+
+def test_both_phases_are_counted_and_timed(tmp_path, planned, monkeypatch):
+    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.01, 0.001))
+    text = TINY.replace("[0, 1, 2]", "[0]").replace("model.growth_rate = [4, 8]", "model.growth_rate = [4]")
+    text += "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9, 10]\nvalidation = 40\ntrain.epochs = 3\n"
+    grid = read(write_grid(tmp_path, text))
+    found = planned(grid)
+    assert (found["tuning_runs"], found["missing_tuning_runs"], found["runs"], found["missing_runs"]) == (4, 4, 1, 1)
+    trials = 4 * (3 * 2 * 64 * 0.01 + 3 * 40 * 0.001)  # 100 images are two batches; no test image
+    runs = 2 * 64 * 0.01 + 360 * 0.001
+    costs = plans.COST_SECONDS + plans.COST_STEPS * 64 * (0.01 + 0.001)
+    assert found["seconds"] == pytest.approx(trials + runs + costs)
+    folder = tmp_path / "r"
+    for each in trials_of(grid, *grid.tuned()):
+        record = record_of(each, 0.0, 1.0)
+        record["deterministic"] = {"validation_accuracy": 100 * each.config.variant.train.learning_rate}
+        records.publish(folder, record)
+    found = planned(grid, folder)
+    assert (found["missing_tuning_runs"], found["missing_runs"]) == (0, 1)
+    assert found["seconds"] == pytest.approx(runs + costs)

@@ -495,12 +495,53 @@ def test_shipped_grids_are_valid(name):
     assert read(SHIPPED / f"{name}.toml").studies
 
 
-def test_the_shipped_cifar10_grid_is_valid(monkeypatch):
+RANDOM = ["data.name='random'", "data.shape=[3,32,32]", "data.classes=10", "data.size=64"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-cpu"])
+def test_the_shipped_cifar10_grids_ask_the_same_tuned_alike(name, monkeypatch):
     monkeypatch.setattr("ablations.reader.nearest", lambda model, key, target, count: (model, target))
-    images = ["data.name='random'", "data.shape=[3,32,32]", "data.classes=10", "data.size=64"]
-    grid = read(SHIPPED / "cifar10.toml", images)
-    assert len(grid.studies) == 9
-    assert grid.base.model == DenseNetConfig()
+    grid = read(SHIPPED / f"{name}.toml", [*RANDOM, "tune.validation=16"])
+    studies = {study.name: study for study in grid.studies}
+    assert list(studies)[:8] == [
+        "layer_order", "connectivity", "family", "growth_rate", "compression", "bottleneck", "init", "depth"
+    ]  # fmt: skip
+    for name, study in studies.items():
+        follow = name in ("checkpointing", "implementation")
+        assert study.seeds == ((0, 1, 2, 3, 4) if name in ("layer_order", "connectivity", "family") else (0,) if follow
+                               else (0, 1, 2)), name  # fmt: skip
+        assert {level.variant.tuning for level in study.levels} == {grid.base.tuning}
+        assert [level.variant.follows_base for level in study.levels if not level.is_base].count(not follow) == 0
+        ways = {getattr(level.variant.model, "implementation", "textbook") for level in study.levels}
+        assert ways == {"textbook"} or name == "implementation"
+
+
+def test_the_cpu_grid_compares_networks_of_the_same_size():
+    grid = read(SHIPPED / "cifar10-cpu.toml", [*RANDOM, "tune.validation=16"])
+    levels = {level.label: level for study in grid.studies for level in study.levels}
+    base = count_params(grid.base.model)
+    assert base == 71_686
+    for label, level in levels.items():
+        if "equal params" in label or label.startswith("depth "):
+            assert count_params(level.variant.model) == pytest.approx(base, rel=0.016), label
+        if "equal MACs" in label:
+            assert level.match.reached == pytest.approx(level.match.target, rel=0.01), label
+
+
+def test_the_paper_s_grid_states_the_published_errors():
+    grid = read(SHIPPED / "cifar10-paper.toml", RANDOM)
+    published = {study.name: {level.label: level.published for level in study.levels} for study in grid.studies}
+    assert published["augmented"]["DenseNet-BC-100, k = 12"] == 4.51
+    assert published["plain"] | {"base": None} == {
+        "DenseNet-40, k = 12": 7.0, "DenseNet-100, k = 12": 5.77, "DenseNet-100, k = 24": 5.83,
+        "DenseNet-BC-100, k = 12": 5.92, "DenseNet-BC-250, k = 24": 5.19, "base": None,
+    }  # fmt: skip
+    plain = [level.variant for level in grid.studies[1].levels if not level.is_base]
+    assert {(each.model.dropout, each.model.dropout_place, each.data.augmentation) for each in plain} == {
+        (0.2, "convolution", "none")
+    }
+    resnets = [level.variant for level in grid.studies[2].levels if not level.is_base]
+    assert {(each.train.batch_size, each.train.total_steps(50_000)) for each in resnets} == {(128, 64_000)}
 
 
 ONCE = 'model.implementation = "normalize-once"\n'
@@ -531,3 +572,20 @@ def test_ways_of_computing_may_be_what_a_study_compares(tmp_path):
     labels = ["textbook, 4", "textbook, 5", "normalize-once, 4", "normalize-once, 5"]
     assert [level.label for level in axes.levels] == labels
     assert len(named.levels) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("published = { 8 = 4.5 }", "published and published_source belong together"),
+        ('published_source = "a paper"', "published and published_source belong together"),
+        ('published = { 9 = 4.5 }\npublished_source = "x"', "published.9 = 4.5: no such level; the levels are 4, 8"),
+        ('published = { 8 = 450 }\npublished_source = "x"', "published.8 = 450: must be a test error in %"),
+        ('published = { 8 = true }\npublished_source = "x"', "published.8 = True: must be a test error in %"),
+        ("published = 4.5", "study.growth_rate.published = 4.5: must be a table"),
+    ],
+)
+def test_published_errors_belong_to_levels_and_have_a_source(text, said, tmp_path):
+    with pytest.raises(GridError) as error:
+        read(write_grid(tmp_path, TINY + text + "\n"))
+    assert said in str(error.value)

@@ -9,6 +9,7 @@ import random
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,3 +145,16 @@ def test_canonical_text_is_one_per_value(value):
     text = records.canonical(value)
     assert records.canonical(dict(reversed(value.items()))) == text
     assert records.canonical(json.loads(text)) == text
+
+
+@given(bits=st.lists(st.booleans(), max_size=70))
+def test_packed_booleans_come_back(bits):
+    text = records.packed(np.array(bits, dtype=bool))
+    assert len(text) == 2 * -(-len(bits) // 8)
+    assert records.unpacked(text, len(bits)).tolist() == bits
+    with pytest.raises(ValueError, match="are not those of"):
+        records.unpacked(text + "00", len(bits))
+
+
+def test_ten_thousand_outcomes_take_two_and_a_half_kilobytes():
+    assert len(records.packed(np.ones(10_000, dtype=bool))) == 2500

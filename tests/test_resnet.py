@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import nn
 
-from densenet import ResNetConfig, build, count_params
+from densenet import PRESETS, ResNetConfig, build, count_params
 from densenet.resnet import Order, ResidualUnit
 
 ORDERS = get_args(Order)
@@ -151,13 +151,24 @@ def test_option_a_subsamples_and_pads_with_zeros():
     assert not y[:, 2:].any()
 
 
-def test_convolutions_start_as_he_et_al_have_it():
+@pytest.mark.parametrize("init", ["fan-out", "fan-in"])
+def test_convolutions_start_as_he_et_al_have_it(init):
     torch.manual_seed(0)
-    network = build(ResNetConfig(depth=8, width=4.0))
+    network = build(ResNetConfig(depth=8, width=4.0, init=init))
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
-            fan_in = module.in_channels * module.kernel_size[0] ** 2
-            assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05), name
+            fan = (module.out_channels if init == "fan-out" else module.in_channels) * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.05), name
+
+
+def test_weights_are_drawn_with_torchvision_s_variance():
+    torch.manual_seed(0)
+    ours, theirs = (dict(network.named_parameters()) for network in (build("resnet18"), torchvision.models.resnet18()))
+    spread = {name: (ours[name].std() / theirs[name].std()).item() for name in theirs if theirs[name].dim() == 4}
+    assert spread == pytest.approx(dict.fromkeys(spread, 1.0), rel=0.03)
+    by_fan_in = build(PRESETS["resnet50"].model_copy(update={"init": "fan-in"}))
+    ratio = (by_fan_in.conv1.weight.var() / build("resnet50").conv1.weight.var()).item()
+    assert ratio == pytest.approx(64 / 3, rel=0.1), "21 times: 64 channels out, 3 in"
 
 
 def test_an_identity_shortcut_copies_nothing():

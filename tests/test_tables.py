@@ -11,6 +11,7 @@ import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
 from ablations import files, records, tables, tidy
+from ablations.answers import answer
 from ablations.grid import jobs, manifest
 from ablations.reader import read
 
@@ -183,3 +184,56 @@ def test_a_tall_table_is_broken_into_floats(tmp_path):
     text = tables.latex(tables.study_table(tidy.load(tmp_path / "r"), "growth_rate"))
     assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
     assert text.count(r"\label{tab:growth_rate}") == 1
+
+
+PUBLISHED = """
+[study.known]
+published_source = "a paper, Table 2"
+published = { narrow = 9.0, wide = 6.0, deep = 8.5 }
+variant = [
+    { name = "narrow" }, { name = "wide", model.growth_rate = 8 }, { name = "deep", model.block_config = [2, 2] },
+    { name = "new", model.bn_size = 2 },
+]
+"""
+
+
+@pytest.fixture
+def known(tmp_path):
+    """Errors of 10, 9 and 8 % (mean 9, half interval 2.48), of 8, 6.5 and 6.5 % (7, 2.15), and a single one of 9 %."""
+    grid = read(write_grid(tmp_path, TINY + PUBLISHED))
+    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    accuracies = {
+        "base": [90, 91, 92],
+        "growth_rate 8": [92, 93.5, 93.5],
+        "known deep": [91],
+        "known new": [91, 91, 92],
+    }
+    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+        own = accuracies[job.name.partition(", seed")[0]]
+        if job.config.seed < len(own):
+            records.publish(tmp_path / "r", record_of(job, own[job.config.seed], 1.0))
+    return tidy.load(tmp_path / "r")
+
+
+def test_published_errors_stand_beside_the_measured_ones(known):
+    table = tables.study_table(known, "known")
+    place = table.heads.index("Test error (%)")
+    assert table.heads[place : place + 3] == tables.PUBLISHED
+    half = 4.302653 * 0.8660254 / 3**0.5  # t of 2 degrees of freedom, standard deviation of 8, 6.5 and 6.5
+    assert table.numbers.error_low[1] == pytest.approx(7 - half)
+    assert [row[place : place + 3] for row in table.cells] == [
+        ("9.0 [6.5, 11.5]", "9.00", "within"),
+        ("7.0 [4.8, 9.2]", "6.00", "within"),
+        ("9.00", "8.50", "no interval"),
+        ("8.7 [7.2, 10.1]", "", ""),
+    ]
+    assert "Published errors: a paper, Table 2; within: in the 95 % t interval" in table.caption
+    assert "Published" not in tables.study_table(known, "growth_rate").caption
+    assert [row[-3:] for row in tables.brief(table).cells]
+    assert "Of 2 published errors 2 lie within the interval of the measured ones." in answer(known, table)
+
+
+@pytest.mark.parametrize(("stated", "where"), [(6.52, "within"), (6.51, "below"), (11.49, "above"), (11.48, "within")])
+def test_a_published_error_is_within_the_interval_or_not(stated, where):
+    row = {"level": "x", "mean": 91.0, "sd": 1.0, "n": 3}  # half an interval: 4.302653 / sqrt(3) = 2.48414
+    assert tables._against_published(row, {"x": stated})["published_is"] == where

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import MACHINE, fabricate
+from conftest import MACHINE, fabricate, record_of
 
 import ablations
 from ablations import records, tidy
@@ -71,3 +72,29 @@ def test_the_examples_of_the_docstring_hold(monkeypatch):
     monkeypatch.chdir(Path(__file__).parent.parent)
     found = doctest.testmod(tidy)
     assert (found.attempted, found.failed) == (5, 0)
+
+
+def test_outcomes_are_a_row_per_run_and_a_column_per_image(tmp_path, tiny):
+    folder = tmp_path / "r"
+    fabricate(folder, tiny, skip=("base, seed 0", "growth_rate 8, seed 2"))
+    right = np.arange(360) % 3 == 0
+    for job in jobs(tiny, MACHINE):
+        if job.name in ("base, seed 0", "growth_rate 8, seed 2"):
+            record = record_of(job, 100 / 3, 1.0)
+            told = right if job.name == "base, seed 0" else ~right
+            record["deterministic"] |= {
+                "test_outcomes": records.packed(told),
+                "test_mistakes": "7" * int((~told).sum()),
+            }
+            records.publish(folder, record)
+    frames = tidy.load(folder)
+    found = tidy.outcomes(frames)
+    assert found.shape == (2, 360)
+    base, wide = frames.studies.variant
+    assert found.loc[(base, 0)].tolist() == right.tolist()
+    assert not (found.loc[(wide, 2)] & found.loc[(base, 0)]).any()
+    assert not {"test_outcomes", "test_mistakes"} & set(frames.tables()["runs"]), "too long for a table"
+
+
+def test_results_without_outcomes_have_none(results):
+    assert tidy.outcomes(tidy.load(results)).shape[0] == 0
