@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tomllib
 
 import pytest
 import torch
@@ -471,12 +472,35 @@ def test_duplicate_seeds_count_once_and_it_is_said(tmp_path):
     assert "more than once" in grid.notes[0]
 
 
-keys = st.sampled_from(["title", "seeds", "base", "study", "model", "data", "train", "growth_rate", "x", "question"])
+keys = st.sampled_from(
+    ["title", "seeds", "base", "study", "model", "data", "train", "growth_rate", "x", "question", "tune", "validation",
+     "learning_rate", "schedule", "published", "published_source", "variant", "name"]
+)  # fmt: skip
 values = st.recursive(
     st.none().map(lambda _: 0) | st.booleans() | st.integers(-3, 100) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=8,
 )
+
+
+tunings = values | st.fixed_dictionaries(
+    {"train": st.dictionaries(keys, values | st.lists(st.floats(0.01, 1.0), min_size=1, max_size=3), max_size=2)},
+    optional={"seeds": values | st.just([9]), "validation": values | st.just(10)},
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tune=tunings, own=tunings, published=values, seeds=values)
+def test_no_tuning_whatever_brings_a_traceback(tune, own, published, seeds):
+    from ablations.reader import _Reader
+
+    table = tomllib.loads(TINY)
+    table["tune"] = tune
+    table["study"]["growth_rate"] |= {"tune": own, "published": published, "seeds": seeds}
+    reader = _Reader()
+    grid = reader.grid(table, "")
+    assert grid is not None or reader.problems
+    assert all(str(problem) for problem in reader.problems)
 
 
 @settings(max_examples=100, deadline=None)
