@@ -93,7 +93,7 @@ def _looked_up(cells: Mapping[tuple[str, str, str], str], study: str, level: str
 def describe(frames: Frames, study: str, level: str, metric: str) -> str:
     """A value with its unit, meaning and provenance."""
     text, entry = value(frames, study, level, metric), METRICS.get(metric)
-    meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED[metric]
+    meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED.get(metric, f"train.{metric}, as tuning chose it")
     return f"{text} {entry.unit if entry else ''}".rstrip() + f"\n{meaning}\n{provenance(frames)}"
 
 

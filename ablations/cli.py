@@ -211,11 +211,11 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
 
     frames = _frames(folder)
     kept = {path.stem for end in ("latest", "before") for path in (folder / "checkpoints").glob(f"*.{end}")}
-    begun = kept & {*frames.runs[frames.runs.status == "missing"].id}
-    counts = {kind: Counter(frame.status) for kind, frame in (("runs", frames.runs), ("costs", frames.costs))}
+    begun = kept & {job for frame in frames.jobs().values() for job in frame[frame.status == "missing"].id}
+    counts = {kind: Counter(frame.status) for kind, frame in frames.jobs().items()}
     made = Counter(
         f"commit {commit}, sources {fingerprint}"
-        for frame in (frames.runs, frames.costs)
+        for frame in frames.jobs().values()
         for commit, fingerprint in frame[frame.status == "done"].reindex(columns=["commit", "fingerprint"]).to_numpy()
     )
     failed, holder = causes(frames), locks.holder(folder)

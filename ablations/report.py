@@ -114,11 +114,12 @@ def _figure(frames: Frames, stem: str, subject: str) -> dict[str, Any]:
 
 
 def counts(frames: Frames) -> str:
-    """`54 runs and 19 costs: 73 done.`"""
-    jobs = len(frames.runs), len(frames.costs)
-    statuses = [*frames.runs.status, *frames.costs.status]
+    """`54 runs and the costs of 19 variants: 73 done.`"""
+    frames_of = frames.jobs()
+    statuses = [status for frame in frames_of.values() for status in frame.status]
     found = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
-    return f"{jobs[0]} runs and the costs of {jobs[1]} variants: {', '.join(found)}."
+    tuning = f"{len(frames.tuning)} trainings that choose, " if "tuning" in frames_of else ""
+    return f"{tuning}{len(frames.runs)} runs and the costs of {len(frames.costs)} variants: {', '.join(found)}."
 
 
 AROUND = {
@@ -146,7 +147,7 @@ def time_spent(frames: Frames) -> str:
 
 def _missing(frames: Frames) -> list[dict[str, Any]]:
     """What has not been run, as one cause."""
-    missing = {*frames.costs[frames.costs.status == "missing"].id, *frames.runs[frames.runs.status == "missing"].id}
+    missing = {job for frame in frames.jobs().values() for job in frame[frame.status == "missing"].id}
     jobs = [f"{job['kind']} {job['name']}" for job in frames.manifest["jobs"] if job["id"] in missing]
     return [{"status": "missing", "reason": "there is no record yet", "jobs": jobs}] if jobs else []
 

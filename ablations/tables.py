@@ -352,7 +352,7 @@ def provenance(frames: Frames) -> str:
         f" ({number} of {len(costs)} were disturbed by other load, or unsteady, and are marked)" if number else ""
     )
     return (
-        f"Data: {', '.join(frames.variants.data.unique())}, {tested or 'no'} test images; "
+        f"Data: {', '.join(frames.variants.data.unique())}{f', {tested} test images' if tested else ''}; "
         f"{seeds} {'seed' if seeds == '1' else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
         f"batch size {batches}{disturbed}. Device: {made['device_name']}, {threads}; {made['precision']}; "
         f"torch {made['torch']}; commit {made['commit']}."
@@ -480,6 +480,10 @@ DERIVED = {
     "test_accuracy_change_low": "lower end of the change's 95 % t interval, in points",
     "test_accuracy_change_high": "upper end of the change's 95 % t interval, in points",
     "verdict": "whether the seeds resolve the change",
+    "test_error": "100 % less the mean test accuracy, in %",
+    "test_error_low": "lower end of the test error's 95 % t interval over the seeds, in %",
+    "test_error_high": "upper end of the test error's 95 % t interval over the seeds, in %",
+    "published_error": "test error that was published, in %",
     **{f"{key}_change": f"{METRICS[key].label}: change against the base, in %" for key in CONFOUNDS},
 }
 """What else of a table can be cited, and what it means."""
@@ -500,7 +504,14 @@ def _citable(row: dict[Any, Any]) -> dict[str, str]:
     costs = [key for key, metric in METRICS.items() if metric.of == "cost" and not math.isnan(row[key])]
     found |= {key: METRICS[key].show(row[key]) for key in costs}
     changed = [key for key in costs if key in CONFOUNDS and not row["is_base"] and not math.isnan(row[f"{key}_change"])]
-    return found | {f"{key}_change": _change(row, key) for key in changed}
+    found |= {f"{key}_change": _change(row, key) for key in changed}
+    beside = {"test_error": "error", "test_error_low": "error_low", "test_error_high": "error_high"}
+    beside |= {"published_error": "published_error"}
+    width = places((row.get("error_high", math.nan) - row.get("error_low", math.nan)) / 2)
+    found |= {key: f"{row[name]:.{2 if key == 'published_error' else width}f}" for key, name in beside.items()
+              if not math.isnan(row.get(name, math.nan))}  # fmt: skip
+    chosen = {str(name).partition(".")[2]: row[name] for name in row if str(name).startswith("train.")}
+    return found | {key: level_text(value) for key, value in chosen.items() if value is not None and value == value}
 
 
 def _change(row: dict[Any, Any], key: str) -> str:

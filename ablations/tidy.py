@@ -56,6 +56,11 @@ class Frames:
     damaged: tuple[Path, ...]
     """Records that are not as they were published, and count as missing."""
 
+    def jobs(self) -> dict[str, pd.DataFrame]:
+        """The frames with a row per job: id, status, reason, commit, ...; tuning only where there is any."""
+        tuning = {"tuning": self.tuning} if len(self.tuning) else {}
+        return {**tuning, "runs": self.runs, "costs": self.costs}
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """The frames by the name of their CSV file: without packed columns, and tuning only where there is any."""
         names = ("runs", "costs", "history", "variants", "studies", *(["tuning"] if len(self.tuning) else []))
@@ -257,7 +262,8 @@ def _tuning_frame(manifest: dict[str, Any], whole: dict[str, Any], attempts: dic
     return pd.DataFrame(rows)
 
 
-_TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", "commit")
+_TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", "commit",
+           "fingerprint")  # fmt: skip
 
 
 def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,10 +13,11 @@ from dataclasses import replace
 import pytest
 from conftest import MACHINE, TINY, record_of, write_grid
 from rich.console import Console
+from typer.testing import CliRunner
 
-from ablations import driver, evaluation, figures, files, job, records, report, tables, tidy, train
+from ablations import citations, driver, evaluation, figures, files, job, records, report, tables, tidy, train
 from ablations.answers import answer
-from ablations.cli import _finish
+from ablations.cli import _finish, app
 from ablations.config import DataConfig, TrainConfig, Tuning, Variant
 from ablations.data import load
 from ablations.grid import awaited, jobs, manifest, trials_of
@@ -377,6 +378,16 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
     sentence = "A wider list is needed: at the end of its list lies the learning_rate of growth_rate 8."
     assert sentence in answer(shown, table)
     assert not [each for each in answer(shown, tables.study_table(shown, "recomputed")) if "wider" in each]
+
+
+def test_what_was_chosen_is_counted_and_can_be_cited(shown):
+    assert report.counts(shown).startswith("6 trainings that choose, 5 runs and the costs of 3 variants: 14 done")
+    assert tables.citable(shown)["growth_rate", "8", "learning_rate"] == "0.3"
+    assert "train.learning_rate, as tuning chose it" in citations.describe(shown, "growth_rate", "8", "learning_rate")
+    status = CliRunner().invoke(app, ["status", str(shown.folder), "--json"])
+    assert {kind: json.loads(status.output)[kind] for kind in ("tuning", "runs", "costs")} == {
+        "tuning": {"done": 6}, "runs": {"done": 5}, "costs": {"done": 3},
+    }  # fmt: skip
 
 
 def test_a_grid_without_tuning_shows_none_of_it(results):
