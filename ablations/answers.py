@@ -247,21 +247,30 @@ def _effect(row: Row) -> str:
 
 def _published(rows: Sequence[Row]) -> str:
     """`Of 4 published errors 3 lie within the interval of the measured ones; above it: that of X.`, where any are."""
-    stated = [row for row in rows if row.get("published_is") in ("within", "above", "below")]
-    within = [row for row in stated if row["published_is"] == "within"]
-    apart = [f"{where} it: that of {_some(those)}" for where in ("above", "below")
-             if (those := [row for row in stated if row["published_is"] == where])]  # fmt: skip
-    errors = "1 published error" if len(stated) == 1 else f"{len(stated)} published errors"
-    lie = f"Of {errors} {len(within)} lie{'s' * (len(within) == 1)} within the interval of the measured ones"
-    return f"{'; '.join([lie, *apart])}." if stated else ""
+    stated = [row for row in rows if row.get("published_is")]
+    of = {where: [row for row in stated if row["published_is"] == where] for where in ("within", "above", "below")}
+    compared = [row for those in of.values() for row in those]
+    errors = "1 published error" if len(compared) == 1 else f"{len(compared)} published errors"
+    verb = "lies" if len(of["within"]) == 1 else "lie"
+    parts = [f"Of {errors} {len(of['within'])} {verb} within the interval of the measured ones"] if compared else []
+    parts += [f"{where} it: that of {_some(of[where])}" for where in ("above", "below") if of[where]]
+    without = [row for row in stated if row not in compared]
+    parts += (
+        [f"{'without' if parts else 'Without'} an interval to compare: that of {_some(without)}"] if without else []
+    )
+    return f"{'; '.join(parts)}." if parts else ""
 
 
 def _too_short(frames: Frames, rows: Sequence[Row], table: tables.StudyTable) -> str:
-    """`A wider list is needed: learning_rate lies at the end of its list for base and 8.`, where a choice does."""
-    ends, fields = at_the_end(frames), tuned_fields(frames, table.name)
+    """`The chosen learning_rate of 8 is the first or the last of its list: add values beyond it.`, where one is."""
+    ends, fields = at_the_end(frames, table.name), tuned_fields(frames, table.name)
     found = {field: [row for row in rows if (row["variant"], field) in ends] for field in fields}
-    parts = [f"the {field.rpartition('.')[2]} of {_some(those)}" for field, those in found.items() if those]
-    return f"A wider list is needed: at the end of its list lies {', '.join(parts)}." if parts else ""
+    return " ".join(
+        f"The chosen {field.rpartition('.')[2]} of {_some(those)} is the first or the last of its list: "
+        "add values beyond it."
+        for field, those in found.items()
+        if those
+    )
 
 
 SPANS = {"macs": "MACs", "params": "params", "train_peak_memory_bytes": "peak memory in training"}

@@ -123,7 +123,7 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
             row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
     print_rows(out, title, heads, rows)
     if found["tuning_runs"]:
-        _say(f"{found['tuning_runs']} trainings choose, {found['missing_tuning_runs']} of them missing.")
+        _say(f"{found['tuning_runs']} trials for tuning, {found['missing_tuning_runs']} of them missing.")
     _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
          f"{found['missing_costs']} costs missing.")  # fmt: skip
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs")):

@@ -219,13 +219,17 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tuning:
-    """How fields of the training are chosen for a variant: by validation accuracy, every variant over the same list."""
+    """How fields of the training are chosen for a variant, every variant alike.
+
+    A candidate is one combination of the listed values; a trial is a training with a candidate and a seed, judged on
+    validation images.
+    """
 
     axes: tuple[tuple[str, tuple[Any, ...]], ...]
     """The fields that are chosen, each with its list of values; several are their product."""
 
     seeds: tuple[int, ...]
-    """Of the tuning alone, never those that are reported."""
+    """Seeds of the trials alone, never of reported runs."""
 
     validation: float
     """Images cut from the training set to choose on: a share of them below 1, or a whole number."""

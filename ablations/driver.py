@@ -75,11 +75,11 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in whole:  # whoever published it may have died before it could do this
             Shelf(folder, each, {}).clear()
-        first = _left(grid, folder, where, retry, "tuning") if grid.tuned() else []
+        first = _left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
         stopped = bool(first) and _execute(first, grid, folder, slots, console)
         files.write(folder / "jobs.json", records.sealed(manifest(grid, where, _choices(grid, folder))))
         tried = {each.id for each in first}
-        then = [] if stopped else [job for job in _left(grid, folder, where, retry, "run") if job.id not in tried]
+        then = [] if stopped else [job for job in _left(grid, folder, where, retry) if job.id not in tried]
         stopped = stopped or (bool(then) and _execute(then, grid, folder, slots, console))
         choices = _choices(grid, folder)
         ids = [*(job.id for job in jobs(grid, where, choices)), *(run["id"] for run in awaited(grid.settle(choices)))]
@@ -90,16 +90,21 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
 
 def _choices(grid: Grid, folder: Path) -> dict[str, Choice]:
     """What the records of a folder choose for the variants that are tuned."""
-    return choose(grid, records.load(folder)[0], records.load_attempts(folder)) if grid.tuned() else {}
+    return choose(grid, records.load(folder)[0], records.load_attempts(folder))
 
 
-def _left(grid: Grid, folder: Path, where: Mapping[str, Any], retry: Collection[str], last: str) -> list[Job]:
-    """The jobs without a record, costs first, up to those of the kind `last`; of the failed ones those to `retry`."""
+def _left(
+    grid: Grid,
+    folder: Path,
+    where: Mapping[str, Any],
+    retry: Collection[str],
+    kinds: Collection[str] = ("cost", "tuning", "run"),
+) -> list[Job]:
+    """The jobs of these kinds without a record; of those that failed, the ones whose status `retry` names."""
     whole, attempts = records.load(folder)[0], records.load_attempts(folder)
-    kinds = ("cost", "tuning", "run")[: 2 if last == "tuning" else 3]
     return [
         each
-        for each in jobs(grid, where, _choices(grid, folder))
+        for each in jobs(grid, where, choose(grid, whole, attempts))
         if each.kind in kinds
         and each.id not in whole
         and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
@@ -128,25 +133,34 @@ def _prepare(grid: Grid, folder: Path, table: dict[str, Any]) -> None:
                 "choose another folder with --out"
             )
     files.sweep(folder)
-    kept = ["weights"] if any(variant.train.keep_weights for variant in grid.variants().values()) else []
+    kept = ["weights"] if any(variant.train.keep_weights for variant in grid.variants.values()) else []
     for place in ("records", "attempts", FOLDER, *kept):
         files.probe(folder / place)
     files.write(folder / "jobs.json", records.sealed(table))
     files.write(folder / "grid.toml", grid.text.encode())
 
 
-def _declared(manifest: Mapping[str, Any]) -> set[tuple[str, Any]]:
-    """What a grid asks to be trained, whatever tuning chooses: each level with each seed, and each trial."""
-    levels = [(level["declared"], seed) for study in manifest["studies"] for level in study["levels"]
-              for seed in study["seeds"]]  # fmt: skip
-    trials = [(trial, None) for entry in manifest["tuning"] for each in entry["candidates"] for trial in each["trials"]]
+def _declared(manifest: Mapping[str, Any]) -> set[tuple[str, Any, bool]]:
+    """What a grid asks to be trained, whatever tuning chooses: levels with their seeds, tuned or not, and trials."""
+    levels = [(level["declared"], seed, level["tuned_as"] is not None) for study in manifest["studies"]
+              for level in study["levels"] for seed in study["seeds"]]  # fmt: skip
+    trials = [
+        (trial, None, True) for entry in manifest["tuning"] for each in entry["candidates"] for trial in each["trials"]
+    ]
     return {*levels, *trials}
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What tells two grids apart: title, seeds and the base's fields."""
-    old, new = ({**grid, **next(iter(grid["variants"].values()))["fields"]} for grid in (there, here))
-    keys = ["title", "seeds", *dict.fromkeys(key for key in (*old, *new) if "." in key)]
+    """What tells two grids apart: title, seeds, what is tuned, and the base's fields."""
+    old, new = (
+        {
+            **grid,
+            **next(iter(grid["variants"].values()))["fields"],
+            "tune": [each["values"] for each in grid["tuning"]][:1],
+        }
+        for grid in (there, here)
+    )
+    keys = ["title", "seeds", "tune", *dict.fromkeys(key for key in (*old, *new) if "." in key)]
     return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
 
 

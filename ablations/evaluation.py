@@ -45,8 +45,8 @@ class Evaluation:
     """Which images were classified rightly: a bit each, in the images' order, as `packed` writes them."""
 
     mistakes: str
-    """The class that each image of the others was taken for, in the images' order: as many hexadecimal digits a class
-    as the highest class needs."""
+    """The predicted class of each wrongly classified image, in the images' order: every class takes as many hexadecimal
+    digits as the highest one needs."""
 
 
 @torch.no_grad()

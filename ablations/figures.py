@@ -32,7 +32,16 @@ from ablations import drawing
 from ablations.drawing import BLANK, DASHES, GREY, HUES, INK, LIGHT, MARKERS, NARROW, NOTE, PALE, REFERENCE, WIDE, WRONG
 from ablations.metrics import METRICS, level_text
 from ablations.statistics import half_interval
-from ablations.tables import DISTURBED, SPREAD, StudyTable, called, provenance, study_table, tuning_caption
+from ablations.tables import (
+    DISTURBED,
+    SPREAD,
+    StudyTable,
+    called,
+    provenance,
+    published_caption,
+    study_table,
+    tuning_caption,
+)
 from ablations.tidy import Frames, of_study, trials, tuned_fields
 
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
@@ -142,6 +151,7 @@ def effect(frames: Frames, table: StudyTable) -> Figure:
         "Percentages are changes against the base.",
         "Colours are those of the learning curves; grey is not named there." if len(rows) > 1 + len(HUES) else "",
         "† Disturbed by other load, or unsteady." if disturbed else "",
+        published_caption(frames, table.name),
         _left_out(table.numbers, rows),
         provenance(frames),
     )
@@ -565,7 +575,7 @@ def tuning(frames: Frames, table: StudyTable) -> Figure:
     waiting = int((found.status == "missing").sum())
     small = (
         tuning_caption(frames, table.name).strip(),
-        f"{waiting} of {len(found)} trainings are missing." if waiting else "",
+        f"{waiting} of {len(found)} trials are missing." if waiting else "",
         "Grey: other levels." if not rows.told.all() else "",
         f"The first {MAPS} of {len(panels)} combinations are shown." if len(panels) > MAPS else "",
         provenance(frames),
@@ -576,7 +586,7 @@ def tuning(frames: Frames, table: StudyTable) -> Figure:
 
 
 def _tuning_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame) -> None:
-    values = list(found[along].unique())
+    values = found[along].unique().tolist()  # Python's own numbers
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     places = dict(zip(values, values if numbers else range(len(values)), strict=True))
     for row in rows.sort_values("told").itertuples():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from ablations.config import (
     NOT_IDENTITY,
     CostConfig,
     DataConfig,
     RunConfig,
+    TrainConfig,
     Variant,
     cost_fields,
     identity,
@@ -66,11 +70,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Job:
-    """One cost, one training that chooses, or one run: what an engine schedules."""
+    """One cost, one trial of the tuning, or one run: what an engine schedules."""
 
     id: str
     kind: str
-    """cost, tuning (a training that chooses) or run (one that is reported)."""
+    """cost, tuning (a trial, from which a value is chosen) or run (a training that is reported)."""
 
     name: str
     variant: str
@@ -94,7 +98,7 @@ class Choice:
 UNDECIDED = Choice("missing")
 
 Choices = Mapping[str, Choice]
-"""By the id of the variant that is tuned."""
+"""What tuning has come to, by the id of the tuned variant."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Grid:
     """Seconds that one job may take in one go; 0 = as long as it takes."""
 
     def checksum(self, variant: Variant) -> str:
-        """Of the variant's data."""
+        """The checksum of the variant's data."""
         return self.datasets[variant.data].checksum
 
     def cost(self, variant: Variant) -> CostConfig:
@@ -128,14 +132,25 @@ class Grid:
         """The levels of all studies, the bases first."""
         return sorted((level for study in self.studies for level in study.levels), key=lambda level: not level.is_base)
 
+    @cached_property
     def variants(self) -> dict[str, Variant]:
         """All variants by id, the base first, then in the grid's order; equal ones of two studies once."""
         return {self.variant_id(level.variant): level.variant for level in self.levels()}
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """How each variant is called while it is worked on, by its id: by the first level that has it."""
+        names = {self.variant_id(self.base): "base"}
+        for study in self.studies:
+            for level in study.levels:
+                names.setdefault(self.variant_id(level.variant), f"{study.name} {level.label}")
+        return names
 
     def variant_id(self, variant: Variant) -> str:
         """The identity of a variant and its data."""
         return identity(variant_fields(variant, self.checksum(variant)))
 
+    @cached_property
     def seeds_of(self) -> dict[str, tuple[int, ...]]:
         """The seeds of each variant, by its id: those of all studies that it is in."""
         found: dict[str, dict[int, None]] = {}
@@ -144,14 +159,13 @@ class Grid:
                 found.setdefault(self.variant_id(level.variant), {}).update(dict.fromkeys(study.seeds))
         return {variant: tuple(seeds) for variant, seeds in found.items()}
 
+    @cached_property
     def tuned(self) -> dict[str, Variant]:
         """The variants that are tuned, by id; those that follow the base are not."""
-        return {
-            name: each for name, each in self.variants().items() if each.tuning is not None and not each.follows_base
-        }
+        return {name: each for name, each in self.variants.items() if each.tuning is not None and not each.follows_base}
 
     def followed(self, variant: Variant) -> str:
-        """The id of the variant whose choice an untuned one takes: its own, or the base's."""
+        """The id of the variant whose tuning decides for this one: itself, or the base."""
         return self.variant_id(self.base if variant.follows_base else variant)
 
     def settle(self, choices: Choices) -> Grid:
@@ -169,13 +183,13 @@ class Grid:
 
 
 def jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> list[Job]:
-    """Costs first, then what chooses, then runs seed by seed, so that an early stop leaves whole comparisons.
+    """Costs first, then trials, then runs seed by seed, so that an early stop leaves whole comparisons.
 
-    Runs, and costs that depend on it, are there as soon as their variant is tuned. `machine` is part of a cost's
-    identity, and not of a run's.
+    A run is there as soon as its variant is tuned, and so is a cost that depends on what was chosen. `machine` is part
+    of a cost's identity, and not of a run's.
     """
     settled = grid.settle(choices or {})
-    names, variants, seeds_of = _names(settled), settled.variants(), settled.seeds_of()
+    names, variants, seeds_of = settled.names, settled.variants, settled.seeds_of
     costs: dict[str, Job] = {}
     runs: list[Job] = []
     for variant_id, variant in variants.items():
@@ -187,14 +201,14 @@ def jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None)
         for variant_id, variant in variants.items():
             if variant.tuning is None and seed in seeds_of[variant_id]:
                 runs.append(_training(settled, "run", f"{names[variant_id]}, seed {seed}", variant_id, variant, seed))
-    trials = {job.id: job for variant_id in grid.tuned() for job in trials_of(grid, variant_id)}
+    trials = {job.id: job for variant_id in grid.tuned for job in trials_of(grid, variant_id)}
     return [*costs.values(), *trials.values(), *runs]
 
 
 def trials_of(grid: Grid, variant_id: str) -> list[Job]:
-    """The trainings that choose for one variant: each candidate with each of the tuning's seeds."""
-    variant = grid.tuned()[variant_id]
-    name = _names(grid)[variant_id]
+    """The trials of one variant: a training with each candidate and each of the tuning's seeds."""
+    variant = grid.tuned[variant_id]
+    name = grid.names[variant_id]
     return [
         _training(grid, "tuning", f"{name}, {trial_label(candidate)}, seed {seed}", variant_id, trial, seed)
         for candidate, trial, seed in _trials(variant)
@@ -234,11 +248,11 @@ def manifest(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = N
                 "data": grid.datasets[variant.data].label,
                 "fields": _all_fields(variant),
             }
-            for variant_id, variant in settled.variants().items()
+            for variant_id, variant in settled.variants.items()
         },
         "studies": [_study_entry(grid, study, own) for study, own in zip(grid.studies, settled.studies, strict=True)],
         "tuning": [
-            _tuning_entry(grid, settled, variant_id, choices.get(variant_id, UNDECIDED)) for variant_id in grid.tuned()
+            _tuning_entry(grid, settled, variant_id, choices.get(variant_id, UNDECIDED)) for variant_id in grid.tuned
         ],
         "jobs": [
             *(
@@ -255,7 +269,7 @@ def manifest(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = N
 
 def awaited(settled: Grid) -> list[Table]:
     """The runs of variants that are not tuned yet: they have no configuration, and so no record can have their ids."""
-    names, seeds_of = _names(settled), settled.seeds_of()
+    names, seeds_of = settled.names, settled.seeds_of
     return [
         {
             "id": identity({"kind": "awaited", "variant": name, "seed": seed}),
@@ -264,7 +278,7 @@ def awaited(settled: Grid) -> list[Table]:
             "variant": name,
             "seed": seed,
         }
-        for name, variant in settled.variants().items()
+        for name, variant in settled.variants.items()
         if variant.tuning is not None
         for seed in seeds_of[name]
     ]
@@ -272,7 +286,7 @@ def awaited(settled: Grid) -> list[Table]:
 
 def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) -> Table:
     """A variant that is tuned: over what, by which trials, what was chosen, and the variant that it thereby becomes."""
-    variant = grid.tuned()[variant_id]
+    variant = grid.tuned[variant_id]
     tuning, trials = variant.tuning, trials_of(grid, variant_id)
     assert tuning is not None
     images = grid.datasets[tuning.trial(variant, {}).data].validation
@@ -280,8 +294,9 @@ def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) ->
     return {
         "variant": variant_id,
         "becomes": settled.variant_id(variant.settled(choice.fields) if choice.status == "chosen" else variant),
-        "name": _names(grid)[variant_id],
+        "name": grid.names[variant_id],
         "values": {name: list(values) for name, values in tuning.axes},
+        "ends": {name: _ends(name, values) for name, values in tuning.axes},
         "base": {name: getattr(grid.base.train, name) for name, _ in tuning.axes},
         "schedule": dict(tuning.schedule),
         "seeds": list(tuning.seeds),
@@ -296,9 +311,29 @@ def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) ->
     }
 
 
+def _ends(name: str, values: Sequence[Any]) -> list[Any]:
+    """The least and the greatest of a list of numbers, unless the field allows nothing beyond them."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return []
+    return [end for end, sign in ((min(values), -1), (max(values), 1)) if _is_allowed(name, _beyond(end, sign))]
+
+
+def _beyond(end: float, sign: int) -> float:
+    """The next whole number, or a real number a little further."""
+    return end + sign * (1 if isinstance(end, int) else max(1e-6 * abs(end), 1e-12))
+
+
+def _is_allowed(name: str, value: Any) -> bool:
+    try:
+        TrainConfig.model_validate({name: value})
+    except ValidationError:
+        return False
+    return True
+
+
 def cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
     """The cost of each variant; those that differ in training alone share one."""
-    return {name: _cost_id(grid.cost(variant), machine) for name, variant in grid.variants().items()}
+    return {name: _cost_id(grid.cost(variant), machine) for name, variant in grid.variants.items()}
 
 
 def _cost_is_known(variant: Variant) -> bool:
@@ -313,7 +348,7 @@ def _cost_id(config: CostConfig, machine: Mapping[str, Any]) -> str:
 
 
 def _study_entry(grid: Grid, study: Study, settled: Study) -> Table:
-    """A study; of each level the variant as it is now, as the grid declares it, and the one whose tuning is its own."""
+    """A study. Each level has its present variant, the same without tuning, and the one whose tuning decides for it."""
     return {
         "name": study.name,
         "question": study.question,
@@ -352,12 +387,3 @@ def _all_fields(variant: Variant) -> Table:
             **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # which block_config implies
         }.items()
     } | open_
-
-
-def _names(grid: Grid) -> dict[str, str]:
-    """How a variant is called while it is worked on: by the first level that has it."""
-    names = {grid.variant_id(grid.base): "base"}
-    for study in grid.studies:
-        for level in study.levels:
-            names.setdefault(grid.variant_id(level.variant), f"{study.name} {level.label}")
-    return names

@@ -16,7 +16,7 @@ from rich.progress import track
 from ablations import cost, records
 from ablations.config import CostConfig, RunConfig, Variant
 from ablations.environment import machine
-from ablations.grid import Grid, Job, awaited, cost_ids, jobs
+from ablations.grid import Choices, Grid, Job, awaited, cost_ids, jobs
 from ablations.metrics import METRICS
 from ablations.timing import timed
 from ablations.tuning import choose
@@ -43,20 +43,22 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     whole = records.load(folder)[0] if folder.is_dir() else {}
     failed = records.load_attempts(folder) if folder.is_dir() else {}
     where = machine(device)
-    choices = choose(grid, whole, failed) if grid.tuned() else {}
+    choices = choose(grid, whole, failed)
     everything, settled = jobs(grid, where, choices), grid.settle(choices)
     todo = [job for job in everything if job.id not in whole and job.id not in failed]
     waiting = awaited(settled)
-    missing = Counter([job.variant for job in todo if job.kind == "run"] + [run["variant"] for run in waiting])
+    given_up = {name for name, each in settled.variants.items() if _failed(choices, grid, each)}
+    missing = Counter([job.variant for job in todo if job.kind == "run"])
+    missing += Counter(run["variant"] for run in waiting if run["variant"] not in given_up)
     ids = cost_ids(settled, where)
     recorded = {name: whole[cost_id] for name, cost_id in ids.items() if cost_id in whole}
     entries: list[Entry] = []
-    for variant_id, variant in track(settled.variants().items(), "Counting", console=console, transient=True):
+    for variant_id, variant in track(settled.variants.items(), "Counting", console=console, transient=True):
         levels = [f"{study.name} {level.label}" for study in settled.studies for level in study.levels
                   if level.variant == variant]  # fmt: skip
         numbers = _numbers(settled.cost(variant), recorded.get(variant_id), counts_only)
-        known = published(variant.model, grid.datasets[variant.data].image_size)
-        beside = {"published": {"params": known.params, "macs": known.macs}} if known else {}
+        size = published(variant.model, grid.datasets[variant.data].image_size)
+        beside = {"published": {"params": size.params, "macs": size.macs}} if size else {}
         entries.append(
             {"variant": variant_id, "levels": levels, **numbers, **beside, "missing_runs": missing[variant_id]}
         )
@@ -66,6 +68,8 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         }
     trials = [job for job in todo if job.kind == "tuning"]
     unmeasured = [job.variant for job in todo if job.kind == "cost"]
+    known = {job.id for job in everything if job.kind == "cost"}  # of others the tuning decides
+    unmeasured += [name for name, cost in ids.items() if cost not in known and name not in given_up]
     result: dict[str, Any] = {
         "title": grid.title,
         "runs": sum(job.kind == "run" for job in everything) + len(waiting),
@@ -80,6 +84,12 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         _warn_of_memory(entries, device)
         result["seconds"], result["timed_by"] = _seconds(settled, entries, recorded, slots, unmeasured, trials)
     return result
+
+
+def _failed(choices: Choices, grid: Grid, variant: Variant) -> bool:
+    """Whether nothing could be chosen for a variant: its runs are not started."""
+    choice = choices.get(grid.followed(variant)) if variant.tuning is not None else None
+    return choice is not None and choice.status == "failed"
 
 
 def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: bool) -> Entry:
@@ -133,18 +143,17 @@ def _seconds(
         rates |= {name: (calibrated[0] * factor, calibrated[1] * factor) for name, factor in share.items()}
         by = "a calibration on the base, scaled by MACs" + (", and costs on record" if recorded else "")
     runs = sum(
-        entry["missing_runs"] * _run_seconds(grid, grid.variants()[entry["variant"]], *rates[entry["variant"]])
+        entry["missing_runs"] * _run_seconds(grid, grid.variants[entry["variant"]], *rates[entry["variant"]])
         for entry in entries
         if entry["variant"] in rates
     )
-    of_model = {grid.variants()[name].model: rate for name, rate in rates.items()}  # a trial is none of the variants
     runs += sum(
-        _run_seconds(grid, job.config.variant, *of_model[job.config.variant.model], tested=False)
+        _run_seconds(grid, job.config.variant, *rates[job.variant], tested=False)
         for job in trials
-        if isinstance(job.config, RunConfig) and job.config.variant.model in of_model
+        if isinstance(job.config, RunConfig) and job.variant in rates
     )
     costs = sum(
-        COST_SECONDS + COST_STEPS * grid.variants()[name].train.batch_size * sum(rates.get(name, (0.0, 0.0)))
+        COST_SECONDS + COST_STEPS * grid.variants[name].train.batch_size * sum(rates.get(name, (0.0, 0.0)))
         for name in unmeasured
     )
     return runs / len(slots) + costs, by

@@ -44,7 +44,7 @@ LENGTH = ("warmup_epochs", "steps", "epochs", "batch_size", "last_batch")
 """Fields that decide how long a training is."""
 
 UNTUNABLE = ("keep_weights", "checkpoint_seconds", "test_curve", "evaluation_interval")
-"""Fields of a training that change nothing of what it ends in."""
+"""Fields of a training that do not change its result."""
 
 ALTERNATIVES = {"depth": "block_config", "block_config": "depth", "epochs": "steps", "steps": "epochs"}
 """Of these, one given explicitly replaces the other where it is inherited."""
@@ -270,7 +270,7 @@ class _Reader:
         for name, values in axes.items():
             where = f"{prefix}.train.{_quoted(name)}"
             if name in UNTUNABLE:
-                self.wrong(where, values, "changes no result: there is nothing to choose")
+                self.wrong(where, values, "cannot be tuned: it does not change the result")
             if not values or any(values.count(value) > 1 for value in values):
                 self.wrong(where, values, "must be a list of different values, at least one")
             for value in values:
@@ -316,27 +316,28 @@ class _Reader:
                 return level
         for candidate in tuning.candidates():
             try:
-                trial = tuning.trial(level.variant, candidate)
+                trained = (tuning.trial(level.variant, candidate), level.variant.settled(candidate))
             except ValidationError as error:
                 for detail in error.errors():
-                    self.wrong(f"{prefix} {level.label}, tuned", _NOTHING, _explain("train", detail, TrainConfig)[2])
+                    rule = _explain("train", detail, TrainConfig)[2]
+                    self.wrong(f"{prefix} {level.label}, tuned with {candidate}", _NOTHING, rule)
                 return level
-            dataset = self.dataset(f"{prefix}, tuned", trial.data)
-            fields = {**dict(tuning.schedule), **candidate}
-            if dataset is None or not self.length(f"{prefix}.tune.train", trial.train, fields, fields, dataset):
-                return level
+            for each, fields in zip(trained, ({**dict(tuning.schedule), **candidate}, candidate), strict=True):
+                dataset = self.dataset(f"{prefix}, tuned", each.data)
+                if dataset is None or not self.length(f"{prefix}.tune.train", each.train, fields, fields, dataset):
+                    return level
         variant = replace(level.variant, tuning=tuning, follows_base=follows and not level.is_base)
         return replace(level, variant=variant)
 
     def seeds_apart(self, studies: Sequence[Study]) -> None:
-        """Reports seeds that both choose and are reported: what is chosen on luck must not be reported as gain."""
+        """Reports seeds that are both tuned and reported: a lucky seed would be chosen and then reported."""
         reported = {seed for study in studies for seed in study.seeds}
-        tunings = dict.fromkeys(level.variant.tuning for study in studies for level in study.levels)
-        for tuning in tunings:
-            both = sorted(reported & set(tuning.seeds)) if tuning is not None else []
-            if both:
-                rule = "the seeds that choose must not be among those that are reported"
-                self.wrong("tune.seeds", both, rule)
+        for study in studies:
+            for tuning in {level.variant.tuning for level in study.levels}:
+                both = sorted(reported & set(tuning.seeds)) if tuning is not None else []
+                if both:
+                    rule = f"study {study.name} is tuned with seeds that are reported too: give the tuning others"
+                    self.wrong("tune.seeds", both, rule)
 
     def variant(self, prefix: str, tables: dict[str, Table], own: dict[str, Table]) -> Variant | None:
         """Validates the three sections; reports problems of `own` keys only, the rest belongs to the base."""

@@ -118,7 +118,7 @@ def counts(frames: Frames) -> str:
     frames_of = frames.jobs()
     statuses = [status for frame in frames_of.values() for status in frame.status]
     found = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
-    tuning = f"{len(frames.tuning)} trainings that choose, " if "tuning" in frames_of else ""
+    tuning = f"{len(frames.tuning)} trials for tuning, " if "tuning" in frames_of else ""
     return f"{tuning}{len(frames.runs)} runs and the costs of {len(frames.costs)} variants: {', '.join(found)}."
 
 

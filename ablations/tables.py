@@ -64,9 +64,10 @@ def study_table(frames: Frames, study: str) -> StudyTable:
 
 def overall_table(frames: Frames) -> StudyTable:
     """Every variant once, by the first level that has it; the base first. One family of comparisons for Holm."""
-    levels = frames.studies.drop_duplicates("variant")
-    names = levels.level.where(levels.is_base, levels.study + " " + levels.level)
-    levels = levels.assign(level=names).sort_values("is_base", ascending=False, kind="stable")
+    levels = frames.studies.sort_values("is_base", ascending=False, kind="stable").drop_duplicates("variant")
+    first = levels.index == levels.index[0]  # a study that is tuned in its own way has another base
+    names = levels.level.where(first, levels.study + " " + levels.level)
+    levels = levels.assign(level=names, is_base=first)
     table = _table(frames, OVERALL, "What does every variant cost, and what does it buy?", levels, [])
     return replace(table, caption=f"Here all variants are one family of comparisons. {table.caption}")
 
@@ -112,6 +113,7 @@ def _table(
         summary(levels, frames.runs).merge(shown, on="variant", how="left").rename(columns={"status": "cost_status"})
     )
     base = numbers[numbers.is_base].iloc[0]
+    seeds = int(base.n)
     for key in costs:
         numbers[key] = numbers[key].astype(float)
         numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
@@ -123,7 +125,10 @@ def _table(
             [numbers, pd.DataFrame(_against_published(row, published) for row in _records(numbers))], axis=1
         )
     beside = (*map(field_name, tuned), *(PUBLISHED if "published_error" in numbers else ()))
-    ends, matches = at_the_end(frames), {each["label"]: each["match"] for each in entries}
+    ends, matches = (
+        at_the_end(frames, None if name == OVERALL else name),
+        {each["label"]: each["match"] for each in entries},
+    )
     heads = (
         "Level",
         "n",
@@ -135,7 +140,7 @@ def _table(
     )
     cells = tuple(
         _cells(
-            row,
+            row | {"base_n": seeds},
             [*(_chosen(row, field, ends) for field in tuned), *_published_cells(row)],
             list(costs),
             matches.get(row["level"]),
@@ -162,7 +167,8 @@ def _against_published(row: Mapping[Any, Any], published: Mapping[str, float | N
     elif math.isnan(half):
         where = "no interval"
     else:
-        where = "within" if low <= stated <= high else "below" if stated < low else "above"
+        near = [round(number, 9) for number in (low, stated, high)]  # equal seeds leave an interval of one number
+        where = "within" if near == sorted(near) else "below" if stated < low else "above"
     known = math.nan if stated is None else float(stated)
     return {"error": error, "error_low": low, "error_high": high, "published_error": known, "published_is": where}
 
@@ -199,7 +205,7 @@ def _cells(
     if match:  # what is left over
         level += f" ({MATCHED[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
     change = _difference(row)
-    if change and row["pairs"] != row["n"]:  # the means then tell another story
+    if change and not row["pairs"] == row["n"] == row["base_n"]:  # the change is then not the means' difference
         change += f" ({row['pairs']} {'pair' if row['pairs'] == 1 else 'pairs'})"
     costs_ = (_cost(row, key) for key in costs)
     return (level, str(row["n"]), _accuracy(row), change, row["verdict"], *beside, *costs_)
@@ -276,18 +282,20 @@ def _bare(cell: str) -> str:
 
 def caption(frames: Frames, study: str = OVERALL, costs: bool = True) -> str:
     """How to read the table of a study, or of all of them, and how its numbers came about."""
-    parts = [_ACCURACY, tuning_caption(frames, study), _published_caption(frames, study), _COSTS if costs else ""]
+    parts = [_ACCURACY, tuning_caption(frames, study), published_caption(frames, study), _COSTS if costs else ""]
     return f"{''.join(parts)}{provenance(frames)}"
 
 
-def _published_caption(frames: Frames, study: str) -> str:
-    """Where a study's published errors stand, and what is said of them."""
-    source = next((each["published_source"] for each in frames.manifest["studies"] if each["name"] == study), "")
-    if not source:
+def published_caption(frames: Frames, study: str) -> str:
+    """Where the published errors of a study, or of all, stand, and how they are compared; empty without any."""
+    studies = [each for each in frames.manifest["studies"] if study in (OVERALL, each["name"])]
+    sources = [f"{each['name']}: {each['published_source']}" if study == OVERALL else each["published_source"]
+               for each in studies if each["published_source"]]  # fmt: skip
+    if not sources:
         return ""
     return (
-        f"Published errors: {source}; within: in the 95 % t interval of the measured error over the seeds, "
-        "which says nothing of how far published runs would differ among themselves. "
+        f"Published errors: {'; '.join(sources)}. Within: in the 95 % t interval of the measured error over the seeds; "
+        "it does not show how much published runs vary. "
     )
 
 
@@ -319,7 +327,7 @@ def _chosen_from(entry: Mapping[str, Any]) -> str:
     seeds = f"seed{'s' * (len(entry['seeds']) > 1)} {', '.join(map(str, entry['seeds']))}"
     how = ", ".join([seeds, *(f"{name} {level_text(value)}" for name, value in entry["schedule"].items())])
     images = f"{entry['validation_images']:,} validation images, cut from the training set"
-    return f"{fields}, by the accuracy on {images} ({how})."
+    return f"{fields}, by the accuracy on {images} ({how}); another seed might have chosen another value."
 
 
 _ACCURACY = (

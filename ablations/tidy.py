@@ -102,17 +102,23 @@ def load(folder: str | Path) -> Frames:
     )
 
 
-PACKED = ["test_outcomes", "test_mistakes"]
-"""Columns of `runs` that hold a value for every test image, as `ablations.evaluation.Evaluation` tells."""
+PACKED = [f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")]
+"""Columns of `runs` that hold a value for every image, as `ablations.evaluation.Evaluation` tells; no CSV has them."""
 
 
 def outcomes(frames: Frames) -> pd.DataFrame:
     """Which test images each run classified rightly: a row per run, by (variant, seed), and a column per image.
 
-    Runs without a result, and those of records that do not tell, are left out.
+    Runs without a result, and those of records that do not tell, are left out. Raises ValueError for runs of several
+    data sets, whose images are not the same.
     """
-    runs = frames.runs[frames.runs.status == "done"].reindex(columns=["variant", "seed", "test_images", *PACKED])
+    runs = frames.runs[frames.runs.status == "done"].reindex(
+        columns=["variant", "seed", "test_images", "test_outcomes"]
+    )
     runs = runs.dropna(subset=["test_outcomes"])
+    data = frames.variants[frames.variants.variant.isin(runs.variant)].data.unique()
+    if len(data) > 1:
+        raise ValueError(f"these runs are of several data sets ({', '.join(data)}): take the frames of one study")
     rows = [records.unpacked(run.test_outcomes, int(run.test_images)) for run in runs.itertuples()]
     return pd.DataFrame(rows, index=pd.MultiIndex.from_frame(runs[["variant", "seed"]]), dtype=bool)
 
@@ -139,19 +145,21 @@ def tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
     return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry["values"]))
 
 
-def at_the_end(frames: Frames) -> set[tuple[str, str]]:
-    """The variants, each with a field, whose choice is the least or the greatest number of its list."""
+def at_the_end(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
+    """The variants of a study, or of all, each with a field whose choice is the first or the last value of its list.
+
+    A value beyond which the field allows none is no such end. Levels that take the base's choice are left out.
+    """
+    tuned = {level["variant"]: level["tuned_as"] for level in reversed(_levels(frames.manifest, study))
+             if level["tuned_as"] and not level["follows_base"]}  # fmt: skip
+    entries = {entry["variant"]: entry for entry in frames.manifest["tuning"] if entry["chosen"]}
     return {
-        (entry["becomes"], f"train.{name}")
-        for entry in frames.manifest["tuning"]
-        if entry["chosen"]
-        for name, values in entry["values"].items()
-        if all(_number(value) for value in values) and entry["chosen"][name] in (min(values), max(values))
+        (variant, f"train.{name}")
+        for variant, subject in tuned.items()
+        if subject in entries
+        for name, ends in entries[subject]["ends"].items()
+        if entries[subject]["chosen"][name] in ends
     }
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _levels(manifest: dict[str, Any], study: str | None) -> list[dict[str, Any]]:
@@ -160,10 +168,13 @@ def _levels(manifest: dict[str, Any], study: str | None) -> list[dict[str, Any]]
 
 
 def of_study(frames: Frames, study: str) -> Frames:
-    """The frames of one study's variants alone."""
+    """The frames of one study alone: its variants, trained with its seeds."""
     variants = frames.studies.variant[frames.studies.study == study]
     parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
-    return replace(frames, **{name: part[part.variant.isin(variants)] for name, part in parts.items()})
+    own = {name: part[part.variant.isin(variants)] for name, part in parts.items()}
+    seeds = next(entry["seeds"] for entry in frames.manifest["studies"] if entry["name"] == study)
+    own |= {name: own[name][own[name].seed.isin(seeds)] for name in ("runs", "history")}
+    return replace(frames, **own)
 
 
 def causes(frames: Frames) -> list[dict[str, Any]]:

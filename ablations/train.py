@@ -47,7 +47,7 @@ class Outcome:
     history: tuple[Epoch, ...]
     steps: int
     test: Evaluation | None
-    """Of the last weights, or of their average where there is one; None where the test images were not looked at."""
+    """The test of the last weights, or of their average where there is one; None where there was no test."""
 
     validation: Evaluation | None
     weights: str

@@ -1,4 +1,7 @@
-"""What tuning chooses for each variant, from the records of its trials: by validation accuracy alone."""
+"""What tuning chooses for each variant, from the records of its trials: by validation accuracy alone.
+
+A candidate is one combination of the values that a grid lists; a trial is a training with a candidate and a seed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def choose(grid: Grid, records: Records, attempts: Mapping[str, Sequence[Mapping
     failures = {job: notes[-1] for job, notes in attempts.items() if job not in records}
     return {
         name: _choice(grid.base.train, variant.tuning, trials_of(grid, name), records, failures)
-        for name, variant in grid.tuned().items()
+        for name, variant in grid.tuned.items()
         if variant.tuning is not None
     }
 

@@ -134,7 +134,7 @@ def check(grid):
             grid.variant_id(grid.base)
         ]
         assert len({grid.variant_id(level.variant) for level in study.levels}) == len(labels), "each variant once"
-    for variant in grid.variants().values():
+    for variant in grid.variants.values():
         dataset = grid.datasets[variant.data]
         assert variant.model.num_classes == dataset.num_classes
         assert variant.model.in_channels == dataset.channels

@@ -125,7 +125,7 @@ def test_both_phases_are_counted_and_timed(tmp_path, planned, monkeypatch):
     costs = plans.COST_SECONDS + plans.COST_STEPS * 64 * (0.01 + 0.001)
     assert found["seconds"] == pytest.approx(trials + runs + costs)
     folder = tmp_path / "r"
-    for each in trials_of(grid, *grid.tuned()):
+    for each in trials_of(grid, *grid.tuned):
         record = record_of(each, 0.0, 1.0)
         record["deterministic"] = {"validation_accuracy": 100 * each.config.variant.train.learning_rate}
         records.publish(folder, record)

@@ -555,7 +555,10 @@ def test_the_cpu_grid_compares_networks_of_the_same_size():
 def test_the_paper_s_grid_states_the_published_errors():
     grid = read(SHIPPED / "cifar10-paper.toml", RANDOM)
     published = {study.name: {level.label: level.published for level in study.levels} for study in grid.studies}
-    assert published["augmented"]["DenseNet-BC-100, k = 12"] == 4.51
+    assert published["augmented"] == {
+        "DenseNet-40, k = 12": 5.24, "DenseNet-100, k = 12": 4.1, "DenseNet-100, k = 24": 3.74,
+        "DenseNet-BC-100, k = 12": 4.51, "DenseNet-BC-250, k = 24": 3.62, "DenseNet-BC-190, k = 40": 3.46,
+    }  # fmt: skip
     assert published["plain"] | {"base": None} == {
         "DenseNet-40, k = 12": 7.0, "DenseNet-100, k = 12": 5.77, "DenseNet-100, k = 24": 5.83,
         "DenseNet-BC-100, k = 12": 5.92, "DenseNet-BC-250, k = 24": 5.19, "base": None,
@@ -564,6 +567,12 @@ def test_the_paper_s_grid_states_the_published_errors():
     assert {(each.model.dropout, each.model.dropout_place, each.data.augmentation) for each in plain} == {
         (0.2, "convolution", "none")
     }
+    densenets = [level.variant.model for study in grid.studies[:2] for level in study.levels]
+    assert {model.init for model in densenets} == {"fan-out"}, "as the authors' code draws"
+    assert published["resnet"] | {"base": None} == {
+        "ResNet-20": 8.75, "ResNet-32": 7.51, "ResNet-44": 7.17, "ResNet-56": 6.97, "ResNet-110": 6.43,
+        "pre-activation ResNet-110": 6.37, "pre-activation ResNet-164": 5.46, "base": None,
+    }  # fmt: skip
     resnets = [level.variant for level in grid.studies[2].levels if not level.is_base]
     assert {(each.train.batch_size, each.train.total_steps(50_000)) for each in resnets} == {(128, 64_000)}
 

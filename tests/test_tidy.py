@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MACHINE, fabricate, record_of
+from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
 import ablations
-from ablations import records, tidy
-from ablations.grid import jobs
+from ablations import files, records, tidy
+from ablations.grid import jobs, manifest
+from ablations.reader import read
 from ablations.tidy import NotResults
 
 
@@ -94,6 +95,22 @@ def test_outcomes_are_a_row_per_run_and_a_column_per_image(tmp_path, tiny):
     assert found.loc[(base, 0)].tolist() == right.tolist()
     assert not (found.loc[(wide, 2)] & found.loc[(base, 0)]).any()
     assert not {"test_outcomes", "test_mistakes"} & set(frames.tables()["runs"]), "too long for a table"
+
+
+def test_images_of_two_data_sets_are_not_one_table(tmp_path):
+    grid = read(write_grid(tmp_path, TINY + "[study.data]\ndata.validation = [0.0, 0.1]\n"))
+    folder = tmp_path / "r"
+    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+        record = record_of(job, 90.0, 1.0)
+        record["deterministic"] |= {"test_outcomes": "ff" * 45, "validation_outcomes": "ff", "validation_mistakes": "0"}
+        records.publish(folder, record)
+    frames = tidy.load(folder)
+    assert tidy.outcomes(frames).shape == (9, 360), "other training images, the same test images"
+    assert not [name for name in frames.tables()["runs"] if "outcomes" in name or "mistakes" in name]
+    frames.variants.loc[0, "data"] = "another"
+    with pytest.raises(ValueError, match="several data sets"):
+        tidy.outcomes(frames)
 
 
 def test_results_without_outcomes_have_none(results):

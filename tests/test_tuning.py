@@ -47,7 +47,7 @@ def tuned(tmp_path):
 
 def publish_trials(folder, grid, accuracies, skip=()):
     """Made-up trials: their validation accuracy by variant and candidate."""
-    for variant_id in grid.tuned():
+    for variant_id in grid.tuned:
         for each in trials_of(grid, variant_id):
             name = each.name.rpartition(", seed ")[0]
             if name not in skip:
@@ -77,7 +77,7 @@ def fields_of(choices, grid):
 
 def test_every_level_has_the_same_budget_and_seeds_of_its_own(tuned):
     budgets, models = {}, {}
-    for variant_id in tuned.tuned():
+    for variant_id in tuned.tuned:
         found = trials_of(tuned, variant_id)
         budgets[variant_id] = [(each.fields["train"], each.fields["data"], each.fields["seed"]) for each in found]
         models[variant_id] = {json.dumps(each.fields["model"]) for each in found}
@@ -96,13 +96,13 @@ def test_every_level_has_the_same_budget_and_seeds_of_its_own(tuned):
 
 
 def test_levels_that_follow_the_base_are_not_tuned(tuned):
-    assert len(tuned.tuned()) == 2
-    assert len(tuned.variants()) == 3
+    assert len(tuned.tuned) == 2
+    assert len(tuned.variants) == 3
 
 
 def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
     """Whatever the test images are, a trial is the same, and nothing but validation images is ever evaluated."""
-    trial, seen = trials_of(tuned, next(iter(tuned.tuned())))[0], []
+    trial, seen = trials_of(tuned, next(iter(tuned.tuned)))[0], []
 
     def spy(network, data, images, *more):
         seen.append((len(images), len(data.test)))
@@ -126,7 +126,7 @@ def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
 
 
 def test_a_trial_trains_as_a_run_of_the_same_fields_does(tuned, tmp_path):
-    trial = trials_of(tuned, next(iter(tuned.tuned())))[0]
+    trial = trials_of(tuned, next(iter(tuned.tuned)))[0]
     run = replace(trial, kind="run", id="0" * 16)
     for each in (trial, run):
         job.execute(each, tmp_path, {}, "cpu", silent)
@@ -157,7 +157,7 @@ def test_the_best_by_validation_accuracy_is_chosen_and_the_base_is_followed(tune
     rates = {level.label: level.variant.train.learning_rate
              for study in tuned.settle(choices).studies for level in study.levels}  # fmt: skip
     assert rates == {"4": 0.1, "8": 0.3, "none": 0.1, "layer": 0.1}
-    assert all(variant.tuning is None for variant in tuned.settle(choices).variants().values())
+    assert all(variant.tuning is None for variant in tuned.settle(choices).variants.values())
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_product_of_fields_with_two_seeds(tmp_path):
         "validation = 50", "train.weight_decay = [0.0, 1e-4]\nvalidation = 50"
     )
     grid = read(write_grid(tmp_path, text))
-    (base, *_) = grid.tuned()
+    (base, *_) = grid.tuned
     found = trials_of(grid, base)
     assert len(found) == 3 * 2 * 2
     for number, each in enumerate(found):
@@ -195,7 +195,7 @@ def note(folder, each, status):
 
 
 def test_what_diverged_is_no_candidate_and_what_failed_leaves_no_choice(tuned, tmp_path):
-    base, wide = tuned.tuned()
+    base, wide = tuned.tuned
     publish_trials(tmp_path, tuned, ACCURACIES,
                    skip=("base, learning_rate 0.1", "growth_rate 8, learning_rate 0.3"))  # fmt: skip
     note(tmp_path, trials_of(tuned, base)[1], "diverged")
@@ -222,7 +222,7 @@ def test_before_all_trials_are_there_nothing_is_chosen(tuned, tmp_path):
 def test_a_cost_that_depends_on_the_choice_waits_for_it(tmp_path):
     grid = read(write_grid(tmp_path, TUNED.replace("train.batch_size = 16", "train.batch_size = [16, 64]")))
     assert not [each for each in jobs(grid, MACHINE) if each.kind == "cost"]
-    (base, *_) = grid.tuned()
+    (base, *_) = grid.tuned
     for each in trials_of(grid, base):
         record = record_of(each, 0.0, 1.0)
         record["deterministic"] = {"validation_accuracy": 50.0 + each.config.variant.train.batch_size}
@@ -246,7 +246,7 @@ def test_a_schedule_in_steps_takes_the_place_of_epochs():
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("seeds = [100]", "seeds = [1]", "tune.seeds = [1]: the seeds that choose must not be among those"),
+        ("seeds = [100]", "seeds = [1]", "study growth_rate is tuned with seeds that are reported"),
         ("seeds = [100]\n", "", "tune.seeds: is missing"),
         ("validation = 50", "validation = 0", "tune.validation = 0: must be the images to choose on"),
         ("validation = 50", "validation = 1.5", "tune.validation = 1.5: must be the images to choose on"),
@@ -256,7 +256,7 @@ def test_a_schedule_in_steps_takes_the_place_of_epochs():
         ("[0.03, 0.1, 0.3]", "[0.1, 0.1]", "must be a list of different values"),
         ("[0.03, 0.1, 0.3]", "[0.1, -0.3]", "tune.train.learning_rate = -0.3: should be greater than 0"),
         ("train.learning_rate = [", "train.learning_rat = [", "did you mean 'learning_rate'?"),
-        ("train.learning_rate = [0.03, 0.1, 0.3]", "train.keep_weights = [true, false]", "changes no result"),
+        ("learning_rate = [0.03, 0.1, 0.3]", "keep_weights = [true, false]", "cannot be tuned: it does not change"),
         ("train.batch_size = 16", "train.batch_size = 0", "tune.train.batch_size = 0"),
         ("train.batch_size = 16", 'train.last_batch = "drop"\ntrain.batch_size = 500', "drops them all"),
         ("train.batch_size = 16", "train.warmup_epochs = 1.0", "warmup_epochs = 1 must be below epochs = 1"),
@@ -330,8 +330,83 @@ def test_captions_say_how_many_seeds_a_level_has(tmp_path):
         records.publish(tmp_path / "r", record_of(each, 90.0, 1.0))
     frames = tidy.load(tmp_path / "r")
     assert "360 test images; 3 seeds." in tables.study_table(frames, "growth_rate").caption
-    assert "360 test images; 1 to 3 seeds." in tables.study_table(frames, "one").caption
-    assert [row[1] for row in tables.study_table(frames, "one").cells] == ["1", "3"]
+    assert "360 test images; 1 seed." in tables.study_table(frames, "one").caption
+    assert "360 test images; 1 to 3 seeds." in tables.overall_table(frames).caption
+
+
+def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
+    """The base of 90, 91 and 92 % is 90 % in a study of seed 0: the change is the difference of what stands there."""
+    grid = read(write_grid(tmp_path, TINY + "[study.one]\nseeds = [0]\nmodel.bn_size = [2, 4]\n"))
+    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    for each in jobs(grid, MACHINE):
+        if each.kind == "run":
+            records.publish(tmp_path / "r", record_of(each, 90.0 + each.config.seed + 5 * ("one" in each.name), 1.0))
+    frames = tidy.load(tmp_path / "r")
+    level, base = tables.study_table(frames, "one").cells
+    assert (base[1:3], level[1:4]) == (("1", "90.00"), ("1", "95.00", "+5.00"))
+    assert tables.study_table(frames, "growth_rate").cells[0][1:3] == ("3", "91.0 ± 1.0")
+    overall = {row[0]: row[1:4] for row in tables.overall_table(frames).cells}
+    assert overall["one 2"] == ("1", "95.00", "+5.00 (1 pair)"), "91 is the mean of three: the change is of one pair"
+    assert len(tidy.of_study(frames, "one").history) == 2
+
+
+OWN = """
+[study.own]
+tune = { train.learning_rate = [0.05, 0.1, 0.9], seeds = [7], validation = 50 }
+model.bn_size = [2, 4]
+"""
+
+
+def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
+    """Both choose 0.1: the first at the end of its list, the second in the middle."""
+    text = TUNED.replace("[0.03, 0.1, 0.3]", "[0.03, 0.1]") + OWN.replace("0.1, 0.9", "0.2, 0.9")
+    grid, folder = read(write_grid(tmp_path, text)), tmp_path / "r"
+    for variant_id in grid.tuned:
+        for each in trials_of(grid, variant_id):
+            record, rate = record_of(each, 0.0, 1.0), each.config.variant.train.learning_rate
+            record["deterministic"] = {"validation_accuracy": {0.1: 80.0, 0.2: 90.0}.get(rate, 10.0)}
+            records.publish(folder, record)
+    choices = chosen(folder, grid)
+    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE, choices)))
+    for each in jobs(grid, MACHINE, choices):
+        if each.kind == "run":
+            records.publish(folder, record_of(each, 90.0 + 3 * (each.config.variant.train.learning_rate == 0.2), 1.0))
+    frames = tidy.load(folder)
+    marks = {name: [row[5] for row in tables.study_table(frames, name).cells] for name in ("growth_rate", "own")}
+    assert marks == {"growth_rate": ["0.1 (end of its list)"] * 2, "own": ["0.2", "0.2"]}
+    rows = [(row[0], row[4]) for row in tables.overall_table(frames).cells]
+    assert rows == [("4 (base)", "base"), ("own 4", "not resolved"), ("growth_rate 8", "not resolved"),
+                    ("own 2", "not resolved")]  # fmt: skip
+
+
+def test_a_list_that_cannot_go_further_ends_nowhere(tmp_path):
+    text = TUNED.replace(
+        "train.learning_rate = [0.03, 0.1, 0.3]", "train.weight_decay = [0.0, 1e-4]\ntrain.ema = [0.5, 0.9]"
+    )
+    entry = manifest(read(write_grid(tmp_path, text)), MACHINE)["tuning"][0]
+    assert entry["ends"] == {"weight_decay": [1e-4], "ema": [0.5, 0.9]}
+
+
+@pytest.mark.parametrize(
+    ("tune", "base", "said"),
+    [
+        ('train.schedule = ["step", "one-cycle"]\ntrain.warmup_epochs = 0.0', "train.warmup_epochs = 0.5", "a rise"),
+        ("train.warmup_epochs = [0.5, 3.0]\ntrain.epochs = 10", "", "warmup_epochs = 3 must be below epochs = 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_once_chosen_is_told_before_the_tuning(tune, base, said, tmp_path):
+    text = TUNED.replace("train.learning_rate = [0.03, 0.1, 0.3]", tune).replace(
+        "train.epochs = 1\n", f"train.epochs = 1\n{base}\n"
+    )
+    with pytest.raises(ValueError, match="nothing was run") as error:
+        read(write_grid(tmp_path, text))
+    assert said in str(error.value)
+
+
+def test_a_folder_of_runs_that_were_not_tuned_is_not_taken_for_one_of_tuned_ones(tmp_path, results):
+    tuned = read(write_grid(tmp_path, TINY + TUNE))
+    with pytest.raises(driver.WrongFolder, match=r"tune \[\] there, \[{'learning_rate': \[0.03, 0.1, 0.3\]}\] here"):
+        work(tuned, results)
 
 
 # What is shown
@@ -372,16 +447,19 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
     said = (
         "Learning rate: chosen from 0.03, 0.1, 0.3, by the accuracy on 50 validation images, cut from the training set"
     )
-    assert f"{said} (seed 100, batch_size 16). Every level was tuned alike." in table.caption
+    assert (
+        f"{said} (seed 100, batch_size 16); another seed might have chosen another value. Every level was tuned alike."
+        in table.caption
+    )
     assert "The levels take what was chosen for the base." in tables.study_table(shown, "recomputed").caption
     assert "recomputed: Learning rate" in tables.overall_table(shown).caption
-    sentence = "A wider list is needed: at the end of its list lies the learning_rate of growth_rate 8."
-    assert sentence in answer(shown, table)
-    assert not [each for each in answer(shown, tables.study_table(shown, "recomputed")) if "wider" in each]
+    said = "The chosen learning_rate of growth_rate 8 is the first or the last of its list: add values beyond it."
+    assert said in answer(shown, table)
+    assert not [each for each in answer(shown, tables.study_table(shown, "recomputed")) if "of its list" in each]
 
 
 def test_what_was_chosen_is_counted_and_can_be_cited(shown):
-    assert report.counts(shown).startswith("6 trainings that choose, 5 runs and the costs of 3 variants: 14 done")
+    assert report.counts(shown).startswith("6 trials for tuning, 5 runs and the costs of 3 variants: 14 done")
     assert tables.citable(shown)["growth_rate", "8", "learning_rate"] == "0.3"
     assert "train.learning_rate, as tuning chose it" in citations.describe(shown, "growth_rate", "8", "learning_rate")
     status = CliRunner().invoke(app, ["status", str(shown.folder), "--json"])
@@ -416,7 +494,7 @@ def test_the_figure_has_a_line_per_level_and_fills_what_was_chosen(shown):
 def test_a_variant_whose_tuning_failed_is_a_row_that_says_so(tuned, tmp_path, capsys):
     folder = tmp_path / "r"
     publish_trials(folder, tuned, ACCURACIES, skip=("growth_rate 8, learning_rate 0.3",))
-    (_, wide) = tuned.tuned()
+    (_, wide) = tuned.tuned
     note(folder, trials_of(tuned, wide)[2], "oom")
     choices = chosen(folder, tuned)
     files.write(folder / "jobs.json", records.sealed(manifest(tuned, MACHINE, choices)))
@@ -434,7 +512,7 @@ def test_a_variant_whose_tuning_failed_is_a_row_that_says_so(tuned, tmp_path, ca
 def test_a_diverged_candidate_is_drawn_and_is_no_failure(tuned, tmp_path):
     folder = tmp_path / "r"
     publish_trials(folder, tuned, ACCURACIES, skip=("growth_rate 8, learning_rate 0.3",))
-    (_, wide) = tuned.tuned()
+    (_, wide) = tuned.tuned
     note(folder, trials_of(tuned, wide)[2], "diverged")
     files.write(folder / "jobs.json", records.sealed(manifest(tuned, MACHINE, chosen(folder, tuned))))
     frames = tidy.load(folder)
@@ -475,7 +553,7 @@ def test_one_run_tunes_and_trains_and_a_grid_may_grow(tmp_path):
 
 def test_a_failed_trial_is_tried_again_when_asked_to(tmp_path, monkeypatch):
     grid, folder = read(write_grid(tmp_path, TUNED.replace("[0, 1]", "[0]"))), tmp_path / "r"
-    (_, wide) = grid.tuned()
+    (_, wide) = grid.tuned
     note(folder, trials_of(grid, wide)[0], "timeout")
     first = work(grid, folder)
     assert (first.total, first.executed, first.stopped) == (2 + 6 + 2, 2 + 5 + 1, False)
@@ -503,7 +581,7 @@ def values(folder):
 def strike(path, folder, kind, number):
     """Starts a driver, and ends it by a signal as soon as a training of this kind has kept a state; its exit code."""
     grid, begun = read(path), time.time()
-    trials = {each.id for variant_id in grid.tuned() for each in trials_of(grid, variant_id)}
+    trials = {each.id for variant_id in grid.tuned for each in trials_of(grid, variant_id)}
     command = [sys.executable, "-m", "ablations", "run", str(path), "--device", "cpu", "--workers", "2", "--out"]
     with subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         while not [each for each in folder.glob("checkpoints/*.latest")
