@@ -153,15 +153,18 @@ def _declared(manifest: Mapping[str, Any]) -> set[tuple[str, Any, bool]]:
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What tells two grids apart: title, seeds, what is tuned, and the base's fields."""
     old, new = (
-        {
-            **grid,
-            **next(iter(grid["variants"].values()))["fields"],
-            "tune": [each["values"] for each in grid["tuning"]][:1],
-        }
-        for grid in (there, here)
+        {**grid, **next(iter(grid["variants"].values()))["fields"], "tune": _tuned_over(grid)} for grid in (there, here)
     )
-    keys = ["title", "seeds", "tune", *dict.fromkeys(key for key in (*old, *new) if "." in key)]
+    chosen = {f"train.{name}" for grid in (there, here) for entry in grid["tuning"] for name in entry["values"]}
+    fields = (key for key in dict.fromkeys([*old, *new]) if "." in key and key not in chosen)
+    keys = ["title", "seeds", "tune", *fields]
     return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
+
+
+def _tuned_over(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first tuned variant of a grid is tuned over, and how; empty where none is."""
+    told = ("values", "schedule", "seeds", "validation_images")
+    return next(({key: entry[key] for key in told} for entry in manifest["tuning"]), {})
 
 
 def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str], console: Console) -> bool:

@@ -42,7 +42,7 @@ from ablations.tables import (
     study_table,
     tuning_caption,
 )
-from ablations.tidy import Frames, of_study, trials, tuned_fields
+from ablations.tidy import Frames, base_of, of_study, trials, tuned_fields
 
 PANELS = ("params", "macs", "train_peak_memory_bytes", "train_images_per_second")
 """The costs that stand beside the accuracy."""
@@ -698,11 +698,11 @@ def _means(frames: Frames) -> pd.DataFrame:
 
 def _names(frames: Frames) -> dict[str, str]:
     """A variant is called by the first level that has it; bare values with their study."""
-    names: dict[str, str] = {}
+    names = {base_of(frames): "base"}
     for study in frames.manifest["studies"]:
-        prefix = f"{study['name']} " if study["axes"] else ""
         for level in study["levels"]:
-            names.setdefault(level["variant"], "base" if level["is_base"] else f"{prefix}{level['label']}")
+            prefix = f"{study['name']} " if study["axes"] or level["is_base"] else ""
+            names.setdefault(level["variant"], f"{prefix}{level['label']}")
     return names
 
 

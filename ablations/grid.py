@@ -313,7 +313,7 @@ def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) ->
 
 def _ends(name: str, values: Sequence[Any]) -> list[Any]:
     """The least and the greatest of a list of numbers, unless the field allows nothing beyond them."""
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if len(values) < 2 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return []
     return [end for end, sign in ((min(values), -1), (max(values), 1)) if _is_allowed(name, _beyond(end, sign))]
 

@@ -125,6 +125,9 @@ class _Reader:
     broken: set[str] = field(default_factory=set)
     """Sections of the base that are not valid."""
 
+    tune_is_wrong: bool = False
+    """Whether the grid has a table tune that is not valid."""
+
     def wrong(self, key: str, given: Any, rule: str) -> None:
         problem = Problem(key, given, rule)
         if str(problem) not in self.told:
@@ -180,11 +183,12 @@ class _Reader:
         if not study_tables:
             self.wrong("study", _NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
         tuning = self.tuning("tune", table["tune"], base_tables["train"]) if "tune" in table else None
+        self.tune_is_wrong = "tune" in table and tuning is None
         if self.too_many(study_tables, len(seeds), base, table.get("tune")):
             return None
         studies = [self.study(name, value, base_tables, base, seeds, tuning) for name, value in study_tables.items()]
         found = tuple(study for study in studies if study is not None)
-        self.seeds_apart(found)
+        self.seeds_apart(found, tuning)
         if self.problems or base is None:
             return None
         datasets = {config: dataset for config, dataset in self.datasets.items() if dataset is not None}
@@ -267,6 +271,9 @@ class _Reader:
         fields = self.subtable(table, "train", f"{prefix}.")
         axes = {name: values for name, values in fields.items() if isinstance(values, list)}
         schedule = {name: value for name, value in fields.items() if name not in axes}
+        for name in ("keep_weights", "test_curve"):
+            if name in schedule:
+                self.wrong(f"{prefix}.train.{name}", schedule[name], "a trial keeps no weights and has no test images")
         for name, values in axes.items():
             where = f"{prefix}.train.{_quoted(name)}"
             if name in UNTUNABLE:
@@ -295,8 +302,8 @@ class _Reader:
     def study_tuning(self, prefix: str, table: Table, tuning: Tuning | None, base: Table) -> tuple[Tuning | None, bool]:
         """How a study's levels are tuned, and whether they follow the base."""
         own = table.get("tune", tuning)
-        if own is tuning or own is False:
-            return own or None, False
+        if own is tuning or own is False or (own == "base" and self.tune_is_wrong):
+            return tuning if own is tuning else None, False
         if isinstance(own, dict):
             return self.tuning(f"{prefix}.tune", own, base), False
         if own != "base" or tuning is None:
@@ -309,11 +316,14 @@ class _Reader:
         """The level as one that is tuned, or follows the base; reports what cannot be."""
         if tuning is None:
             return level
-        for name, _ in tuning.axes:
-            if f"train.{name}" in level.values:
-                rule = f"level {level.label} sets what tune chooses: give the study tune = false, or a tune of its own"
-                self.wrong(f"{prefix}.train.{name}", level.values[f"train.{name}"], rule)
-                return level
+        chosen = [name for name, _ in tuning.axes]
+        chosen += [ALTERNATIVES[name] for name in chosen if name in ALTERNATIVES]
+        fixed = [name for name, _ in tuning.schedule if name not in ("epochs", "steps")]  # a shorter trial is still its
+        for name in (each for each in (*chosen, *fixed) if f"train.{each}" in level.values):
+            does = "chooses" if name in chosen else "fixes for its trials"
+            rule = f"level {level.label} sets what tune {does}: give the study tune = false, or a tune of its own"
+            self.wrong(f"{prefix}.train.{name}", level.values[f"train.{name}"], rule)
+            return level
         for candidate in tuning.candidates():
             try:
                 trained = (tuning.trial(level.variant, candidate), level.variant.settled(candidate))
@@ -329,7 +339,7 @@ class _Reader:
         variant = replace(level.variant, tuning=tuning, follows_base=follows and not level.is_base)
         return replace(level, variant=variant)
 
-    def seeds_apart(self, studies: Sequence[Study]) -> None:
+    def seeds_apart(self, studies: Sequence[Study], common: Tuning | None) -> None:
         """Reports seeds that are both tuned and reported: a lucky seed would be chosen and then reported."""
         reported = {seed for study in studies for seed in study.seeds}
         for study in studies:
@@ -337,7 +347,9 @@ class _Reader:
                 both = sorted(reported & set(tuning.seeds)) if tuning is not None else []
                 if both:
                     rule = f"study {study.name} is tuned with seeds that are reported too: give the tuning others"
-                    self.wrong("tune.seeds", both, rule)
+                    self.wrong("tune.seeds" if tuning == common else f"study.{study.name}.tune.seeds", both, rule)
+        if common is not None and not any(level.variant.tuning == common for each in studies for level in each.levels):
+            self.notes.append("no study is tuned as [tune] says: each has a tune of its own, or tune = false")
 
     def variant(self, prefix: str, tables: dict[str, Table], own: dict[str, Table]) -> Variant | None:
         """Validates the three sections; reports problems of `own` keys only, the rest belongs to the base."""
@@ -666,6 +678,7 @@ def _set(table: Any, path: str, value: Any) -> None:
     for name in outer:
         table = table.setdefault(name, {}) if isinstance(table, dict) else None
     if isinstance(table, dict):
+        table.pop(ALTERNATIVES.get(key), None)
         table[key] = value
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from ablations import files
 from ablations.metrics import MATCHED, METRICS, level_text
 from ablations.statistics import effects, half_interval, summary
-from ablations.tidy import Frames, at_the_end, of_study, tuned_fields
+from ablations.tidy import Frames, at_the_end, base_of, of_study, tuned_fields
 
 CONFOUNDS = (
     "params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second",
@@ -64,12 +64,14 @@ def study_table(frames: Frames, study: str) -> StudyTable:
 
 def overall_table(frames: Frames) -> StudyTable:
     """Every variant once, by the first level that has it; the base first. One family of comparisons for Holm."""
-    levels = frames.studies.sort_values("is_base", ascending=False, kind="stable").drop_duplicates("variant")
-    first = levels.index == levels.index[0]  # a study that is tuned in its own way has another base
-    names = levels.level.where(first, levels.study + " " + levels.level)
-    levels = levels.assign(level=names, is_base=first)
+    levels, base = frames.studies, base_of(frames)
+    others = ", ".join(levels[levels.is_base & (levels.variant != base)].study)
+    levels = levels.assign(is_base=levels.variant == base).drop_duplicates("variant")
+    levels = levels.assign(level=levels.level.where(levels.is_base, levels.study + " " + levels.level))
+    levels = levels.sort_values("is_base", ascending=False, kind="stable")
     table = _table(frames, OVERALL, "What does every variant cost, and what does it buy?", levels, [])
-    return replace(table, caption=f"Here all variants are one family of comparisons. {table.caption}")
+    own = f"Compare {others} within their own tables: they have another base. " if others else ""
+    return replace(table, caption=f"{own}Here all variants are one family of comparisons. {table.caption}")
 
 
 def effects_table(frames: Frames, study: str) -> StudyTable | None:
@@ -161,6 +163,7 @@ PUBLISHED = ("Test error (%)", "Published error (%)", "Published is")
 def _against_published(row: Mapping[Any, Any], published: Mapping[str, float | None]) -> dict[str, Any]:
     """A level's test error with the 95 % t interval of its seeds, and whether the published error lies within it."""
     error, stated, half = 100 - row["mean"], published.get(row["level"]), half_interval(row["sd"], row["n"])
+    half = math.nan if row["sd"] <= 1e-9 else half  # equal seeds say nothing of how far others would lie
     low, high = float(np.clip(error - half, 0, 100)), float(np.clip(error + half, 0, 100))  # NaN stays NaN
     if stated is None:
         where = ""
@@ -353,7 +356,7 @@ def provenance(frames: Frames) -> str:
     tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
     counts = frames.runs.groupby("variant").size()
     seeds = " to ".join(dict.fromkeys(f"{number}" for number in (counts.min(), counts.max())))
-    batches = ", ".join(map(str, frames.variants["train.batch_size"].unique()))
+    batches = ", ".join(map(str, frames.variants["train.batch_size"].dropna().unique()))
     flags = costs.reindex(columns=[*DISTURBED.values()]).astype(object)
     number = int(flags.map(lambda flag: isinstance(flag, str) and flag != "").any(axis=1).sum())
     disturbed = (
@@ -454,7 +457,7 @@ def _tabular(table: StudyTable, columns: Sequence[int]) -> list[str]:
 
 def _numbers(text: str) -> str:
     r"""A cell whose numbers are siunitx's: `97.13 ± 0.28` becomes `\\num{97.13 +- 0.28}`."""
-    number = r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+    number = r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?"
     parts = re.split(rf"(?<![\w.])({number}(?: ± {number})?)(?!\w)", text)
     return "".join(
         rf"\num{{{part.replace(',', '').replace('±', '+-')}}}" if place % 2 else _tex(part)

@@ -167,6 +167,11 @@ def _levels(manifest: dict[str, Any], study: str | None) -> list[dict[str, Any]]
     return [level for each in manifest["studies"] if study in (None, each["name"]) for level in each["levels"]]
 
 
+def base_of(frames: Frames) -> str:
+    """The variant that most studies have as their base; a study that is tuned in its own way has another."""
+    return str(frames.studies[frames.studies.is_base].variant.value_counts(sort=False).idxmax())
+
+
 def of_study(frames: Frames, study: str) -> Frames:
     """The frames of one study alone: its variants, trained with its seeds."""
     variants = frames.studies.variant[frames.studies.study == study]
@@ -270,7 +275,8 @@ def _tuning_frame(manifest: dict[str, Any], whole: dict[str, Any], attempts: dic
                 row = _row({"kind": "tuning", "variant": entry["becomes"], "seed": seed, "id": trial}, whole, attempts)
                 told = {key: row.get(key) for key in _TUNING}
                 rows.append({"name": entry["name"], **fields, **told, "chosen": candidate["fields"] == entry["chosen"]})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.assign(**_typed(frame.filter(like="train.")))
 
 
 _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", "commit",
@@ -279,11 +285,11 @@ _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "
 
 def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> list[dict[str, Any]]:
     """Costs of the machine that jobs.json names; variants that differ in training alone share one record."""
-    rows = []
+    rows, untuned = [], _untuned(manifest)
     for variant, entry in manifest["variants"].items():
         row = _row({"kind": "cost", "variant": variant, "seed": None, "id": entry["cost"]}, whole, attempts)
         del row["seed"]
-        rows.append(row)
+        rows.append(row | untuned.get(variant, {}) if entry["cost"] is None else row)
     return rows
 
 

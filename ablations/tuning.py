@@ -58,13 +58,14 @@ def _mean_accuracy(trials: Sequence[Job], records: Records) -> float | None:
 
 
 def _distance(base: TrainConfig, candidate: Mapping[str, Any]) -> float:
-    """How far a candidate lies from the base: the logarithm of the factor for numbers, 1 for any other value."""
-    pairs = [(value, getattr(base, name)) for name, value in candidate.items()]
-    return sum(
-        abs(math.log(value / own)) if _positive(value) and _positive(own) else float(value != own)
-        for value, own in pairs
-    )
+    """How far a candidate lies from the base: the sum over its fields."""
+    return sum(_apart(getattr(base, name), value) for name, value in candidate.items())
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def _apart(base: Any, value: Any) -> float:
+    """The logarithm of the factor between two numbers above 0; 0 is farther from them than any; 1 for other values."""
+    if any(isinstance(each, bool) or not isinstance(each, int | float) for each in (base, value)):
+        return float(value != base)
+    if base > 0 and value > 0:
+        return abs(math.log(value / base))
+    return float(abs(value)) if base == 0 else 1000.0 + abs(value - base)

@@ -22,7 +22,7 @@ from ablations.config import DataConfig, TrainConfig, Tuning, Variant
 from ablations.data import load
 from ablations.grid import awaited, jobs, manifest, trials_of
 from ablations.reader import read
-from ablations.tuning import choose
+from ablations.tuning import _distance, choose
 from densenet import DenseNetConfig
 
 TUNE = """
@@ -263,6 +263,8 @@ def test_a_schedule_in_steps_takes_the_place_of_epochs():
         ("[tune]", "[tune]\nvalidaton = 5", "tune.validaton = 5: unknown key; did you mean 'validation'?"),
         ("[study.growth_rate]", "[study.growth_rate]\ntune = true", 'study.growth_rate.tune = True: must be a table'),
         ("model.growth_rate = [4, 8]", "train.learning_rate = [0.1, 0.2]", "sets what tune chooses"),
+        ("model.growth_rate = [4, 8]", "train.batch_size = [8, 32]", "sets what tune fixes for its trials"),
+        ("train.batch_size = 16", "train.test_curve = true", "a trial keeps no weights and has no test images"),
         ("[study.growth_rate]", "[study.growth_rate]\nseeds = [100]", "tune.seeds = [100]"),
         ("[study.growth_rate]", "[study.growth_rate]\nseeds = []", "study.growth_rate.seeds = []: must be a list"),
     ],
@@ -272,6 +274,19 @@ def test_what_is_wrong_with_a_tuning_is_told_before_any_work(before, after, said
     with pytest.raises(ValueError, match="nothing was run") as error:
         read(write_grid(tmp_path, TUNED.replace(before, after, 1)))
     assert said in str(error.value)
+
+
+def test_steps_and_epochs_are_one_choice(tmp_path):
+    text = TUNED.replace("train.learning_rate = [0.03, 0.1, 0.3]", "train.epochs = [1, 2]")
+    with pytest.raises(ValueError, match="level 3 sets what tune chooses"):
+        read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 8]", "train.steps = [3, 4]")))
+    grid = read(write_grid(tmp_path, TUNED + "train.epochs = 4\n"), ["tune.train.steps=9"])
+    assert dict(grid.base.tuning.schedule) == {"batch_size": 16, "steps": 9}
+
+
+def test_a_broken_tuning_is_told_once(tmp_path):
+    with pytest.raises(ValueError, match="1 problem, nothing was run"):
+        read(write_grid(tmp_path, TUNED.replace("validation = 50", "validation = 0") + FOLLOWING))
 
 
 def test_tune_base_needs_a_tuning_of_the_grid(tmp_path):
@@ -375,8 +390,21 @@ def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
     marks = {name: [row[5] for row in tables.study_table(frames, name).cells] for name in ("growth_rate", "own")}
     assert marks == {"growth_rate": ["0.1 (end of its list)"] * 2, "own": ["0.2", "0.2"]}
     rows = [(row[0], row[4]) for row in tables.overall_table(frames).cells]
-    assert rows == [("4 (base)", "base"), ("own 4", "not resolved"), ("growth_rate 8", "not resolved"),
-                    ("own 2", "not resolved")]  # fmt: skip
+    assert rows == [("4 (base)", "base"), ("growth_rate 8", "not resolved"), ("own 2", "not resolved"),
+                    ("own 4", "not resolved")]  # fmt: skip
+    assert tables.overall_table(frames).caption.startswith(
+        "Compare own within their own tables: they have another base."
+    )
+
+
+def test_small_values_are_numbers_in_latex_too():
+    assert tables._numbers("1e-05 (end of its list)") == r"\num{1e-05} (end of its list)"
+
+
+@pytest.mark.parametrize(("base", "order"), [(0.0, [0.0, 0.5, 1, 5]), (1e-4, [1e-4, 2e-4, 1e-5, 1e-2, 0.0])])
+def test_distances_from_the_base(base, order):
+    config = TrainConfig(weight_decay=base)
+    assert sorted(order, key=lambda value: _distance(config, {"weight_decay": value})) == order
 
 
 def test_a_list_that_cannot_go_further_ends_nowhere(tmp_path):
@@ -405,7 +433,7 @@ def test_what_cannot_be_trained_once_chosen_is_told_before_the_tuning(tune, base
 
 def test_a_folder_of_runs_that_were_not_tuned_is_not_taken_for_one_of_tuned_ones(tmp_path, results):
     tuned = read(write_grid(tmp_path, TINY + TUNE))
-    with pytest.raises(driver.WrongFolder, match=r"tune \[\] there, \[{'learning_rate': \[0.03, 0.1, 0.3\]}\] here"):
+    with pytest.raises(driver.WrongFolder, match=r"tune {} there, {'values': {'learning_rate': \[0.03, 0.1, 0.3\]}"):
         work(tuned, results)
 
 
