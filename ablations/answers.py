@@ -217,7 +217,7 @@ def _no_pairs(rows: Sequence[Row]) -> str:
 
 
 def _effects(frames: Frames, table: tables.StudyTable) -> list[str]:
-    """Of a study of several axes: which main effects and interactions the seeds resolve, the largest first."""
+    """Which main effects and interactions of a study of several axes are resolved, the largest first."""
     found = tables.effects_table(frames, table.name)
     if found is None:
         return []

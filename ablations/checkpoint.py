@@ -21,10 +21,10 @@ from ablations import files
 from ablations.stopwatch import Stopwatch
 
 FOLDER = "checkpoints"
-"""Of a results folder."""
+"""The folder of checkpoints within a results folder."""
 
 LAYOUT = 2
-"""Of a checkpoint; one of another layout is not taken up."""
+"""The version of the checkpoint's layout; a checkpoint of another version is not used."""
 
 
 class Stopped(RuntimeError):
@@ -41,11 +41,11 @@ class Epoch:
 
     train_accuracy: float
     validation_loss: float | None
-    """Of the validation images at this epoch's end, where they were evaluated."""
+    """The loss on the validation images at this epoch's end, where they were evaluated."""
 
     validation_accuracy: float | None
     test_loss: float | None
-    """Of the test images, where a curve of them was asked for."""
+    """The loss on the test images, where a test curve was asked for."""
 
     test_accuracy: float | None
     learning_rate: float
@@ -55,10 +55,10 @@ class Epoch:
     """Euclidean norm of the gradient of all parameters, before clipping, averaged over the epoch's steps."""
 
     images: int
-    """That were trained on."""
+    """How many images were trained on."""
 
     seconds: float
-    """Of the training steps, without evaluation and checkpoints."""
+    """Seconds of the training steps, without evaluation and checkpoints."""
 
 
 @dataclass
@@ -67,14 +67,14 @@ class State:
 
     network: nn.Module
     average: nn.Module | None
-    """Of the weights, where there is one."""
+    """The network with averaged weights, where there is one."""
 
     optimizer: torch.optim.Optimizer
     order: Tensor
     """State of the generator that orders the images, before it drew the present epoch's order."""
 
     history: list[Epoch] = field(default_factory=list)
-    """Of the epochs before the present one."""
+    """The lines of the finished epochs."""
 
     steps: int = 0
     """Done in the present epoch."""
@@ -82,10 +82,10 @@ class State:
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
-    """Of each of these steps, on the device: loss, norm of the gradient, images classified rightly."""
+    """For each step of the present epoch, on the device: loss, norm of the gradient, images classified rightly."""
 
     seconds: float = 0.0
-    """That these steps took."""
+    """Seconds that these steps took."""
 
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Seconds of all work, that before the present process too, as far as checkpoints tell."""
@@ -221,7 +221,7 @@ class Shelf:
     """Device, versions and code of the suite: a training that goes on in another one is `mixed`."""
 
     source: Mapping[str, str] = field(default_factory=dict)
-    """Of a network written elsewhere: with another one, the training starts anew."""
+    """The source of a network written elsewhere: when it has changed, the training starts anew."""
 
     written: Callable[[tuple[int, int]], None] = lambda place: None
     """Called when a checkpoint is whole, with the epochs and the steps of the next one that are in it; by whichever
@@ -281,7 +281,10 @@ class Keeper:
         self._writing: Future[None] | None = None
 
     def keep(self, state: State) -> None:
-        """Keeps the state as it is now, once the one before is whole. Raises StorageError where that one is not."""
+        """Waits for the previous write, then writes the present state in the background.
+
+        Raises StorageError where the previous write failed.
+        """
         self.wait()
         if self._shelf is not None:
             self._writing = self._thread.submit(self._shelf.write, state.dump(), (len(state.history), state.steps))
@@ -293,7 +296,7 @@ class Keeper:
             writing.result()
 
     def close(self) -> None:
-        """The same for the last time."""
+        """Waits for the last write and ends the thread. Raises StorageError where the write failed."""
         try:
             self.wait()
         finally:

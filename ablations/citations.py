@@ -68,7 +68,7 @@ class _Mark:
 
     start: int
     end: int
-    """Of the cited number."""
+    """Where the cited number starts and ends in the text."""
 
     source: str
     problem: str = ""
@@ -131,7 +131,7 @@ def rewrite(path: Path) -> int:
 
 
 def _text(path: Path) -> str:
-    """As it is, line ends too."""
+    """The file's text, with its own line ends."""
     return path.read_bytes().decode()
 
 

@@ -40,7 +40,7 @@ out = _Lasting(highlight=False, width=None if sys.stdout and sys.stdout.isatty()
 err = Console(highlight=False, stderr=True)
 
 SOME_FAILED, USAGE, STOPPED = 1, 2, 75
-KEPT = "What is finished is kept; when this is mended, the same command goes on from there."
+KEPT = "Finished jobs are saved: fix the problem and run the same command again."
 SHIPPED = Path(__file__).parent / "grids"
 
 GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name, or a path to a TOML file.")]

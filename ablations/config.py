@@ -111,9 +111,9 @@ class TrainConfig(Config):
     """Whether parameters of one dimension decay too: in the paper's code they do."""
 
     schedule: Literal["step", "cosine", "one-cycle", "constant"] = "step"
-    """Of the rate, step by step. step: divided by 10 at 50 % and 75 % of all steps, the paper's. cosine: half a cosine
-    down to 0 (Loshchilov and Hutter 2017, without restarts). one-cycle: up from 1/25 over 30 % of the steps, then
-    down to 1/250000, along cosines (Smith and Topin 2018)."""
+    """How the rate changes, step by step. step: divided by 10 at 50 % and 75 % of all steps, the paper's. cosine: half
+    a cosine down to 0 (Loshchilov and Hutter 2017, without restarts). one-cycle: up from 1/25 over 30 % of the steps,
+    then down to 1/250000, along cosines (Smith and Topin 2018)."""
 
     warmup_epochs: float = Field(default=0.0, ge=0)
     """The rate rises linearly over this many epochs before the schedule's own course; the paper has none."""

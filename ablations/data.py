@@ -87,7 +87,7 @@ class Images:
 
 
 def _deaf(reader: int) -> None:
-    """A reader lives as long as the training that it reads for: signals to stop are not for it."""
+    """Loader workers ignore stop signals: the training ends them."""
     signals.ignore()
 
 

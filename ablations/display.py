@@ -96,7 +96,7 @@ class Board:
         return seconds
 
     def _mean_seconds(self, kind: str) -> float | None:
-        """Of the finished jobs of a kind; before there is one, of the running ones by what they have done."""
+        """The mean over the finished jobs of a kind; before there is one, an estimate from those that run."""
         if self.finished[kind]:
             return self.spent[kind] / self.finished[kind]
         whole = [pace for slot, pace in self.pace.items() if self.works[self.running[slot][0]].kind == kind]

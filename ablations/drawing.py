@@ -230,7 +230,7 @@ def _leader(here: Any, box: Bbox) -> Any:
 
 
 def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
-    """Of the boxes around a point within the panel that overlap none that is taken: near, and hiding little.
+    """A free box near a point, within the panel, that overlaps no other name and hides little of the drawing.
 
     Hiding a point counts like 48 points of distance; where all is crowded there is none.
     """

@@ -190,7 +190,7 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str]
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Within, the first signal to stop is a wish that can be asked for; a second Ctrl-C does what one does without."""
+    """The first signal requests a stop, which the yielded function tells; a second Ctrl-C interrupts at once."""
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}
 

@@ -33,7 +33,7 @@ from ablations.signals import STOPPING
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 MOST_DEATHS = 3
-"""In a row, without news of a checkpoint between them."""
+"""Deaths in a row, without a newer checkpoint between them, after which a task is given up."""
 
 GRACE = 15.0
 """Seconds that a task has for ending when it is asked to."""
@@ -42,7 +42,7 @@ TICK = 0.2
 """Seconds after which the engine looks up: whether it should stop, and whether a task is over its limit."""
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl."""
+"""The number of this option in Linux's prctl."""
 
 Tell = Callable[..., None]
 """`tell("progress", ...)`, and `tell("kept", place)` when a state is kept from which the task would go on; a later one
@@ -97,7 +97,7 @@ class _Worker:
     process: ForkServerProcess
     connection: Connection
     deadline: float = float("inf")
-    """When it is killed for having been asked to stop."""
+    """When a worker that was asked to stop is killed."""
 
     def kill(self) -> None:
         """Ends the process and what it has started."""
@@ -165,7 +165,7 @@ class _Engine:
             yield self.after_death(worker)
 
     def after_death(self, worker: _Worker) -> Event:
-        """A dead worker's task is started again, unless it dies and dies."""
+        """Starts a dead worker's task again, unless it died MOST_DEATHS times in a row."""
         worker.process.join()
         code, key = worker.process.exitcode or 0, worker.task.key
         if self.stopping():

@@ -19,7 +19,7 @@ EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
 """Images at once; on a CPU, feature maps of 512 images take three times as long as those of 64, nearer its caches."""
 
 BINS = 15
-"""Of the calibration error, as in Guo et al. 2017."""
+"""Bins of confidence for the calibration error, as in Guo et al. 2017."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,19 @@ class Evaluation:
     """What a network is worth on some images."""
 
     accuracy: float
-    """In %."""
+    """The share of the images that are classified rightly, in %."""
 
     loss: float
     """Cross-entropy in nats, without label smoothing."""
 
     top5_accuracy: float | None
-    """In %, where there are more than ten classes."""
+    """The share of the images whose class is among the five highest scores, in %; None up to ten classes."""
 
     calibration_error: float
-    """In %: the mean distance of confidence and accuracy over 15 bins of confidence (Guo et al. 2017)."""
+    """The mean distance between confidence and accuracy over 15 bins of confidence, in % (Guo et al. 2017)."""
 
     per_class_accuracy: tuple[float | None, ...]
-    """In %, None for a class without images."""
+    """The share of each class that is classified rightly, in %; None for a class without images."""
 
     outcomes: str
     """Which images were classified rightly: a bit each, in the images' order, as `packed` writes them."""

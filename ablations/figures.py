@@ -109,7 +109,7 @@ def _left_out(numbers: pd.DataFrame, shown: pd.DataFrame) -> str:
 
 
 def _styled(numbers: pd.DataFrame) -> pd.DataFrame:
-    """With the colour and dashes of each level in every figure of its study, and whether it is told from others.
+    """With the colour and dashes that each level has in every figure of its study, and whether the colour is its own.
 
     The base is black and solid, and so stays visible below what coincides with it; beyond what hues can tell apart, the
     most accurate have one, the others are grey.
@@ -262,7 +262,7 @@ def _cost_panel(axes: Axes, rows: pd.DataFrame, key: str) -> None:
 
 
 def _number(key: str, value: float) -> str:
-    """As in the tables, but for counts that are too long."""
+    """The number as in the tables, shortened where a count is too long."""
     text = METRICS[key].format(value)
     return text if len(text) < 10 else ticker.EngFormatter(places=1, sep="")(value)
 
@@ -337,7 +337,7 @@ def _lines_and_bands(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> Non
 
 
 def _curve_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
-    """A line per level that is told from others; a cross for one without a curve."""
+    """A line per level that has its own colour; a cross for one without a curve."""
     key: list[Artist] = []
     for row in rows[rows.told].to_dict("records"):
         label = drawing.short(called(row))

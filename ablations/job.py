@@ -153,7 +153,9 @@ def _run(
     data = load(variant.data).to(device)
     watch.lap("data")
     if data.checksum != job.fields["data"]["checksum"]:
-        raise DataError(f"{data.label} has changed since the job was made: start again, and it gets jobs of its own")
+        raise DataError(
+            f"{data.label} has changed on disk since the job was planned: run the grid again to plan new jobs"
+        )
     tuning = job.kind == "tuning"
     if tuning:  # what is chosen must know nothing of the test images: they are not there
         data = replace(data, test=data.test.subset(torch.arange(0)))

@@ -17,7 +17,7 @@ from typing import Any
 from ablations.files import StorageError
 
 PATIENCE = 1.0
-"""Seconds that a driver waits for a folder: whoever only looks whether it is held, holds it for a moment."""
+"""Seconds for which a driver tries again to lock a folder: a status check holds the lock briefly."""
 
 
 class Held(RuntimeError):

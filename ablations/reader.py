@@ -26,7 +26,7 @@ from densenet.options import lookup, suggestion
 SECTIONS = ("model", "data", "train")
 STUDY_KEYS = ("question", "seeds", "tune", "match", "variant", "published", "published_source", *SECTIONS)
 MAX_JOBS = 10_000
-"""Jobs of one grid; more is taken for a slip unless it is asked for."""
+"""Jobs of one grid; a grid of more is refused unless --max-jobs is raised."""
 
 DEEPEST = 32
 """Tables and lists within each other; what is valid has six."""
@@ -47,7 +47,7 @@ UNTUNABLE = ("keep_weights", "checkpoint_seconds", "test_curve", "evaluation_int
 """Fields of a training that do not change its result."""
 
 ALTERNATIVES = {"depth": "block_config", "block_config": "depth", "epochs": "steps", "steps": "epochs"}
-"""Of these, one given explicitly replaces the other where it is inherited."""
+"""Pairs of fields that say the same: one that is given replaces the other one where that is inherited."""
 
 UNCITABLE = re.compile(r"[\\{}%#~^$<>]|--")
 """What would mean something else in LaTeX or in a comment: a level is cited by its label."""
@@ -409,7 +409,7 @@ class _Reader:
             place, _, section = prefix.rpartition(".")
             details = error.errors()
             mine = [detail for detail in details if _is_of(own, detail)]
-            # what is inherited was told with the base; but no variant is dropped in silence
+            # the base's errors are reported once, with the base; here only this level's, or those that nobody reported
             for detail in mine or (() if section in self.broken else details):
                 self.wrong(*_explain(prefix, detail, config_class))
             if place == "base":
@@ -755,7 +755,7 @@ def _value(variant: Variant, path: str) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """As TOML would give it."""
+    """The value as TOML would give it."""
     return list(value) if isinstance(value, tuple) else value
 
 

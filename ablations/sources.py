@@ -96,10 +96,10 @@ class Source:
     """How many there are; 0: as many as the training labels tell."""
 
     names: tuple[str, ...] = ()
-    """Of the classes, where they have names."""
+    """The names of the classes, where they have any."""
 
     kept: bool = True
-    """In the cache, once decoded."""
+    """Whether the decoded images are kept in the cache."""
 
     sampled: bool = False
     """Its statistics are taken from some of the images, whether they are in memory or not."""

@@ -164,7 +164,7 @@ class _Product:
 
     axes: list[str]
     levels: list[list[str]]
-    """Of each axis."""
+    """The levels of each axis."""
 
     reference: Cell
     """What all cells are compared with: the base, or the first level of each axis where the base stands outside."""

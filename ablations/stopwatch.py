@@ -42,7 +42,7 @@ class Stopwatch:
         self._steps.append((begin, end))
 
     def read(self) -> None:
-        """Takes in the steps that CUDA has timed since; it must have done them, and what was around them is data."""
+        """Books the steps that CUDA has finished since the last call; the rest of the time counts as data loading."""
         if self._steps:
             seconds = sum(begin.elapsed_time(end) for begin, end in self._steps) / 1000
             self._steps.clear()

@@ -208,7 +208,9 @@ def _cells(
     if match:  # what is left over
         level += f" ({MATCHED[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
     change = _difference(row)
-    if change and not row["pairs"] == row["n"] == row["base_n"]:  # the change is then not the means' difference
+    if (
+        change and not row["pairs"] == row["n"] == row["base_n"]
+    ):  # with other seeds, the change is not the difference of the means
         change += f" ({row['pairs']} {'pair' if row['pairs'] == 1 else 'pairs'})"
     costs_ = (_cost(row, key) for key in costs)
     return (level, str(row["n"]), _accuracy(row), change, row["verdict"], *beside, *costs_)
@@ -414,7 +416,7 @@ def _pages(cells: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], 
 
 
 def _lines(row: Sequence[str]) -> int:
-    """That a row takes, by its level."""
+    """How many lines a row takes: as many as the name of its level needs."""
     return -(-len(row[0]) // LABEL) or 1
 
 

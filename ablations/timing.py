@@ -106,17 +106,17 @@ class Accounts:
 
     wall: float
     busy: float
-    """Of all cores and processes."""
+    """Processor seconds of all processes on all cores."""
 
     stolen: float
-    """That the host gave to others."""
+    """Seconds that the host of a virtual machine gave to others."""
 
     own: float
-    """Of this process."""
+    """Processor seconds of this process."""
 
     @classmethod
     def now(cls) -> Accounts:
-        """As they stand."""
+        """The accounts at this moment."""
         wall, own = time.perf_counter(), time.process_time()
         try:
             line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]

@@ -32,7 +32,7 @@ MODELS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
 
 
 IMPLEMENTATIONS: dict[str, type[DenseNet]] = {"textbook": DenseNet, "normalize-once": NormalizeOnce}
-"""Of the DenseNet's function."""
+"""The two implementations of a DenseNet, by name."""
 
 
 def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:

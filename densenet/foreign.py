@@ -46,7 +46,7 @@ class TorchvisionConfig(ForeignConfig):
     """Names this family in a grid."""
 
     name: str
-    """As `torchvision.models.list_models()` lists it."""
+    """A name that `torchvision.models.list_models()` lists."""
 
     in_channels: Literal[3] = 3
     """torchvision's networks take images of three channels."""

@@ -25,10 +25,10 @@ def library_name() -> str | None:
 
 
 KINDS = {"AVX512": ("_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
-"""Of the compiled loops, by what PyTorch finds the processor capable of; the best first."""
+"""Which compiled libraries to try for each CPU capability that PyTorch reports, best first."""
 
 INTERFACE = 1
-"""Of the compiled loops, as kernels.cpp has it."""
+"""The version of the interface to the compiled loops; kernels.cpp states the same number."""
 
 
 @cache
@@ -92,8 +92,8 @@ def gathered(
 ) -> tuple[Tensor, Tensor]:
     """Sums over the pixels of g and of g * (x - mean), `(M, C) -> (C,)` twice.
 
-    g is the gradient behind the rectifier brought before it. `into`, where it is given, gains scale * g, or becomes it
-    if it is `fresh`.
+    g is the gradient with respect to the rectifier's input. Where `into` is given, scale * g is added to it, or written
+    to it if it is `fresh`.
     """
     scale, shift = rectifier or (None, None)
     if compiled(x, mean.dtype):
@@ -146,7 +146,7 @@ def _loop(name: str, *dtypes: torch.dtype) -> Callable[..., None]:
 
 
 ARGUMENTS = {"affine": 9, "moments": 6, "gathered": 14, "combined": 13}
-"""Of the compiled loops: whole numbers and pointers, all as wide as a pointer."""
+"""How many arguments each compiled loop takes: whole numbers and pointers, all as wide as a pointer."""
 
 
 def _call(loop: Callable[..., None], rows: int, channels: int, *rest: Tensor | int | None) -> None:

@@ -50,7 +50,7 @@ BATCH = 16
 
 
 class Size(NamedTuple):
-    """Of feature maps."""
+    """The size of feature maps."""
 
     images: int
     height: int
@@ -119,9 +119,10 @@ class Convolution(NamedTuple):
     def backward(
         self, gradient: Tensor, x: Tensor, mean: Tensor, size: Size, sums: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The gradients of scale, shift and weight for x - mean in x's place, and that of what the convolution sees.
+        """The gradients of scale, shift and weight, taken at x - mean, and that of the convolution's input.
 
-        The latter, rectified and times scale, is added to `sums`, `(M, C)`, and of no worth, where these are given.
+        Where `sums`, `(M, C)`, is given, the gradient of the normalised input is added to it, and the fourth result is
+        not valid.
         """
         weight, padding = self.weight.to(x.dtype), [self.weight.shape[-1] // 2] * 2
         of_scale, of_shift, of_weight = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in self)
@@ -147,7 +148,7 @@ class Step(NamedTuple):
 
 
 def steps_of(layer: nn.Module) -> list[Step]:
-    """In their order."""
+    """The steps of a layer, in their order."""
     parts = list(layer.children())
     norms = (part for part in parts if isinstance(part, nn.BatchNorm2d))
     found = []
@@ -164,7 +165,7 @@ class Plan(NamedTuple):
     reader: nn.BatchNorm2d
     pool: tuple[int, int] | None
     dtype: torch.dtype
-    """Of feature maps."""
+    """The type of feature maps."""
 
     keeps: bool
     """The bottlenecks' outputs, until the backward pass."""
@@ -249,10 +250,10 @@ class Kept(NamedTuple):
     """z, where it is kept."""
 
     statistics: list[Tensor]
-    """Of z: mean, and inverse of the standard deviation."""
+    """Mean of z, and the inverse of its standard deviation."""
 
     masks: list[Tensor]
-    """Of what dropout left, convolution by convolution."""
+    """What dropout kept, convolution by convolution."""
 
 
 class DenseBlockFunction(torch.autograd.Function):
@@ -260,7 +261,7 @@ class DenseBlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, x: Tensor, *parameters: Tensor) -> Tensor:
-        """What the header calls u, of the reader. Updates the running statistics."""
+        """The normalised, rectified output of the block, u in the file's head. Updates the running statistics."""
         layers, reader = plan.parted(parameters)
         size, eps = Size(x.shape[0], *x.shape[2:]), plan.reader.eps
         feature = as_rows(x.to(plan.dtype))
@@ -294,7 +295,7 @@ class DenseBlockFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the input and of every parameter."""
+        """The gradients of the input and of every parameter."""
         plan, size = ctx.plan, ctx.size
         stream, inverse, *rest = ctx.saved_tensors
         layers, reader = plan.parted(rest[: ctx.count])

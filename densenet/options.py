@@ -33,7 +33,7 @@ Init = Literal["fan-in", "fan-out"]
 the number of connections into an output (fan-in), or out of an input (fan-out)."""
 
 Implementation = Literal["textbook", "normalize-once"]
-"""Of the same function: as the equations stand, or with every feature normalised once, in less time and memory."""
+"""How the same function is computed: as the equations stand, or with every feature normalised once, which is faster."""
 
 T = TypeVar("T")
 

@@ -55,7 +55,8 @@ class Size:
 
     params: int
     macs: int
-    """Of convolutions and the linear layer, one image; of the CIFAR ResNets four or five digits are known."""
+    """Multiply-accumulates of convolutions and the linear layer, one image; for the CIFAR ResNets to four or five
+    digits."""
 
 
 PUBLISHED: dict[str, Size] = {

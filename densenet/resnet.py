@@ -31,7 +31,7 @@ PARTS: dict[str, tuple[str, str, str, str]] = {
     "act-only-pre-activation": ("act", "norm", "norm", ""),
     "full-pre-activation": ("norm act", "", "", ""),
 }
-"""By order: what stands before each convolution, after each but the last, after the last, and after the addition."""
+"""For each order: what stands before each convolution, after each but the last, after the last, after the addition."""
 
 IMAGENET_STAGES: dict[str, dict[int, tuple[int, ...]]] = {
     "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},

@@ -196,7 +196,7 @@ def dropping_always(network):
 
 
 def without_parameters(network):
-    """Of the norms."""
+    """The network with norms that scale and shift nothing."""
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.affine, part.weight, part.bias = False, None, None
