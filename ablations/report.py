@@ -132,14 +132,15 @@ AROUND = {
 def time_spent(frames: Frames) -> str:
     """How the trainings' time divides into steps and all else; empty where no record tells."""
     columns = ["seconds", "step_seconds", *(f"{part}_seconds" for part in AROUND)]
-    runs = frames.runs.reindex(columns=columns).astype(float).dropna()
-    if runs.empty:
+    runs, trials = (frame.reindex(columns=columns).astype(float).dropna() for frame in (frames.runs, frames.tuning))
+    seconds = runs.sum() + trials.sum()
+    if not seconds.seconds:
         return ""
-    seconds = runs.sum()
     share = (100 * seconds / seconds.seconds).round(1)
     parts = ", ".join(f"{name} {share[f'{part}_seconds']} %" for part, name in AROUND.items())
+    trained = f"{len(runs)} training{'s' * (len(runs) != 1)}" + (f" and {len(trials)} trials" if len(trials) else "")
     return (
-        f"{len(runs)} training{'s' * (len(runs) != 1)} took {seconds.seconds:,.0f} s in their processes: "
+        f"{trained} took {seconds.seconds:,.0f} s in their processes: "
         f"{share.step_seconds} % in forward, backward and optimizer steps, "
         f"{100 - share.step_seconds:.1f} % around them ({parts})."
     )

@@ -207,8 +207,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotResults(f"{folder} holds no results: there is no jobs.json; `ablate run` makes one") from None
     except (ValueError, KeyError) as error:
+        what = (
+            f"was made by another version: it has no {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
+        )
         again = "delete it, and `ablate run` with the grid of this folder makes it anew"
-        raise NotResults(f"{folder / 'jobs.json'} is damaged: {error}; {again}") from None
+        raise NotResults(f"{folder / 'jobs.json'} {what}; {again}") from None
     except OSError as error:
         raise NotResults(str(error)) from None
 
@@ -279,8 +282,9 @@ def _tuning_frame(manifest: dict[str, Any], whole: dict[str, Any], attempts: dic
     return frame.assign(**_typed(frame.filter(like="train.")))
 
 
-_TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", "commit",
-           "fingerprint")  # fmt: skip
+_PARTS = tuple(f"{part}_seconds" for part in ("start", "data", "step", "evaluation", "checkpoint", "rest"))
+_TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", *_PARTS,
+           "commit", "fingerprint")  # fmt: skip
 
 
 def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> list[dict[str, Any]]:

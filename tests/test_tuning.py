@@ -602,7 +602,7 @@ def values(folder):
     table = tables.study_table(frames, "growth_rate").numbers
     kept = [name for name in table if not any(word in name for word in timed)]
     found = {name: each["deterministic"] for name, each in records.load(folder)[0].items()}
-    tuning = frames.tuning.drop(columns=["seconds", "commit"])
+    tuning = frames.tuning[[name for name in frames.tuning if "seconds" not in name]]
     return found, tuning.to_csv(), table[kept].to_csv(), json.loads((folder / "jobs.json").read_bytes())
 
 
