@@ -148,7 +148,7 @@ def test_a_closed_pipe_and_a_full_log_are_no_traceback(tmp_path):
     called = " ".join(map(str, command(grid, folder)))
     full = subprocess.run(["bash", "-c", f"{called} > /dev/full"], capture_output=True, text=True)
     assert full.returncode == 2
-    assert "No space left on device. What is finished is kept" in full.stderr
+    assert "No space left on device. Finished jobs are saved" in full.stderr
     assert "Traceback" not in full.stderr
     closed = subprocess.run(["bash", "-c", f"set -o pipefail; {called} | head -0"], capture_output=True, text=True)
     assert (closed.returncode, closed.stderr) == (0, "")
@@ -247,7 +247,7 @@ def test_a_file_size_limit_stops_a_grid_with_a_sentence_and_tears_nothing(tmp_pa
     found = limited("ulimit -f 50", grid, folder)
     assert found.returncode == 2
     assert re.search(
-        r"checkpoints/\w{16}\.latest cannot be written: File too large\. What is finished is kept", found.stderr
+        r"checkpoints/\w{16}\.latest cannot be written: File too large\. Finished jobs are saved", found.stderr
     )
     assert "Traceback" not in found.stderr
     whole, damaged = records.load(folder)
@@ -347,7 +347,7 @@ def test_a_full_disk_stops_a_grid_with_a_sentence_and_tears_nothing(tmp_path):
         first = subprocess.run(command(grid, folder), capture_output=True, text=True)
         kept = {path.name: path.read_bytes() for path in folder.glob("records/*.json")}
         assert first.returncode == 2
-        assert "No space left on device. What is finished is kept" in first.stderr, first.stderr
+        assert "No space left on device. Finished jobs are saved" in first.stderr, first.stderr
         assert str(folder) in first.stderr
         assert "Traceback" not in first.stderr
         assert records.load(folder)[1] == []

@@ -78,7 +78,9 @@ def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     run.fields["data"]["checksum"] = "0" * 64
     assert job.execute(run, tmp_path, {}, "cpu", silent) == "failed"
-    assert "digits has changed since the job was made" in records.load_attempts(tmp_path)[run.id][0]["reason"]
+    assert (
+        "digits has changed on disk since the job was planned" in records.load_attempts(tmp_path)[run.id][0]["reason"]
+    )
 
 
 @pytest.mark.parametrize("words", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"])

@@ -557,9 +557,13 @@ def work(grid, folder, retry=()):
     return driver.work(grid, folder, ["cpu", "cpu"], retry, Console(file=io.StringIO(), width=200))
 
 
+ALIKE = TUNED.replace("[0, 1]", "[0]").replace("model.growth_rate = [4, 8]", "train.momentum = [0.9, 0.8]")
+"""Levels that share their cost, which takes longest to measure."""
+
+
 def test_one_run_tunes_and_trains_and_a_grid_may_grow(tmp_path):
-    text, folder = TUNED.replace("[0, 1]", "[0]").replace("[0.03, 0.1, 0.3]", "[0.1, 0.3]"), tmp_path / "r"
-    assert work(read(write_grid(tmp_path, text)), folder).executed == 2 + 4 + 2
+    text, folder = ALIKE.replace("[0.03, 0.1, 0.3]", "[0.1, 0.3]"), tmp_path / "r"
+    assert work(read(write_grid(tmp_path, text)), folder).executed == 1 + 4 + 2
     frames = tidy.load(folder)
     assert set(frames.runs.status) == set(frames.tuning.status) == set(frames.costs.status) == {"done"}
     assert frames.tuning.groupby("name").chosen.sum().tolist() == [1, 1]
@@ -570,28 +574,29 @@ def test_one_run_tunes_and_trains_and_a_grid_may_grow(tmp_path):
     assert work(read(write_grid(tmp_path, text)), folder).executed == 0
     assert json.loads((folder / "jobs.json").read_bytes()) == before
 
-    more = read(write_grid(tmp_path, text.replace("[4, 8]", "[4, 8, 6]")))
-    assert work(more, folder).executed == 1 + 2 + 1, "a level more: its cost, its trials and its run"
+    more = read(write_grid(tmp_path, text.replace("[0.9, 0.8]", "[0.9, 0.8, 0.7]")))
+    assert work(more, folder).executed == 2 + 1, "a level more: its trials and its run"
 
-    wider = read(write_grid(tmp_path, text.replace("[4, 8]", "[4, 8, 6]").replace("[0.1, 0.3]", "[0.1, 0.3, 1e-6]")))
-    assert work(wider, folder).executed == 3, "a value more: a trial for each level, and no run, for it is never chosen"
+    wider = text.replace("[0.9, 0.8]", "[0.9, 0.8, 0.7]").replace("[0.1, 0.3]", "[0.1, 0.3, 1e-6]")
+    executed = work(read(write_grid(tmp_path, wider)), folder).executed
+    assert executed == 3, "a value more: a trial for each level, and no run, for it is never chosen"
     with pytest.raises(driver.WrongFolder, match="3 of its 12 runs would leave the tables"):
         work(more, folder)
 
 
 def test_a_failed_trial_is_tried_again_when_asked_to(tmp_path, monkeypatch):
-    grid, folder = read(write_grid(tmp_path, TUNED.replace("[0, 1]", "[0]"))), tmp_path / "r"
-    (_, wide) = grid.tuned
-    note(folder, trials_of(grid, wide)[0], "timeout")
+    grid, folder = read(write_grid(tmp_path, ALIKE)), tmp_path / "r"
+    (_, other) = grid.tuned
+    note(folder, trials_of(grid, other)[0], "timeout")
     first = work(grid, folder)
-    assert (first.total, first.executed, first.stopped) == (2 + 6 + 2, 2 + 5 + 1, False)
+    assert (first.total, first.executed, first.stopped) == (1 + 6 + 2, 1 + 5 + 1, False)
     assert sorted(tidy.load(folder).runs.status) == ["done", "untuned"]
     assert work(grid, folder).executed == 0
     assert work(grid, folder, ["timeout"]).executed == 1 + 1, "the trial, and the run that waited for it"
     assert set(tidy.load(folder).runs.status) == {"done"}
 
 
-LONG = TUNED.replace("[0, 1]", "[0]").replace("train.epochs = 1", "train.epochs = 40\ntrain.checkpoint_seconds = 0.05")
+LONG = ALIKE.replace("train.epochs = 1", "train.epochs = 25\ntrain.checkpoint_seconds = 0.05")
 LONG = LONG.replace("[0.03, 0.1, 0.3]", "[0.03, 0.1]")
 
 
