@@ -318,7 +318,7 @@ class _Reader:
             return level
         chosen = [name for name, _ in tuning.axes]
         chosen += [ALTERNATIVES[name] for name in chosen if name in ALTERNATIVES]
-        fixed = [name for name, _ in tuning.schedule if name not in ("epochs", "steps")]  # a shorter trial is still its
+        fixed = [name for name, _ in tuning.schedule if name not in ("epochs", "steps")]  # trials may be shorter
         for name in (each for each in (*chosen, *fixed) if f"train.{each}" in level.values):
             does = "chooses" if name in chosen else "fixes for its trials"
             rule = f"level {level.label} sets what tune {does}: give the study tune = false, or a tune of its own"
@@ -343,7 +343,7 @@ class _Reader:
         """Reports seeds that are both tuned and reported: a lucky seed would be chosen and then reported."""
         reported = {seed for study in studies for seed in study.seeds}
         for study in studies:
-            for tuning in {level.variant.tuning for level in study.levels}:
+            for tuning in dict.fromkeys(level.variant.tuning for level in study.levels):
                 both = sorted(reported & set(tuning.seeds)) if tuning is not None else []
                 if both:
                     rule = f"study {study.name} is tuned with seeds that are reported too: give the tuning others"
