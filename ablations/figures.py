@@ -575,6 +575,7 @@ def tuning(frames: Frames, table: StudyTable) -> Figure:
     waiting = int((found.status == "missing").sum())
     small = (
         tuning_caption(frames, table.name).strip(),
+        _above_base(found[found.level.isin(rows.level[rows.told])], fields),
         f"{waiting} of {len(found)} trials are missing." if waiting else "",
         "Grey: other levels." if not rows.told.all() else "",
         f"The first {MAPS} of {len(panels)} combinations are shown." if len(panels) > MAPS else "",
@@ -583,6 +584,17 @@ def tuning(frames: Frames, table: StudyTable) -> Figure:
     drawing.frame(figure, f"Is the order of the levels the same at every {_leaf(along).replace('_', ' ')}?", small,
                   _tuning_key(found, rows), handlelength=2.6)  # fmt: skip
     return figure
+
+
+def _above_base(found: pd.DataFrame, fields: list[str]) -> str:
+    """At how many candidates each level is more accurate than the base, of those that both have results for."""
+    base = found.level[found.is_base].iloc[0]
+    accuracy = found.assign(y=found.validation_accuracy.astype(float)).groupby([*fields, "level"]).y
+    means = accuracy.agg(lambda y: y.mean(skipna=False)).unstack("level")
+    both = {level: means[[base, level]].dropna() for level in found.level.unique() if level != base}
+    parts = [f"{drawing.short(level)} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
+             for level, pair in both.items() if len(pair)]  # fmt: skip
+    return f"Values at which a level lies above the base: {'; '.join(parts)}." if parts else ""
 
 
 def _tuning_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame) -> None:

@@ -516,6 +516,9 @@ def test_the_figure_has_a_line_per_level_and_fills_what_was_chosen(shown):
               if len(part.get_offsets()) == 1 and part.get_facecolor()[0, :3].tolist() != [1, 1, 1]]  # fmt: skip
     assert filled == [[[0.1, 72.0]], [[0.3, 75.0]]]
     assert panel.get_xscale() == "log"
+    assert "Values at which a level lies above the base: 8 3 of 3." in " ".join(
+        text.get_text() for text in figure.texts
+    ).replace("\n", " ")
     assert [text.get_text() for text in panel.get_xticklabels()] == ["0.03", "0.1", "0.3"]
 
 
