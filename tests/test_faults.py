@@ -155,7 +155,7 @@ def test_a_closed_pipe_and_a_full_log_are_no_traceback(tmp_path):
     assert load(folder).runs.status.tolist() == ["done"]
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_ends_a_grid_and_a_second_one_at_once(times, tmp_path):
     grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
     with at_work(grid, folder) as process:

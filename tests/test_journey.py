@@ -40,23 +40,6 @@ def test_from_a_grid_file_to_a_latex_cell(tmp_path):
     assert (folder / "tables" / "growth_rate.tex").read_text() == table
 
 
-def test_a_stopped_run_says_so_and_goes_on(tmp_path):
-    grid, folder = write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[0]")), tmp_path / "out"
-    command = [sys.executable, "-u", "-m", "ablations", "run", str(grid), "--out", str(folder), "--device", "cpu"]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert any("done" in line for line in driver.stdout), "a first job, whoever else uses the device meanwhile"
-    driver.terminate()
-    _, errors = driver.communicate(timeout=60)
-    assert driver.returncode == 75
-    assert errors.startswith("Stopped. What is finished or begun is kept in")
-    assert not list(folder.rglob("*.tmp"))
-    kept = len(list((folder / "records").iterdir()))
-    assert kept >= 1
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert len(list((folder / "records").iterdir())) == 4
-
-
 def test_a_folder_too_large_for_memory_is_trained_from_its_files(tmp_path):
     images = write_images(tmp_path / "images", 4)
     text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', images).replace("[0, 1, 2]", "[0]")
