@@ -180,7 +180,7 @@ def test_a_grid_survives_kills(tmp_path):
     chaos.run()
     check(chaos, clean)
     assert not list(chaos.folder.glob("attempts/*")), "no kill was taken for a failure"
-    assert sum(chaos.hits.values()) >= 5, chaos.hits
+    assert sum(chaos.hits.values()) >= 4, chaos.hits
 
 
 @pytest.mark.slow
