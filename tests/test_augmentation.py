@@ -87,7 +87,7 @@ def test_neither_batch_nor_order_changes_an_image(config):
 @pytest.mark.parametrize("config", [NONE, STANDARD, CUTOUT], ids=lambda config: config.augmentation)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_batch_lies_in_memory_row_after_row(channels, config):
-    """Of one channel it could pass for channels last too, and a convolution would then choose other sums."""
+    """A batch of one channel could pass for channels last too, and a convolution would then choose other sums."""
     images = noise(8, channels, 5, 6)
     (batch,) = augmented(of(images), [torch.arange(8)], 0, config)
     assert batch.stride() == images.stride()

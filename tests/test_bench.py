@@ -230,7 +230,7 @@ PARTS = {
     "copies": r"copy_|cat$|clone|contiguous",
     "Python of the block": r"DenseBlockFunction",
 }
-"""Of a step's time, by the names that its operators have."""
+"""The parts of a step's time, by the names that its operators have."""
 
 
 def profiled(case: Case) -> dict[str, float]:

@@ -86,7 +86,7 @@ def leaves(value):
 
 
 def meaningless(value):
-    """Of no field's kind: no number that is finite, no text, neither true nor false."""
+    """Values that suit no field: no number that is finite, no text, neither true nor false."""
     return not isinstance(value, int | str) and not (isinstance(value, float) and math.isfinite(value))
 
 
