@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ablations.tidy import Frames
+    from ablations.report.frames import Frames
 
 __all__ = ["load", "load_model"]
 
 
 def load(folder: str | Path) -> Frames:
-    """The tidy data frames of a results folder: see `ablations.tidy.Frames`. Raises NotResults where it is none."""
-    from ablations.tidy import load
+    """The tidy data frames of a results folder, as `ablations.report.frames.Frames` tells.
+
+    Raises NotResults where it is none.
+    """
+    from ablations.report.frames import load
 
     return load(folder)
 
@@ -26,6 +29,6 @@ def load_model(path: str | Path, own_code: bool = False) -> Any:
 
     `own_code` allows classes outside this package to be imported. Raises NotWeights for any other file.
     """
-    from ablations.weights import load_model
+    from ablations.training.weights import load_model
 
     return load_model(path, own_code)

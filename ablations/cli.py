@@ -54,8 +54,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 @app.command("list")
 def list_() -> None:
     """Shipped grids, presets, data sets, metrics."""
+    from ablations.data.registry import DATASETS
     from ablations.metrics import METRICS
-    from ablations.sources import DATASETS
     from densenet import MODELS, PRESETS
 
     for title, names in (
@@ -82,8 +82,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Shows what would run: params, MACs, memory, what is missing and how long it takes; trains nothing."""
-    from ablations import driver
-    from ablations import plan as plans
+    from ablations.execution import driver
+    from ablations.execution import plan as plans
 
     read = _grid(grid, set_, seeds, max_jobs)
     try:
@@ -104,7 +104,7 @@ def plan(
 
 def _show_plan(found: dict[str, Any], title: str) -> None:
     """The variants as a table, and a line on the whole."""
-    from ablations.display import clock, print_rows
+    from ablations.execution.display import clock, print_rows
     from ablations.metrics import METRICS
 
     entries = found["variants"]
@@ -168,9 +168,9 @@ def _run(
     retry: str,
 ) -> int:
     """Works the grid off and reports; gives the exit code."""
-    from ablations import driver
-    from ablations.files import StorageError
-    from ablations.locks import Held
+    from ablations.execution import driver
+    from ablations.storage.files import StorageError
+    from ablations.storage.locks import Held
 
     if device not in ("auto", "cpu", "cuda"):
         _stop(f"--device {device}: allowed are auto, cpu, cuda")
@@ -206,8 +206,8 @@ def _stopped(folder: Path) -> int:
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
-    from ablations import locks
-    from ablations.tidy import causes
+    from ablations.report.frames import causes
+    from ablations.storage import locks
 
     frames = _frames(folder)
     kept = {path.stem for end in ("latest", "before") for path in (folder / "checkpoints").glob(f"*.{end}")}
@@ -246,7 +246,7 @@ def report(
     only: Annotated[str | None, typer.Option(metavar="tables|figures", help="Rebuilds these alone.")] = None,
 ) -> None:
     """Rebuilds every table, figure and page from the records alone."""
-    from ablations import report as reports
+    from ablations.report import page as reports
 
     frames = _frames(folder)
     if only is not None and only not in reports.PARTS:
@@ -267,7 +267,7 @@ def cite(
     form: Annotated[str, typer.Option("--as", metavar="text|markdown|latex", help="A mark alone, to paste.")] = "text",
 ) -> None:
     """Prints one value with its provenance, and citation marks to paste."""
-    from ablations import citations
+    from ablations.report import citations
 
     frames = _frames(folder)
     try:
@@ -289,7 +289,7 @@ def check(
     write: Annotated[bool, typer.Option("--write", help="Writes the recorded numbers into the files.")] = False,
 ) -> None:
     """Fails where a number cited in a text differs from the records."""
-    from ablations import citations
+    from ablations.report import citations
 
     wrong = total = 0
     for path in files:
@@ -320,7 +320,8 @@ def _apart(citation: Any) -> str:
 
 
 def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: int) -> Any:
-    from ablations.reader import GridError, read
+    from ablations.grid.problems import GridError
+    from ablations.grid.reader import read
 
     known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
     path = known.get(name, Path(name))
@@ -337,8 +338,9 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
 
 
 def _frames(folder: Path) -> Any:
-    from ablations.files import StorageError
-    from ablations.tidy import NotResults, load
+    from ablations.report.frames import load
+    from ablations.storage.files import StorageError
+    from ablations.storage.manifest import NotResults
 
     try:
         return load(folder)
@@ -348,8 +350,10 @@ def _frames(folder: Path) -> Any:
 
 def _finish(folder: Path) -> int:
     """Rebuilds all results, prints the tables and where everything lies; gives the exit code."""
-    from ablations import report, tables, tidy
-    from ablations.display import print_rows
+    from ablations.execution.display import print_rows
+    from ablations.report import page as report
+    from ablations.report import tables
+    from ablations.report.frames import causes, retried
 
     frames = _frames(folder)
     try:
@@ -361,9 +365,9 @@ def _finish(folder: Path) -> int:
         table = tables.brief(tables.study_table(frames, study["name"]))
         print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
     _say(f"\n{tables.caption(frames, costs=False)}")
-    failed = tidy.causes(frames)
+    failed = causes(frames)
     if failed:
-        kinds = ",".join(tidy.retried(failed))
+        kinds = ",".join(retried(failed))
         count = sum(len(cause["jobs"]) for cause in failed)
         _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
         _say_causes(failed, err)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ablations.records import canonical
+from ablations.storage.records import canonical
 from densenet import Config
 
 PROTOCOL = 3

@@ -68,8 +68,9 @@ def code() -> dict[str, str]:
 def _fingerprint() -> str:
     digest = hashlib.sha256()
     for package in PACKAGES:
-        for path in sorted((*package.glob("*.py"), *package.glob("*.cpp"))):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        for path in sorted((*package.rglob("*.py"), *package.rglob("*.cpp"))):
+            name = path.relative_to(package.parent).as_posix()
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

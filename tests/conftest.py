@@ -20,9 +20,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ablations import environment, files, records
-from ablations.grid import Grid, jobs, manifest
-from ablations.reader import read
+from ablations import environment
+from ablations.grid.model import Grid, jobs, manifest
+from ablations.grid.reader import read
+from ablations.storage import files, records
 
 MACHINE = {"device": "cpu", "device_name": "Test processor", "threads": 1, "torch": "2.99.0"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ablations.train import stream
+from ablations.training.loop import stream
 
 
 class Faulty(torch.nn.Module):

@@ -33,17 +33,17 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from ablations import files, records
-from ablations.augmentation import SHIFT, augmented
 from ablations.config import DataConfig, TrainConfig
-from ablations.cost import LiveStorage
-from ablations.data import Dataset, load
-from ablations.evaluation import EVALUATION_BATCH
-from ablations.grid import jobs, manifest
-from ablations.reader import read
-from ablations.step import as_input, optimizer_for, prepared, training_step
-from ablations.timing import Accounts, disturbance
-from ablations.train import initialised, stream, train, weights_hash
+from ablations.data.augmentation import SHIFT, augmented
+from ablations.data.dataset import Dataset, load
+from ablations.grid.model import jobs, manifest
+from ablations.grid.reader import read
+from ablations.profiling.memory import LiveStorage
+from ablations.profiling.timing import Accounts, disturbance
+from ablations.storage import files, records
+from ablations.training.evaluation import EVALUATION_BATCH
+from ablations.training.loop import initialised, stream, train, weights_hash
+from ablations.training.step import as_input, optimizer_for, prepared, training_step
 from densenet import DenseNetConfig, build, kernels, macs_of
 
 SHAPE = {"block_config": (16, 16, 16), "growth_rate": 12}

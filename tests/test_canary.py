@@ -14,16 +14,19 @@ from conftest import MACHINE, TINY, write_grid
 from typer.testing import CliRunner
 
 import ablations
-from ablations import cost, data, sources
-from ablations.checkpoint import Shelf, State
 from ablations.cli import app
 from ablations.config import CostConfig, DataConfig, TrainConfig
-from ablations.grid import jobs
-from ablations.reader import GridError, read
-from ablations.sources import DataError
-from ablations.step import optimizer_for
-from ablations.train import initialised
-from ablations.weights import NotWeights
+from ablations.data import dataset
+from ablations.data.images import DataError
+from ablations.grid.model import jobs
+from ablations.grid.problems import GridError
+from ablations.grid.reader import read
+from ablations.profiling import memory
+from ablations.storage.paths import cache_folder
+from ablations.training.checkpoint import Shelf, State
+from ablations.training.loop import initialised
+from ablations.training.step import optimizer_for
+from ablations.training.weights import NotWeights
 from densenet import DenseNetConfig
 
 SMALL = DenseNetConfig(block_config=(1,), growth_rate=4, in_channels=1)
@@ -72,7 +75,7 @@ def test_as_any_file_of_a_published_data_set(name, egg, tmp_path):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(egg)
     with pytest.raises(DataError):
-        data.load(DataConfig(name=name, root=str(tmp_path)))
+        dataset.load(DataConfig(name=name, root=str(tmp_path)))
 
 
 PUBLISHED = [
@@ -93,19 +96,19 @@ def test_as_a_table_and_as_an_image(egg, tmp_path):
         (tmp_path / part / "cat" / "1.jpg").write_bytes(egg)
     for name in ("parquet", "imagefolder"):
         with pytest.raises(DataError):
-            data.load(DataConfig(name=name, root=str(tmp_path), image_size=8))
+            dataset.load(DataConfig(name=name, root=str(tmp_path), image_size=8))
 
 
 def test_as_anything_in_the_cache(egg, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     small = CostConfig(SMALL, (8, 8), TrainConfig(batch_size=8))
-    before = data.load(DataConfig()).train.images, cost.predicted(small)
-    kept = [path for path in sources.cache_folder().rglob("*") if path.is_file()]
+    before = dataset.load(DataConfig()).train.images, memory.predicted(small)
+    kept = [path for path in cache_folder().rglob("*") if path.is_file()]
     assert {path.suffix for path in kept} == {".safetensors", ".json"}
     for path in kept:
         path.write_bytes(egg)
-    assert torch.equal(data.load(DataConfig()).train.images, before[0])
-    assert cost.predicted(small) == before[1]
+    assert torch.equal(dataset.load(DataConfig()).train.images, before[0])
+    assert memory.predicted(small) == before[1]
 
 
 def test_as_anything_in_a_results_folder(egg, results, tiny):

@@ -8,9 +8,9 @@ import pytest
 from conftest import MACHINE, TINY, write_grid
 from typer.testing import CliRunner
 
-from ablations import records
 from ablations.cli import _finish, app
-from ablations.grid import jobs
+from ablations.grid.model import jobs
+from ablations.storage import records
 
 
 def call(*arguments):

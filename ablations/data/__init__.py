@@ -1,0 +1,1 @@
+"""The images: found or downloaded, verified, decoded, split, varied."""

@@ -1,0 +1,62 @@
+"""Data sets that need no file: scikit-learn's digits, and noise."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+
+from ablations.config import DataConfig
+from ablations.data.images import DataError
+from ablations.data.source import Part, Parts, Source
+from ablations.data.subsets import balanced_subset
+
+
+def digits(config: DataConfig) -> Source:
+    """scikit-learn's handwritten digits, shipped with it: 1,797 grey images of 8 x 8, values 0 to 16.
+
+    360 of them, class-balanced, are the test set; the split is always the same.
+    Source: UCI, "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
+    """
+    from sklearn.datasets import load_digits
+
+    if config.root:
+        raise DataError(
+            f"data.root = {config.root!r}: digits comes with scikit-learn and is read from nowhere else; leave it out"
+        )
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 8, 8)
+    targets = torch.from_numpy(labels.astype(np.int64))
+
+    def decode() -> Parts:
+        test = torch.zeros(len(targets), dtype=torch.bool)
+        test[balanced_subset(targets, 360, seed=0)] = True
+        return {"train": Part(images[~test], targets[~test]), "test": Part(images[test], targets[test])}
+
+    return Source("digits", hashlib.sha256(b"digits" + pixels.tobytes() + labels.tobytes()).hexdigest(), decode)
+
+
+def random(config: DataConfig) -> Source:
+    """Noise of a given shape: to plan and to time networks, not to train them."""
+    if not (len(config.shape) == 3 and config.classes and config.size):
+        raise DataError(
+            "random needs data.shape, data.classes and data.size, for example "
+            "data.shape = [3, 224, 224], data.classes = 1000, data.size = 64"
+        )
+
+    if 2 * config.size * math.prod(config.shape) > config.memory_limit * 2**20:
+        raise DataError(
+            f"random images of this shape and size take more than data.memory_limit = {config.memory_limit} MiB"
+        )
+
+    def part(seed: int) -> Part:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(256, (config.size, *config.shape), generator=generator, dtype=torch.uint8)
+        return Part(images, torch.randint(config.classes, (config.size,), generator=generator))
+
+    label = f"random {' x '.join(map(str, config.shape))}"
+    fields = f"{label}, {config.classes} classes, {config.size} images"
+    checksum = hashlib.sha256(fields.encode()).hexdigest()
+    return Source(label, checksum, lambda: {"train": part(0), "test": part(1)}, classes=config.classes, kept=False)

@@ -1,0 +1,141 @@
+"""Published data sets: CIFAR-10 and CIFAR-100, SVHN, Fashion-MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ablations.config import DataConfig
+from ablations.data.download import download_folder, fetch, verify
+from ablations.data.images import DataError
+from ablations.data.source import Part, Parts, Source
+
+
+def cifar10(config: DataConfig) -> Source:
+    """CIFAR-10 (Krizhevsky 2009): 60,000 colour images of 32 x 32 in ten classes, 10,000 of them for the test."""
+    return _cifar("CIFAR10", "cifar10", "c58f30108f718f92721af3b95e74349a", "163 MiB", config)
+
+
+def cifar100(config: DataConfig) -> Source:
+    """CIFAR-100 (Krizhevsky 2009): 60,000 colour images of 32 x 32 in a hundred classes, 10,000 for the test."""
+    return _cifar("CIFAR100", "cifar100", "eb9058c3a382ffc7106e4002c42a8d85", "161 MiB", config)
+
+
+def _cifar(name: str, label: str, archive_md5: str, size: str, config: DataConfig) -> Source:
+    """What torchvision's reader may run code from is given to it only after its published MD5 sum was found right."""
+
+    def decode() -> Parts:
+        from torchvision import datasets
+        from torchvision.datasets.utils import extract_archive
+
+        kind = getattr(datasets, name)
+        root = download_folder(config)
+        members = {Path(kind.base_folder, file): md5 for file, md5 in (*kind.train_list, *kind.test_list)}
+        members[Path(kind.base_folder, kind.meta["filename"])] = kind.meta["md5"]
+        archive = root / kind.filename
+        with tempfile.TemporaryDirectory() as unpacked:
+            if not all((root / file).is_file() for file in members):
+                wanted = f"{archive} and no folder {root / kind.base_folder}"
+                fetch(archive, kind.url, archive_md5, size, wanted)
+                extract_archive(str(archive), unpacked)
+                root = Path(unpacked)
+            for file, md5 in members.items():
+                verify(root / file, md5)
+            return {
+                part: Part(torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(read.targets))
+                for part, read in (("train", kind(root, train=True)), ("test", kind(root, train=False)))
+            }
+
+    return Source(label, _published(label, archive_md5), decode)
+
+
+SVHN_FILES = {
+    "train": ("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", "174 MiB"),
+    "test": ("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", "61 MiB"),
+}
+"""MD5 sums as torchvision publishes them."""
+
+
+def svhn(config: DataConfig) -> Source:
+    """SVHN (Netzer et al. 2011), cropped digits: 73,257 colour images of 32 x 32 to train on, 26,032 to test on."""
+
+    def decode() -> Parts:
+        from torchvision import datasets
+
+        root, parts = download_folder(config), {}
+        for part, (file, md5, size) in SVHN_FILES.items():
+            fetch(root / file, datasets.SVHN.split_list[part][0], md5, size, str(root / file))
+            read = datasets.SVHN(root, split=part)
+            parts[part] = Part(torch.from_numpy(read.data).contiguous(), torch.from_numpy(read.labels).long())
+        return parts
+
+    return Source("svhn", _published("svhn", *(md5 for _, md5, _ in SVHN_FILES.values())), decode)
+
+
+FASHION_FILES = {
+    ("train", "images"): (
+        "train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    ),
+    ("train", "labels"): (
+        "train-labels-idx1-ubyte", "25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9",
+    ),
+    ("test", "images"): (
+        "t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a",
+    ),
+    ("test", "labels"): (
+        "t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+}  # fmt: skip
+"""File, the MD5 sum that its authors publish of the archive, and that of its content, for archives packed anew."""
+
+
+def fashion_mnist(config: DataConfig) -> Source:
+    """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28 x 28 in ten classes, 10,000 of them for the test.
+
+    As idx files, packed or not, in data.root or in FashionMNIST/raw below it, where torchvision puts them.
+    """
+
+    def decode() -> Parts:
+        root = download_folder(config)
+        content = {key: _idx(root, *names) for key, names in FASHION_FILES.items()}
+        return {
+            part: Part(content[part, "images"][:, None], content[part, "labels"].long()) for part in ("train", "test")
+        }
+
+    return Source("fashion-mnist", _published("fashion-mnist", *(sums[2] for sums in FASHION_FILES.values())), decode)
+
+
+def _idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
+    """One idx file, uint8 `(N, ...)`, packed or not; its content is verified, however it was packed."""
+    from torchvision.datasets import FashionMNIST
+
+    folders = (root, root / "FashionMNIST" / "raw")
+    found = next(
+        (folder / file for folder in folders for file in (name, f"{name}.gz") if (folder / file).is_file()), None
+    )
+    if found is None:
+        found = root / f"{name}.gz"
+        wanted = f"{found} and no {root / name}, nor one in {folders[1]}"
+        fetch(found, f"{FashionMNIST.mirrors[0]}{name}.gz", archive_md5, "", wanted)
+    try:
+        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{found} cannot be unpacked ({error}); expected MD5 of its content {content_md5}") from error
+    sum_ = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    if sum_ != content_md5:
+        raise DataError(f"{found} is not the published file: MD5 of its content {sum_}, expected {content_md5}")
+    dimensions = raw[3]
+    shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
+    return torch.frombuffer(bytearray(raw[4 + 4 * dimensions :]), dtype=torch.uint8).view(shape)
+
+
+def _published(*parts: str) -> str:
+    """The checksum of a published data set: whatever was read had the published sums."""
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -1,0 +1,221 @@
+"""Works a grid off into a results folder: what is missing is run, what is done is left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ablations import signals
+from ablations.config import RunConfig
+from ablations.environment import code, machine
+from ablations.execution import job
+from ablations.execution import local as engine
+from ablations.execution.display import Work, show
+from ablations.grid.model import Choice, Grid, Job, awaited, jobs, manifest
+from ablations.grid.tuning import choose
+from ablations.storage import files, locks, records
+from ablations.storage.manifest import NotResults, read_manifest
+from ablations.storage.paths import cache_folder
+from ablations.training.checkpoint import FOLDER, Shelf
+
+PRELOAD = ("ablations.execution.job", "sklearn.datasets", "torch._dynamo")
+"""Loaded once in the server that workers are forked from."""
+
+
+class WrongFolder(ValueError):
+    """The results folder cannot take this grid."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `work` found and did."""
+
+    total: int
+    done_before: int
+    executed: int
+    damaged: tuple[Path, ...]
+    """Where damaged records were moved to."""
+
+    stopped: bool
+    """Whether it was asked to stop before all was done."""
+
+
+def devices(device: str, workers: int) -> list[str]:
+    """One entry per worker: every core, or every GPU; `workers` = 0 takes all there are. Raises ValueError."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        count = torch.cuda.device_count()
+        if workers > count or not count:
+            raise ValueError(f"{workers or 'all'} workers on cuda: this machine has {count} GPUs that torch can use")
+        return [f"cuda:{index}" for index in range(workers or count)]
+    return ["cpu"] * (workers or len(os.sched_getaffinity(0)))
+
+
+def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str], console: Console) -> Outcome:
+    """Runs every job that has no record; those that failed only where `retry` names their status.
+
+    SIGTERM, SIGHUP and Ctrl-C end it early, with every training's state kept; a second Ctrl-C ends it at once.
+    Raises WrongFolder for a folder that holds another grid, Held for one that another process works on, StorageError
+    for one that cannot be written.
+    """
+    torch.set_num_threads(1)  # as in the workers, so that costs are named rightly
+    refuse(grid, slots)
+    where = machine(torch.device(slots[0]))
+    with locks.folder(folder):
+        _prepare(grid, folder, manifest(grid, where, _choices(grid, folder)))
+        whole, damaged = records.load(folder)
+        moved = tuple(records.set_aside(path) for path in damaged)
+        for each in whole:  # whoever published it may have died before it could do this
+            Shelf(folder, each, {}).clear()
+        first = _left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
+        stopped = bool(first) and _execute(first, grid, folder, slots, console)
+        files.write(folder / "jobs.json", records.sealed(manifest(grid, where, _choices(grid, folder))))
+        tried = {each.id for each in first}
+        then = [] if stopped else [job for job in _left(grid, folder, where, retry) if job.id not in tried]
+        stopped = stopped or (bool(then) and _execute(then, grid, folder, slots, console))
+        choices = _choices(grid, folder)
+        ids = [*(job.id for job in jobs(grid, where, choices)), *(run["id"] for run in awaited(grid.settle(choices)))]
+        files.sweep(folder)
+        files.sweep(cache_folder())
+    return Outcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
+
+
+def _choices(grid: Grid, folder: Path) -> dict[str, Choice]:
+    """What the records of a folder choose for the variants that are tuned."""
+    return choose(grid, records.load(folder)[0], records.load_attempts(folder))
+
+
+def _left(
+    grid: Grid,
+    folder: Path,
+    where: Mapping[str, Any],
+    retry: Collection[str],
+    kinds: Collection[str] = ("cost", "tuning", "run"),
+) -> list[Job]:
+    """The jobs of these kinds without a record; of those that failed, the ones whose status `retry` names."""
+    whole, attempts = records.load(folder)[0], records.load_attempts(folder)
+    return [
+        each
+        for each in jobs(grid, where, choose(grid, whole, attempts))
+        if each.kind in kinds
+        and each.id not in whole
+        and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
+    ]
+
+
+def refuse(grid: Grid, slots: Sequence[str]) -> None:
+    """Raises ValueError for what these devices cannot do."""
+    trained = [job.config.variant.train for job in jobs(grid, {}) if isinstance(job.config, RunConfig)]
+    if slots[0] == "cpu" and any(training.precision == "tf32" for training in trained):
+        raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
+
+
+def _prepare(grid: Grid, folder: Path, table: dict[str, Any]) -> None:
+    if (folder / "jobs.json").exists():
+        try:
+            before = read_manifest(folder)
+        except NotResults as error:
+            raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
+        runs = _declared(before)
+        lost = len(runs - _declared(table))
+        if lost:  # growing is fine: more levels, studies, seeds
+            difference = "; ".join(_differences(before, table)[:5]) or "other studies"
+            raise WrongFolder(
+                f"{folder} holds another grid ({difference}); {lost} of its {len(runs)} runs would leave the tables: "
+                "choose another folder with --out"
+            )
+    files.sweep(folder)
+    kept = ["weights"] if any(variant.train.keep_weights for variant in grid.variants.values()) else []
+    for place in ("records", "attempts", FOLDER, *kept):
+        files.probe(folder / place)
+    files.write(folder / "jobs.json", records.sealed(table))
+    files.write(folder / "grid.toml", grid.text.encode())
+
+
+def _declared(manifest: Mapping[str, Any]) -> set[tuple[str, Any, bool]]:
+    """What a grid asks to be trained, whatever tuning chooses: levels with their seeds, tuned or not, and trials."""
+    levels = [(level["declared"], seed, level["tuned_as"] is not None) for study in manifest["studies"]
+              for level in study["levels"] for seed in study["seeds"]]  # fmt: skip
+    trials = [
+        (trial, None, True) for entry in manifest["tuning"] for each in entry["candidates"] for trial in each["trials"]
+    ]
+    return {*levels, *trials}
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What tells two grids apart: title, seeds, what is tuned, and the base's fields."""
+    old, new = (
+        {**grid, **next(iter(grid["variants"].values()))["fields"], "tune": _tuned_over(grid)} for grid in (there, here)
+    )
+    chosen = {f"train.{name}" for grid in (there, here) for entry in grid["tuning"] for name in entry["values"]}
+    fields = (key for key in dict.fromkeys([*old, *new]) if "." in key and key not in chosen)
+    keys = ["title", "seeds", "tune", *fields]
+    return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
+
+
+def _tuned_over(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first tuned variant of a grid is tuned over, and how; empty where none is."""
+    told = ("values", "schedule", "seeds", "validation_images")
+    return next(({key: entry[key] for key in told} for entry in manifest["tuning"]), {})
+
+
+def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str], console: Console) -> bool:
+    """Works the jobs off; whether it was stopped on the way. Raises StorageError."""
+    by_id = {each.id: each for each in left}
+    works = {each.id: Work(each.name, each.kind, _epochs(each, grid)) for each in left}
+    tasks = [
+        engine.Task(
+            each.id, job.execute, (each, folder, code()), each.kind == "cost", each.kind != "cost", grid.time_limit
+        )
+        for each in left
+    ]
+    ended = 0
+    with _asked_to_stop() as stopping, closing(engine.run(tasks, slots, PRELOAD, stopping)) as events:
+        for event in show(console, events, works, len(slots)):
+            if event.kind == "lost":
+                records.note_attempt(folder, job.loss(by_id[event.task.key], *event.detail))
+            if event.kind == "broken":
+                raise event.detail[0]
+            ended += event.kind in ("finished", "lost")
+    return ended < len(left)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """The first signal requests a stop, which the yielded function tells; a second Ctrl-C interrupts at once."""
+    asked: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT and callable(before[signal.SIGINT]):
+            before[signal.SIGINT](number, frame)
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield lambda: False
+        return
+    before |= signals.hear(ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for heard, handler in before.items():
+            signal.signal(heard, handler)
+
+
+def _epochs(each: Job, grid: Grid) -> float:
+    """How many epochs a run has; 0 for a cost."""
+    if not isinstance(each.config, RunConfig):
+        return 0
+    training, images = each.config.variant.train, len(grid.datasets[each.config.variant.data].train)
+    return training.total_steps(images) / training.steps_per_epoch(images)

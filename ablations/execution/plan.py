@@ -1,0 +1,186 @@
+"""What a grid would need, before anything is trained: sizes, memory, jobs that are missing, and the time they take."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from ablations.config import CostConfig, RunConfig, Variant
+from ablations.environment import machine
+from ablations.grid.model import Choices, Grid, Job, awaited, cost_ids, jobs
+from ablations.grid.tuning import choose
+from ablations.metrics import METRICS
+from ablations.profiling import counts, memory
+from ablations.profiling.subject import Subject
+from ablations.profiling.timing import timed
+from ablations.storage import records
+from densenet import published
+
+CALIBRATION_SECONDS = 1.0
+"""The most that is spent on each kind of step of the base, where a variant has no cost of this device on record."""
+
+COST_SECONDS, COST_STEPS = 5.0, 20
+"""What measuring a variant takes where none is on record: so long, and so many steps of training and of inference."""
+
+COMPARED = ("params", "macs", "activations", "predicted_train_peak_memory_bytes")
+"""Shown with their change against the base."""
+
+Entry = dict[str, Any]
+"""A variant of a plan, keys as in METRICS, and what is said of it beside."""
+
+
+def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console: Console) -> dict[str, Any]:
+    """The grid against a results folder and the devices of its workers; with `counts_only` neither memory nor time."""
+    device = torch.device(slots[0])
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as in the workers
+    whole = records.load(folder)[0] if folder.is_dir() else {}
+    failed = records.load_attempts(folder) if folder.is_dir() else {}
+    where = machine(device)
+    choices = choose(grid, whole, failed)
+    everything, settled = jobs(grid, where, choices), grid.settle(choices)
+    todo = [job for job in everything if job.id not in whole and job.id not in failed]
+    waiting = awaited(settled)
+    given_up = {name for name, each in settled.variants.items() if _failed(choices, grid, each)}
+    missing = Counter([job.variant for job in todo if job.kind == "run"])
+    missing += Counter(run["variant"] for run in waiting if run["variant"] not in given_up)
+    ids = cost_ids(settled, where)
+    recorded = {name: whole[cost_id] for name, cost_id in ids.items() if cost_id in whole}
+    entries: list[Entry] = []
+    for variant_id, variant in track(settled.variants.items(), "Counting", console=console, transient=True):
+        levels = [f"{study.name} {level.label}" for study in settled.studies for level in study.levels
+                  if level.variant == variant]  # fmt: skip
+        numbers = _numbers(settled.cost(variant), recorded.get(variant_id), counts_only)
+        size = published(variant.model, grid.datasets[variant.data].image_size)
+        beside = {"published": {"params": size.params, "macs": size.macs}} if size else {}
+        entries.append(
+            {"variant": variant_id, "levels": levels, **numbers, **beside, "missing_runs": missing[variant_id]}
+        )
+    for entry in entries:
+        entry["change"] = {
+            key: entry[key] / entries[0][key] - 1 for key in COMPARED if key in entry and entries[0].get(key)
+        }
+    trials = [job for job in todo if job.kind == "tuning"]
+    unmeasured = [job.variant for job in todo if job.kind == "cost"]
+    known = {job.id for job in everything if job.kind == "cost"}  # of others the tuning decides
+    unmeasured += [name for name, cost in ids.items() if cost not in known and name not in given_up]
+    result: dict[str, Any] = {
+        "title": grid.title,
+        "runs": sum(job.kind == "run" for job in everything) + len(waiting),
+        "tuning_runs": sum(job.kind == "tuning" for job in everything),
+        "costs": len(set(ids.values())),
+        "variants": entries,
+        "missing_runs": missing.total(),
+        "missing_tuning_runs": len(trials),
+        "missing_costs": len(unmeasured),
+    }
+    if not counts_only:
+        _warn_of_memory(entries, device)
+        result["seconds"], result["timed_by"] = _seconds(settled, entries, recorded, slots, unmeasured, trials)
+    return result
+
+
+def _failed(choices: Choices, grid: Grid, variant: Variant) -> bool:
+    """Whether nothing could be chosen for a variant: its runs are not started."""
+    choice = choices.get(grid.followed(variant)) if variant.tuning is not None else None
+    return choice is not None and choice.status == "failed"
+
+
+def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: bool) -> Entry:
+    """What is on record, or as far as it can be counted, and why it cannot."""
+    if record is not None:
+        values = {**record["deterministic"], **record["measured"]}
+    else:
+        values = {}
+        try:
+            values = counts.counted(config)
+            values |= {} if counts_only else memory.predicted(config)
+        except Exception as error:  # whatever a network may raise on these images
+            values["prediction_failed" if values else "failed"] = f"{type(error).__name__}: {error}"
+    kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
+    return {key: values[key] for key in (*kept, *(each for each in ("failed", "prediction_failed") if each in values))}
+
+
+def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for entry in entries:
+        if entry.get("predicted_train_peak_memory_bytes", 0) > there:
+            entry["does_not_fit"] = (
+                f"its training step needs more than the {there / 2**30:,.1f} GiB of this {device.type}"
+            )
+
+
+def _seconds(
+    grid: Grid,
+    entries: list[Entry],
+    recorded: Mapping[str, Any],
+    slots: list[str],
+    unmeasured: list[str],
+    trials: list[Job],
+) -> tuple[float | None, str]:
+    """Seconds that the missing jobs take, None where nothing tells, and what tells so."""
+    rates = {name: _rates(record) for name, record in recorded.items()}
+    guessed = [entry for entry in entries if entry["variant"] not in rates and "macs" in entry]
+    if not unmeasured and not trials and not any(entry["missing_runs"] for entry in entries):
+        guessed = []
+    by = "costs on record"
+    if guessed:
+        try:
+            calibrated = _calibrated(grid.cost(grid.base), torch.device(slots[0]))
+        except Exception:  # the base cannot be run, which its own entry says
+            return None, "nothing: the base could not be timed"
+        base_macs = entries[0].get("macs") or float("nan")
+        share = {entry["variant"]: entry["macs"] / base_macs for entry in guessed}
+        rates |= {name: (calibrated[0] * factor, calibrated[1] * factor) for name, factor in share.items()}
+        by = "a calibration on the base, scaled by MACs" + (", and costs on record" if recorded else "")
+    runs = sum(
+        entry["missing_runs"] * _run_seconds(grid, grid.variants[entry["variant"]], *rates[entry["variant"]])
+        for entry in entries
+        if entry["variant"] in rates
+    )
+    runs += sum(
+        _run_seconds(grid, job.config.variant, *rates[job.variant], tested=False)
+        for job in trials
+        if isinstance(job.config, RunConfig) and job.variant in rates
+    )
+    costs = sum(
+        COST_SECONDS + COST_STEPS * grid.variants[name].train.batch_size * sum(rates.get(name, (0.0, 0.0)))
+        for name in unmeasured
+    )
+    return runs / len(slots) + costs, by
+
+
+def _rates(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds of training and of inference per image, as measured."""
+    measured = record["measured"]
+    return 1 / measured["train_images_per_second"], 1 / measured["inference_images_per_second"]
+
+
+def _calibrated(config: CostConfig, device: torch.device) -> tuple[float, float]:
+    subject = Subject(config, device)
+    train, infer = (
+        timed(step, device, CALIBRATION_SECONDS, warmup=1, fewest=2).median for step in (subject.train, subject.infer)
+    )
+    return train / config.batch_size, infer / config.batch_size
+
+
+def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float, tested: bool = True) -> float:
+    """One training and its evaluations."""
+    data, config = grid.datasets[variant.data], variant.train
+    steps = config.total_steps(len(data.train))
+    epochs = math.ceil(steps / config.steps_per_epoch(len(data.train)))
+    evaluations = math.ceil(epochs / config.evaluation_interval)  # the last epoch has one in any case
+    looked_at = evaluations * (len(data.validation) if data.validation else 0)
+    looked_at += (evaluations if config.test_curve else 1) * len(data.test) if tested else 0
+    return steps * config.batch_size * train + looked_at * infer

@@ -1,0 +1,83 @@
+"""A network as it is measured: with its optimizer, on images of the right size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ablations.config import CostConfig
+from ablations.profiling.timing import Mark
+from ablations.training.step import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
+from densenet import build
+
+
+class Subject:
+    """A network as it is measured: with its optimizer, on images of the cost's size, at its batch size or another."""
+
+    def __init__(self, cost: CostConfig, device: torch.device, batch_size: int = 0) -> None:
+        self.config = cost.train
+        self.network, self.average = build_networks(cost, device)
+        self.optimizer = optimizer_for(self.network, cost.train)
+        if cost.train.compile:
+            self.network.compile()
+        shape = (batch_size or cost.batch_size, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
+        self.images = as_input(torch.randn(shape, device=device), cost.train)
+        self.labels = torch.zeros(shape[0], dtype=torch.long, device=device)
+
+    def train(self, mark: Mark = lambda phase: None) -> None:
+        """A training step."""
+        self.network.train()
+        training_step(self.network, self.optimizer, self.images, self.labels, self.config, mark)
+        if self.average is not None:
+            update_average(self.average, self.network, self.config.ema)
+        mark("optimizer")
+
+    @torch.inference_mode()
+    def infer(self, mark: Mark = lambda phase: None) -> None:
+        """A forward pass in eval mode."""
+        self.network.eval()
+        scored(self.network, self.images, self.config)
+
+    def held(self) -> dict[str, int]:
+        """Bytes that stay from one training step to the next; an average of the weights counts with the optimizer's."""
+        kept = [*(self.average.state_dict().values() if self.average is not None else ())]
+        kept += [value for state in self.optimizer.state.values() for value in state.values()]
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        return {
+            "weights_bytes": storage_bytes([*self.network.parameters(), *self.network.buffers()]),
+            "gradients_bytes": storage_bytes(gradients),
+            "optimizer_bytes": storage_bytes([value for value in kept if isinstance(value, Tensor)]),
+        }
+
+
+def storage_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the tensors' storages."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def build_networks(cost: CostConfig, device: torch.device) -> tuple[nn.Module, nn.Module | None]:
+    """The network, and the average of its weights where there is one; without storage where tensors have none."""
+    with _disable_current_modes():  # some networks read numbers from tensors while they are built
+        network = prepared(build(cost.model).to(device), cost.train)
+        average = averaged(network, cost.train)
+    if isinstance(torch.empty(0), FakeTensor):
+        return _without_storage(network), None if average is None else _without_storage(average)
+    return network, average
+
+
+def _without_storage(network: nn.Module) -> nn.Module:
+    """The network, its parameters and buffers replaced by such without storage; what is shared stays so."""
+    hollow: dict[Tensor, Tensor] = {}
+    for module in network.modules():
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, tensor in own:
+            if tensor not in hollow:
+                empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                hollow[tensor] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+            setattr(module, name, hollow[tensor])
+    return network

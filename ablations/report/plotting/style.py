@@ -1,0 +1,270 @@
+"""How figures are drawn: style, frame and small print, legends, ticks, names beside points, files."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")  # no window, whatever the machine has
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import ticker
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+
+from ablations.metrics import METRICS
+from ablations.storage import files
+
+WIDE, NARROW = 7.0, 3.5
+"""Inches: the text of a page, and one of two columns."""
+
+
+STYLE: dict[str, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.5,
+    "axes.edgecolor": "#B0B0B0",
+    "grid.color": "#DDDDDD",
+    "hatch.linewidth": 0.5,
+    "xtick.major.pad": 1,
+    "ytick.major.pad": 1,
+    "text.parse_math": False,  # a dollar in a question is a dollar
+    "svg.hashsalt": "densenet-ablations",
+    "pdf.fonttype": 42,
+    "text.hinting": "none",  # text as wide in every format
+    "figure.dpi": 72,  # a pixel is a point, as in SVG and PDF
+}
+
+
+INK, GREY, LIGHT, PALE, WRONG = "#1A1A1A", "#595959", "#A6A6A6", "#E2E2E2", "#B2182B"
+
+
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
+"""Okabe and Ito's colours without black and yellow, and a brown: told apart by colour-blind readers."""
+
+
+REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}
+"""A line through the base."""
+
+
+NOTE: dict[str, Any] = {"loc": "right", "fontsize": 6, "color": GREY, "pad": 2}
+"""A remark above a panel."""
+
+
+BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+"""Behind text that would stand on something else."""
+
+
+MARKERS = "osD^vPX*"
+
+
+DASHES = ((3, 1), (1, 1), (5, 1, 1, 1), (5, 1, 1, 1, 1, 1), (2, 2), (6, 2), (3, 1, 1, 1))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of all figures; a reader's own matplotlibrc changes none."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans", rc=STYLE)
+        yield
+
+
+def frame(figure: Figure, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any) -> None:
+    """Title above, legend and small print below a figure that so far has the height of its panels; lays it out."""
+    width, body = figure.get_size_inches()
+    text = textwrap.fill(title, round(12.6 * width))
+    head = figure.text(0.5, 1, text, ha="center", va="top", fontsize=8, fontweight="bold", color=INK)
+    note = textwrap.fill(" ".join(part for part in small if part), round(21 * width))
+    foot = figure.text(0.06 / width, 0, note, va="bottom", fontsize=6, color=GREY)
+    key = _legend(figure, handles, **legend) if handles else None
+    above, below = _inches(head) + 0.1, _inches(foot) + 0.08
+    between = _inches(key) if key else 0.0
+    height = above + body + between + below
+    figure.set_size_inches(width, height)
+    head.set_y(1 - 0.04 / height)
+    foot.set_y(0.04 / height)
+    if key:
+        key.set_bbox_to_anchor((0.5, below / height))
+    engine = figure.get_layout_engine()
+    assert engine
+    engine.set(rect=(0.04 / width, (between + below) / height, 1 - 0.08 / width, body / height))  # type: ignore[call-arg]
+    engine.execute(figure)
+    figure.set_layout_engine("none")  # laid out once for all formats
+    for axes in figure.axes:  # the solver's last digits differ from time to time
+        box = np.round(axes.get_position(original=True).bounds, 6)
+        axes.set_position((box[0], box[1], box[2], box[3]))
+        axes.set_in_layout(True)
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
+    """One legend in as few lines as the width allows."""
+    for columns in range(min(6, len(handles)), 0, -1):
+        key = figure.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=columns, frameon=False,
+            borderaxespad=0, columnspacing=1.2, handletextpad=0.5, **options,
+        )  # fmt: skip
+        if columns == 1 or key.get_window_extent().width <= figure.bbox.width:
+            break
+        key.remove()
+    return key
+
+
+def _inches(artist: Artist) -> float:
+    figure = artist.get_figure(root=True)
+    assert figure
+    return float(artist.get_window_extent().height / figure.dpi)
+
+
+def short(text: str, width: int = 34) -> str:
+    """The text, cut where it is too long."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def ticks(axes: Axes, key: str, most: int) -> None:
+    """Few ticks, large counts as `40k`; a number that has a scaled unit gets no second prefix."""
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(most))
+    plain = METRICS[key].scale != 1
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}") if plain else ticker.EngFormatter(sep=""))
+
+
+def log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
+    """At 1, 2, 5, 10 where few decades are shown."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,)))
+    axis.set_major_formatter(form)
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def say_empty(axes: Axes, text: str) -> None:
+    """Says in a panel why there is nothing in it."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=WRONG)
+    axes.grid(False)
+    axes.tick_params(labelleft=False, labelbottom=False)
+
+
+def dot(marker: str, colour: str, label: str, **options: Any) -> Line2D:
+    """A marker for a legend."""
+    return Line2D([], [], linestyle="", marker=marker, markersize=4.5, color=colour, label=label, **options)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """SVG and PDF carry no date, so that the same records give the same bytes.
+
+    The backends are called directly: savefig draws every figure twice.
+    """
+    paths = []
+    for suffix, (canvas, dpi, options) in _BACKENDS.items():
+        content = io.BytesIO()
+        figure.set_dpi(dpi)
+        getattr(canvas(figure), f"print_{suffix}")(content, **options)
+        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+        files.write(paths[-1], content.getvalue())
+    plt.close(figure)
+    return paths
+
+
+_BACKENDS: dict[str, tuple[type[FigureCanvasBase], int, dict[str, Any]]] = {
+    "svg": (FigureCanvasSVG, 72, {"metadata": {"Date": None}}),
+    "pdf": (FigureCanvasPdf, 72, {"metadata": {"CreationDate": None}}),
+    "png": (FigureCanvasAgg, 200, {}),
+}
+
+
+def name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
+    """Writes names beside points, where they hide no other name and little else; says how many found no room."""
+    if named.empty:
+        return ""
+    places = panel.transData.transform(points[["x", "y"]].to_numpy(float))
+    drawn = np.vstack(
+        [places] * 8 + [_along(line.get_transform().transform(line.get_xydata())) for line in panel.lines]
+    )
+    taken: list[Bbox] = []
+    for here, name in zip(panel.transData.transform(named[["x", "y"]].to_numpy(float)), named.name, strict=True):
+        sample = panel.text(0, 0, short(name, 30), fontsize=6)
+        extent = sample.get_window_extent()
+        sample.remove()
+        box = _free(panel.bbox, here, (extent.width + 3, extent.height + 1.5), taken, drawn)
+        if box:
+            taken.append(box)
+            drawn = np.vstack([drawn, _leader(here, box)])
+            _write_beside(panel, here, box, short(name, 30), places)
+    unnamed = len(named) - len(taken)
+    return f"{unnamed} have no name here, for want of room" if unnamed else ""
+
+
+def _along(corners: Any) -> Any:
+    """Points along a line, close enough that no name fits between them."""
+    parts = [
+        a + np.linspace(0, 1, 2 + int(math.dist(a, b) / 3))[:, None] * (b - a) for a, b in itertools.pairwise(corners)
+    ]
+    return np.vstack(parts) if parts else np.empty((0, 2))
+
+
+def _leader(here: Any, box: Bbox) -> Any:
+    """Points along the way from a point to the nearest of a box."""
+    return _along([here, np.clip(here, box.min, box.max)])
+
+
+def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
+    """A free box near a point, within the panel, that overlaps no other name and hides little of the drawing.
+
+    Hiding a point counts like 48 points of distance; where all is crowded there is none.
+    """
+    best: tuple[float, Bbox | None] = (75, None)
+    for distance, step in itertools.product((5, 10, 16, 23, 32, 42, 54), range(16)):
+        angle = math.pi / 4 + step * math.pi / 8
+        across, up = math.cos(angle), math.sin(angle)
+        x, y = here[0] + (distance + size[0] / 2) * across, here[1] + (distance + size[1] / 2) * up
+        box = Bbox.from_bounds(x - size[0] / 2, y - size[1] / 2, *size)
+        inside = panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1
+        if distance >= best[0] or not inside or box.count_overlaps(taken):
+            continue
+        way = _leader(here, box)
+        crossed = sum(each.count_contains(way) for each in taken)
+        score = distance + 6 * box.padded(1.5).count_contains(drawn) + 25 * crossed
+        best = min(best, (score, box), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> None:
+    """A thin line leads to the point, where another is as near."""
+    gap = _gaps(box, here[None])[0]
+    near = int((_gaps(box, places) <= gap + 4).sum())  # itself too
+    arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+    middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+    panel.annotate(
+        name, xy=tuple(panel.transData.inverted().transform(here)), xytext=tuple(middle - here),
+        textcoords="offset points", ha="center", va="center", fontsize=6, color=INK,
+        arrowprops=arrow if gap > 8 or near > 1 else None,
+    )  # fmt: skip
+
+
+def _gaps(box: Bbox, places: Any) -> Any:
+    """How far points lie from a box."""
+    across = np.maximum(np.maximum(box.x0 - places[:, 0], places[:, 0] - box.x1), 0)
+    up = np.maximum(np.maximum(box.y0 - places[:, 1], places[:, 1] - box.y1), 0)
+    return np.hypot(across, up)

@@ -1,0 +1,317 @@
+"""Where a training is, as a state in memory and as a checkpoint on disk: from it the training goes on bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ablations.storage import files
+from ablations.training.stopwatch import Stopwatch
+
+FOLDER = "checkpoints"
+"""The folder of checkpoints within a results folder."""
+
+LAYOUT = 2
+"""The version of the checkpoint's layout; a checkpoint of another version is not used."""
+
+
+class Stopped(RuntimeError):
+    """The training was asked to stop; its state is kept."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the history; accuracies in %, losses in nats; of training, averages over the epoch's images."""
+
+    epoch: int
+    train_loss: float
+    """What was minimised, label smoothing included, of the images as they were trained."""
+
+    train_accuracy: float
+    validation_loss: float | None
+    """The loss on the validation images at this epoch's end, where they were evaluated."""
+
+    validation_accuracy: float | None
+    test_loss: float | None
+    """The loss on the test images, where a test curve was asked for."""
+
+    test_accuracy: float | None
+    learning_rate: float
+    """At the epoch's last step."""
+
+    gradient_norm: float
+    """Euclidean norm of the gradient of all parameters, before clipping, averaged over the epoch's steps."""
+
+    images: int
+    """How many images were trained on."""
+
+    seconds: float
+    """Seconds of the training steps, without evaluation and checkpoints."""
+
+
+@dataclass
+class State:
+    """All that the next step of a training depends on, and what was gathered on the way to it."""
+
+    network: nn.Module
+    average: nn.Module | None
+    """The network with averaged weights, where there is one."""
+
+    optimizer: torch.optim.Optimizer
+    order: Tensor
+    """State of the generator that orders the images, before it drew the present epoch's order."""
+
+    history: list[Epoch] = field(default_factory=list)
+    """The lines of the finished epochs."""
+
+    steps: int = 0
+    """Done in the present epoch."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    correct: list[Tensor] = field(default_factory=list)
+    """For each step of the present epoch, on the device: loss, norm of the gradient, images classified rightly."""
+
+    seconds: float = 0.0
+    """Seconds that these steps took."""
+
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Seconds of all work, that before the present process too, as far as checkpoints tell."""
+
+    resumes: int = 0
+    """How often the training was taken up again."""
+
+    mixed: bool = False
+    """Whether a part was made on another device, or by other code or versions."""
+
+    def end_epoch(self, line: Epoch, order: Tensor) -> None:
+        """Goes over to the next epoch."""
+        self.history.append(line)
+        self.order, self.steps, self.seconds = order, 0, 0.0
+        self.losses, self.norms, self.correct = [], [], []
+
+    def dump(self) -> dict[str, Tensor]:
+        """The state as tensors in the CPU's memory; everything else is JSON in one of them."""
+        gathered = {name: torch.stack(getattr(self, name)) for name in GATHERED if self.steps}
+        generators = {"order": self.order, "torch": torch.get_rng_state()}
+        if torch.cuda.is_initialized():
+            generators["cuda"] = torch.cuda.get_rng_state()
+        values = {
+            "layout": LAYOUT,
+            "history": [asdict(line) for line in self.history],
+            **{name: getattr(self, name) for name in COUNTED},
+            "parts": self.watch.parts,
+            "trained": list(self._trained()),
+            "python": random.getstate(),
+            "numpy": np.random.get_state(legacy=False),
+        }
+        groups = {"network": _tensors(self.network), "optimizer": self._momenta()}
+        groups |= {"gathered": gathered, "generator": generators}
+        groups |= {"average": _tensors(self.average)} if self.average is not None else {}
+        tensors = {
+            f"{group} {name}": tensor.detach().to("cpu", copy=True).contiguous()
+            for group, members in groups.items()
+            for name, tensor in members.items()
+        }
+        text = json.dumps(values, default=lambda array: array.tolist())
+        return {**tensors, "values": torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)}
+
+    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from a dumped state.
+
+        Raises ValueError or LookupError for another training's, and changes nothing then.
+        """
+        values, groups = _opened(tensors)
+        pairs = [(_tensors(self.network), groups["network"])]
+        pairs += [(_tensors(self.average), groups["average"])] if self.average is not None else []
+        for own, kept in pairs:
+            if {name: _kind(tensor) for name, tensor in own.items()} != {n: _kind(t) for n, t in kept.items()}:
+                raise ValueError("it is another network's")
+        trained = self._trained()
+        if values["trained"] != list(trained) or not {_owner(key) for key in groups["optimizer"]} <= trained.keys():
+            raise ValueError("other parameters were trained")
+        found: dict[str, Any] = {name: values[name] for name in COUNTED}
+        found["history"] = [Epoch(**line) for line in values["history"]]
+        parts = {name: self.watch.parts[name] + seconds for name, seconds in values["parts"].items()}
+        device = next(iter(_tensors(self.network).values())).device
+        found |= {name: list(groups["gathered"][name].to(device).unbind()) for name in GATHERED if found["steps"]}
+        # from here on nothing can be wrong with it
+        with torch.no_grad():
+            for own, kept in pairs:
+                for name, tensor in own.items():
+                    tensor.copy_(kept[name])
+        self._take_momenta(groups["optimizer"], trained)
+        self._take_generators(groups["generator"], values["python"], values["numpy"])
+        self.watch.parts |= parts
+        for name, value in found.items():
+            setattr(self, name, value)
+
+    def _trained(self) -> dict[str, Tensor]:
+        """The parameters that the optimizer has, by name."""
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        return {name: parameter for name, parameter in self.network.named_parameters() if id(parameter) in held}
+
+    def _momenta(self) -> dict[str, Tensor]:
+        """The optimizer's state, parameter by parameter."""
+        return {
+            f"{name} {key}": value
+            for name, parameter in self._trained().items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def _take_momenta(self, kept: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+        for key, tensor in kept.items():
+            parameter = trained[_owner(key)]
+            if tensor.shape == parameter.shape:  # and lies in memory as the optimizer would have laid it
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            elif self.optimizer.defaults.get("fused"):  # it counts its steps where its parameters are
+                tensor = tensor.to(parameter.device)
+            self.optimizer.state[parameter][key.rpartition(" ")[2]] = tensor
+
+    def _take_generators(self, kept: Mapping[str, Tensor], python: Sequence[Any], numpy: Mapping[str, Any]) -> None:
+        self.order = kept["order"]
+        torch.set_rng_state(kept["torch"])
+        if "cuda" in kept and torch.cuda.is_available():
+            torch.cuda.set_rng_state(kept["cuda"])
+        version, internal, gauss = python
+        random.setstate((version, tuple(internal), gauss))
+        np.random.set_state(dict(numpy))
+
+
+def _opened(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Values and groups of tensors of a dumped state. Raises ValueError or LookupError for anything else."""
+    values = json.loads(tensors["values"].numpy().tobytes())
+    if values["layout"] != LAYOUT or not {"python", "numpy"} < values.keys():
+        raise ValueError("it is of another layout")
+    groups: dict[str, dict[str, Tensor]] = {"average": {}, "optimizer": {}, "gathered": {}}
+    for key, tensor in tensors.items():
+        group, _, name = key.partition(" ")
+        groups.setdefault(group, {})[name] = tensor
+    if not {"order", "torch"} <= groups["generator"].keys():
+        raise ValueError("a generator's state is missing")
+    return values, groups
+
+
+GATHERED = ("losses", "norms", "correct")
+COUNTED = ("steps", "seconds", "resumes", "mixed")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The checkpoints of one job: the latest, and the one before it in case that one is damaged."""
+
+    folder: Path
+    """The results folder."""
+
+    job: str
+    environment: Mapping[str, Any]
+    """Device, versions and code of the suite: a training that goes on in another one is `mixed`."""
+
+    source: Mapping[str, str] = field(default_factory=dict)
+    """The source of a network written elsewhere: when it has changed, the training starts anew."""
+
+    written: Callable[[tuple[int, int]], None] = lambda place: None
+    """Called when a checkpoint is whole, with the epochs and the steps of the next one that are in it; by whichever
+    thread has written it."""
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """The latest and the one before."""
+        place = self.folder / FOLDER
+        return place / f"{self.job}.latest", place / f"{self.job}.before"
+
+    def write(self, dumped: Mapping[str, Tensor], place: tuple[int, int]) -> None:
+        """Writes a dumped state. Raises StorageError."""
+        made = json.dumps([dict(self.environment), dict(self.source)], sort_keys=True)
+        content = save({**dumped, "made": torch.frombuffer(bytearray(made, "utf-8"), dtype=torch.uint8)})
+        files.rotate(*self.paths, hashlib.sha256(content).digest(), content)  # one string were one copy more
+        self.written(place)
+
+    def take_up(self, state: State) -> None:
+        """Brings the state to where the latest whole checkpoint is; leaves it alone where there is none.
+
+        What is damaged, or another training's, is removed. Raises StorageError for what cannot be read now.
+        """
+        for path in self.paths:
+            try:
+                self._take_up(files.read(path), state)
+            except FileNotFoundError:
+                continue
+            except (ValueError, LookupError, TypeError, SafetensorError):
+                files.remove(path)
+                continue
+            return
+
+    def clear(self) -> None:
+        """Removes the checkpoints of a job that is on record. Raises StorageError."""
+        for path in self.paths:
+            files.remove(path)
+
+    def _take_up(self, content: bytes, state: State) -> None:
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise ValueError("its checksum does not match")
+        tensors = load(content[32:])
+        environment, source = json.loads(tensors.pop("made").numpy().tobytes())
+        if source != dict(self.source):
+            raise ValueError("it was made with another network's source")
+        state.take_up(tensors)
+        state.resumes += 1
+        state.mixed |= environment != json.loads(json.dumps(dict(self.environment)))
+
+
+class Keeper:
+    """Keeps a training's states on its shelf: copied at once, and written in a thread while the training goes on."""
+
+    def __init__(self, shelf: Shelf | None) -> None:
+        self._shelf = shelf
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def keep(self, state: State) -> None:
+        """Waits for the previous write, then writes the present state in the background.
+
+        Raises StorageError where the previous write failed.
+        """
+        self.wait()
+        if self._shelf is not None:
+            self._writing = self._thread.submit(self._shelf.write, state.dump(), (len(state.history), state.steps))
+
+    def wait(self) -> None:
+        """Returns when what was kept is whole. Raises StorageError where it could not be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Waits for the last write and ends the thread. Raises StorageError where the write failed."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+
+def _owner(key: str) -> str:
+    """The parameter that a momentum belongs to."""
+    return key.rpartition(" ")[0]
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, also those that a state dict leaves out."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.Size]:
+    return tensor.dtype, tensor.shape

@@ -1,0 +1,272 @@
+"""Trains a network: `train(network, data, config, seed) -> Outcome`. Every random choice has its own stream."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ablations.config import DataConfig, TrainConfig
+from ablations.data.augmentation import augmented
+from ablations.data.dataset import Dataset
+from ablations.data.images import Files
+from ablations.training.checkpoint import Epoch, Keeper, Shelf, State, Stopped
+from ablations.training.evaluation import Evaluation, evaluate
+from ablations.training.step import (
+    as_input,
+    averaged,
+    learning_rate,
+    optimizer_for,
+    prepared,
+    training_step,
+    update_average,
+)
+from ablations.training.stopwatch import Stopwatch
+from densenet import Config, build
+
+Progress = Callable[[float, float], None]
+"""Called with the epochs done, a real number, and the current loss."""
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gives."""
+
+    history: tuple[Epoch, ...]
+    steps: int
+    test: Evaluation | None
+    """The test of the last weights, or of their average where there is one; None where there was no test."""
+
+    validation: Evaluation | None
+    weights: str
+    """SHA-256 of the parameters and buffers that were tested."""
+
+    network: nn.Module
+    """The network that was tested."""
+
+    resumes: int
+    """How often the training was taken up again."""
+
+    mixed: bool
+    """Whether a part was made on another device, or by other code or versions."""
+
+
+def stream(seed: int, purpose: str) -> int:
+    """The seed of one purpose: changing the architecture moves no draw of another purpose."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7])
+
+
+def initialised(model: Config, seed: int, device: torch.device) -> nn.Module:
+    """A network whose weights depend on its configuration and the seed alone, drawn on the CPU."""
+    _sow(stream(seed, "initialisation"))
+    network = build(model)
+    _sow(stream(seed, "dropout"))
+    return network.to(device)
+
+
+def _sow(seed: int) -> None:
+    """Seeds every generator that a network may draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What stays the same over a training."""
+
+    data: Dataset
+    variation: DataConfig
+    config: TrainConfig
+    seed: int
+    per_epoch: int
+    total: int
+    """Steps."""
+
+    tested: bool
+    """Whether the test images are looked at."""
+
+    progress: Progress
+    keeper: Keeper
+    stopping: Callable[[], bool]
+
+    def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The inputs of each batch of training images, `(N, C, H, W)`: normalised and varied."""
+        draw = stream(self.seed, f"augmentation {epoch}")
+        for images in augmented(self.data, batches, draw, self.variation):
+            yield as_input(images, self.config)
+
+    def keep(self, state: State) -> None:
+        """Keeps the state; the device has done its steps."""
+        state.watch.read()
+        state.watch.lap("rest")
+        self.keeper.keep(state)
+        state.watch.lap("checkpoint")
+
+
+def train(
+    network: nn.Module,
+    data: Dataset,
+    variation: DataConfig,
+    config: TrainConfig,
+    seed: int,
+    progress: Progress,
+    shelf: Shelf | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    watch: Stopwatch | None = None,
+    tested: bool = True,
+) -> Outcome:
+    """Trains `network` in place and tests it once, after the last epoch; not at all where it is not to be `tested`.
+
+    `variation` says how the images are augmented. The training goes on from the checkpoint that lies on the `shelf`,
+    bit for bit, and leaves others there: at every epoch's end, in between after `checkpoint_seconds`, and when it is
+    `stopping`. Raises Stopped then, Diverged, naming the step, and StorageError; what was kept is whole then, as at the
+    end. `watch` gets the seconds of what this does.
+    """
+    prepared(network, config)
+    order = torch.Generator().manual_seed(stream(seed, "order")).get_state()
+    watch = watch or Stopwatch(cuda=data.train.labels.is_cuda)
+    state = State(network, averaged(network, config), optimizer_for(network, config), order, watch=watch)
+    if shelf is not None:
+        shelf.take_up(state)
+    if config.compile:
+        network.compile()
+    watch.lap("start")
+    count = len(data.train)
+    per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
+    with closing(Keeper(shelf)) as keeper:
+        course = _Course(data, variation, config, seed, per_epoch, total, tested, progress, keeper, stopping)
+        outcome = _trained(state, course)
+        watch.lap("rest")
+    watch.lap("checkpoint")
+    return outcome
+
+
+def _trained(state: State, course: _Course) -> Outcome:
+    """All epochs that are left, and the evaluations."""
+    data, config, stopping = course.data, course.config, course.stopping
+    final = state.network if state.average is None else state.average
+    per_epoch, total = course.per_epoch, course.total
+    epochs, order = math.ceil(total / per_epoch), torch.Generator()
+    test = validation = None
+    while (number := len(state.history)) < epochs:
+        order.set_state(state.order)
+        batches = torch.randperm(len(data.train), generator=order).split(config.batch_size)
+        epoch = _train_epoch(state, course, batches[: min(per_epoch, total - number * per_epoch)])
+        last = number + 1 == epochs
+        due = last or not (number + 1) % config.evaluation_interval
+        state.watch.lap("rest")
+        looked_at = course.tested and (last or (due and config.test_curve))
+        validation = evaluate(final, data, data.validation, config, stopping) if data.validation and due else None
+        test = evaluate(final, data, data.test, config, stopping) if looked_at else None
+        state.watch.lap("evaluation")
+        for name, found in (("validation", validation), ("test", test)):
+            if found and not math.isfinite(found.loss):
+                raise Diverged(f"the loss on the {name} images is {found.loss} after epoch {number + 1}")
+        state.end_epoch(_with(epoch, validation, test if config.test_curve else None), order.get_state())
+    history = tuple(state.history)
+    return Outcome(history, total, test, validation, weights_hash(final), final, state.resumes, state.mixed)
+
+
+def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Epoch:
+    """The steps of an epoch that are left.
+
+    Nothing is read from the device but at its end, once a second to show progress, and for checkpoints.
+    """
+    state.network.train()
+    config, labels_of = course.config, course.data.train.labels
+    number = len(state.history)
+    left = [batch.to(labels_of.device) for batch in batches[state.steps :]]
+    begun = shown = kept = time.perf_counter()
+    for batch, images in zip(left, course.images(number, left), strict=True):
+        step = number * course.per_epoch + state.steps
+        rate = learning_rate(config, step, course.total, course.per_epoch)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        with state.watch.step():
+            loss, scores, norm = training_step(state.network, state.optimizer, images, labels_of[batch], config)
+            if state.average is not None:
+                update_average(state.average, state.network, config.ema if step else 0.0)
+        state.losses.append(loss)
+        state.norms.append(norm)
+        state.correct.append((scores.argmax(1) == labels_of[batch]).sum())
+        state.steps += 1
+        now, stopping = time.perf_counter(), course.stopping()
+        if (stopping or now - kept > config.checkpoint_seconds) and state.steps < len(batches):
+            state.seconds += now - begun
+            _check(state, course)
+            course.keep(state)
+            begun = kept = time.perf_counter()
+            if stopping:
+                raise Stopped
+        if now - shown > 1:
+            shown = now
+            course.progress(number + state.steps / course.per_epoch, loss.item())
+    line = _line(state, course, [len(batch) for batch in batches])
+    if left:  # else it is kept as it is
+        state.seconds += time.perf_counter() - begun
+        course.keep(state)
+        if isinstance(course.data.train.images, Files):  # their readers are forked next, with no thread at work
+            course.keeper.wait()
+            state.watch.lap("checkpoint")
+    if course.stopping():
+        raise Stopped
+    course.progress(number + len(batches) / course.per_epoch, line.train_loss)
+    return replace(line, seconds=state.seconds)
+
+
+def _check(state: State, course: _Course) -> None:
+    """Raises Diverged, naming the step: what has diverged is neither reported nor kept."""
+    number = len(state.history)
+    for what, gathered in (("loss", state.losses), ("gradient's norm", state.norms)):
+        values = torch.stack(gathered)
+        broken = (~values.isfinite()).nonzero()
+        if len(broken):
+            place = int(broken[0])
+            step = number * course.per_epoch + place
+            raise Diverged(f"the {what} is {values[place].item()} at step {step}, in epoch {number + 1}")
+
+
+def _line(state: State, course: _Course, sizes: Sequence[int]) -> Epoch:
+    """The history's line of an epoch whose steps are done. Raises Diverged."""
+    _check(state, course)
+    number, each, steepness = len(state.history), torch.stack(state.losses), torch.stack(state.norms)
+    weights = torch.tensor(sizes, dtype=each.dtype, device=each.device)
+    mean = float((each * weights).sum() / weights.sum())
+    accuracy = 100 * int(torch.stack(state.correct).sum()) / sum(sizes)
+    last = number * course.per_epoch + len(sizes) - 1
+    rate = learning_rate(course.config, last, course.total, course.per_epoch)
+    steep = float(steepness.double().mean())
+    return Epoch(number + 1, mean, accuracy, None, None, None, None, rate, steep, sum(sizes), 0.0)
+
+
+def _with(epoch: Epoch, validation: Evaluation | None, test: Evaluation | None) -> Epoch:
+    """The line with what was evaluated at its end."""
+    return replace(
+        epoch,
+        validation_loss=validation.loss if validation else None,
+        validation_accuracy=validation.accuracy if validation else None,
+        test_loss=test.loss if test else None,
+        test_accuracy=test.accuracy if test else None,
+    )
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

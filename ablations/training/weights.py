@@ -1,0 +1,59 @@
+"""Trained networks as files: safetensors, with the configuration that gives the network back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ablations.config import resolved
+from ablations.data.dataset import Dataset
+from ablations.storage import files
+from densenet import Config, build, model_family
+
+
+class NotWeights(ValueError):
+    """A file that `ablations run` did not write."""
+
+
+def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dict[str, Any]) -> None:
+    """Writes a network's parameters and buffers, and all that is needed to use it on other images."""
+    described = json.dumps({"model": resolved(model), "data": data.described(), "job": job})
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    files.write(path, save(tensors, metadata={"described": described}))
+
+
+def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
+    """The trained network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
+
+    Its images are standardised as `described(path)["data"]` says, by `mean` and `std` per channel, from 0 to 255.
+    A class outside this package is imported only with `own_code`: a file from elsewhere should not choose what runs.
+    Raises NotWeights for any other file.
+    """
+    config = described(path)["model"]
+    try:
+        if ":" in str(config["family"]) and not own_code:
+            raise ValueError(f"its network is {config['family']}, outside this package: own_code=True imports it")
+        network = build(model_family(config["family"])[0].model_validate(config))
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        first = next(iter(network.state_dict().values()))
+        network.to(tensors[next(iter(network.state_dict()))].dtype if tensors else first.dtype)
+        network.load_state_dict(tensors, strict=True)
+    except (ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+        raise NotWeights(f"{path}: {error}") from error
+    return network.eval()
+
+
+def described(path: str | Path) -> dict[str, Any]:
+    """What stands beside the weights: `model`, `data` and `job`. Raises NotWeights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {})["described"])
+        return {key: found[key] for key in ("model", "data", "job")}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise NotWeights(f"{path} holds no network that this suite has trained: {error}") from error

@@ -1,0 +1,107 @@
+"""The driver: a grid is worked off, a second call finds nothing to do, a fault costs its own row alone."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from conftest import TINY, write_grid
+from rich.console import Console
+
+from ablations.cli import SHIPPED
+from ablations.execution import driver
+from ablations.grid.reader import read
+from ablations.report import page as report
+from ablations.report.frames import causes, load
+from ablations.storage import files, records
+
+FAULTY = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]") + "\n[study.rate]\ntrain.learning_rate = [0.1, 1e30]\n"
+
+
+def call(grid, folder, retry=()):
+    text = io.StringIO()
+    outcome = driver.work(grid, folder, ["cpu", "cpu"], retry, Console(file=text, width=200))
+    return outcome, text.getvalue()
+
+
+def derived(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".png"
+    }
+
+
+def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
+    grid, folder = read(write_grid(tmp_path, FAULTY)), tmp_path / "out"
+    outcome, text = call(grid, folder)
+    assert (outcome.total, outcome.done_before, outcome.executed) == (5, 0, 5)
+    assert "epoch 1.0/1, loss" in text
+    assert "4 done, 0 running" in text or "4 done, 1 diverged" in text
+    frames = load(folder)
+    assert sorted(frames.runs.status) == ["diverged", "done", "done"]
+    assert set(frames.costs.status) == {"done"}
+    assert "the loss is" in causes(frames)[0]["reason"]
+
+    report.write(frames)
+    before = derived(folder)
+    again, text = call(grid, folder)
+    assert (again.done_before, again.executed, text) == (4, 0, "")
+    report.write(load(folder))
+    assert derived(folder) == before
+
+    retried, _ = call(grid, folder, ["diverged"])
+    assert retried.executed == 1
+    assert [len(attempts) for attempts in records.load_attempts(folder).values()] == [2]
+
+    path = next((folder / "records").glob("*.json"))
+    path.write_bytes(path.read_bytes()[:-20])
+    assert len(load(folder).damaged) == 1
+    repaired, _ = call(grid, folder)
+    assert (repaired.executed, [moved.name for moved in repaired.damaged]) == (1, [path.name])
+    assert {name for name, content in derived(folder).items() if before.get(name) != content} <= {
+        path.relative_to(folder),
+        (folder / "records" / "damaged" / path.name).relative_to(folder),
+        *(name for name in derived(folder) if name.parts[0] == "attempts"),
+    }
+
+
+def test_a_folder_of_another_grid_is_refused(results, tmp_path):
+    other = read(write_grid(tmp_path, TINY.replace("block_config = [1, 1]", "block_config = [2]")))
+    before = (results / "jobs.json").read_bytes()
+    with pytest.raises(driver.WrongFolder, match=r"\(model.block_config \[1, 1\] there, \[2\] here; .*\).*--out"):
+        call(other, results)
+    assert (results / "jobs.json").read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(tiny, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(files.StorageError, match="cannot be written"):
+        call(tiny, tmp_path / "file" / "out")
+
+
+def test_a_worker_per_core_and_no_gpu_that_is_not_there():
+    assert driver.devices("cpu", 3) == ["cpu"] * 3
+    assert len(driver.devices("cpu", 0)) >= 1
+    with pytest.raises(ValueError, match="this machine has"):
+        driver.devices("cuda", 1000)
+
+
+@pytest.mark.slow
+def test_the_quick_grid_whole(tmp_path):
+    grid = read(SHIPPED / "quick.toml", ["train.epochs=1"], [0])
+    call(grid, tmp_path)
+    frames = load(tmp_path)
+    assert set(frames.runs.status) == set(frames.costs.status) == {"done"}
+    base = frames.costs.params[0]
+    matched = frames.studies[frames.studies.level == "ResNet-20, equal params"].variant.iloc[0]
+    assert abs(frames.costs.set_index("variant").params[matched] / base - 1) < 0.01
+    same = frames.studies[frames.studies.study == "checkpointing"].variant
+    assert frames.runs[frames.runs.variant.isin(same)].weights.nunique() == 1
+
+
+def test_a_grid_may_grow_and_not_lose_runs(results, tmp_path, tiny):
+    fewer = read(write_grid(tmp_path), seeds=[0])
+    with pytest.raises(driver.WrongFolder, match=r"seeds \[0, 1, 2\] there, \[0\] here\); 4 of its 6 runs would leave"):
+        call(fewer, results)
+    assert len(load(results).runs) == 6

@@ -1,0 +1,134 @@
+"""Plans: what is missing, how long it takes, and what does not fit."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from conftest import MACHINE, TINY, fabricate, record_of, write_grid
+from rich.console import Console
+
+from ablations.execution import plan as plans
+from ablations.grid.model import jobs, trials_of
+from ablations.grid.reader import read
+from ablations.storage import files, records
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Plans a grid on the machine that made-up records come from."""
+    monkeypatch.setattr(plans, "machine", lambda device: MACHINE)
+
+    def call(grid, folder=tmp_path / "nothing", counts_only=False, workers=1):
+        return plans.plan(grid, folder, ["cpu"] * workers, counts_only, Console(file=io.StringIO()))
+
+    return call
+
+
+def test_everything_is_missing_where_there_is_nothing(tiny, planned):
+    found = planned(tiny, counts_only=True)
+    assert (found["runs"], found["missing_runs"], found["costs"], found["missing_costs"]) == (6, 6, 2, 2)
+    base, wide = found["variants"]
+    assert base["levels"] == ["growth_rate 4"]
+    assert base["change"]["params"] == 0
+    assert wide["change"]["params"] == pytest.approx(wide["params"] / base["params"] - 1)
+    assert "seconds" not in found
+    assert "predicted_train_peak_memory_bytes" not in base
+
+
+def test_what_is_on_record_is_neither_counted_nor_missing(tiny, results, planned, monkeypatch):
+    monkeypatch.setattr(plans.counts, "counted", lambda config: pytest.fail("counted"))
+    found = planned(tiny, results)
+    assert (found["missing_runs"], found["missing_costs"], found["seconds"]) == (0, 0, 0.0)
+    assert found["variants"][0]["params"] == 1000, "the record's"
+
+
+def test_time_comes_from_costs_on_record(tmp_path, tiny, planned):
+    fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 0", "growth_rate 8, seed 2"))
+    found = planned(tiny, tmp_path / "r")
+    assert (found["missing_runs"], found["timed_by"]) == (2, "costs on record")
+    # 500 images a second in training, 2,000 in inference; two batches of 64 in one epoch, then 360 test images
+    assert found["seconds"] == pytest.approx(2 * (128 / 500 + 360 / 2000))
+    assert planned(tiny, tmp_path / "r", workers=2)["seconds"] == pytest.approx(found["seconds"] / 2)
+
+
+def test_without_costs_the_base_is_timed_and_scaled_by_macs(tiny, planned, monkeypatch):
+    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.01, 0.001))
+    found = planned(tiny)
+    base, wide = found["variants"]
+    ratio = wide["macs"] / base["macs"]
+    runs = 3 * (128 * 0.01 + 360 * 0.001) * (1 + ratio)
+    costs = 2 * plans.COST_SECONDS + plans.COST_STEPS * 64 * (0.01 + 0.001) * (1 + ratio)
+    assert found["seconds"] == pytest.approx(runs + costs)
+    assert found["timed_by"] == "a calibration on the base, scaled by MACs"
+
+
+def test_evaluations_take_time_too(tmp_path, planned, monkeypatch):
+    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.0, 1.0))
+    text = TINY.replace("train.epochs = 1", "train.epochs = 5\ntrain.evaluation_interval = 2\ndata.validation = 50")
+    found = planned(read(write_grid(tmp_path, text.replace("[4, 8]", "[4]").replace("[0, 1, 2]", "[0]"))))
+    assert found["seconds"] == pytest.approx(3 * 50 + 360 + plans.COST_SECONDS + plans.COST_STEPS * 64)
+
+
+def test_variants_that_differ_in_training_alone_share_a_cost(tmp_path, planned):
+    text = TINY.replace("model.growth_rate = [4, 8]", "train.learning_rate = [0.1, 0.01]")
+    grid = read(write_grid(tmp_path, text))
+    assert (planned(grid)["costs"], planned(grid)["missing_costs"]) == (1, 1)
+    files.write(tmp_path / "r" / "jobs.json", b"{}")
+    for job in jobs(grid, MACHINE):
+        if job.kind == "cost":
+            records.publish(tmp_path / "r", record_of(job, 0.0, 1.0))
+    found = planned(grid, tmp_path / "r")
+    assert (found["missing_runs"], found["missing_costs"], found["timed_by"]) == (6, 0, "costs on record")
+    assert all(entry["train_peak_memory_bytes"] == 10 * 2**20 for entry in found["variants"])
+
+
+def test_what_has_failed_is_not_missing_since_it_is_not_run_again(tiny, tmp_path, planned):
+    run = next(job for job in jobs(tiny, MACHINE) if job.kind == "run")
+    records.note_attempt(tmp_path / "r", {"id": run.id, "name": run.name, "status": "timeout", "reason": ""})
+    assert planned(tiny, tmp_path / "r", counts_only=True)["missing_runs"] == 5
+
+
+def test_a_base_that_cannot_be_run_is_said_and_the_others_are_counted(tmp_path, planned):
+    text = TINY.replace("[1, 1]", "[1, 1, 1, 1]").replace("train.epochs = 1", "train.batch_size = 1\ntrain.epochs = 1")
+    grid = read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 8]", 'model.norm = ["batch", "group"]')))
+    found = planned(grid)
+    base, group = found["variants"]
+    assert "Expected more than 1 value per channel" in base["prediction_failed"]
+    assert base["params"] == group["params"]
+    assert (found["seconds"], found["timed_by"]) == (None, "nothing: the base could not be timed")
+
+
+def test_what_does_not_fit_is_said(tiny, planned, monkeypatch):
+    monkeypatch.setattr(plans.os, "sysconf", lambda name: 100)
+    entry = planned(tiny)["variants"][0]
+    assert "needs more than the 0.0 GiB" in entry["does_not_fit"]
+
+
+def test_the_calibration_is_in_seconds_per_image(tiny):
+    import torch
+
+    config = tiny.cost(tiny.base)
+    train, infer = plans._calibrated(config, torch.device("cpu"))
+    assert 0 < infer < train < 1
+
+
+def test_both_phases_are_counted_and_timed(tmp_path, planned, monkeypatch):
+    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.01, 0.001))
+    text = TINY.replace("[0, 1, 2]", "[0]").replace("model.growth_rate = [4, 8]", "model.growth_rate = [4]")
+    text += "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9, 10]\nvalidation = 40\ntrain.epochs = 3\n"
+    grid = read(write_grid(tmp_path, text))
+    found = planned(grid)
+    assert (found["tuning_runs"], found["missing_tuning_runs"], found["runs"], found["missing_runs"]) == (4, 4, 1, 1)
+    trials = 4 * (3 * 2 * 64 * 0.01 + 3 * 40 * 0.001)  # 100 images are two batches; no test image
+    runs = 2 * 64 * 0.01 + 360 * 0.001
+    costs = plans.COST_SECONDS + plans.COST_STEPS * 64 * (0.01 + 0.001)
+    assert found["seconds"] == pytest.approx(trials + runs + costs)
+    folder = tmp_path / "r"
+    for each in trials_of(grid, *grid.tuned):
+        record = record_of(each, 0.0, 1.0)
+        record["deterministic"] = {"validation_accuracy": 100 * each.config.variant.train.learning_rate}
+        records.publish(folder, record)
+    found = planned(grid, folder)
+    assert (found["missing_tuning_runs"], found["missing_runs"]) == (0, 1)
+    assert found["seconds"] == pytest.approx(runs + costs)

@@ -1,0 +1,287 @@
+"""Costs: closed formulas, a hand-counted live peak, and two sources that must agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ablations.config import CostConfig, TrainConfig
+from ablations.profiling import cost, counts, memory, timing
+from ablations.profiling.subject import Subject
+from ablations.profiling.timing import FEWEST_REPEATS
+from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
+from densenet.options import Checkpoint, LayerOrder
+
+SMALL = CostConfig(
+    DenseNetConfig(block_config=(2, 2), growth_rate=4, in_channels=1), (8, 8), TrainConfig(batch_size=16)
+)
+RESNET = CostConfig(ResNetConfig(depth=8, width=0.5, in_channels=1), (8, 8), TrainConfig(batch_size=16))
+CPU = torch.device("cpu")
+
+
+def densenet_macs(k: int, bn_size: int, layers: tuple[int, ...], theta: float, size: int, classes: int) -> int:
+    """Multiply-accumulates, from the paper's equations."""
+    channels, total = 2 * k, 9 * 2 * k * size**2
+    for number, count in enumerate(layers):
+        for _ in range(count):
+            total += (channels * bn_size * k + bn_size * k * k * 9) * size**2
+            channels += k
+        if number < len(layers) - 1:
+            total += channels * int(theta * channels) * size**2
+            channels, size = int(theta * channels), size // 2
+    return total + channels * classes
+
+
+def test_macs_equal_the_closed_formula():
+    counted = counts.counted(SMALL)
+    assert counted["macs"] == densenet_macs(4, 4, (2, 2), 0.5, 8, 10)
+    assert counted["flops"] == 2 * counted["macs"]
+
+
+def test_bc_100_12_has_its_published_params_and_macs():
+    counted = counts.counted(CostConfig(DenseNetConfig(), (32, 32), TrainConfig(batch_size=64)))
+    assert counted["params"] == 769_162
+    assert counted["macs"] == 287_929_692
+    assert counted["fvcore_total"] > counted["macs"]
+
+
+def test_a_network_is_counted_as_the_textbook_has_it():
+    once = CostConfig(SMALL.model.model_copy(update=ONCE), SMALL.image_size, SMALL.train)
+    assert counts.counted(once) == counts.counted(SMALL)
+
+
+def test_activations_count_what_convolutions_and_linear_layers_put_out():
+    blocks = 2 * (16 + 4) * 64 + 8 * 64 + 2 * (16 + 4) * 16  # two layers, the transition's convolution, two layers
+    assert counts.counted(SMALL)["activations"] == 8 * 64 + blocks + 10
+
+
+def test_counters_that_disagree_fail_naming_both(monkeypatch):
+    monkeypatch.setattr(counts, "macs_of", lambda network, images: 1)
+    with pytest.raises(counts.CountersDisagree, match=r"finds 1 MACs, fvcore \d+"):
+        counts.counted(SMALL)
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_live_storage_follows_birth_and_death(fake):
+    with FakeTensorMode() if fake else torch.no_grad(), memory.LiveStorage() as live:
+        a = torch.zeros(1000)
+        assert live.bytes == 4000
+        b = a + 1
+        view = b[:10]
+        assert live.bytes == 8000
+        del b
+        assert live.bytes == 8000, "a view keeps its storage"
+        del view
+        assert (live.bytes, live.peak) == (4000, 8000)
+        live.restart()
+        a.add_(1)
+        assert live.peak == 4000
+
+
+ONCE = {"implementation": "normalize-once"}
+
+
+def three_sources(model, size=(16, 16), batch_size=32, **fields) -> None:
+    """Predicted, alive and traced agree within a percent, in training and in inference."""
+    config = CostConfig(model, size, TrainConfig(batch_size=batch_size, **fields))
+    predicted = memory.predicted(config)
+    for name, probe in memory.PROBES.items():
+        held, peaks = memory._cpu_peaks(probe, config, CPU)
+        assert peaks["memory_bytes"] == pytest.approx(peaks["traced_bytes"], rel=0.01), name
+        assert predicted[f"predicted_{name}_peak_memory_bytes"] == pytest.approx(peaks["memory_bytes"], rel=0.01), name
+        assert peaks["allocated_bytes"] >= peaks["traced_bytes"]
+        if name == "train":
+            activations = peaks["memory_bytes"] - held["weights_bytes"] - held["optimizer_bytes"]
+            assert predicted["predicted_activations_bytes"] == pytest.approx(activations, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", get_args(Checkpoint))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_memory_has_three_sources_for_every_recomputation_and_precision(kind, precision):
+    three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), precision=precision)
+
+
+@pytest.mark.parametrize("order", get_args(LayerOrder))
+def test_memory_has_three_sources_for_every_order(order):
+    three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, layer_order=order))
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8, connectivity="sum", dropout=0.2), {}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"memory_format": "channels_last"}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"optimizer": "adamw", "ema": 0.9, "clip_norm": 1.0}),
+        (ResNetConfig(depth=8), {}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8, **ONCE), {"memory_format": "channels_last"}),
+        (DenseNetConfig(block_config=(3, 3), growth_rate=8, **ONCE, checkpoint="bottleneck"), {"precision": "bf16"}),
+    ],
+    ids=["sum", "channels_last", "adamw, ema", "resnet", "normalised once", "normalised once, bottleneck, bf16"],
+)
+def test_memory_has_three_sources_otherwise_too(model, fields):
+    three_sources(model, **fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", get_args(Checkpoint))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_memory_of_bc_100_12_has_three_sources(kind, precision):
+    three_sources(DenseNetConfig(checkpoint=kind), (32, 32), 16, precision=precision)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"null", b"3", b'{"values": {"x": 1}, "digest": "0"}', b"", b"\xff"])
+def test_a_prediction_that_is_not_as_it_was_kept_is_made_again(content):
+    model = DenseNetConfig(block_config=(1,), growth_rate=2)
+    config = CostConfig(model, (4, 4), TrainConfig(batch_size=2))
+    expected = memory.predicted(config)
+    (path,) = [path for path in (memory.cache_folder() / "predictions").iterdir() if path.name in kept_names(config)]
+    path.write_bytes(content)
+    assert memory.predicted(config) == expected
+
+
+def kept_names(config) -> list[str]:
+    key = memory.identity(
+        {"cost": memory.cost_fields(config), "torch": torch.__version__, "code": memory.code()["fingerprint"]}
+    )
+    return [f"{key}.json"]
+
+
+def test_what_is_held_is_counted_to_the_byte():
+    subject = Subject(CostConfig(SMALL.model, (8, 8), TrainConfig(optimizer="adamw", ema=0.5)), CPU)
+    subject.train()
+    params = counts.counted(SMALL)["params"]
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in subject.network.buffers())
+    held = subject.held()
+    steps = 4 * len(list(subject.network.parameters()))
+    assert held == {
+        "weights_bytes": 4 * params + buffers,
+        "gradients_bytes": 4 * params,
+        "optimizer_bytes": 2 * 4 * params + steps + 4 * params + buffers,
+    }
+
+
+def test_bf16_is_priced_as_bf16_and_fp64_as_fp64():
+    model = DenseNetConfig(block_config=(3, 3), growth_rate=8)
+    activations = {
+        precision: memory.predicted(CostConfig(model, (16, 16), TrainConfig(batch_size=32, precision=precision)))[
+            "predicted_activations_bytes"
+        ]
+        for precision in ("fp32", "bf16", "fp64")
+    }
+    assert activations["fp64"] == pytest.approx(2 * activations["fp32"], rel=0.01)
+    assert activations["bf16"] == pytest.approx(activations["fp32"] / 2, rel=0.05)
+
+
+def test_recomputation_lowers_the_predicted_peak():
+    peaks = {}
+    for kind in ("none", "bottleneck", "layer", "block"):
+        config = CostConfig(
+            DenseNetConfig(block_config=(6, 6), growth_rate=8, checkpoint=kind), (16, 16), TrainConfig(batch_size=32)
+        )
+        peaks[kind] = memory.predicted(config)["predicted_train_peak_memory_bytes"]
+    assert max(peaks["bottleneck"], peaks["layer"], peaks["block"]) < peaks["none"]
+
+
+def test_weights_gradients_and_momentum_are_in_the_peak():
+    """Batch and image so small that the parameters are nearly all of it."""
+    config = CostConfig(ResNetConfig(depth=20, width=2.0), (1, 1), TrainConfig(batch_size=2))
+    params = counts.counted(config)["params"]
+    peak = memory.predicted(config)["predicted_train_peak_memory_bytes"]
+    assert 3 * 4 * params < peak < 3.6 * 4 * params
+
+
+@pytest.mark.parametrize("config", [SMALL, RESNET], ids=["densenet", "resnet"])
+def test_everything_is_measured(config, monkeypatch):
+    monkeypatch.setattr(cost, "SECONDS", {"train": 0.0, "inference": 0.0, "latency": 0.0})
+    values = cost.measured(config, CPU)
+    for name in ("train", "inference"):
+        assert values[f"{name}_repeats"] == FEWEST_REPEATS
+        assert values[f"{name}_stopped_by"] in ("precision", "budget")
+        assert isinstance(values[f"{name}_disturbed"], str)
+        assert values[f"{name}_step_relative_iqr"] >= 0
+        assert values[f"{name}_images_per_second"] == pytest.approx(16 / values[f"{name}_step_seconds"])
+    assert values["latency_step_seconds"] > 0
+    assert 0 < values["inference_peak_memory_bytes"] < values["train_peak_memory_bytes"]
+
+
+class TickingClock:
+    """Goes on by one second whenever it is read."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def perf_counter(self):
+        self.seconds += 1.0
+        return self.seconds
+
+    def process_time(self):
+        return 0.0
+
+
+def test_the_phases_of_a_training_step_add_up_to_it(monkeypatch):
+    """The clock is read at a step's start, after each phase and at its end."""
+    monkeypatch.setattr(timing, "time", TickingClock())
+    values = cost.measured(SMALL, CPU)
+    assert [values[f"train_{phase}_seconds"] for phase in ("forward", "backward", "optimizer")] == [1.0, 1.0, 1.0]
+    assert values["train_step_seconds"] == 4.0, "and one second from the last phase to the end"
+    assert values["train_images_per_second"] == SMALL.batch_size / 4.0
+
+
+@pytest.mark.gpu
+def test_cuda_peaks_are_the_allocator_s():
+    values = cost.measured(SMALL, torch.device("cuda"))
+    assert values["train_peak_memory_reserved_bytes"] >= values["train_peak_memory_bytes"] > 0
+
+
+class Undecided(torch.nn.Module):
+    """A user's network with a product that is no linear layer, and a decision by value."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.fc = torch.nn.Linear(in_channels, num_classes)
+
+    def forward(self, images):
+        x = images.mean((2, 3))
+        if x.sum() > 1e9:
+            x = x + 1
+        return (x @ self.fc.weight.T) + self.fc(x)
+
+
+def test_of_a_network_written_elsewhere_a_disagreement_is_recorded_and_a_prediction_may_be_missing():
+    config = CostConfig(OwnConfig(family=f"{__name__}:Undecided"), (4, 4), TrainConfig(batch_size=8))
+    counted = counts.counted(config)
+    assert (counted["macs"], counted["fvcore_macs"], counted["counters_agree"]) == (60, 30, False)
+    assert counts.counted(SMALL)["counters_agree"]
+    (key,) = memory.predicted(config)
+    assert key == "prediction_failed"
+
+
+@pytest.mark.parametrize("name", ["regnet_x_400mf", "convnext_tiny", "swin_t"])
+def test_networks_that_read_numbers_from_tensors_while_they_are_built_are_predicted_too(name):
+    config = CostConfig(TorchvisionConfig(name=name), (64, 64), TrainConfig(batch_size=2))
+    assert counts.counted(config)["macs"] > 1e6
+    predicted = memory.predicted(config)
+    params = counts.counted(config)["params"]
+    assert predicted["predicted_train_peak_memory_bytes"] > 3 * 4 * params
+
+
+def test_what_compiling_takes_stands_apart(monkeypatch):
+    """In the compiler's place the very first call puts the clock forward by 30 seconds."""
+    clock = TickingClock()
+
+    def compiled(network):
+        waits = iter([30.0])
+        network.register_forward_pre_hook(lambda *_: setattr(clock, "seconds", clock.seconds + next(waits, 0.0)))
+
+    monkeypatch.setattr(timing, "time", clock)
+    with monkeypatch.context() as patched:
+        first = iter([compiled])
+        patched.setattr(torch.nn.Module, "compile", lambda network: next(first, lambda _: None)(network))
+        found = cost.measured(replace(SMALL, train=SMALL.train.model_copy(update={"compile": True})), CPU)
+    assert found["train_compile_seconds"] == 30.0
+    assert found["train_step_seconds"] == 4.0
+    assert "train_compile_seconds" not in cost.measured(SMALL, CPU)

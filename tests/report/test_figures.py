@@ -1,0 +1,238 @@
+"""Figures: all three formats, deterministic, and drawn whatever is missing."""
+
+from __future__ import annotations
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ACCURACY, MACHINE, TINY, fabricate, record_of, write_grid
+from matplotlib.text import Text
+
+from ablations.grid.model import jobs, manifest
+from ablations.grid.reader import read
+from ablations.report import statistics, tables
+from ablations.report.frames import load, of_study
+from ablations.report.plotting import figures
+from ablations.report.plotting import style as drawing
+from ablations.storage import files, records
+
+PRODUCT = TINY + 'model.compression = [0.5, 1.0]\nmodel.checkpoint = ["none", "layer"]\n'
+"""Eight levels: 4 or 8, compressed or not, with or without recomputation."""
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def product(tmp_path):
+    """`8, 1.0, layer` ran out of memory, `4, 1.0, none` diverged once, and `8, 0.5, none` is missing."""
+    folder = tmp_path / "product"
+    grid = read(write_grid(tmp_path, PRODUCT))
+    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    for job in jobs(grid, MACHINE):
+        name = job.name.removeprefix("growth_rate ")
+        status = "oom" if name.startswith("8, 1.0, layer") else "diverged" if name == "4, 1.0, none, seed 1" else None
+        if status:
+            records.note_attempt(folder, {"id": job.id, "name": job.name, "status": status, "reason": "because"})
+        elif not name.startswith("8, 0.5, none"):
+            seed = int(name[-1]) if job.kind == "run" else 0
+            records.publish(folder, record_of(job, 90.0 + seed, 0.5 if "layer" in name else 1.0))
+    return load(folder)
+
+
+def drawn(frames, stem):
+    """A figure as `write` draws it."""
+    study, kind = stem.partition(".")[::2]
+    own = of_study(frames, study)
+    with drawing.style():
+        return figures.DRAWN[f".{kind}" if kind else ""](own, tables.study_table(own, study))
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def points(axes):
+    return [tuple(point) for each in axes.collections for point in np.asarray(each.get_offsets()).tolist()]
+
+
+def test_every_figure_in_every_format_and_the_same_every_time(results, tmp_path, tiny):
+    other = tmp_path / "again"
+    fabricate(other, tiny)
+    for folder in (results, other):
+        paths = figures.write(load(folder))
+        names = ("growth_rate", "growth_rate.curves", "pareto")
+        assert [path.name for path in paths] == [
+            f"{name}.{suffix}" for name in names for suffix in ("svg", "pdf", "png")
+        ]
+    for path in (results / "figures").iterdir():
+        assert path.read_bytes() == (other / "figures" / path.name).read_bytes(), path.name
+
+
+def test_a_study_has_the_figures_that_fit_it(results, product):
+    assert figures.stems(load(results)) == {"growth_rate": ["growth_rate", "growth_rate.curves"], "": ["pareto"]}
+    kinds = ("", ".curves", ".map", ".trade")
+    assert figures.stems(product)["growth_rate"] == [f"growth_rate{kind}" for kind in kinds]
+    assert len(figures.write(product)) == 15
+
+
+@pytest.mark.parametrize("stem", ["growth_rate", "growth_rate.curves", "growth_rate.map", "growth_rate.trade"])
+def test_no_text_is_small_or_cut_off(product, stem):
+    figure = drawn(product, stem)
+    assert figure.get_size_inches()[0] in (drawing.NARROW, drawing.WIDE)
+    assert all(text.get_fontsize() >= 6 for text in figure.findobj(Text) if text.get_text())
+    box = figure.get_tightbbox()  # inches
+    assert box.x0 >= 0 <= box.y0
+    assert box.x1 <= figure.get_size_inches()[0]
+    assert box.y1 <= figure.get_size_inches()[1]
+
+
+def test_an_effect_figure_shows_the_numbers_of_the_records(results):
+    figure = drawn(load(results), "growth_rate")
+    accuracy, params, macs, memory, throughput = figure.axes
+    assert [bar.get_width() for panel in (params, macs, memory, throughput) for bar in panel.patches] == [
+        1000, 2000, 2, 4, 10, 20, 1000, 500,
+    ]  # fmt: skip
+    assert [text.get_text() for text in params.texts] == ["1,000", "", "2,000", "+100 %"]
+    assert [text.get_text() for text in throughput.texts] == ["1,000", "", "500", "−50 %"]
+    seeds = next(points for points in accuracy.collections if len(points.get_offsets()) == 6)
+    assert sorted(x for x, _ in seeds.get_offsets()) == sorted([*ACCURACY["base"], *ACCURACY["growth_rate 8"]])
+    assert statistics.half_interval(0.8660254, 3) == pytest.approx(4.302653 * 0.5, rel=1e-6)
+
+
+def test_a_mean_is_filled_where_its_difference_is_resolved(results):
+    frames = load(results)
+    assert "difference from the base resolved" in texts(drawn(frames, "growth_rate"))
+    table = tables.study_table(frames, "growth_rate")
+    table.numbers.loc[1, "verdict"] = "not resolved"
+    found = texts(figures.effect(frames, table))
+    assert "not resolved" in found
+    assert "difference from the base resolved" not in found
+
+
+def test_what_is_missing_or_failed_is_drawn_as_such(product):
+    found = texts(drawn(product, "growth_rate"))
+    assert {"8, 0.5, none\n(3 missing)", "8, 1.0, layer\n(3 oom)", "4, 1.0, none\n(1 diverged)"} <= set(found)
+    assert {"3 missing", "3 oom"} <= set(found)
+    assert (found.count("missing"), found.count("oom")) == (4, 4)
+    key = texts(drawn(product, "growth_rate.curves"))
+    assert {"8, 0.5, none (3 missing)", "8, 1.0, layer (3 oom)", "4, 1.0, none (1 diverged)"} <= set(key)
+
+
+def test_a_folder_without_records_can_be_drawn(tmp_path):
+    files.write(tmp_path / "jobs.json", records.sealed(manifest(read(write_grid(tmp_path, PRODUCT)), MACHINE)))
+    frames = load(tmp_path)
+    assert "4, 0.5, none (base)\n(3 missing)" in texts(drawn(frames, "growth_rate"))
+    assert "nothing trained yet" in texts(drawn(frames, "growth_rate.curves"))
+    assert "nothing measured" in texts(drawn(frames, "growth_rate.trade"))
+    assert texts(figures.pareto(frames)).count("nothing measured") == 4
+    assert len(figures.write(frames)) == 15
+
+
+def test_of_too_many_levels_the_base_and_the_most_accurate_are_shown():
+    numbers = pd.DataFrame(
+        {
+            "level": ["a", "b", "c", "d", "e"],
+            "is_base": [False, False, True, False, False],
+            "mean": [91.0, np.nan, 80.0, 93.0, 92.0],
+            "not_done": ["", "3 oom", "", "", ""],
+        }
+    )
+    shown = figures._shown(numbers, 3)
+    assert list(shown.level) == ["c", "d", "e"]
+    assert figures._left_out(numbers, shown) == (
+        "Shown are the base and the 2 most accurate of the other 4 levels; the table has all (1 of those not shown "
+        "have runs that are not done)."
+    )
+    assert figures._left_out(numbers, figures._shown(numbers, 5)) == ""
+    assert list(figures._styled(numbers).colour) == [drawing.HUES[0], drawing.HUES[1], drawing.INK, *drawing.HUES[2:4]]
+
+
+def test_curves_are_means_with_bands_from_the_lowest_to_the_highest_seed(results):
+    frames = load(results)
+    frames.history["train_loss"] = [0.2, 0.5, 0.3, 0.6, 0.4, 1.0]  # seeds in turn: base, other, ...
+    assert list(frames.history.variant) == list(frames.variants.variant) * 3
+    (panel,) = drawn(frames, "growth_rate.curves").axes
+    assert [line.get_ydata().tolist() for line in panel.lines if len(line.get_ydata())] == [
+        pytest.approx([0.3]),
+        pytest.approx([0.7]),
+    ]
+    bands = [path.vertices[:, 1] for each in panel.collections for path in each.get_paths()]
+    assert sorted((band.min(), band.max()) for band in bands) == [(0.2, 0.4), (0.5, 1.0)]
+
+
+def test_accuracies_are_drawn_where_they_were_evaluated(results):
+    frames = load(results)
+    frames.history["validation_accuracy"] = 80.0
+    figure = drawn(frames, "growth_rate.curves")
+    assert [panel.get_ylabel() for panel in figure.axes] == ["Training loss (nats)", "Validation accuracy (%)"]
+
+
+def test_a_map_has_a_panel_for_each_level_of_a_third_axis(product):
+    figure = drawn(product, "growth_rate.map")
+    none, layer, _ = figure.axes
+    assert (none.get_title(), layer.get_title()) == ("checkpoint = none", "checkpoint = layer")
+    assert (none.get_xlabel(), none.get_ylabel()) == ("compression", "growth_rate")
+    assert [text.get_text() for text in none.texts] == [
+        "91.00\n± 1.00", "91.00\n± 1.41\nn = 2\n1 diverged", "3 missing", "91.00\n± 1.00",
+    ]  # fmt: skip
+    assert [text.get_text() for text in layer.texts] == ["91.00\n± 1.00"] * 3 + ["3 oom"]
+    assert {"base", "no result"} <= set(texts(figure))
+
+
+def test_a_base_off_the_product_is_not_on_the_map(tmp_path):
+    grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", "[8, 12]") + "model.compression = [0.5, 1.0]\n"))
+    files.write(tmp_path / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    found = drawn(load(tmp_path), "growth_rate.map")
+    assert [text.get_text() for text in found.axes[0].texts] == ["3 missing"] * 4
+    assert any("The base lies outside the map." in text.replace("\n", " ") for text in texts(found))
+
+
+def test_a_trade_shows_memory_against_time(product):
+    figure = drawn(product, "growth_rate.trade")
+    panel = figure.axes[0]
+    lines = [line.get_xydata().tolist() for line in panel.lines if line.get_marker() != "None"]
+    # 64 images at 1,000 or 2,000 a second, 10 or 5 MiB
+    assert lines == [[[32.0, 5.0], [64.0, 10.0]], [[32.0, 5.0], [64.0, 10.0]], [[32.0, 5.0]], [[64.0, 10.0]]]
+    assert {"growth_rate = 4, compression = 0.5", "growth_rate = 8, compression = 1.0", "layer", "none"} <= set(
+        texts(figure)
+    )
+    small = " ".join(texts(figure)).replace("\n", " ")
+    assert "Not measured: 8, 0.5, none (missing); 8, 1.0, layer (oom)." in small
+
+
+def test_the_overview_shows_means_and_names_the_front(results):
+    figure = figures.pareto(load(results))
+    assert sorted(points(figure.axes[0])) == [(1000.0, 91.0), (2000.0, 93.0)]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["base", "growth_rate 8"]
+
+
+def test_the_overview_says_what_it_cannot_show(product):
+    small = " ".join(texts(figures.pareto(product))).replace("\n", " ")
+    absent = "growth_rate 8, 0.5, none; growth_rate 8, 1.0, layer"
+    assert f"Not in every panel, for lack of runs or costs: {absent}." in small
+    assert "not all of its seeds" in small
+
+
+def test_the_front_is_what_nothing_beats():
+    points = pd.DataFrame({"x": [1, 2, 2, 3, 4], "mean": [90, 95, 94, 93, 96]})
+    assert figures._front(points, more_is_better=False)["mean"].tolist() == [90, 95, 96]
+    assert figures._front(points, more_is_better=True)["mean"].tolist() == [96]
+
+
+def test_a_dollar_is_a_dollar(tmp_path):
+    grid = read(write_grid(tmp_path, TINY.replace("What does a wider layer buy?", "Is $\\\\foo$ worth $10?")))
+    fabricate(tmp_path / "r", grid)
+    assert len(figures.write(load(tmp_path / "r"))) == 9
+
+
+def test_a_reader_s_own_settings_change_no_figure(results, tmp_path):
+    frames = load(results)
+    before = {path: path.read_bytes() for path in figures.write(frames)}
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.hashsalt": "x"}):
+        assert {path: path.read_bytes() for path in figures.write(frames)} == before

@@ -1,0 +1,121 @@
+"""Tidy frames from a results folder whose numbers are known."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MACHINE, TINY, fabricate, record_of, write_grid
+
+import ablations
+import ablations.report.frames
+from ablations.grid.model import jobs, manifest
+from ablations.grid.reader import read
+from ablations.report.frames import load, outcomes
+from ablations.storage import files, records
+from ablations.storage.manifest import NotResults
+
+
+def test_a_growth_rate_is_a_column(results):
+    runs = ablations.load(results).runs
+    assert runs["model.growth_rate"].tolist() == [4, 8] * 3
+    assert runs.seed.tolist() == [0, 0, 1, 1, 2, 2]
+    assert runs.test_accuracy.tolist() == [90.0, 92.0, 91.0, 93.5, 92.0, 93.5]
+    assert runs.status.unique().tolist() == ["done"]
+
+
+def test_frames_join_by_variant(results):
+    frames = ablations.load(results)
+    assert set(frames.studies.variant) == set(frames.variants.variant) == set(frames.costs.variant)
+    assert frames.costs.params.tolist() == [1000, 2000]
+    assert frames.history.seconds.tolist() == [2.5] * 6
+    assert frames.studies.level.tolist() == ["4", "8"]
+    assert frames.studies.is_base.tolist() == [True, False]
+
+
+def test_missing_failed_and_damaged_are_three_things(tmp_path, tiny):
+    fabricate(tmp_path / "r", tiny, skip=("base, seed 0", "base, seed 1"))
+    run = next(job for job in jobs(tiny, MACHINE) if job.name == "base, seed 1")
+    records.note_attempt(tmp_path / "r", {"id": run.id, "name": run.name, "status": "oom", "reason": "MemoryError: "})
+    broken = next(job for job in jobs(tiny, MACHINE) if job.name == "base, seed 2")
+    path = tmp_path / "r" / "records" / f"{broken.id}.json"
+    path.write_bytes(path.read_bytes().replace(b"92.0", b"99.0"))
+    frames = ablations.load(tmp_path / "r")
+    base = frames.runs[frames.runs["model.growth_rate"] == 4]
+    assert base.status.tolist() == ["missing", "oom", "missing"]
+    assert base.reason.tolist() == ["", "MemoryError: ", ""]
+    assert frames.damaged == (path,)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_a_folder_without_results_is_told(tmp_path, content):
+    if content is not None:
+        (tmp_path / "jobs.json").write_text(content)
+    with pytest.raises(NotResults, match=r"jobs\.json"):
+        ablations.load(tmp_path)
+
+
+def test_nothing_that_reads_results_loads_torch():
+    code = (
+        "import sys, ablations.cli, ablations.report.page, ablations.report.citations; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_damaged_jobs_json_is_told(results):
+    path = results / "jobs.json"
+    path.write_bytes(path.read_bytes().replace(b'"growth_rate"', b'"growth_gate"'))
+    with pytest.raises(NotResults, match=r"jobs\.json is damaged: its checksum does not match; delete it, and"):
+        ablations.load(results)
+
+
+def test_the_examples_of_the_docstring_hold(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    found = doctest.testmod(ablations.report.frames)
+    assert (found.attempted, found.failed) == (5, 0)
+
+
+def test_outcomes_are_a_row_per_run_and_a_column_per_image(tmp_path, tiny):
+    folder = tmp_path / "r"
+    fabricate(folder, tiny, skip=("base, seed 0", "growth_rate 8, seed 2"))
+    right = np.arange(360) % 3 == 0
+    for job in jobs(tiny, MACHINE):
+        if job.name in ("base, seed 0", "growth_rate 8, seed 2"):
+            record = record_of(job, 100 / 3, 1.0)
+            told = right if job.name == "base, seed 0" else ~right
+            record["deterministic"] |= {
+                "test_outcomes": records.packed(told),
+                "test_mistakes": "7" * int((~told).sum()),
+            }
+            records.publish(folder, record)
+    frames = load(folder)
+    found = outcomes(frames)
+    assert found.shape == (2, 360)
+    base, wide = frames.studies.variant
+    assert found.loc[(base, 0)].tolist() == right.tolist()
+    assert not (found.loc[(wide, 2)] & found.loc[(base, 0)]).any()
+    assert not {"test_outcomes", "test_mistakes"} & set(frames.tables()["runs"]), "too long for a table"
+
+
+def test_images_of_two_data_sets_are_not_one_table(tmp_path):
+    grid = read(write_grid(tmp_path, TINY + "[study.data]\ndata.validation = [0.0, 0.1]\n"))
+    folder = tmp_path / "r"
+    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+        record = record_of(job, 90.0, 1.0)
+        record["deterministic"] |= {"test_outcomes": "ff" * 45, "validation_outcomes": "ff", "validation_mistakes": "0"}
+        records.publish(folder, record)
+    frames = load(folder)
+    assert outcomes(frames).shape == (9, 360), "other training images, the same test images"
+    assert not [name for name in frames.tables()["runs"] if "outcomes" in name or "mistakes" in name]
+    frames.variants.loc[0, "data"] = "another"
+    with pytest.raises(ValueError, match="several data sets"):
+        outcomes(frames)
+
+
+def test_results_without_outcomes_have_none(results):
+    assert outcomes(load(results)).shape[0] == 0

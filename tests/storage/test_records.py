@@ -1,0 +1,160 @@
+"""The store: published once, whole or not at all, and every damage found."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import random
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablations.storage import files, records
+
+RECORD = {"id": "00112233aabbccdd", "kind": "run", "deterministic": {"test_accuracy": 97.5, "history": [1, 2.5]}}
+
+
+def test_a_record_comes_back_as_it_was_published(tmp_path):
+    assert records.publish(tmp_path, RECORD)
+    assert records.load(tmp_path) == ({RECORD["id"]: RECORD}, [])
+    assert sorted(path.name for path in (tmp_path / "records").iterdir()) == ["00112233aabbccdd.json"]
+
+
+def test_the_first_writer_wins(tmp_path):
+    records.publish(tmp_path, RECORD)
+    assert not records.publish(tmp_path, {**RECORD, "kind": "other"})
+    assert records.load(tmp_path)[0][RECORD["id"]] == RECORD
+
+
+def test_many_writers_make_one_record(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: records.publish(tmp_path, {**RECORD, "writer": number}), range(40)))
+    assert sum(won) == 1
+    assert len(list((tmp_path / "records").iterdir())) == 1
+
+
+def test_every_truncation_is_found(tmp_path):
+    records.publish(tmp_path, RECORD)
+    path = tmp_path / "records" / "00112233aabbccdd.json"
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(records.Damaged):
+            records.read(path)
+
+
+def test_every_changed_byte_is_found():
+    content = records.sealed(RECORD)
+    assert not damaged(content)
+    assert all(
+        damaged(content[:place] + bytes([other]) + content[place + 1 :])
+        for place, byte in enumerate(content)
+        for other in range(256)
+        if other != byte
+    )
+
+
+def damaged(content):
+    try:
+        return records.unsealed(content) != RECORD
+    except ValueError:
+        return True
+
+
+def test_a_record_can_be_verified_without_this_program(tmp_path):
+    records.publish(tmp_path, RECORD)
+    path = tmp_path / "records" / "00112233aabbccdd.json"
+    found = subprocess.run(["bash", "-c", f"head -n -2 {path} | sha256sum"], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[0] == json.loads(path.read_text())["checksum"]
+
+
+def test_eight_processes_and_500_jobs_make_500_records(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=publish_all, args=(tmp_path, number)) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    won = [json.loads((tmp_path / f"{number}.won").read_text()) for number in range(8)]
+    assert sorted(itertools.chain(*won)) == sorted(f"{job:016x}" for job in range(500))
+    whole, damaged = records.load(tmp_path)
+    assert (len(whole), damaged) == (500, [])
+    assert all(name in won[record["writer"]] for name, record in whole.items()), "the winner's own is there"
+    assert len(list((tmp_path / "records").iterdir())) == 500
+
+
+def publish_all(folder, number):
+    jobs = [f"{job:016x}" for job in random.Random(number).sample(range(500), 500)]
+    won = [job for job in jobs if records.publish(folder, {"id": job, "writer": number})]
+    (folder / f"{number}.won").write_text(json.dumps(won))
+
+
+def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path):
+    (tmp_path / "records" / "aa.json").mkdir(parents=True)
+    with pytest.raises(files.StorageError, match=r"aa\.json cannot be read: Is a directory"):
+        records.load(tmp_path)
+
+
+def test_a_record_under_another_name_is_damaged(tmp_path):
+    records.publish(tmp_path, RECORD)
+    place = tmp_path / "records"
+    (place / "00112233aabbccdd.json").rename(place / "ffff.json")
+    assert records.load(tmp_path) == ({}, [place / "ffff.json"])
+
+
+def test_a_damaged_record_is_set_aside_and_its_name_is_free_again(tmp_path):
+    for _ in range(2):
+        records.publish(tmp_path, RECORD)
+        path = tmp_path / "records" / "00112233aabbccdd.json"
+        path.write_bytes(b"{}")
+        records.set_aside(path)
+    names = sorted(path.name for path in (tmp_path / "records" / "damaged").iterdir())
+    assert names == ["00112233aabbccdd.1.json", "00112233aabbccdd.json"]
+    assert records.publish(tmp_path, RECORD)
+
+
+def test_attempts_are_kept_beside_each_other_in_their_order(tmp_path):
+    for number in range(12):
+        records.note_attempt(tmp_path, {"id": "aa", "status": "failed", "reason": str(number)})
+    reasons = [attempt["reason"] for attempt in records.load_attempts(tmp_path)["aa"]]
+    assert reasons == [str(number) for number in range(12)]
+    (tmp_path / "attempts" / "aa-1 copy.json").write_bytes((tmp_path / "attempts" / "aa-1.json").read_bytes())
+    assert len(records.load_attempts(tmp_path)["aa"]) == 12
+    assert records.load(tmp_path) == ({}, [])
+
+
+def test_nan_never_enters_a_record(tmp_path):
+    with pytest.raises(ValueError, match=r"NaN|not JSON compliant"):
+        records.publish(tmp_path, {"id": "aa", "value": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    st.dictionaries(
+        st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    )
+)
+def test_canonical_text_is_one_per_value(value):
+    text = records.canonical(value)
+    assert records.canonical(dict(reversed(value.items()))) == text
+    assert records.canonical(json.loads(text)) == text
+
+
+@given(bits=st.lists(st.booleans(), max_size=70))
+def test_packed_booleans_come_back(bits):
+    text = records.packed(np.array(bits, dtype=bool))
+    assert len(text) == 2 * -(-len(bits) // 8)
+    assert records.unpacked(text, len(bits)).tolist() == bits
+    with pytest.raises(ValueError, match="are not those of"):
+        records.unpacked(text + "00", len(bits))
+
+
+def test_ten_thousand_outcomes_take_two_and_a_half_kilobytes():
+    assert len(records.packed(np.ones(10_000, dtype=bool))) == 2500

@@ -1,0 +1,85 @@
+"""Kept weights give the network back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import MACHINE, TINY, write_grid
+from safetensors.torch import save_file
+
+import ablations
+from ablations.config import DataConfig
+from ablations.data.dataset import load
+from ablations.execution import job
+from ablations.grid.model import jobs
+from ablations.grid.reader import read
+from ablations.storage import records
+from ablations.training.evaluation import evaluate
+from ablations.training.weights import NotWeights, described, load_model, write
+from densenet import OwnConfig, build
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
+    text = TINY.replace(
+        "train.epochs = 1", f'train.epochs = 1\ntrain.keep_weights = true\ntrain.precision = "{precision}"'
+    )
+    grid = read(write_grid(tmp_path, text.replace("growth_rate = 4", "growth_rate = [4, 6]")))
+    run = next(each for each in jobs(grid, MACHINE) if each.kind == "run")
+    assert job.execute(run, tmp_path, {}, "cpu", lambda *_: None) == "done"
+    record = records.load(tmp_path)[0][run.id]
+    path = tmp_path / "weights" / f"{run.id}.safetensors"
+    network = ablations.load_model(path)
+    assert not network.training
+    data = load(grid.base.data)
+    found = evaluate(network, data, data.test, grid.base.train)
+    assert found.accuracy == record["deterministic"]["test_accuracy"]
+    assert found.loss == record["deterministic"]["test_loss"]
+    beside = described(path)
+    assert beside["model"]["growth_rate"] == [4, 6]
+    assert beside["job"] == json.loads(json.dumps(run.fields))
+    assert beside["data"]["mean"] == pytest.approx(data.mean.flatten().tolist(), abs=1e-4)
+
+
+def test_without_being_asked_nothing_is_kept(tmp_path, tiny):
+    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    job.execute(run, tmp_path, {}, "cpu", lambda *_: None)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    save_file({"x": torch.zeros(1)}, tmp_path / "b")
+    save_file({"x": torch.zeros(1)}, tmp_path / "c", {"model": '{"family": "resnet"}', "data": "{}", "job": "{}"})
+    save_file({}, tmp_path / "d", {"model": '{"family": "resnett"}', "data": "{}", "job": "{}"})
+    save_file({}, tmp_path / "e", {"model": '"x"', "data": "{}", "job": "{}"})
+    save_file({}, tmp_path / "f", {"model": '{"family": 3}', "data": "{}", "job": "{}"})
+    for name in ("nothing", "a", "b", "c", "d", "e", "f"):
+        with pytest.raises(NotWeights, match=f"{tmp_path / name}"):
+            load_model(tmp_path / name)
+
+
+class Tied(torch.nn.Module):
+    """A user's network, two of whose layers are one."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.a = torch.nn.Linear(in_channels * 64, num_classes)
+        self.b = torch.nn.Linear(in_channels * 64, num_classes)
+        self.b.weight = self.a.weight
+
+    def forward(self, images):
+        return self.a(images.flatten(1)) + self.b(images.flatten(1))
+
+
+def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp_path):
+    data = load(DataConfig(train_limit=20))
+    config = OwnConfig(family=f"{__name__}:Tied", in_channels=1)
+    write(tmp_path / "w", build(config), config, data, {})
+    with pytest.raises(NotWeights, match=r"test_weights:Tied, outside this package: own_code=True imports it"):
+        load_model(tmp_path / "w")
+    network = load_model(tmp_path / "w", own_code=True)
+    assert type(network).__name__ == "Tied"
+    assert network.b.weight is network.a.weight
