@@ -306,6 +306,11 @@ def resolved(config: Config) -> dict[str, Any]:
     return fields if family is None else {"family": family, **fields}
 
 
+def unhashed(config: Config) -> dict[str, Any]:
+    """The fields that differ from their defaults and change no result: what `resolved` leaves out."""
+    return config.model_dump(mode="json", exclude_defaults=True, include=NOT_IDENTITY.get(type(config), set()))
+
+
 def identity(value: Any) -> str:
     """Sixteen hexadecimal digits that name a value and the protocol."""
     return hashlib.sha256(canonical({"protocol": PROTOCOL, "value": value})).hexdigest()[:16]

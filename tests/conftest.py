@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 from ablations import environment
-from ablations.grid.model import Grid, jobs, manifest
+from ablations.grid.model import Grid, jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.storage import files, records
 
@@ -162,7 +163,7 @@ ACCURACY = {"base": [90.0, 91.0, 92.0], "growth_rate 8": [92.0, 93.5, 93.5]}
 
 def fabricate(folder: Path, grid: Grid, skip: tuple[str, ...] = ()) -> None:
     """A results folder whose numbers are known by hand; jobs named in `skip` have no record."""
-    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, folder).write(folder)
     files.write(folder / "grid.toml", grid.text.encode())
     for job in jobs(grid, MACHINE):
         if job.name in skip:

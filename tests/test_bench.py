@@ -36,11 +36,12 @@ from torchvision.transforms import v2
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.augmentation import SHIFT, augmented
 from ablations.data.dataset import Dataset, load
-from ablations.grid.model import jobs, manifest
+from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.profiling.memory import LiveStorage
 from ablations.profiling.timing import Accounts, disturbance
-from ablations.storage import files, records
+from ablations.storage import records
 from ablations.training.evaluation import EVALUATION_BATCH
 from ablations.training.loop import initialised, stream, train, weights_hash
 from ablations.training.step import as_input, optimizer_for, prepared, training_step
@@ -469,7 +470,7 @@ def large(tmp_path_factory):
             axes = f"train.weight_decay = {decays[:7]}\nmodel.growth_rate = {[5 + study + 50 * n for n in range(7)]}\n"
         text += f'[study.study{study}]\nquestion = "What does number {study} buy?"\n{axes}'
     grid = read(write_grid(folder, text), max_jobs=20_000)
-    files.write(folder / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, folder / "r").write(folder / "r")
     (folder / "r" / "records").mkdir()
     for job in jobs(grid, MACHINE):
         record = record_of(job, generator.gauss(90, 1), generator.uniform(0.5, 2))

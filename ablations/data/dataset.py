@@ -92,6 +92,21 @@ def _deaf(reader: int) -> None:
 
 
 @dataclass(frozen=True)
+class DatasetInfo:
+    """What a grid needs to know of a data set, without its images."""
+
+    label: str
+    checksum: str
+    train_images: int
+    validation_images: int
+    test_images: int
+    num_classes: int
+    channels: int
+    image_size: tuple[int, int]
+    """Height and width, in pixels."""
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A data set; normalisation statistics are those of the training images."""
 
@@ -116,6 +131,13 @@ class Dataset:
         if isinstance(self.train.images, Files):
             return self.train.images.size, self.train.images.size
         return self.train.images.shape[2], self.train.images.shape[3]
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The data set without its images."""
+        validation = len(self.validation) if self.validation else 0
+        counts = (len(self.train), validation, len(self.test))
+        return DatasetInfo(self.label, self.checksum, *counts, self.num_classes, self.channels, self.image_size)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 `(N, C, H, W)` -> float32 `(N, C, H, W)`, standardised per channel of the training set."""

@@ -21,10 +21,11 @@ from ablations.environment import code, machine
 from ablations.execution import job
 from ablations.execution import local as engine
 from ablations.execution.display import Work, show
-from ablations.grid.model import Choice, Grid, Job, awaited, jobs, manifest
+from ablations.grid.model import Choice, Grid, Job, jobs
+from ablations.grid.planning import awaited, make_manifest
 from ablations.grid.tuning import choose
-from ablations.storage import files, locks, records
-from ablations.storage.manifest import NotResults, read_manifest
+from ablations.storage import files, locks, manifest, records
+from ablations.storage.manifest import Manifest, NotResults
 from ablations.storage.paths import cache_folder
 from ablations.training.checkpoint import FOLDER, Shelf
 
@@ -73,19 +74,19 @@ def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str],
     refuse(grid, slots)
     where = machine(torch.device(slots[0]))
     with locks.folder(folder):
-        _prepare(grid, folder, manifest(grid, where, _choices(grid, folder)))
+        _prepare(grid, folder, make_manifest(grid, where, folder, _choices(grid, folder)))
         whole, damaged = records.load(folder)
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in whole:  # whoever published it may have died before it could do this
             Shelf(folder, each, {}).clear()
         first = _left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
         stopped = bool(first) and _execute(first, grid, folder, slots, console)
-        files.write(folder / "jobs.json", records.sealed(manifest(grid, where, _choices(grid, folder))))
+        make_manifest(grid, where, folder, _choices(grid, folder)).write(folder)
         tried = {each.id for each in first}
         then = [] if stopped else [job for job in _left(grid, folder, where, retry) if job.id not in tried]
         stopped = stopped or (bool(then) and _execute(then, grid, folder, slots, console))
         choices = _choices(grid, folder)
-        ids = [*(job.id for job in jobs(grid, where, choices)), *(run["id"] for run in awaited(grid.settle(choices)))]
+        ids = [*(job.id for job in jobs(grid, where, choices)), *(run.id for run in awaited(grid.settle(choices)))]
         files.sweep(folder)
         files.sweep(cache_folder())
     return Outcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
@@ -121,16 +122,16 @@ def refuse(grid: Grid, slots: Sequence[str]) -> None:
         raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
 
 
-def _prepare(grid: Grid, folder: Path, table: dict[str, Any]) -> None:
-    if (folder / "jobs.json").exists():
+def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
+    if (folder / manifest.NAME).exists():
         try:
-            before = read_manifest(folder)
+            before = Manifest.read(folder)
         except NotResults as error:
             raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
         runs = _declared(before)
-        lost = len(runs - _declared(table))
+        lost = len(runs - _declared(plan))
         if lost:  # growing is fine: more levels, studies, seeds
-            difference = "; ".join(_differences(before, table)[:5]) or "other studies"
+            difference = "; ".join(_differences(before, plan)[:5]) or "other studies"
             raise WrongFolder(
                 f"{folder} holds another grid ({difference}); {lost} of its {len(runs)} runs would leave the tables: "
                 "choose another folder with --out"
@@ -139,35 +140,38 @@ def _prepare(grid: Grid, folder: Path, table: dict[str, Any]) -> None:
     kept = ["weights"] if any(variant.train.keep_weights for variant in grid.variants.values()) else []
     for place in ("records", "attempts", FOLDER, *kept):
         files.probe(folder / place)
-    files.write(folder / "jobs.json", records.sealed(table))
+    plan.write(folder)
     files.write(folder / "grid.toml", grid.text.encode())
 
 
-def _declared(manifest: Mapping[str, Any]) -> set[tuple[str, Any, bool]]:
+def _declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
     """What a grid asks to be trained, whatever tuning chooses: levels with their seeds, tuned or not, and trials."""
-    levels = [(level["declared"], seed, level["tuned_as"] is not None) for study in manifest["studies"]
-              for level in study["levels"] for seed in study["seeds"]]  # fmt: skip
-    trials = [
-        (trial, None, True) for entry in manifest["tuning"] for each in entry["candidates"] for trial in each["trials"]
-    ]
-    return {*levels, *trials}
+    levels = {
+        (level.declared, seed, level.tuned_as is not None)
+        for study in plan.studies
+        for level in study.levels
+        for seed in study.seeds
+    }
+    trials = {(trial, None, True) for entry in plan.tuning for each in entry.candidates for trial in each.trials}
+    return levels | trials
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _differences(there: Manifest, here: Manifest) -> list[str]:
     """What tells two grids apart: title, seeds, what is tuned, and the base's fields."""
     old, new = (
-        {**grid, **next(iter(grid["variants"].values()))["fields"], "tune": _tuned_over(grid)} for grid in (there, here)
+        {"title": plan.title, "seeds": list(plan.seeds), "tune": _tuned_over(plan)}
+        | next(iter(plan.variants.values())).fields
+        for plan in (there, here)
     )
-    chosen = {f"train.{name}" for grid in (there, here) for entry in grid["tuning"] for name in entry["values"]}
-    fields = (key for key in dict.fromkeys([*old, *new]) if "." in key and key not in chosen)
-    keys = ["title", "seeds", "tune", *fields]
+    chosen = {f"train.{name}" for plan in (there, here) for entry in plan.tuning for name in entry.values}
+    keys = [key for key in dict.fromkeys([*old, *new]) if key not in chosen]
     return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
 
 
-def _tuned_over(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _tuned_over(plan: Manifest) -> dict[str, Any]:
     """What the first tuned variant of a grid is tuned over, and how; empty where none is."""
-    told = ("values", "schedule", "seeds", "validation_images")
-    return next(({key: entry[key] for key in told} for entry in manifest["tuning"]), {})
+    told = {"values", "schedule", "seeds", "validation_images"}
+    return next((entry.model_dump(mode="json", include=told) for entry in plan.tuning), {})
 
 
 def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str], console: Console) -> bool:
@@ -217,5 +221,5 @@ def _epochs(each: Job, grid: Grid) -> float:
     """How many epochs a run has; 0 for a cost."""
     if not isinstance(each.config, RunConfig):
         return 0
-    training, images = each.config.variant.train, len(grid.datasets[each.config.variant.data].train)
+    training, images = each.config.variant.train, grid.datasets[each.config.variant.data].train_images
     return training.total_steps(images) / training.steps_per_epoch(images)

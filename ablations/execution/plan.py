@@ -15,7 +15,8 @@ from rich.progress import track
 
 from ablations.config import CostConfig, RunConfig, Variant
 from ablations.environment import machine
-from ablations.grid.model import Choices, Grid, Job, awaited, cost_ids, jobs
+from ablations.grid.model import Choices, Grid, Job, cost_ids, jobs
+from ablations.grid.planning import awaited
 from ablations.grid.tuning import choose
 from ablations.metrics import METRICS
 from ablations.profiling import counts, memory
@@ -51,7 +52,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     waiting = awaited(settled)
     given_up = {name for name, each in settled.variants.items() if _failed(choices, grid, each)}
     missing = Counter([job.variant for job in todo if job.kind == "run"])
-    missing += Counter(run["variant"] for run in waiting if run["variant"] not in given_up)
+    missing += Counter(run.variant for run in waiting if run.variant not in given_up)
     ids = cost_ids(settled, where)
     recorded = {name: whole[cost_id] for name, cost_id in ids.items() if cost_id in whole}
     entries: list[Entry] = []
@@ -178,9 +179,9 @@ def _calibrated(config: CostConfig, device: torch.device) -> tuple[float, float]
 def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float, tested: bool = True) -> float:
     """One training and its evaluations."""
     data, config = grid.datasets[variant.data], variant.train
-    steps = config.total_steps(len(data.train))
-    epochs = math.ceil(steps / config.steps_per_epoch(len(data.train)))
+    steps = config.total_steps(data.train_images)
+    epochs = math.ceil(steps / config.steps_per_epoch(data.train_images))
     evaluations = math.ceil(epochs / config.evaluation_interval)  # the last epoch has one in any case
-    looked_at = evaluations * (len(data.validation) if data.validation else 0)
-    looked_at += (evaluations if config.test_curve else 1) * len(data.test) if tested else 0
+    looked_at = evaluations * data.validation_images
+    looked_at += (evaluations if config.test_curve else 1) * data.test_images if tested else 0
     return steps * config.batch_size * train + looked_at * infer

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from ablations.config import (
-    NOT_IDENTITY,
     CostConfig,
     DataConfig,
     RunConfig,
-    TrainConfig,
     Variant,
     cost_fields,
     identity,
     variant_fields,
 )
-from ablations.data.dataset import Dataset
+from ablations.data.dataset import DatasetInfo
 from ablations.metrics import level_text
-from densenet import Config, DenseNetConfig
+from ablations.storage.manifest import (
+    Match,
+)
+
+SECTIONS = ("model", "data", "train")
 
 Table = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Match:
-    """A field solved so that a count of the variant comes nearest to the base's."""
-
-    measure: str
-    """params or macs."""
-
-    field: str
-    value: float
-    target: int
-    reached: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,7 @@ class Job:
     """One cost, one trial of the tuning, or one run: what an engine schedules."""
 
     id: str
-    kind: str
+    kind: Literal["cost", "tuning", "run"]
     """cost, tuning (a trial, from which a value is chosen) or run (a training that is reported)."""
 
     name: str
@@ -109,7 +96,7 @@ class Grid:
     seeds: tuple[int, ...]
     base: Variant
     studies: tuple[Study, ...]
-    datasets: Mapping[DataConfig, Dataset]
+    datasets: Mapping[DataConfig, DatasetInfo]
     text: str
     """The file as it was read, and what was laid over it."""
 
@@ -193,9 +180,9 @@ def jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None)
     costs: dict[str, Job] = {}
     runs: list[Job] = []
     for variant_id, variant in variants.items():
-        if _cost_is_known(variant):
+        if cost_is_known(variant):
             config = settled.cost(variant)
-            job_id = _cost_id(config, machine)
+            job_id = cost_id(config, machine)
             costs.setdefault(job_id, Job(job_id, "cost", names[variant_id], variant_id, config, cost_fields(config)))
     for seed in dict.fromkeys(seed for study in grid.studies for seed in study.seeds):
         for variant_id, variant in variants.items():
@@ -227,163 +214,26 @@ def trial_label(candidate: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {level_text(value)}" for name, value in candidate.items())
 
 
-def _training(grid: Grid, kind: str, name: str, variant_id: str, variant: Variant, seed: int) -> Job:
+def _training(
+    grid: Grid, kind: Literal["tuning", "run"], name: str, variant_id: str, variant: Variant, seed: int
+) -> Job:
     fields = {**variant_fields(variant, grid.checksum(variant)), "seed": seed}
     job_id = identity({"kind": kind, "config": fields})
     return Job(job_id, kind, name, variant_id, RunConfig(variant, seed), fields)
 
 
-def manifest(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> Table:
-    """jobs.json: the grid as resolved, which is all that reporting needs beside the records."""
-    choices = choices or {}
-    settled = grid.settle(choices)
-    return {
-        "title": grid.title,
-        "seeds": list(grid.seeds),
-        "machine": dict(machine),
-        "options": list(grid.options),
-        "variants": {
-            variant_id: {
-                "cost": _cost_id(settled.cost(variant), machine) if _cost_is_known(variant) else None,
-                "data": grid.datasets[variant.data].label,
-                "fields": _all_fields(variant),
-            }
-            for variant_id, variant in settled.variants.items()
-        },
-        "studies": [_study_entry(grid, study, own) for study, own in zip(grid.studies, settled.studies, strict=True)],
-        "tuning": [
-            _tuning_entry(grid, settled, variant_id, choices.get(variant_id, UNDECIDED)) for variant_id in grid.tuned
-        ],
-        "jobs": [
-            *(
-                {
-                    **{key: getattr(job, key) for key in ("id", "kind", "name", "variant")},
-                    "seed": job.fields.get("seed"),
-                }
-                for job in jobs(grid, machine, choices)
-            ),
-            *awaited(settled),
-        ],
-    }
-
-
-def awaited(settled: Grid) -> list[Table]:
-    """The runs of variants that are not tuned yet: they have no configuration, and so no record can have their ids."""
-    names, seeds_of = settled.names, settled.seeds_of
-    return [
-        {
-            "id": identity({"kind": "awaited", "variant": name, "seed": seed}),
-            "kind": "run",
-            "name": f"{names[name]}, seed {seed}",
-            "variant": name,
-            "seed": seed,
-        }
-        for name, variant in settled.variants.items()
-        if variant.tuning is not None
-        for seed in seeds_of[name]
-    ]
-
-
-def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) -> Table:
-    """A variant that is tuned: over what, by which trials, what was chosen, and the variant that it thereby becomes."""
-    variant = grid.tuned[variant_id]
-    tuning, trials = variant.tuning, trials_of(grid, variant_id)
-    assert tuning is not None
-    images = grid.datasets[tuning.trial(variant, {}).data].validation
-    seeds = len(tuning.seeds)
-    return {
-        "variant": variant_id,
-        "becomes": settled.variant_id(variant.settled(choice.fields) if choice.status == "chosen" else variant),
-        "name": grid.names[variant_id],
-        "values": {name: list(values) for name, values in tuning.axes},
-        "ends": {name: _ends(name, values) for name, values in tuning.axes},
-        "base": {name: getattr(grid.base.train, name) for name, _ in tuning.axes},
-        "schedule": dict(tuning.schedule),
-        "seeds": list(tuning.seeds),
-        "validation_images": len(images) if images else 0,
-        "candidates": [
-            {"fields": candidate, "trials": [job.id for job in trials[place * seeds : (place + 1) * seeds]]}
-            for place, candidate in enumerate(tuning.candidates())
-        ],
-        "status": choice.status,
-        "chosen": choice.fields or None,
-        "reason": choice.reason,
-    }
-
-
-def _ends(name: str, values: Sequence[Any]) -> list[Any]:
-    """The least and the greatest of a list of numbers, unless the field allows nothing beyond them."""
-    if len(values) < 2 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return []
-    return [end for end, sign in ((min(values), -1), (max(values), 1)) if _is_allowed(name, _beyond(end, sign))]
-
-
-def _beyond(end: float, sign: int) -> float:
-    """The next whole number, or a real number a little further."""
-    return end + sign * (1 if isinstance(end, int) else max(1e-6 * abs(end), 1e-12))
-
-
-def _is_allowed(name: str, value: Any) -> bool:
-    try:
-        TrainConfig.model_validate({name: value})
-    except ValidationError:
-        return False
-    return True
-
-
 def cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
     """The cost of each variant; those that differ in training alone share one."""
-    return {name: _cost_id(grid.cost(variant), machine) for name, variant in grid.variants.items()}
+    return {name: cost_id(grid.cost(variant), machine) for name, variant in grid.variants.items()}
 
 
-def _cost_is_known(variant: Variant) -> bool:
+def cost_is_known(variant: Variant) -> bool:
     """Whether every candidate of an untuned variant costs the same."""
     tuning = variant.tuning
     steps = [] if tuning is None else [variant.train.changed(each).of_a_step for each in tuning.candidates()]
     return all(step == variant.train.of_a_step for step in steps)
 
 
-def _cost_id(config: CostConfig, machine: Mapping[str, Any]) -> str:
+def cost_id(config: CostConfig, machine: Mapping[str, Any]) -> str:
+    """The id of the job that measures this cost on this machine."""
     return identity({"kind": "cost", "config": cost_fields(config), "machine": dict(machine)})
-
-
-def _study_entry(grid: Grid, study: Study, settled: Study) -> Table:
-    """A study. Each level has its present variant, the same without tuning, and the one whose tuning decides for it."""
-    return {
-        "name": study.name,
-        "question": study.question,
-        "axes": list(study.axes),
-        "seeds": list(study.seeds),
-        "published_source": study.published_source,
-        "levels": [
-            {
-                "label": level.label,
-                "values": level.values,
-                "variant": grid.variant_id(own.variant),
-                "is_base": level.is_base,
-                "match": None if level.match is None else vars(level.match),
-                "published": level.published,
-                "declared": grid.variant_id(replace(level.variant, tuning=None, follows_base=False)),
-                "tuned_as": None if level.variant.tuning is None else grid.followed(level.variant),
-                "follows_base": level.variant.follows_base,
-            }
-            for level, own in zip(study.levels, settled.levels, strict=True)
-        ],
-    }
-
-
-def _all_fields(variant: Variant) -> Table:
-    """Every field of a variant, defaults too, as `section.key`; where the data lay is left out.
-
-    A field that is yet to be chosen is null.
-    """
-    sections: dict[str, Config] = {"model": variant.model, "data": variant.data, "train": variant.train}
-    open_ = {} if variant.tuning is None else {f"train.{name}": None for name, _ in variant.tuning.axes}
-    return {
-        f"{section}.{key}": value
-        for section, config in sections.items()
-        for key, value in {
-            **config.model_dump(mode="json", exclude=NOT_IDENTITY.get(type(config))),
-            **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # which block_config implies
-        }.items()
-    } | open_

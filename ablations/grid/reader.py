@@ -16,16 +16,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablations.config import OWNERS, DataConfig, TrainConfig, Tuning, Variant, identity, variant_fields
-from ablations.data.dataset import Dataset, load
+from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.matching import MATCHABLE, UNREACHABLE, nearest
-from ablations.grid.model import Grid, Level, Match, Study, Table
+from ablations.grid.model import SECTIONS, Grid, Level, Study, Table
 from ablations.grid.problems import NOTHING, GridError, Problem, quoted
 from ablations.metrics import MATCHED, level_text
+from ablations.storage.manifest import Match
 from densenet import PRESETS, Config, count_macs, count_params, model_family
 from densenet.options import lookup, suggestion
-
-SECTIONS = ("model", "data", "train")
-
 
 STUDY_KEYS = ("question", "seeds", "tune", "match", "variant", "published", "published_source", *SECTIONS)
 
@@ -99,7 +97,7 @@ class _Reader:
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    datasets: dict[DataConfig, Dataset | None] = field(default_factory=dict)
+    datasets: dict[DataConfig, DatasetInfo | None] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     """Sections of the base that are not valid."""
@@ -344,9 +342,9 @@ class _Reader:
         fits = self.length(f"{prefix}.train", train, tables["train"], own["train"], dataset)
         return Variant(model, data, train) if fits else None
 
-    def length(self, prefix: str, train: TrainConfig, table: Table, own: Table, dataset: Dataset) -> bool:
+    def length(self, prefix: str, train: TrainConfig, table: Table, own: Table, dataset: DatasetInfo) -> bool:
         """Whether there are steps at all, and more of them than of the warm-up; reports what is wrong."""
-        count = len(dataset.train)
+        count = dataset.train_images
         key = next((key for place in (own, table) for key in LENGTH if key in place), "")
         where = f"{prefix if key in own else 'base.train'}.{key}" if key else prefix
         given = table.get(key, NOTHING)
@@ -395,19 +393,19 @@ class _Reader:
                 self.broken.add(section)
             return None
 
-    def dataset(self, prefix: str, config: DataConfig) -> Dataset | None:
+    def dataset(self, prefix: str, config: DataConfig) -> DatasetInfo | None:
         """Loads each data set once, however it is augmented: what is missing or damaged is a problem of the grid."""
         if config not in self.datasets:
             images = config.model_copy(update={"augmentation": "none", "cutout_size": 16})
             try:
-                self.datasets[config] = self.datasets[images] if images in self.datasets else load(images)
+                self.datasets[config] = self.datasets[images] if images in self.datasets else load(images).info
             except Exception as error:  # whatever a damaged file, or a shape beyond all memory, may raise
                 said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 self.wrong(prefix, NOTHING, said)
                 self.datasets[config] = None
         return self.datasets[config]
 
-    def fit(self, prefix: str, model: Config, table: Table, own: Table, dataset: Dataset) -> Config:
+    def fit(self, prefix: str, model: Config, table: Table, own: Table, dataset: DatasetInfo) -> Config:
         """The model with the data's channels and classes."""
         given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
         for key, value in given.items():
@@ -613,7 +611,9 @@ class _Reader:
             )
         values = {**level.values, path: value}
         variant = replace(level.variant, model=solved)
-        match = Match(measure, path, value, target, reached)
+        match = Match.model_validate(
+            {"measure": measure, "field": path, "value": value, "target": target, "reached": reached}
+        )
         return Level(level.label, values, variant, self.is_base(variant, base), match)
 
 

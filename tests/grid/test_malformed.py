@@ -23,10 +23,10 @@ from ablations.data import dataset
 from ablations.data.images import DataError
 from ablations.data.registry import DATASETS
 from ablations.grid import reader
-from ablations.grid.model import jobs, manifest
+from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
-from ablations.storage.records import canonical
 from densenet import DenseNetConfig, ResNetConfig, count_macs, count_params
 
 LARGE = 50
@@ -141,7 +141,7 @@ def check(grid):
         dataset = grid.datasets[variant.data]
         assert variant.model.num_classes == dataset.num_classes
         assert variant.model.in_channels == dataset.channels
-        assert variant.train.total_steps(len(dataset.train)) > 0
+        assert variant.train.total_steps(dataset.train_images) > 0
         for config in (variant.model, variant.data, variant.train):
             assert not any(map(meaningless, leaves(config.model_dump())))
             given = {key: value for key, value in config.model_dump().items() if key in config.model_fields_set}
@@ -149,7 +149,7 @@ def check(grid):
             assert type(config).model_validate(given) == config
     todo = jobs(grid, MACHINE)
     assert len({job.id for job in todo}) == len(todo) <= reader.MAX_JOBS
-    assert json.loads(canonical(manifest(grid, MACHINE)))["title"] == grid.title
+    assert make_manifest(grid, MACHINE, Path("results")).title == grid.title
     grid.text.encode()
 
 
@@ -550,7 +550,8 @@ def test_a_network_s_own_argument_is_a_finite_value_too(path, value):
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + TINY.encode(), TINY.replace("\n", "\r\n").encode()])
 def test_an_editor_s_marks_and_line_ends_change_nothing(path, content):
     grid = outcome(path, content)
-    assert manifest(grid, MACHINE) == manifest(outcome(path, TINY.encode()), MACHINE)
+    again = outcome(path, TINY.encode())
+    assert make_manifest(grid, MACHINE, path.parent) == make_manifest(again, MACHINE, path.parent)
 
 
 @pytest.mark.parametrize(

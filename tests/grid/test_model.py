@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from conftest import MACHINE, TINY, write_grid
 
-from ablations.grid.model import jobs, manifest
+from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 
 
@@ -24,5 +25,6 @@ def test_a_cost_belongs_to_its_machine_and_a_run_does_not(tiny):
 
 
 def test_the_manifest_holds_no_path_and_is_the_same_every_time(tmp_path, tiny):
-    assert manifest(tiny, MACHINE) == manifest(read(write_grid(tmp_path)), MACHINE)
-    assert str(tmp_path) not in str(manifest(tiny, MACHINE))
+    plan = make_manifest(tiny, MACHINE, tmp_path)
+    assert plan == make_manifest(read(write_grid(tmp_path)), MACHINE, tmp_path)
+    assert str(tmp_path) not in str(plan)

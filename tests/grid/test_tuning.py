@@ -19,7 +19,8 @@ from ablations.cli import _finish, app
 from ablations.config import DataConfig, TrainConfig, Tuning, Variant
 from ablations.data.dataset import load as load_data
 from ablations.execution import driver, job
-from ablations.grid.model import awaited, jobs, manifest, trials_of
+from ablations.grid.model import jobs, trials_of
+from ablations.grid.planning import awaited, make_manifest
 from ablations.grid.reader import read
 from ablations.grid.tuning import _distance, choose
 from ablations.report import citations, tables
@@ -347,7 +348,7 @@ def test_seeds_of_the_command_line_choose_among_a_study_s_own(asked, own, tmp_pa
 
 def test_captions_say_how_many_seeds_a_level_has(tmp_path):
     grid = read(write_grid(tmp_path, TINY + "[study.one]\nseeds = [0]\nmodel.bn_size = [2, 4]\n"))
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     for each in jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(each, 90.0, 1.0))
     frames = load(tmp_path / "r")
@@ -359,7 +360,7 @@ def test_captions_say_how_many_seeds_a_level_has(tmp_path):
 def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
     """The base of 90, 91 and 92 % is 90 % in a study of seed 0: the change is the difference of what stands there."""
     grid = read(write_grid(tmp_path, TINY + "[study.one]\nseeds = [0]\nmodel.bn_size = [2, 4]\n"))
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     for each in jobs(grid, MACHINE):
         if each.kind == "run":
             records.publish(tmp_path / "r", record_of(each, 90.0 + each.config.seed + 5 * ("one" in each.name), 1.0))
@@ -389,7 +390,7 @@ def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
             record["deterministic"] = {"validation_accuracy": {0.1: 80.0, 0.2: 90.0}.get(rate, 10.0)}
             records.publish(folder, record)
     choices = chosen(folder, grid)
-    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE, choices)))
+    make_manifest(grid, MACHINE, folder, choices).write(folder)
     for each in jobs(grid, MACHINE, choices):
         if each.kind == "run":
             records.publish(folder, record_of(each, 90.0 + 3 * (each.config.variant.train.learning_rate == 0.2), 1.0))
@@ -418,8 +419,8 @@ def test_a_list_that_cannot_go_further_ends_nowhere(tmp_path):
     text = TUNED.replace(
         "train.learning_rate = [0.03, 0.1, 0.3]", "train.weight_decay = [0.0, 1e-4]\ntrain.ema = [0.5, 0.9]"
     )
-    entry = manifest(read(write_grid(tmp_path, text)), MACHINE)["tuning"][0]
-    assert entry["ends"] == {"weight_decay": [1e-4], "ema": [0.5, 0.9]}
+    entry = make_manifest(read(write_grid(tmp_path, text)), MACHINE, tmp_path).tuning[0]
+    assert entry.ends == {"weight_decay": [1e-4], "ema": [0.5, 0.9]}
 
 
 @pytest.mark.parametrize(
@@ -452,7 +453,7 @@ def shown(tuned, tmp_path):
     folder = tmp_path / "r"
     publish_trials(folder, tuned, ACCURACIES)
     choices = chosen(folder, tuned)
-    files.write(folder / "jobs.json", records.sealed(manifest(tuned, MACHINE, choices)))
+    make_manifest(tuned, MACHINE, folder, choices).write(folder)
     files.write(folder / "grid.toml", tuned.text.encode())
     for each in jobs(tuned, MACHINE, choices):
         if each.kind != "tuning":
@@ -535,7 +536,7 @@ def test_a_variant_whose_tuning_failed_is_a_row_that_says_so(tuned, tmp_path, ca
     (_, wide) = tuned.tuned
     note(folder, trials_of(tuned, wide)[2], "oom")
     choices = chosen(folder, tuned)
-    files.write(folder / "jobs.json", records.sealed(manifest(tuned, MACHINE, choices)))
+    make_manifest(tuned, MACHINE, folder, choices).write(folder)
     frames = load(folder)
     row = tables.study_table(frames, "growth_rate").cells[1]
     assert row[:3] == ("8", "0", "2 untuned")
@@ -552,7 +553,7 @@ def test_a_diverged_candidate_is_drawn_and_is_no_failure(tuned, tmp_path):
     publish_trials(folder, tuned, ACCURACIES, skip=("growth_rate 8, learning_rate 0.3",))
     (_, wide) = tuned.tuned
     note(folder, trials_of(tuned, wide)[2], "diverged")
-    files.write(folder / "jobs.json", records.sealed(manifest(tuned, MACHINE, chosen(folder, tuned))))
+    make_manifest(tuned, MACHINE, folder, chosen(folder, tuned)).write(folder)
     frames = load(folder)
     assert causes(frames) == []
     assert frames.tuning.status.tolist() == ["done"] * 5 + ["diverged"]

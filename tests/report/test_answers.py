@@ -8,10 +8,11 @@ import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
 import ablations
-from ablations.grid.model import jobs, manifest
+from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import answers, tables
-from ablations.storage import files, records
+from ablations.storage import records
 
 
 def answer(frames, change=lambda numbers: None, study="growth_rate"):
@@ -153,7 +154,7 @@ def test_a_percent_has_a_sign_unless_it_is_none():
 def product(folder, gain):
     """A product study of growth rate and epochs; `gain(wide, long, seed)` is what a run is above 90."""
     grid = read(write_grid(folder, TINY + "[study.both]\nmodel.growth_rate = [4, 8]\ntrain.epochs = [1, 2]\n"))
-    files.write(folder / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, folder / "r").write(folder / "r")
     for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
         wide, longer = job.fields["model"]["growth_rate"] == 8, job.fields["train"].get("epochs") == 2
         records.publish(folder / "r", record_of(job, 90 + gain(wide, longer, job.config.seed), 1.0))

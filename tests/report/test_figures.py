@@ -10,13 +10,14 @@ import pytest
 from conftest import ACCURACY, MACHINE, TINY, fabricate, record_of, write_grid
 from matplotlib.text import Text
 
-from ablations.grid.model import jobs, manifest
+from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import statistics, tables
 from ablations.report.frames import load, of_study
 from ablations.report.plotting import figures
 from ablations.report.plotting import style as drawing
-from ablations.storage import files, records
+from ablations.storage import records
 
 PRODUCT = TINY + 'model.compression = [0.5, 1.0]\nmodel.checkpoint = ["none", "layer"]\n'
 """Eight levels: 4 or 8, compressed or not, with or without recomputation."""
@@ -33,7 +34,7 @@ def product(tmp_path):
     """`8, 1.0, layer` ran out of memory, `4, 1.0, none` diverged once, and `8, 0.5, none` is missing."""
     folder = tmp_path / "product"
     grid = read(write_grid(tmp_path, PRODUCT))
-    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, folder).write(folder)
     for job in jobs(grid, MACHINE):
         name = job.name.removeprefix("growth_rate ")
         status = "oom" if name.startswith("8, 1.0, layer") else "diverged" if name == "4, 1.0, none, seed 1" else None
@@ -125,7 +126,7 @@ def test_what_is_missing_or_failed_is_drawn_as_such(product):
 
 
 def test_a_folder_without_records_can_be_drawn(tmp_path):
-    files.write(tmp_path / "jobs.json", records.sealed(manifest(read(write_grid(tmp_path, PRODUCT)), MACHINE)))
+    make_manifest(read(write_grid(tmp_path, PRODUCT)), MACHINE, tmp_path).write(tmp_path)
     frames = load(tmp_path)
     assert "4, 0.5, none (base)\n(3 missing)" in texts(drawn(frames, "growth_rate"))
     assert "nothing trained yet" in texts(drawn(frames, "growth_rate.curves"))
@@ -187,7 +188,7 @@ def test_a_map_has_a_panel_for_each_level_of_a_third_axis(product):
 
 def test_a_base_off_the_product_is_not_on_the_map(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", "[8, 12]") + "model.compression = [0.5, 1.0]\n"))
-    files.write(tmp_path / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path).write(tmp_path)
     found = drawn(load(tmp_path), "growth_rate.map")
     assert [text.get_text() for text in found.axes[0].texts] == ["3 missing"] * 4
     assert any("The base lies outside the map." in text.replace("\n", " ") for text in texts(found))

@@ -13,10 +13,11 @@ from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
 import ablations
 import ablations.report.frames
-from ablations.grid.model import jobs, manifest
+from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report.frames import load, outcomes
-from ablations.storage import files, records
+from ablations.storage import records
 from ablations.storage.manifest import NotResults
 
 
@@ -104,7 +105,7 @@ def test_outcomes_are_a_row_per_run_and_a_column_per_image(tmp_path, tiny):
 def test_images_of_two_data_sets_are_not_one_table(tmp_path):
     grid = read(write_grid(tmp_path, TINY + "[study.data]\ndata.validation = [0.0, 0.1]\n"))
     folder = tmp_path / "r"
-    files.write(folder / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, folder).write(folder)
     for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
         record = record_of(job, 90.0, 1.0)
         record["deterministic"] |= {"test_outcomes": "ff" * 45, "validation_outcomes": "ff", "validation_mistakes": "0"}

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
-from ablations.grid.model import jobs, manifest
+from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import tables
 from ablations.report.answers import answer
 from ablations.report.frames import load
-from ablations.storage import files, records
+from ablations.storage import records
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -53,7 +54,7 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
     )
     grid = read(write_grid(tmp_path, text))
     match = grid.studies[1].levels[1].match
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     for job in jobs(grid, MACHINE):
         record = record_of(job, 90.0, 1.0)
         if job.kind == "cost":
@@ -103,7 +104,7 @@ def test_a_change_over_fewer_pairs_than_runs_says_so(tmp_path, tiny):
 
 def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
     grid = read(write_grid(tmp_path, TINY + "[study.batch]\ntrain.batch_size = [64, 32]\n"))
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     for job in jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(job, 90.0, 1.0))
     frames = load(tmp_path / "r")
@@ -114,7 +115,7 @@ def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
 def test_every_variant_stands_once_in_the_overall_table(tmp_path):
     text = TINY + "[study.again]\nmodel.growth_rate = [8, 4]\ntrain.epochs = [1, 2]\n"
     grid = read(write_grid(tmp_path, text))
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     table = tables.overall_table(load(tmp_path / "r"))
     assert [row[0] for row in table.cells] == ["4 (base)", "growth_rate 8", "again 8, 2", "again 4, 2"]
 
@@ -122,7 +123,7 @@ def test_every_variant_stands_once_in_the_overall_table(tmp_path):
 def test_a_product_study_has_a_table_of_its_effects(tmp_path):
     text = TINY + "[study.both]\nmodel.growth_rate = [4, 8]\ntrain.epochs = [1, 2]\n"
     grid = read(write_grid(tmp_path, text))
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
         wide, longer = "8" in job.name.partition(",")[0], "8, 2" in job.name or "4, 2" in job.name
         gain = 2 * wide + longer * (1 + wide) + (job.config.seed % 2) * 0.5 * wide
@@ -182,7 +183,7 @@ def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
 def test_a_tall_table_is_broken_into_floats(tmp_path):
     levels = ", ".join(map(str, range(2, 22)))
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     text = tables.latex(tables.study_table(load(tmp_path / "r"), "growth_rate"))
     assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
     assert text.count(r"\label{tab:growth_rate}") == 1
@@ -203,7 +204,7 @@ variant = [
 def known(tmp_path):
     """Errors of 10, 9 and 8 % (mean 9, half interval 2.48), of 8, 6.5 and 6.5 % (7, 2.15), and a single one of 9 %."""
     grid = read(write_grid(tmp_path, TINY + PUBLISHED))
-    files.write(tmp_path / "r" / "jobs.json", records.sealed(manifest(grid, MACHINE)))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     accuracies = {
         "base": [90, 91, 92],
         "growth_rate 8": [92, 93.5, 93.5],
