@@ -1,4 +1,4 @@
-"""The command line: `ablate plan | run | status | report | cite | check | list`.
+"""The command line: `ablate plan | run | job | status | report | cite | check | list`.
 
 Commands import what they need when they are called, so that those that only read records answer at once.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
@@ -88,7 +89,7 @@ def plan(
     read = _grid(grid, set_, seeds, max_jobs)
     try:
         slots = driver.devices(device, 0)
-        driver.refuse(read, slots)
+        driver.refuse(read, slots[0].partition(":")[0])
     except ValueError as error:
         _stop(str(error))
     found = plans.plan(read, out_ or Path("results") / Path(grid).stem, slots, counts_only, err)
@@ -144,12 +145,13 @@ def run(
     set_: SetOption = None,
     max_jobs: MaxJobsOption = 10_000,
     retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
+    engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
 ) -> None:
     """Runs what is missing, then reports."""
     signals.hear(_interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
-        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry)
+        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine)
     except Interrupted:
         code = _stopped(folder)
     except (OSError, EOFError) as error:  # of this machine, not of the grid
@@ -166,6 +168,7 @@ def _run(
     settings: list[str] | None,
     max_jobs: int,
     retry: str,
+    engine: str,
 ) -> int:
     """Works the grid off and reports; gives the exit code."""
     from ablations.execution import driver
@@ -182,7 +185,8 @@ def _run(
     for note in read.notes:
         _say(f"Note: {note}", err)
     try:
-        outcome = driver.work(read, folder, driver.devices(device, workers), again, out)
+        workplace = driver.make_engine(engine, driver.devices(device, workers))
+        outcome = driver.work(read, folder, workplace, again, out)
     except (ValueError, Held) as error:
         _stop(str(error))
     except StorageError as error:
@@ -201,6 +205,32 @@ def _run(
 def _stopped(folder: Path) -> int:
     _say(f"Stopped. What is finished or begun is kept in {folder}; the same command goes on from there.", err)
     return STOPPED
+
+
+@app.command()
+def job(
+    folder: DirArgument,
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="A job's id in jobs.json.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Runs one planned job in this process and publishes its record: what a cluster's scheduler starts.
+
+    Exit code 0: its record is there. 1: it failed, and its reason is noted. 75: stopped by a signal, its state kept.
+    """
+    started = time.monotonic()
+    from ablations.execution.engine import THREADS
+
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # before PyTorch is loaded
+    from ablations.execution.job import execute_planned
+    from ablations.storage.manifest import NotResults
+
+    asked: list[int] = []
+    signals.hear(lambda number, _: asked.append(number))
+    try:
+        ended = execute_planned(folder, job_id, device, started, lambda: bool(asked), lambda text: _say(text))
+    except (NotResults, ValueError, OSError) as error:
+        _stop(str(error))
+    raise typer.Exit({"done": 0, "stopped": STOPPED}.get(ended, SOME_FAILED))
 
 
 @app.command()

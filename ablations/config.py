@@ -17,54 +17,82 @@ PROTOCOL = 3
 """Raised by hand whenever the same configuration would give other results than before."""
 
 
+@dataclass(frozen=True)
+class Role:
+    """What a field of DataConfig or TrainConfig belongs to. Every field names its role."""
+
+    identity: bool = True
+    """Whether it is part of a run's identity. Not: where data lies, how it is read, and what is kept."""
+
+    step: bool = False
+    """Whether the cost of a single step depends on it."""
+
+    only: tuple[str, ...] = ()
+    """The data sets that have the field; empty: all of them."""
+
+
+RESULT, STEP, BESIDE = Role(), Role(step=True), Role(identity=False)
+"""A field that changes what a training gives; one that changes the cost of a step as well; one that changes neither."""
+
+
+def role_of(config: type[Config], name: str) -> Role:
+    """The role of a field. Raises TypeError for a field of DataConfig or TrainConfig that names none."""
+    roles = [each for each in config.model_fields[name].metadata if isinstance(each, Role)]
+    if not roles and config in (DataConfig, TrainConfig):
+        raise TypeError(f"{config.__name__}.{name} names no role: write Annotated[..., RESULT], or STEP, or BESIDE")
+    return roles[0] if roles else RESULT
+
+
 class DataConfig(Config):
     """The images: which, from where, how many, and how they are varied in training."""
 
-    name: str = "digits"
-    """A key of `ablations.sources.DATASETS`."""
+    name: Annotated[str, RESULT] = "digits"
+    """A key of `ablations.data.registry.DATASETS`."""
 
-    root: str = ""
+    root: Annotated[str, BESIDE] = ""
     """The folder that holds the files; empty: where this suite downloads to."""
 
-    validation: float = Field(default=0.0, ge=0)
+    validation: Annotated[float, RESULT] = Field(default=0.0, ge=0)
     """Images cut from the training set to choose on, as many of each class as its share: a share of them below 1, or a
     whole number. None by default: what is not chosen on trains, as in the paper's last-epoch results."""
 
-    train_limit: int = Field(default=0, ge=0)
+    train_limit: Annotated[int, RESULT] = Field(default=0, ge=0)
     """Train on that many images only, of those that validation leaves, balanced over the classes; 0 = all."""
 
-    subset_seed: int = Field(default=0, ge=0, lt=2**63)
+    subset_seed: Annotated[int, RESULT] = Field(default=0, ge=0, lt=2**63)
     """Which images `validation` and `train_limit` take; the same ones for every seed of a run."""
 
-    augmentation: Literal["none", "standard", "cutout"] = "none"
+    augmentation: Annotated[Literal["none", "standard", "cutout"], RESULT] = "none"
     """standard: shifted by up to 4 pixels with zero padding, and mirrored half of the time, as in the DenseNet paper's
     section 4.1; cutout: a square erased on top of that (DeVries and Taylor 2017). none, since a mirrored digit is no
     digit: whoever names a data set of photographs knows that they may be mirrored."""
 
-    cutout_size: int = Field(default=16, gt=0, le=10_000)
+    cutout_size: Annotated[int, RESULT] = Field(default=16, gt=0, le=10_000)
     """Edge of cutout's square, in pixels (16 on CIFAR-10, 8 on CIFAR-100 in its paper)."""
 
-    image_size: int = Field(default=0, ge=0, le=10_000)
+    image_size: Annotated[int, Role(only=("imagefolder", "parquet"))] = Field(default=0, ge=0, le=10_000)
     """`imagefolder` and `parquet`: the shorter side is resized to this, and the middle square kept; 0 = as they are."""
 
-    test_share: float = Field(default=0.0, ge=0, lt=1)
+    test_share: Annotated[float, Role(only=("imagefolder",))] = Field(default=0.0, ge=0, lt=1)
     """`imagefolder`: the share of each class that becomes the test set, where the folder has none of its own. None by
     default: a split that its authors published is better than ours."""
 
-    memory_limit: int = Field(default=4096, gt=0)
+    memory_limit: Annotated[int, BESIDE] = Field(default=4096, gt=0)
     """MiB up to which a data set becomes one tensor in memory; an image folder above it is read as it is needed. 4 GiB
     hold every data set of 32 x 32 pixels, and fit a small machine."""
 
-    workers: int = Field(default=2, ge=0, le=256)
+    workers: Annotated[int, BESIDE] = Field(default=2, ge=0, le=256)
     """Processes that read such a folder; two keep a small network busy and a small machine usable."""
 
-    shape: Annotated[tuple[Annotated[int, Field(gt=0, le=100_000)], ...], Field(strict=False, max_length=3)] = ()
+    shape: Annotated[
+        tuple[Annotated[int, Field(gt=0, le=100_000)], ...], Field(strict=False, max_length=3), Role(only=("random",))
+    ] = ()
     """`random`: channels, height and width."""
 
-    classes: int = Field(default=0, ge=0, le=1_000_000)
+    classes: Annotated[int, Role(only=("random",))] = Field(default=0, ge=0, le=1_000_000)
     """`random`: how many classes the images pretend to have."""
 
-    size: int = Field(default=0, ge=0, le=10_000_000)
+    size: Annotated[int, Role(only=("random",))] = Field(default=0, ge=0, le=10_000_000)
     """`random`: how many images there are to train on, and as many to test on."""
 
     @field_validator("validation")
@@ -76,99 +104,90 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _fields_belong_to_their_data_sets(self) -> DataConfig:
-        for name, owners in OWNERS.items():
-            if getattr(self, name) and self.name not in owners:
+        for name in type(self).model_fields:
+            owners = role_of(type(self), name).only
+            if owners and getattr(self, name) and self.name not in owners:
                 raise ValueError(f"{name} is a field of {' and '.join(owners)}, not of {self.name}: leave it out")
         return self
-
-
-OWNERS = {
-    "image_size": ("imagefolder", "parquet"),
-    "test_share": ("imagefolder",),
-    "shape": ("random",),
-    "classes": ("random",),
-    "size": ("random",),
-}
-"""Fields that mean something to some data sets only."""
 
 
 class TrainConfig(Config):
     """How a network is trained. The defaults are the DenseNet paper's recipe for CIFAR (section 4.2), shortened."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Annotated[Literal["sgd", "adamw"], STEP] = "sgd"
     """sgd: with Nesterov momentum and no dampening, the paper's; adamw: Loshchilov and Hutter 2019."""
 
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: Annotated[float, RESULT] = Field(default=0.1, gt=0)
     """The highest rate of the schedule; 0.1 is the paper's. adamw wants about a hundredth of it."""
 
-    momentum: float = Field(default=0.9, gt=0, lt=1)
+    momentum: Annotated[float, RESULT] = Field(default=0.9, gt=0, lt=1)
     """sgd's Nesterov momentum, adamw's first beta; 0.9 is the paper's."""
 
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: Annotated[float, RESULT] = Field(default=1e-4, ge=0)
     """1e-4 is the paper's. An L2 penalty in sgd, decoupled in adamw."""
 
-    decay_norms_and_biases: bool = True
+    decay_norms_and_biases: Annotated[bool, STEP] = True
     """Whether parameters of one dimension decay too: in the paper's code they do."""
 
-    schedule: Literal["step", "cosine", "one-cycle", "constant"] = "step"
+    schedule: Annotated[Literal["step", "cosine", "one-cycle", "constant"], RESULT] = "step"
     """How the rate changes, step by step. step: divided by 10 at 50 % and 75 % of all steps, the paper's. cosine: half
     a cosine down to 0 (Loshchilov and Hutter 2017, without restarts). one-cycle: up from 1/25 over 30 % of the steps,
     then down to 1/250000, along cosines (Smith and Topin 2018)."""
 
-    warmup_epochs: float = Field(default=0.0, ge=0)
+    warmup_epochs: Annotated[float, RESULT] = Field(default=0.0, ge=0)
     """The rate rises linearly over this many epochs before the schedule's own course; the paper has none."""
 
-    epochs: int = Field(default=40, gt=0, le=1_000_000)
+    epochs: Annotated[int, RESULT] = Field(default=40, gt=0, le=1_000_000)
     """Passes over the training images. The paper takes 300 on CIFAR and 40 on SVHN: 40 is what a first look affords."""
 
-    steps: int = Field(default=0, gt=0, le=1_000_000_000)
+    steps: Annotated[int, RESULT] = Field(default=0, gt=0, le=1_000_000_000)
     """Steps of the optimizer, given instead of `epochs`; the last epoch may end early."""
 
-    batch_size: int = Field(default=64, gt=0, le=1_000_000)
+    batch_size: Annotated[int, STEP] = Field(default=64, gt=0, le=1_000_000)
     """Images a step; 64 is the paper's."""
 
-    last_batch: Literal["keep", "drop"] = "keep"
+    last_batch: Annotated[Literal["keep", "drop"], RESULT] = "keep"
     """What becomes of the incomplete batch that ends an epoch. Kept, so that an epoch sees every image."""
 
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: Annotated[float, STEP] = Field(default=0.0, ge=0, lt=1)
     """The share of the target spread over all classes (Szegedy et al. 2016); the paper has none."""
 
-    clip_norm: float = Field(default=0.0, ge=0)
+    clip_norm: Annotated[float, STEP] = Field(default=0.0, ge=0)
     """The norm that the gradient of all parameters is scaled down to; 0 = not clipped, as in the paper."""
 
-    ema: float = Field(default=0.0, ge=0, lt=1)
+    ema: Annotated[float, STEP] = Field(default=0.0, ge=0, lt=1)
     """Decay of an exponential moving average of weights and buffers, which is then what is evaluated; 0 = none, as in
     the paper."""
 
-    precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
+    precision: Annotated[Literal["fp32", "tf32", "bf16", "fp64"], STEP] = "fp32"
     """fp32, since results should differ by design, not by rounding. tf32: on CUDA alone. bf16: autocast, with weights
     and optimizer in fp32. fp64: to check others against."""
 
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    memory_format: Annotated[Literal["contiguous", "channels_last"], STEP] = "contiguous"
     """How images and feature maps lie in memory. contiguous is PyTorch's default; channels_last is often faster."""
 
-    compile: bool = False
+    compile: Annotated[bool, STEP] = False
     """torch.compile, which costs a minute or more before the first step: it pays in long trainings.
 
     A cost has the seconds in a column of their own, `train_compile_seconds`; throughput is without them.
     """
 
-    evaluation_interval: int = Field(default=1, gt=0)
+    evaluation_interval: Annotated[int, RESULT] = Field(default=1, gt=0)
     """Epochs from one evaluation on the validation images to the next; the last epoch has one. Every epoch, for a whole
     curve: it costs a forward pass of few images."""
 
-    test_curve: bool = False
+    test_curve: Annotated[bool, RESULT] = False
     """Evaluate the test images at that interval too. Off: what is tested on should not be looked at before the end."""
 
-    keep_weights: bool = False
+    keep_weights: Annotated[bool, BESIDE] = False
     """Keep the final weights beside the record, for `ablations.load_model`, of runs that are made from then on. Off:
     they are as large as the network."""
 
-    deterministic: bool = False
+    deterministic: Annotated[bool, STEP] = False
     """On CUDA, algorithms that give the same bits every time, also after an interruption; slower, and a network that
     has none for one of its operations fails. A CPU's always do."""
 
-    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    checkpoint_seconds: Annotated[float, BESIDE] = Field(default=60.0, ge=0)
     """Seconds after which the state of a training is kept within an epoch; it is kept at every epoch's end anyway. A
     minute: what a dying machine may take away. 0: after every step."""
 
@@ -202,16 +221,11 @@ class TrainConfig(Config):
     @property
     def of_a_step(self) -> TrainConfig:
         """The fields that what one step costs depends on; the others at their defaults."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in STEP_FIELDS}
+        names = [name for name in type(self).model_fields if role_of(type(self), name).step]
+        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
         if not self.weight_decay:
             fields["weight_decay"] = 0.0  # how much decays costs nothing, that something does may
         return TrainConfig(**fields)
-
-
-STEP_FIELDS = (
-    "optimizer", "decay_norms_and_biases", "batch_size", "label_smoothing", "clip_norm", "ema", "precision",
-    "memory_format", "compile", "deterministic",
-)  # fmt: skip
 
 
 Fields = dict[str, Any]
@@ -292,23 +306,21 @@ class CostConfig:
         return self.train.batch_size
 
 
-NOT_IDENTITY: dict[type[Config], set[str]] = {
-    DataConfig: {"root", "memory_limit", "workers"},
-    TrainConfig: {"checkpoint_seconds", "keep_weights"},
-}
-"""Fields that say where data lies, how it is read, and what is kept: they change no result."""
+def beside_identity(config: type[Config]) -> set[str]:
+    """The fields of a configuration that change no result."""
+    return {name for name in config.model_fields if not role_of(config, name).identity}
 
 
 def resolved(config: Config) -> dict[str, Any]:
     """The fields that differ from their defaults, so that a new field changes no old identity; `family` always."""
-    fields = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY.get(type(config)))
+    fields = config.model_dump(mode="json", exclude_defaults=True, exclude=beside_identity(type(config)))
     family = getattr(config, "family", None)
     return fields if family is None else {"family": family, **fields}
 
 
 def unhashed(config: Config) -> dict[str, Any]:
     """The fields that differ from their defaults and change no result: what `resolved` leaves out."""
-    return config.model_dump(mode="json", exclude_defaults=True, include=NOT_IDENTITY.get(type(config), set()))
+    return config.model_dump(mode="json", exclude_defaults=True, include=beside_identity(type(config)))
 
 
 def identity(value: Any) -> str:

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.util import Finalize
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 
 from ablations import environment
+from ablations.execution.engine import Context
 from ablations.grid.model import Grid, jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
@@ -99,6 +101,11 @@ def write_images(folder: Path, each: int) -> str:
         Image.fromarray(generator.integers(0, 256, (170, 160, 3), dtype=np.uint8)).save(path)
     fields = f'data.name = "imagefolder"\ndata.root = "{folder}"\ndata.image_size = 160\ndata.memory_limit = 1'
     return f"{fields}\ntrain.batch_size = 4"
+
+
+def context(stopping=lambda: False, started: float = 0.0) -> Context:
+    """What an engine gives to a task, for a task that is called here."""
+    return Context("cpu", started or time.monotonic(), lambda message: None, lambda place: None, stopping)
 
 
 def record_of(job, accuracy: float, scale: float) -> dict:

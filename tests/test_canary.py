@@ -23,7 +23,7 @@ from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from ablations.profiling import memory
 from ablations.storage.paths import cache_folder
-from ablations.training.checkpoint import Shelf, State
+from ablations.training.checkpoint import CheckpointStore, State
 from ablations.training.loop import initialised
 from ablations.training.step import optimizer_for
 from ablations.training.weights import NotWeights
@@ -129,11 +129,11 @@ def test_as_anything_in_a_results_folder(egg, results, tiny):
 def test_as_a_checkpoint(egg, tmp_path):
     network = initialised(SMALL, 0, torch.device("cpu"))
     state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
-    shelf = Shelf(tmp_path, "job", {})
-    shelf.write(state.dump(), (0, 0))
-    for path in shelf.paths:
+    store = CheckpointStore(tmp_path, "job", {})
+    store.write(state.dump(), (0, 0))
+    for path in store.paths:
         path.write_bytes(egg)
-    shelf.take_up(state)
+    store.restore(state)
     assert state.resumes == 0
 
 

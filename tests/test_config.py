@@ -8,11 +8,14 @@ from pydantic import ValidationError
 from ablations.config import (
     CostConfig,
     DataConfig,
+    Role,
     TrainConfig,
     Variant,
+    beside_identity,
     cost_fields,
     identity,
     resolved,
+    role_of,
     variant_fields,
 )
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig
@@ -76,3 +79,28 @@ def test_a_step_without_decay_is_another_step():
     decayed, free = TrainConfig(weight_decay=5e-4).of_a_step, TrainConfig(weight_decay=0.0).of_a_step
     assert decayed == TrainConfig().of_a_step != free
     assert TrainConfig(decay_norms_and_biases=False).of_a_step != decayed
+
+
+@pytest.mark.parametrize("config", [DataConfig, TrainConfig])
+def test_every_field_names_its_role_once(config):
+    for name, field in config.model_fields.items():
+        assert len([each for each in field.metadata if isinstance(each, Role)]) == 1, name
+        assert role_of(config, name) in field.metadata
+
+
+def test_a_field_without_a_role_is_no_field(monkeypatch):
+    field = TrainConfig.model_fields["momentum"]
+    monkeypatch.setattr(field, "metadata", [each for each in field.metadata if not isinstance(each, Role)])
+    with pytest.raises(TypeError, match=r"TrainConfig.momentum names no role: write Annotated\[..., RESULT\]"):
+        resolved(TrainConfig())
+
+
+def test_what_roles_mean():
+    """Fields beside the identity change no id; fields of a step are those that a cost depends on."""
+    assert beside_identity(DataConfig) == {"root", "memory_limit", "workers"}
+    assert beside_identity(TrainConfig) == {"checkpoint_seconds", "keep_weights"}
+    steps = {name for name in TrainConfig.model_fields if role_of(TrainConfig, name).step}
+    assert steps == {
+        "optimizer", "decay_norms_and_biases", "batch_size", "label_smoothing", "clip_norm", "ema", "precision",
+        "memory_format", "compile", "deterministic",
+    }  # fmt: skip

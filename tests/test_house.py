@@ -18,9 +18,9 @@ PACKAGES = {
     "ablations.data": "images source subsets download builtin parquet imagefolder published registry cache dataset "
     "augmentation",
     "ablations.grid": "model planning tuning matching problems reader",
-    "ablations.training": "step stopwatch checkpoint evaluation loop weights",
+    "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost",
-    "ablations.execution": "job local display driver plan",
+    "ablations.execution": "engine local inline job display driver plan",
     "ablations.report": "frames statistics tables",
     "ablations.report.plotting": "style figures",
     "ablations.report ": "answers page citations",

@@ -15,7 +15,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ablations.execution.local import ENDS, Event
+from ablations.execution.engine import (
+    AskedToStop,
+    Broken,
+    Ended,
+    Event,
+    Finished,
+    Lost,
+    Restarted,
+    Started,
+    Told,
+    Waiting,
+)
+from ablations.training.events import Epoch, Progress
 
 
 @dataclass(frozen=True)
@@ -59,29 +71,40 @@ class Board:
         """Takes in an event."""
         key, slot = event.task.key, event.slot
         work = self.works[key]
-        if event.kind == "started":
-            self.running[slot] = key, time.monotonic()
-            self.latest[slot] = "measuring" if work.kind == "cost" else "starting"
-        elif event.kind == "waiting":
-            self.latest[slot] = "waiting for the device: another process of this suite uses it"
-        elif event.kind == "progress":
-            epoch, loss = event.detail
-            self.latest[slot] = f"epoch {epoch:.1f}/{work.epochs:g}, loss {loss:.3f}"
-            now, share = time.monotonic(), epoch / work.epochs
-            began, before = self.first.setdefault(slot, (now, share))
-            if share > before:
-                self.pace[slot] = (now - began) / (share - before)
-        elif event.kind == "asked":
-            self.latest[slot] = "stopping, when its state is kept"
-        elif event.kind in (*ENDS, "restarted"):
-            _, began = self.running.pop(slot)
-            del self.latest[slot]
-            self.first.pop(slot, None)
-            self.pace.pop(slot, None)
-            if event.kind in ("finished", "lost"):
+        match event:
+            case Started():
+                self.running[slot] = key, time.monotonic()
+                self.latest[slot] = "measuring" if work.kind == "cost" else "starting"
+            case Waiting():
+                self.latest[slot] = "waiting for the device: another process of this suite uses it"
+            case Told(message=Progress() as progress):
+                self.latest[slot] = f"epoch {progress.epochs:.1f}/{work.epochs:g}, loss {progress.loss:.3f}"
+                self._note_pace(slot, progress.epochs / work.epochs)
+            case Told(message=Epoch(validation_accuracy=float(accuracy))):
+                self.latest[slot] += f", validation accuracy {accuracy:.2f} %"
+            case AskedToStop():
+                self.latest[slot] = "stopping, when its state is kept"
+            case Finished(status=status) | Lost(status=status):
+                seconds = self._leave(slot)
                 self.finished[work.kind] += 1
-                self.spent[work.kind] += time.monotonic() - began  # type: ignore[assignment]
-                self.statuses[event.detail[0]] += 1
+                self.spent[work.kind] += seconds  # type: ignore[assignment]
+                self.statuses[status] += 1
+            case Ended() | Restarted():
+                self._leave(slot)
+
+    def _note_pace(self, slot: int, share: float) -> None:
+        now = time.monotonic()
+        began, before = self.first.setdefault(slot, (now, share))
+        if share > before:
+            self.pace[slot] = (now - began) / (share - before)
+
+    def _leave(self, slot: int) -> float:
+        """Forgets what a worker did; gives its seconds."""
+        _, began = self.running.pop(slot)
+        del self.latest[slot]
+        self.first.pop(slot, None)
+        self.pace.pop(slot, None)
+        return time.monotonic() - began
 
     def seconds_left(self, workers: int) -> float | None:
         """From the mean time that jobs of each kind take; None while nothing is known of a kind."""
@@ -148,18 +171,29 @@ def _plain(console: Console, events: Iterable[Event], board: Board, workers: int
     for event in events:
         said = board.latest.get(event.slot, "")
         board.update(event)
-        name = board.works[event.task.key].name
-        if event.kind in ENDS:
-            detail = ", ".join(map(str, event.detail)) or event.kind
-            _line(console, f"{detail:<8} {board.works[event.task.key].kind:<4} {name}{_after(said)}")
+        work = board.works[event.task.key]
+        if isinstance(event, Ended):
+            _line(console, f"{_end_of(event):<8} {work.kind:<4} {work.name}{_after(said)}")
             _line(console, f"  {board.summary(workers)}")
             last = time.monotonic()
-        elif event.kind == "restarted":
-            _line(console, f"again    {name}: its process was {event.detail[0]}")
-        elif event.kind in ("waiting", "asked") or (event.kind == "progress" and time.monotonic() - last > 10):
-            _line(console, f"running  {name}{_after(board.latest[event.slot])}")
+        elif isinstance(event, Restarted):
+            _line(console, f"again    {work.name}: its process was {event.reason}")
+        elif isinstance(event, Waiting | AskedToStop) or (isinstance(event, Told) and time.monotonic() - last > 10):
+            _line(console, f"running  {work.name}{_after(board.latest[event.slot])}")
             last = time.monotonic()
         yield event
+
+
+def _end_of(event: Ended) -> str:
+    """`done`, `failed, its process was killed by SIGKILL`, `stopped`."""
+    match event:
+        case Finished(status=status):
+            return status
+        case Lost(status=status, reason=reason):
+            return f"{status}, {reason}"
+        case Broken(error=error):
+            return str(error)
+    return "stopped"
 
 
 def _after(news: str) -> str:

@@ -17,20 +17,35 @@ from rich.console import Console
 
 from ablations import signals
 from ablations.config import RunConfig
-from ablations.environment import code, machine
-from ablations.execution import job
-from ablations.execution import local as engine
+from ablations.environment import code
 from ablations.execution.display import Work, show
+from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
+from ablations.execution.inline import InlineEngine
+from ablations.execution.job import describe_loss, execute, job_machine
+from ablations.execution.local import LocalEngine
 from ablations.grid.model import Choice, Grid, Job, jobs
 from ablations.grid.planning import awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.storage import files, locks, manifest, records
 from ablations.storage.manifest import Manifest, NotResults
 from ablations.storage.paths import cache_folder
-from ablations.training.checkpoint import FOLDER, Shelf
+from ablations.training.checkpoint import FOLDER, CheckpointStore
+from densenet.options import lookup
 
 PRELOAD = ("ablations.execution.job", "sklearn.datasets", "torch._dynamo")
 """Loaded once in the server that workers are forked from."""
+
+
+ENGINES: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Engine]] = {
+    "local": lambda devices, machine: LocalEngine(devices, machine, PRELOAD),
+    "inline": lambda devices, machine: InlineEngine(devices[0], machine),
+}
+"""Engines by name. A new one is a file like `local.py` and an entry here."""
+
+
+def make_engine(name: str, devices: Sequence[str]) -> Engine:
+    """The engine of this name, with one worker per device. Raises ValueError for an unknown name."""
+    return lookup("engine", name, ENGINES)(devices, job_machine(devices[0]))
 
 
 class WrongFolder(ValueError):
@@ -63,28 +78,27 @@ def devices(device: str, workers: int) -> list[str]:
     return ["cpu"] * (workers or len(os.sched_getaffinity(0)))
 
 
-def work(grid: Grid, folder: Path, slots: Sequence[str], retry: Collection[str], console: Console) -> Outcome:
+def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], console: Console) -> Outcome:
     """Runs every job that has no record; those that failed only where `retry` names their status.
 
     SIGTERM, SIGHUP and Ctrl-C end it early, with every training's state kept; a second Ctrl-C ends it at once.
     Raises WrongFolder for a folder that holds another grid, Held for one that another process works on, StorageError
     for one that cannot be written.
     """
-    torch.set_num_threads(1)  # as in the workers, so that costs are named rightly
-    refuse(grid, slots)
-    where = machine(torch.device(slots[0]))
+    where = engine.machine
+    refuse(grid, str(where["device"]))
     with locks.folder(folder):
         _prepare(grid, folder, make_manifest(grid, where, folder, _choices(grid, folder)))
         whole, damaged = records.load(folder)
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in whole:  # whoever published it may have died before it could do this
-            Shelf(folder, each, {}).clear()
+            CheckpointStore(folder, each, {}).clear()
         first = _left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
-        stopped = bool(first) and _execute(first, grid, folder, slots, console)
+        stopped = bool(first) and _execute(first, grid, folder, engine, console)
         make_manifest(grid, where, folder, _choices(grid, folder)).write(folder)
         tried = {each.id for each in first}
         then = [] if stopped else [job for job in _left(grid, folder, where, retry) if job.id not in tried]
-        stopped = stopped or (bool(then) and _execute(then, grid, folder, slots, console))
+        stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console))
         choices = _choices(grid, folder)
         ids = [*(job.id for job in jobs(grid, where, choices)), *(run.id for run in awaited(grid.settle(choices)))]
         files.sweep(folder)
@@ -115,10 +129,10 @@ def _left(
     ]
 
 
-def refuse(grid: Grid, slots: Sequence[str]) -> None:
-    """Raises ValueError for what these devices cannot do."""
+def refuse(grid: Grid, device: str) -> None:
+    """Raises ValueError for what this kind of device, `cpu` or `cuda`, cannot do."""
     trained = [job.config.variant.train for job in jobs(grid, {}) if isinstance(job.config, RunConfig)]
-    if slots[0] == "cpu" and any(training.precision == "tf32" for training in trained):
+    if device == "cpu" and any(training.precision == "tf32" for training in trained):
         raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
 
 
@@ -174,24 +188,29 @@ def _tuned_over(plan: Manifest) -> dict[str, Any]:
     return next((entry.model_dump(mode="json", include=told) for entry in plan.tuning), {})
 
 
-def _execute(left: Sequence[Job], grid: Grid, folder: Path, slots: Sequence[str], console: Console) -> bool:
+def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, console: Console) -> bool:
     """Works the jobs off; whether it was stopped on the way. Raises StorageError."""
     by_id = {each.id: each for each in left}
     works = {each.id: Work(each.name, each.kind, _epochs(each, grid)) for each in left}
     tasks = [
-        engine.Task(
-            each.id, job.execute, (each, folder, code()), each.kind == "cost", each.kind != "cost", grid.time_limit
+        Task(
+            each.id,
+            execute,
+            (each, folder, code()),
+            exclusive=each.kind == "cost",
+            stoppable=each.kind != "cost",
+            limit=grid.time_limit,
         )
         for each in left
     ]
     ended = 0
-    with _asked_to_stop() as stopping, closing(engine.run(tasks, slots, PRELOAD, stopping)) as events:
-        for event in show(console, events, works, len(slots)):
-            if event.kind == "lost":
-                records.note_attempt(folder, job.loss(by_id[event.task.key], *event.detail))
-            if event.kind == "broken":
-                raise event.detail[0]
-            ended += event.kind in ("finished", "lost")
+    with _asked_to_stop() as stopping, closing(engine.run(tasks, stopping)) as events:
+        for event in show(console, events, works, engine.slots):
+            if isinstance(event, Lost):
+                records.note_attempt(folder, describe_loss(by_id[event.task.key], event.status, event.reason))
+            if isinstance(event, Broken):
+                raise event.error
+            ended += isinstance(event, Finished | Lost)
     return ended < len(left)
 
 

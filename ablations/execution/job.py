@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,77 +15,112 @@ import torch
 from ablations.config import CostConfig, RunConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
-from ablations.environment import settings, versions
+from ablations.environment import code as read_code
+from ablations.environment import machine, settings, versions
+from ablations.execution.engine import Context, Stopping
 from ablations.grid.model import Job
+from ablations.grid.planning import job_of
 from ablations.profiling import cost, counts, memory
-from ablations.storage import records
+from ablations.storage import locks, records
 from ablations.storage.files import StorageError
+from ablations.storage.manifest import Manifest
 from ablations.training import weights
-from ablations.training.checkpoint import Shelf, Stopped
+from ablations.training.checkpoint import CheckpointStore, Stopped
 from ablations.training.evaluation import Evaluation
+from ablations.training.events import Progress
 from ablations.training.loop import Diverged, initialised, train
 from ablations.training.stopwatch import Stopwatch
 from densenet import source_of
 
-Tell = Callable[..., None]
-"""`tell("progress", epochs done, loss)` and `tell("kept")`."""
 
-Stopping = Callable[[], bool]
-
-
-def execute(
-    job: Job,
-    folder: Path,
-    code: Mapping[str, str],
-    device_name: str,
-    tell: Tell,
-    stopping: Stopping = lambda: False,
-    started: float | None = None,
-) -> str:
+def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
     """Runs a job on a device, one thread on a CPU, and publishes its record or notes its failure; gives its status.
 
-    Its seconds count from when its process was `started`, in `time.monotonic()`. A run goes on from its checkpoint;
-    `stopped` is the status of one that left another. Raises StorageError for a results folder that cannot be written:
-    that is no failure of the job.
+    A run goes on from its checkpoint; `stopped` is the status of one that left another. The context is told what the
+    training tells, and of every checkpoint that is whole. Raises StorageError for a results folder that cannot be
+    written: that is no failure of the job.
     """
     torch.set_num_threads(1)
-    device = torch.device(device_name)
+    device = torch.device(context.device)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.set_device(device)
     made_with = {**versions(device), "fingerprint": code.get("fingerprint")}
-    shelf = Shelf(folder, job.id, made_with, written=partial(tell, "kept"))
-    watch = Stopwatch(started, device.type == "cuda")
+    store = CheckpointStore(folder, job.id, made_with, written=context.kept)
+    watch = Stopwatch(context.started, device.type == "cuda")
     try:
-        records.publish(folder, _record(job, shelf, device, code, tell, stopping, watch))
+        records.publish(folder, _record(job, store, device, code, context, watch))
     except Stopped:
         return "stopped"
     except StorageError:
         raise
     except Exception as error:  # whatever a network or its data may raise is a row, not the end of the grid
-        if stopping():  # and its readers may have been told to end too
+        if context.stopping():  # and its readers may have been told to end too
             return "stopped"
         if READER_DIED in str(error):
             raise SystemExit(f"{job.name}: {error}") from None  # as if the whole process had
-        records.note_attempt(folder, failure(job, error))
+        records.note_attempt(folder, describe_failure(job, error))
         return status_of(error)
-    shelf.clear()
+    store.clear()
     return "done"
 
 
+def execute_planned(
+    folder: Path, job_id: str, device: str, started: float, stopping: Stopping, say: Callable[[str], None]
+) -> str:
+    """Runs one job of a results folder, from its plan on disk alone; gives its status.
+
+    Raises NotResults and StorageError for the folder, ValueError for a job that is not there or is to be measured on
+    another machine.
+    """
+    plan = Manifest.read(folder)
+    job = job_of(plan, folder, job_id)
+    path = folder / "records" / f"{job_id}.json"
+    if path.exists():
+        records.read(path)  # a damaged one is told
+        say(f"{job.name} is on record already")
+        return "done"
+    place = torch.device(choose_device(device))
+    here = job_machine(str(place))
+    if job.kind == "cost" and here != plan.machine:
+        there = ", ".join(f"{key} {value}" for key, value in plan.machine.items() if here[key] != value)
+        raise ValueError(f"{job.name} is to be measured on another machine ({there}); here it would be another job")
+
+    def tell(message: object) -> None:
+        if isinstance(message, Progress):
+            say(f"{job.name}: epoch {message.epochs:.1f}, loss {message.loss:.3f}")
+
+    before = time.monotonic()
+    with locks.device(str(place), job.kind == "cost", lambda: say("waiting for the device: another process uses it")):
+        waited = time.monotonic() - before
+        context = Context(str(place), started + waited, tell, lambda state: None, stopping)
+        status = execute(job, folder, read_code(), context)
+    say(f"{job.name}: {status}")
+    return status
+
+
+def job_machine(device: str) -> dict[str, Any]:
+    """What a measurement by a job on this device depends on: `execute` gives it one thread."""
+    return {**machine(torch.device(device)), "threads": 1}
+
+
+def choose_device(name: str) -> str:
+    """`cuda` where torch can use one and `auto` is asked for, else `cpu`. Raises ValueError for what is not there."""
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name.replace("cuda", "cuda:0") not in found and name not in found:
+        raise ValueError(f"device {name}: this machine has {', '.join(found)}")
+    return "cuda:0" if name == "cuda" else name
+
+
 def _record(
-    job: Job,
-    shelf: Shelf,
-    device: torch.device,
-    code: Mapping[str, str],
-    tell: Tell,
-    stopping: Stopping,
-    watch: Stopwatch,
+    job: Job, store: CheckpointStore, device: torch.device, code: Mapping[str, str], context: Context, watch: Stopwatch
 ) -> dict[str, Any]:
     watch.lap("start")
     if isinstance(job.config, RunConfig):
         model, training = job.config.variant.model, job.config.variant.train
-        deterministic, measured, exact = _run(job, job.config, shelf, device, tell, stopping, watch)
+        deterministic, measured, exact = _run(job, job.config, store, device, context, watch)
     else:
         model, training, exact = job.config.model, job.config.train, {}
         deterministic, measured = _cost(job.config, device)
@@ -125,14 +160,13 @@ def status_of(error: BaseException) -> str:
     return "diverged" if isinstance(error, Diverged) else "failed"
 
 
-def failure(job: Job, error: BaseException) -> dict[str, Any]:
+def describe_failure(job: Job, error: BaseException) -> dict[str, Any]:
     """The note of a failure: status, reason, traceback without the paths of this machine."""
     lines = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
-    reason = f"{type(error).__name__}: {error}"
-    return {"id": job.id, "name": job.name, "status": status_of(error), "reason": reason, "traceback": lines}
+    return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), "traceback": lines}
 
 
-def loss(job: Job, status: str, reason: str) -> dict[str, Any]:
+def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
     """The note of a job that could not tell itself what happened to it."""
     return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": []}
 
@@ -141,13 +175,7 @@ Values = dict[str, Any]
 
 
 def _run(
-    job: Job,
-    config: RunConfig,
-    shelf: Shelf,
-    device: torch.device,
-    tell: Tell,
-    stopping: Stopping,
-    watch: Stopwatch,
+    job: Job, config: RunConfig, store: CheckpointStore, device: torch.device, context: Context, watch: Stopwatch
 ) -> tuple[Values, Values, Values]:
     """What a training gives, what depends on the machine, and whether an interruption changes a bit of it."""
     variant = config.variant
@@ -161,12 +189,21 @@ def _run(
     if tuning:  # what is chosen must know nothing of the test images: they are not there
         data = replace(data, test=data.test.subset(torch.arange(0)))
     network = initialised(variant.model, config.seed, device)
-    progress = partial(tell, "progress")
-    own = replace(shelf, source=source_of(variant.model))
-    outcome = train(network, data, variant.data, variant.train, config.seed, progress, own, stopping, watch, not tuning)
+    outcome = train(
+        network,
+        data,
+        variant.data,
+        variant.train,
+        config.seed,
+        observe=context.tell,
+        store=replace(store, source=source_of(variant.model)),
+        stopping=context.stopping,
+        watch=watch,
+        tested=not tuning,
+    )
     if variant.train.keep_weights:
         weights.write(
-            shelf.folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields
+            store.folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields
         )
     history = [asdict(epoch) for epoch in outcome.history]
     seconds = [epoch.pop("seconds") for epoch in history]

@@ -18,22 +18,36 @@ import signal
 import threading
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from typing import Any, Literal
+from typing import Any
 
+from ablations.execution.engine import (
+    THREADS,
+    AskedToStop,
+    Broken,
+    Context,
+    Deaths,
+    Event,
+    Finished,
+    Kept,
+    Restarted,
+    Started,
+    Stopped,
+    Stopping,
+    Task,
+    Told,
+    Waiting,
+    over_limit,
+)
 from ablations.signals import STOPPING
 from ablations.storage import locks
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-MOST_DEATHS = 3
-"""Deaths in a row, without a newer checkpoint between them, after which a task is given up."""
 
 GRACE = 15.0
 """Seconds that a task has for ending when it is asked to."""
@@ -43,51 +57,6 @@ TICK = 0.2
 
 PR_SET_PDEATHSIG = 1
 """The number of this option in Linux's prctl."""
-
-Tell = Callable[..., None]
-"""`tell("progress", ...)`, and `tell("kept", place)` when a state is kept from which the task would go on; a later one
-has a greater place."""
-
-Stopping = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Task:
-    """`function(*arguments, device, tell, stopping, started)` returns a status; `exclusive` asks for the device alone.
-
-    `tell` may be called by any thread. `started` is when the process was, in `time.monotonic()`, without its waiting
-    for the device.
-    """
-
-    key: str
-    function: Callable[..., str]
-    arguments: tuple[Any, ...]
-    exclusive: bool = False
-    stoppable: bool = False
-    """Whether the function asks `stopping()` and ends by itself; others are killed."""
-
-    limit: float = 0.0
-    """Seconds that it may have the device; 0 = any."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to a task."""
-
-    kind: Literal[
-        "started", "waiting", "progress", "kept", "restarted", "asked", "stopped", "finished", "lost", "broken"
-    ]
-    task: Task
-    slot: int
-    """Which worker."""
-
-    detail: tuple[Any, ...] = ()
-    """progress: the arguments of the call; finished: the status; restarted: why; lost: status and reason; broken: an
-    OSError that the function raised, which is no matter of the task."""
-
-
-ENDS = ("stopped", "finished", "lost", "broken")
-"""After these nothing more happens to a task."""
 
 
 @dataclass
@@ -108,8 +77,31 @@ class _Worker:
         self.connection.close()
 
 
+class LocalEngine:
+    """Runs tasks on this machine, at most one per entry of `devices` at a time.
+
+    What runs has 15 seconds to end when it is asked to stop.
+    """
+
+    def __init__(self, devices: Sequence[str], machine: Mapping[str, Any], preload: Sequence[str] = ()) -> None:
+        self.devices, self.slots, self.machine = tuple(devices), len(devices), machine
+        self._preload = ("__main__", *preload)
+
+    def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
+        """Runs the tasks and yields what happens, as `Engine` says."""
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(self._preload))
+        work = _Schedule(self.devices, deque(tasks), stopping, context)
+        try:
+            yield from work.events()
+        finally:
+            for worker in work.workers:
+                worker.kill()
+
+
 @dataclass
-class _Engine:
+class _Schedule:
     """The tasks of one call of `run`."""
 
     devices: Sequence[str]
@@ -117,12 +109,9 @@ class _Engine:
     stopping: Stopping
     context: multiprocessing.context.ForkServerContext
     workers: list[_Worker] = field(default_factory=list)
-    deaths: Counter[str] = field(default_factory=Counter)
+    deaths: Deaths = field(default_factory=Deaths)
     begun: dict[str, float] = field(default_factory=dict)
     """When a task first had its device."""
-
-    kept: dict[str, Any] = field(default_factory=dict)
-    """How far a task was when it last kept more than ever before."""
 
     def events(self) -> Iterator[Event]:
         while self.workers or (self.left and not self.stopping()):
@@ -130,96 +119,75 @@ class _Engine:
             ready = wait([each for worker in self.workers for each in _sources(worker)], TICK)
             for worker in list(self.workers):
                 if worker.process.sentinel in ready or worker.connection in ready:
-                    yield from self.news(worker, dead=worker.process.sentinel in ready)
-            yield from self.impatience()
+                    yield from self.hear(worker, dead=worker.process.sentinel in ready)
+            yield from self.enforce()
 
     def start(self) -> Iterator[Event]:
         """Starts what may start."""
         while self.left and not self.stopping() and _may_start(self.left[0], self.workers, len(self.devices)):
             slot = min(set(range(len(self.devices))) - {worker.slot for worker in self.workers})
             self.workers.append(_start(self.context, self.left.popleft(), slot, self.devices[slot]))
-            yield Event("started", self.workers[-1].task, slot)
+            yield Started(self.workers[-1].task, slot)
 
-    def news(self, worker: _Worker, dead: bool) -> Iterator[Event]:
+    def hear(self, worker: _Worker, dead: bool) -> Iterator[Event]:
         """What a worker has said; after all of it, its death."""
-        key = worker.task.key
+        task, slot = worker.task, worker.slot
         while worker.connection.poll():
             try:
-                kind, detail = worker.connection.recv()
+                kind, value = worker.connection.recv()
             except (EOFError, OSError):
                 dead = True
                 break
             if kind == "begun":
-                self.begun.setdefault(key, time.monotonic())
-                continue
-            if kind == "kept" and (key not in self.kept or detail > self.kept[key]):
-                self.kept[key], self.deaths[key] = detail, 0
-            if kind == "finished" and detail == ("stopped",):
-                yield self.end(worker, "stopped") if self.stopping() else self.again(worker, "told to stop by somebody")
+                self.begun.setdefault(task.key, time.monotonic())
+            elif kind == "waiting":
+                yield Waiting(task, slot)
+            elif kind == "told":
+                yield Told(task, slot, value)
+            elif kind == "kept":
+                self.deaths.forgive(task.key, value)
+                yield Kept(task, slot, value)
+            else:
+                yield self.end(worker, Broken(task, slot, value) if kind == "broken" else self.finish(worker, value))
                 return
-            if kind in ENDS:
-                yield self.end(worker, kind, *detail)
-                return
-            yield Event(kind, worker.task, worker.slot, detail)
         if dead:
-            yield self.after_death(worker)
+            worker.process.join()
+            code = worker.process.exitcode or 0
+            reason = f"killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+            stopped = self.stopping()
+            yield self.end(worker, Stopped(task, slot) if stopped else self.deaths.count(task, slot, reason))
 
-    def after_death(self, worker: _Worker) -> Event:
-        """Starts a dead worker's task again, unless it died MOST_DEATHS times in a row."""
-        worker.process.join()
-        code, key = worker.process.exitcode or 0, worker.task.key
-        if self.stopping():
-            return self.end(worker, "stopped")
-        self.deaths[key] += 1
-        reason = f"killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
-        if self.deaths[key] == MOST_DEATHS:
-            times = f"{MOST_DEATHS} times in a row without a newer checkpoint"
-            return self.end(worker, "lost", "failed", f"its process was {reason}, {times}")
-        return self.again(worker, reason)
+    def finish(self, worker: _Worker, status: str) -> Event:
+        """The end of a task whose function gave a status."""
+        if status != "stopped":
+            return Finished(worker.task, worker.slot, status)
+        asked = self.stopping()
+        return Stopped(worker.task, worker.slot) if asked else Restarted(worker.task, worker.slot, TOLD_BY_OTHERS)
 
-    def again(self, worker: _Worker, reason: str) -> Event:
-        """A worker's task is the next to be started."""
-        self.left.appendleft(worker.task)
-        return self.end(worker, "restarted", reason)
-
-    def impatience(self) -> Iterator[Event]:
+    def enforce(self) -> Iterator[Event]:
         """Ends workers over their limit, and all of them, more or less politely, when it is time to stop."""
         now, stopping = time.monotonic(), self.stopping()
         for worker in list(self.workers):
-            limit, begun = worker.task.limit, self.begun.get(worker.task.key, now)
-            if 0 < limit < now - begun:
-                yield self.end(worker, "lost", "timeout", f"it took longer than time_limit = {limit:g} seconds")
-            elif stopping and (not worker.task.stoppable or now > worker.deadline):
-                yield self.end(worker, "stopped")
+            task, begun = worker.task, self.begun.get(worker.task.key, now)
+            if 0 < task.limit < now - begun:
+                yield self.end(worker, over_limit(task, worker.slot))
+            elif stopping and (not task.stoppable or now > worker.deadline):
+                yield self.end(worker, Stopped(task, worker.slot))
             elif stopping and worker.deadline == float("inf"):
                 worker.deadline = now + GRACE
                 worker.process.terminate()
-                yield Event("asked", worker.task, worker.slot)
+                yield AskedToStop(task, worker.slot)
 
-    def end(self, worker: _Worker, kind: Any, *detail: Any) -> Event:
-        """Removes a worker, with all that it has started."""
+    def end(self, worker: _Worker, event: Event) -> Event:
+        """Removes a worker, with all that it has started; its task is the next where it is to be started again."""
         self.workers.remove(worker)
         worker.kill()
-        return Event(kind, worker.task, worker.slot, detail)
+        if isinstance(event, Restarted):
+            self.left.appendleft(worker.task)
+        return event
 
 
-def run(
-    tasks: Sequence[Task], devices: Sequence[str], preload: Sequence[str], stopping: Stopping = lambda: False
-) -> Generator[Event]:
-    """Runs the tasks, at most one per entry of `devices` at a time, in their order, and yields what happens.
-
-    When it is `stopping`, nothing more is started, and what runs is asked to end within 15 seconds. Closing the
-    iterator ends all workers at once.
-    """
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", *preload])
-    engine = _Engine(devices, deque(tasks), stopping, context)
-    try:
-        yield from engine.events()
-    finally:
-        for worker in engine.workers:
-            worker.kill()
+TOLD_BY_OTHERS = "told to stop by somebody"
 
 
 def _signal(number: int) -> str:
@@ -266,26 +234,27 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
     _end_with_server()
     threading.Thread(target=_end_with_driver, daemon=True).start()
     asked: list[int] = []  # a handler may interrupt itself: nothing that takes a lock
-    telling = threading.Lock()
+    sending = threading.Lock()
 
-    def tell(kind: str, *detail: Any) -> None:
+    def send(kind: str, value: Any = None) -> None:
         try:
-            with telling:
-                connection.send((kind, detail))
+            with sending:
+                connection.send((kind, value))
         except OSError:
             os.killpg(0, signal.SIGKILL)  # without a driver there is nobody to work for
 
     before = time.monotonic()
-    with locks.device(device, task.exclusive, lambda: tell("waiting")):
+    with locks.device(device, task.exclusive, lambda: send("waiting")):
         started += time.monotonic() - before
-        tell("begun")
+        send("begun")
         if task.stoppable:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _: asked.append(number))
+        context = Context(device, started, partial(send, "told"), partial(send, "kept"), lambda: bool(asked))
         try:
-            tell("finished", task.function(*task.arguments, device, tell, lambda: bool(asked), started))
+            send("finished", task.function(*task.arguments, context))
         except OSError as error:
-            tell("broken", error)
+            send("broken", error)
         except BaseException:
             traceback.print_exc()
             os._exit(1)  # at once: what it has started ends with its group

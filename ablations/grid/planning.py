@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablations.config import (
-    NOT_IDENTITY,
     CostConfig,
     DataConfig,
     RunConfig,
     TrainConfig,
     Variant,
+    beside_identity,
     identity,
     unhashed,
 )
@@ -220,7 +220,7 @@ def _all_fields(variant: Variant) -> Table:
         f"{section}.{key}": value
         for section, config in sections.items()
         for key, value in {
-            **config.model_dump(mode="json", exclude=NOT_IDENTITY.get(type(config))),
+            **config.model_dump(mode="json", exclude=beside_identity(type(config))),
             **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # which block_config implies
         }.items()
     } | open_

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablations.config import OWNERS, DataConfig, TrainConfig, Tuning, Variant, identity, variant_fields
+from ablations.config import DataConfig, TrainConfig, Tuning, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.matching import MATCHABLE, UNREACHABLE, nearest
 from ablations.grid.model import SECTIONS, Grid, Level, Study, Table
@@ -677,7 +677,8 @@ def _inherit(base: dict[str, Table], own: dict[str, Table]) -> dict[str, Table]:
     elif _family(there) == "torchvision" and here.get("name", there.get("name")) != there.get("name"):
         tables["model"] = {"family": "torchvision", **here}
     if own["data"].get("name", base["data"].get("name")) != base["data"].get("name"):
-        common = {key: value for key, value in base["data"].items() if key not in ("root", *OWNERS)}
+        own_fields = {name for name in DataConfig.model_fields if role_of(DataConfig, name).only}
+        common = {key: value for key, value in base["data"].items() if key != "root" and key not in own_fields}
         tables["data"] = {**common, **own["data"]}
     return tables
 

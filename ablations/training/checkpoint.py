@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ablations.storage import files
+from ablations.training.events import Epoch
 from ablations.training.stopwatch import Stopwatch
 
 FOLDER = "checkpoints"
@@ -29,36 +30,6 @@ LAYOUT = 2
 
 class Stopped(RuntimeError):
     """The training was asked to stop; its state is kept."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history; accuracies in %, losses in nats; of training, averages over the epoch's images."""
-
-    epoch: int
-    train_loss: float
-    """What was minimised, label smoothing included, of the images as they were trained."""
-
-    train_accuracy: float
-    validation_loss: float | None
-    """The loss on the validation images at this epoch's end, where they were evaluated."""
-
-    validation_accuracy: float | None
-    test_loss: float | None
-    """The loss on the test images, where a test curve was asked for."""
-
-    test_accuracy: float | None
-    learning_rate: float
-    """At the epoch's last step."""
-
-    gradient_norm: float
-    """Euclidean norm of the gradient of all parameters, before clipping, averaged over the epoch's steps."""
-
-    images: int
-    """How many images were trained on."""
-
-    seconds: float
-    """Seconds of the training steps, without evaluation and checkpoints."""
 
 
 @dataclass
@@ -128,7 +99,7 @@ class State:
         text = json.dumps(values, default=lambda array: array.tolist())
         return {**tensors, "values": torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)}
 
-    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Goes on from a dumped state.
 
         Raises ValueError or LookupError for another training's, and changes nothing then.
@@ -210,7 +181,7 @@ COUNTED = ("steps", "seconds", "resumes", "mixed")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CheckpointStore:
     """The checkpoints of one job: the latest, and the one before it in case that one is damaged."""
 
     folder: Path
@@ -240,14 +211,14 @@ class Shelf:
         files.rotate(*self.paths, hashlib.sha256(content).digest(), content)  # one string were one copy more
         self.written(place)
 
-    def take_up(self, state: State) -> None:
+    def restore(self, state: State) -> None:
         """Brings the state to where the latest whole checkpoint is; leaves it alone where there is none.
 
         What is damaged, or another training's, is removed. Raises StorageError for what cannot be read now.
         """
         for path in self.paths:
             try:
-                self._take_up(files.read(path), state)
+                self._restore_from(files.read(path), state)
             except FileNotFoundError:
                 continue
             except (ValueError, LookupError, TypeError, SafetensorError):
@@ -260,27 +231,27 @@ class Shelf:
         for path in self.paths:
             files.remove(path)
 
-    def _take_up(self, content: bytes, state: State) -> None:
+    def _restore_from(self, content: bytes, state: State) -> None:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise ValueError("its checksum does not match")
         tensors = load(content[32:])
         environment, source = json.loads(tensors.pop("made").numpy().tobytes())
         if source != dict(self.source):
             raise ValueError("it was made with another network's source")
-        state.take_up(tensors)
+        state.restore(tensors)
         state.resumes += 1
         state.mixed |= environment != json.loads(json.dumps(dict(self.environment)))
 
 
-class Keeper:
-    """Keeps a training's states on its shelf: copied at once, and written in a thread while the training goes on."""
+class AsyncCheckpointer:
+    """Keeps a training's states on its store: copied at once, and written in a thread while the training goes on."""
 
-    def __init__(self, shelf: Shelf | None) -> None:
-        self._shelf = shelf
+    def __init__(self, store: CheckpointStore | None) -> None:
+        self._shelf = store
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def keep(self, state: State) -> None:
+    def save(self, state: State) -> None:
         """Waits for the previous write, then writes the present state in the background.
 
         Raises StorageError where the previous write failed.

@@ -18,8 +18,9 @@ from ablations.config import DataConfig, TrainConfig
 from ablations.data.augmentation import augmented
 from ablations.data.dataset import Dataset
 from ablations.data.images import Files
-from ablations.training.checkpoint import Epoch, Keeper, Shelf, State, Stopped
+from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, Stopped
 from ablations.training.evaluation import Evaluation, evaluate
+from ablations.training.events import Epoch, Observer, Progress
 from ablations.training.step import (
     as_input,
     averaged,
@@ -31,9 +32,6 @@ from ablations.training.step import (
 )
 from ablations.training.stopwatch import Stopwatch
 from densenet import Config, build
-
-Progress = Callable[[float, float], None]
-"""Called with the epochs done, a real number, and the current loss."""
 
 
 class Diverged(ArithmeticError):
@@ -98,8 +96,8 @@ class _Course:
     tested: bool
     """Whether the test images are looked at."""
 
-    progress: Progress
-    keeper: Keeper
+    observe: Observer
+    checkpointer: AsyncCheckpointer
     stopping: Callable[[], bool]
 
     def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -108,11 +106,11 @@ class _Course:
         for images in augmented(self.data, batches, draw, self.variation):
             yield as_input(images, self.config)
 
-    def keep(self, state: State) -> None:
-        """Keeps the state; the device has done its steps."""
+    def checkpoint(self, state: State) -> None:
+        """Saves the state; the device has done its steps."""
         state.watch.read()
         state.watch.lap("rest")
-        self.keeper.keep(state)
+        self.checkpointer.save(state)
         state.watch.lap("checkpoint")
 
 
@@ -122,32 +120,47 @@ def train(
     variation: DataConfig,
     config: TrainConfig,
     seed: int,
-    progress: Progress,
-    shelf: Shelf | None = None,
+    observe: Observer = lambda event: None,
+    store: CheckpointStore | None = None,
     stopping: Callable[[], bool] = lambda: False,
     watch: Stopwatch | None = None,
     tested: bool = True,
 ) -> Outcome:
-    """Trains `network` in place and tests it once, after the last epoch; not at all where it is not to be `tested`.
+    """Trains a network in place and tests it once, after the last epoch.
 
-    `variation` says how the images are augmented. The training goes on from the checkpoint that lies on the `shelf`,
-    bit for bit, and leaves others there: at every epoch's end, in between after `checkpoint_seconds`, and when it is
-    `stopping`. Raises Stopped then, Diverged, naming the step, and StorageError; what was kept is whole then, as at the
-    end. `watch` gets the seconds of what this does.
+    Args:
+        network: in any state; its parameters are what the training starts from.
+        data: on the device of the network.
+        variation: how the images are augmented.
+        config: the recipe.
+        seed: of the data's order and of augmentation; see `stream`.
+        observe: is told `Progress` about once a second and at the end of an epoch's steps, and an `Epoch` when it has
+            been evaluated.
+        store: the checkpoints, from which the training goes on, bit for bit. New ones are written at every epoch's
+            end, in between after `checkpoint_seconds`, and when it is `stopping`.
+        stopping: whether somebody has asked to stop.
+        watch: counts the seconds of each part of the work.
+        tested: whether the test images are looked at.
+
+    Raises:
+        Stopped: when it was `stopping`; the state is kept.
+        Diverged: names the step at which the loss or the gradient's norm was no number.
+        StorageError: a checkpoint could not be written.
+
     """
     prepared(network, config)
     order = torch.Generator().manual_seed(stream(seed, "order")).get_state()
     watch = watch or Stopwatch(cuda=data.train.labels.is_cuda)
     state = State(network, averaged(network, config), optimizer_for(network, config), order, watch=watch)
-    if shelf is not None:
-        shelf.take_up(state)
+    if store is not None:
+        store.restore(state)
     if config.compile:
         network.compile()
     watch.lap("start")
     count = len(data.train)
     per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
-    with closing(Keeper(shelf)) as keeper:
-        course = _Course(data, variation, config, seed, per_epoch, total, tested, progress, keeper, stopping)
+    with closing(AsyncCheckpointer(store)) as checkpointer:
+        course = _Course(data, variation, config, seed, per_epoch, total, tested, observe, checkpointer, stopping)
         outcome = _trained(state, course)
         watch.lap("rest")
     watch.lap("checkpoint")
@@ -176,6 +189,7 @@ def _trained(state: State, course: _Course) -> Outcome:
             if found and not math.isfinite(found.loss):
                 raise Diverged(f"the loss on the {name} images is {found.loss} after epoch {number + 1}")
         state.end_epoch(_with(epoch, validation, test if config.test_curve else None), order.get_state())
+        course.observe(state.history[-1])
     history = tuple(state.history)
     return Outcome(history, total, test, validation, weights_hash(final), final, state.resumes, state.mixed)
 
@@ -207,23 +221,23 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         if (stopping or now - kept > config.checkpoint_seconds) and state.steps < len(batches):
             state.seconds += now - begun
             _check(state, course)
-            course.keep(state)
+            course.checkpoint(state)
             begun = kept = time.perf_counter()
             if stopping:
                 raise Stopped
         if now - shown > 1:
             shown = now
-            course.progress(number + state.steps / course.per_epoch, loss.item())
+            course.observe(Progress(number + state.steps / course.per_epoch, loss.item()))
     line = _line(state, course, [len(batch) for batch in batches])
     if left:  # else it is kept as it is
         state.seconds += time.perf_counter() - begun
-        course.keep(state)
+        course.checkpoint(state)
         if isinstance(course.data.train.images, Files):  # their readers are forked next, with no thread at work
-            course.keeper.wait()
+            course.checkpointer.wait()
             state.watch.lap("checkpoint")
     if course.stopping():
         raise Stopped
-    course.progress(number + len(batches) / course.per_epoch, line.train_loss)
+    course.observe(Progress(number + len(batches) / course.per_epoch, line.train_loss))
     return replace(line, seconds=state.seconds)
 
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from ablations.execution.display import Board, Work, clock, show
-from ablations.execution.local import Event, Task
+from ablations.execution.engine import Broken, Finished, Kept, Lost, Restarted, Started, Stopped, Task, Told, Waiting
+from ablations.training.events import Epoch, Progress
 
 TASKS = [Task(key, str, ()) for key in ("c", "r", "s")]
 WORKS = {"c": Work("base", "cost", 0), "r": Work("base, seed 0", "run", 4), "s": Work("base, seed 1", "run", 4)}
+LOST = "its process was killed by SIGKILL, 3 times"
 EVENTS = [
-    Event("started", TASKS[0], 0),
-    Event("finished", TASKS[0], 0, ("done",)),
-    Event("started", TASKS[1], 0),
-    Event("waiting", TASKS[1], 0),
-    Event("progress", TASKS[1], 0, (1.0, 0.5)),
-    Event("kept", TASKS[1], 0),
-    Event("progress", TASKS[1], 0, (1.5, 0.25)),
-    Event("started", TASKS[2], 1),
-    Event("restarted", TASKS[2], 1, ("killed by SIGKILL",)),
-    Event("started", TASKS[2], 1),
-    Event("lost", TASKS[2], 1, ("failed", "its process was killed by SIGKILL, 3 times")),
-    Event("finished", TASKS[1], 0, ("diverged",)),
+    Started(TASKS[0], 0),
+    Finished(TASKS[0], 0, "done"),
+    Started(TASKS[1], 0),
+    Waiting(TASKS[1], 0),
+    Told(TASKS[1], 0, Progress(1.0, 0.5)),
+    Kept(TASKS[1], 0, (1, 0)),
+    Told(TASKS[1], 0, Progress(1.5, 0.25)),
+    Started(TASKS[2], 1),
+    Restarted(TASKS[2], 1, "killed by SIGKILL"),
+    Started(TASKS[2], 1),
+    Lost(TASKS[2], 1, "failed", LOST),
+    Finished(TASKS[1], 0, "diverged"),
 ]
 
 
@@ -63,3 +66,23 @@ def test_the_board_tells_what_is_running_and_how_long_it_will_take():
 
 def test_clock():
     assert [clock(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
+
+
+def test_an_epoch_s_validation_accuracy_is_shown_with_its_loss():
+    board = Board(WORKS)
+    line = Epoch(1, 0.5, 80.0, 0.6, 81.25, None, None, 0.1, 1.0, 64, 2.0)
+    for event in (Started(TASKS[1], 0), Told(TASKS[1], 0, Progress(1.0, 0.5)), Told(TASKS[1], 0, line)):
+        board.update(event)
+    assert board.latest == {0: "epoch 1.0/4, loss 0.500, validation accuracy 81.25 %"}
+    board.update(Told(TASKS[1], 0, Progress(2.0, 0.25)))
+    board.update(Told(TASKS[1], 0, replace(line, epoch=2, validation_accuracy=None)))
+    assert board.latest == {0: "epoch 2.0/4, loss 0.250"}
+    board.update(Stopped(TASKS[1], 0))
+    assert board.latest == {}
+
+
+def test_a_fault_of_the_machine_is_shown_as_it_is():
+    text = io.StringIO()
+    events = [Started(TASKS[1], 0), Broken(TASKS[1], 0, OSError("the disk is full"))]
+    list(show(Console(file=text, width=120), iter(events), WORKS, 1))
+    assert "the disk is full run  base, seed 0" in text.getvalue()

@@ -18,9 +18,10 @@ from ablations.storage import files, records
 FAULTY = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]") + "\n[study.rate]\ntrain.learning_rate = [0.1, 1e30]\n"
 
 
-def call(grid, folder, retry=()):
+def call(grid, folder, retry=(), engine="local"):
     text = io.StringIO()
-    outcome = driver.work(grid, folder, ["cpu", "cpu"], retry, Console(file=text, width=200))
+    workplace = driver.make_engine(engine, ["cpu", "cpu"])
+    outcome = driver.work(grid, folder, workplace, retry, Console(file=text, width=200))
     return outcome, text.getvalue()
 
 
@@ -64,6 +65,22 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
         (folder / "records" / "damaged" / path.name).relative_to(folder),
         *(name for name in derived(folder) if name.parts[0] == "attempts"),
     }
+
+
+def test_every_engine_gives_the_same_results(tmp_path):
+    text = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]")
+    found = {}
+    for engine in driver.ENGINES:
+        folder = tmp_path / engine
+        outcome, _ = call(read(write_grid(tmp_path, text)), folder, engine=engine)
+        assert (outcome.executed, outcome.stopped) == (4, False)
+        found[engine] = {name: each["deterministic"] for name, each in records.load(folder)[0].items()}
+    assert found["local"] == found["inline"]
+
+
+def test_an_engine_that_is_not_there_is_told():
+    with pytest.raises(ValueError, match=r"unknown engine 'lokal', did you mean local\?"):
+        driver.make_engine("lokal", ["cpu"])
 
 
 def test_a_folder_of_another_grid_is_refused(results, tmp_path):

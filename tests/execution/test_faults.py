@@ -172,7 +172,9 @@ def test_ctrl_c_ends_a_grid_and_a_second_one_at_once(times, tmp_path):
 
 def work(grid, folder, retry=()):
     text = io.StringIO()
-    outcome = driver.work(grid, folder, ["cpu", "cpu"], retry, Console(file=text, width=200))
+    outcome = driver.work(
+        grid, folder, driver.make_engine("local", ["cpu", "cpu"]), retry, Console(file=text, width=200)
+    )
     return outcome, text.getvalue()
 
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from conftest import MACHINE
+from conftest import MACHINE, TINY, context, write_grid
+from typer.testing import CliRunner
 
+from ablations.cli import app
+from ablations.environment import code
 from ablations.execution import job
 from ablations.grid.model import jobs
+from ablations.grid.planning import make_manifest
+from ablations.grid.reader import read
 from ablations.storage import records
 from ablations.training.loop import Diverged
 from ablations.training.stopwatch import PARTS
 
 
-def silent(kind: str, *detail: float) -> None:
-    pass
-
-
 def test_a_run_s_record_is_complete(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     code = {"commit": "c", "fingerprint": "f"}
-    assert job.execute(run, tmp_path, code, "cpu", silent, started=time.monotonic() - 7) == "done"
+    assert job.execute(run, tmp_path, code, context(started=time.monotonic() - 7)) == "done"
     record = records.load(tmp_path)[0][run.id]
     assert record["config"] == run.fields
     assert record["config"]["data"]["checksum"] == tiny.checksum(tiny.base)
@@ -46,7 +49,7 @@ def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     found = []
     for place in (tmp_path / "a", tmp_path / "b"):
-        job.execute(run, place, {}, "cpu", silent)
+        job.execute(run, place, {}, context())
         found.append(records.load(place)[0][run.id]["deterministic"])
     assert found[0] == found[1]
 
@@ -62,12 +65,12 @@ def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
     ],
 )
 def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_path, monkeypatch):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise error
 
     monkeypatch.setattr(job, "train", broken)
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
-    assert job.execute(run, tmp_path, {}, "cpu", silent) == status
+    assert job.execute(run, tmp_path, {}, context()) == status
     (attempt,) = records.load_attempts(tmp_path)[run.id]
     assert attempt["status"] == status
     assert attempt["reason"] == f"{type(error).__name__}: {error}"
@@ -78,7 +81,7 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
 def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     run.fields["data"]["checksum"] = "0" * 64
-    assert job.execute(run, tmp_path, {}, "cpu", silent) == "failed"
+    assert job.execute(run, tmp_path, {}, context()) == "failed"
     assert (
         "digits has changed on disk since the job was planned" in records.load_attempts(tmp_path)[run.id][0]["reason"]
     )
@@ -86,13 +89,13 @@ def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):
 
 @pytest.mark.parametrize("words", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"])
 def test_a_killed_reader_of_files_is_the_death_of_the_process_and_no_failure(words, tiny, tmp_path, monkeypatch):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise RuntimeError(f"DataLoader worker {words}")
 
     monkeypatch.setattr(job, "train", broken)
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     with pytest.raises(SystemExit, match="DataLoader worker"):
-        job.execute(run, tmp_path, {}, "cpu", silent)
+        job.execute(run, tmp_path, {}, context())
     assert records.load_attempts(tmp_path) == {}
 
 
@@ -100,7 +103,80 @@ def test_a_killed_reader_of_files_is_the_death_of_the_process_and_no_failure(wor
 def test_the_same_sources_under_another_commit_go_on_exactly(fingerprint, exact, tiny, tmp_path):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
     first = {"commit": "a", "fingerprint": "f"}
-    assert job.execute(run, tmp_path, first, "cpu", silent, lambda: True) == "stopped"
-    assert job.execute(run, tmp_path, {"commit": "b", "fingerprint": fingerprint}, "cpu", silent) == "done"
+    assert job.execute(run, tmp_path, first, context(lambda: True)) == "stopped"
+    assert job.execute(run, tmp_path, {"commit": "b", "fingerprint": fingerprint}, context()) == "done"
     record = records.load(tmp_path)[0][run.id]
     assert (record["measured"]["resumes"], record["environment"]["exact_resume"]) == (1, exact)
+
+
+COMMAND = (sys.executable, "-m", "ablations", "job")
+
+
+def start(folder, job_id, *options):
+    return subprocess.run([*COMMAND, str(folder), job_id, *options], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def planned(tiny, tmp_path):
+    """A results folder that holds a plan and nothing else, and the jobs of the plan."""
+    machine = job.job_machine("cpu")
+    make_manifest(tiny, machine, tmp_path / "r").write(tmp_path / "r")
+    return tmp_path / "r", {each.name: each for each in jobs(tiny, machine)}
+
+
+def test_jobs_are_run_from_disk_in_bare_processes(tmp_path, planned):
+    """A run and a cost; their records are those of jobs that this process executes."""
+    folder, todo = planned
+    for name in ("base, seed 0", "growth_rate 8"):
+        found = start(folder, todo[name].id)
+        assert (found.returncode, found.stderr) == (0, "")
+        assert found.stdout.endswith(f"{name}: done\n")
+        job.execute(todo[name], tmp_path / "here", code(), context())
+    there, here = (records.load(place)[0] for place in (folder, tmp_path / "here"))
+    assert {key: each["deterministic"] for key, each in there.items()} == {
+        key: each["deterministic"] for key, each in here.items()
+    }
+    run = there[todo["base, seed 0"].id]
+    assert run["environment"] == here[run["id"]]["environment"]
+    again = start(folder, run["id"])
+    assert (again.returncode, again.stdout) == (0, "base, seed 0 is on record already\n")
+
+
+def test_what_is_wrong_with_a_job_is_told_without_a_traceback(tiny, tmp_path, planned):
+    folder, todo = planned
+    (folder / "records").mkdir()
+    (folder / "records" / f"{todo['base'].id}.json").write_text("{}")
+    make_manifest(tiny, MACHINE, tmp_path / "other").write(tmp_path / "other")
+    cost = next(each for each in jobs(tiny, MACHINE) if each.kind == "cost")
+    for arguments, said in (
+        ((tmp_path / "nowhere", "0"), "holds no results"),
+        ((folder, "0123"), "it is none of its 8; `ablate run` plans the grid anew"),
+        ((folder, todo["base, seed 0"].id, "--device", "cuda:99"), "device cuda:99: this machine has cpu"),
+        ((folder, todo["base"].id), "is damaged: there is no checksum at its end"),
+        ((tmp_path / "other", cost.id), "to be measured on another machine (device_name Test processor, torch 2.99.0)"),
+    ):
+        result = CliRunner().invoke(app, ["job", *map(str, arguments)])
+        assert result.exit_code == 2
+        assert said in result.stderr.replace("\n", "")
+
+
+def test_a_job_that_is_asked_to_stop_keeps_its_state(tmp_path):
+    text = TINY.replace("train.epochs = 1", "train.epochs = 300").replace("seeds = [0, 1, 2]", "seeds = [0]")
+    grid = read(write_grid(tmp_path, text))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
+    run = next(each for each in jobs(grid, MACHINE) if each.kind == "run")
+    with subprocess.Popen([*COMMAND, str(tmp_path / "r"), run.id], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("base, seed 0: epoch 1.0, loss")
+        process.terminate()
+        assert process.stdout.read().endswith("base, seed 0: stopped\n")
+    assert process.returncode == 75
+    assert [path.name for path in (tmp_path / "r" / "checkpoints").glob("*.latest")] == [f"{run.id}.latest"]
+
+
+def test_a_job_that_fails_notes_why(tmp_path):
+    text = TINY.replace("train.epochs = 1", "train.epochs = 1\ntrain.learning_rate = 1e30")
+    grid = read(write_grid(tmp_path, text))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
+    run = next(each for each in jobs(grid, MACHINE) if each.kind == "run")
+    assert start(tmp_path / "r", run.id).returncode == 1
+    assert records.load_attempts(tmp_path / "r")[run.id][0]["status"] == "diverged"

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import MACHINE, TINY, record_of, write_grid
+from conftest import MACHINE, TINY, context, record_of, write_grid
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -42,10 +42,6 @@ train.batch_size = 16
 """
 TUNED = TINY.replace("[0, 1, 2]", "[0, 1]").replace("train_limit = 100", "train_limit = 200") + TUNE
 FOLLOWING = '[study.recomputed]\ntune = "base"\nseeds = [0]\nmodel.checkpoint = ["none", "layer"]\n'
-
-
-def silent(kind, *detail):
-    pass
 
 
 @pytest.fixture
@@ -124,7 +120,7 @@ def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
     found = []
     for place, source in (("a", load_data), ("b", other)):
         monkeypatch.setattr(job, "load", source)
-        assert job.execute(trial, tmp_path / place, {}, "cpu", silent) == "done"
+        assert job.execute(trial, tmp_path / place, {}, context()) == "done"
         found.append(records.load(tmp_path / place)[0][trial.id]["deterministic"])
     assert found[0] == found[1]
     assert set(seen) == {(50, 0)}
@@ -137,7 +133,7 @@ def test_a_trial_trains_as_a_run_of_the_same_fields_does(tuned, tmp_path):
     trial = trials_of(tuned, next(iter(tuned.tuned)))[0]
     run = replace(trial, kind="run", id="0" * 16)
     for each in (trial, run):
-        job.execute(each, tmp_path, {}, "cpu", silent)
+        job.execute(each, tmp_path, {}, context())
     first, second = (records.load(tmp_path)[0][each.id]["deterministic"] for each in (trial, run))
     assert (first["weights"], first["history"]) == (second["weights"], second["history"])
     assert first.items() <= {**second, "data": first["data"]}.items()
@@ -565,7 +561,9 @@ def test_a_diverged_candidate_is_drawn_and_is_no_failure(tuned, tmp_path):
 
 
 def work(grid, folder, retry=()):
-    return driver.work(grid, folder, ["cpu", "cpu"], retry, Console(file=io.StringIO(), width=200))
+    return driver.work(
+        grid, folder, driver.make_engine("local", ["cpu", "cpu"]), retry, Console(file=io.StringIO(), width=200)
+    )
 
 
 ALIKE = TUNED.replace("[0, 1]", "[0]").replace("model.growth_rate = [4, 8]", "train.momentum = [0.9, 0.8]")

@@ -24,7 +24,8 @@ from ablations.config import DataConfig, TrainConfig
 from ablations.data.dataset import Images, load
 from ablations.storage import files
 from ablations.training import loop as module
-from ablations.training.checkpoint import Keeper, Shelf, State, Stopped
+from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, Stopped
+from ablations.training.events import Epoch, Progress
 from ablations.training.loop import initialised, train
 from ablations.training.step import averaged, optimizer_for
 from densenet import DenseNetConfig, ResNetConfig
@@ -40,7 +41,7 @@ class Death(BaseException):
     """Nothing more is done, and nothing kept."""
 
 
-def silent(epoch: float, loss: float) -> None:
+def silent(event: Progress | Epoch) -> None:
     pass
 
 
@@ -58,24 +59,24 @@ def go(folder, model, augmentation="none", stop_at=None, die_at=None, environmen
 
     step.number = 0
     config = TrainConfig(**{"epochs": EPOCHS, "batch_size": 32, **fields})
-    shelf = Shelf(folder, "job", environment)
+    store = CheckpointStore(folder, "job", environment)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "training_step", step)
         return train(
-            initialised(model, 0, device), data, DataConfig(augmentation=augmentation), config, 0, silent, shelf,
+            initialised(model, 0, device), data, DataConfig(augmentation=augmentation), config, 0, silent, store,
             lambda: step.number == stop_at,
         )  # fmt: skip
 
 
-def keep(shelf, state):
+def keep(store, state):
     """Keeps a state, and waits for it."""
-    with closing(Keeper(shelf)) as keeper:
-        keeper.keep(state)
+    with closing(AsyncCheckpointer(store)) as checkpointer:
+        checkpointer.save(state)
 
 
 def result(outcome, folder):
     """All that must not depend on interruptions: weights, optimizer, generators, history, evaluations."""
-    content = Shelf(folder, "job", {}).paths[0].read_bytes()[32:]
+    content = CheckpointStore(folder, "job", {}).paths[0].read_bytes()[32:]
     tensors = {name: tensor.numpy().tobytes() for name, tensor in tensors_of(content).items()}
     values = json.loads(tensors.pop("values"))
     del tensors["made"]
@@ -172,7 +173,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
         folder = tmp_path / str(damage)
         with pytest.raises(Stopped):
             go(folder, DENSENET, stop_at=6)
-        latest, before = Shelf(folder, "job", HERE).paths
+        latest, before = CheckpointStore(folder, "job", HERE).paths
         damage(latest)
         assert taken_up(folder).steps == PER_EPOCH, "at the end of the first epoch"
         flip(before)
@@ -183,7 +184,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 def taken_up(folder, model=DENSENET):
     network = initialised(model, 0, CPU)
     state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
-    Shelf(folder, "job", HERE).take_up(state)
+    CheckpointStore(folder, "job", HERE).restore(state)
     return state if state.resumes else None
 
 
@@ -192,7 +193,7 @@ def test_another_network_s_checkpoint_is_not_taken_up(tmp_path):
         go(tmp_path, DENSENET, stop_at=2)
     other = DENSENET.model_copy(update={"growth_rate": 5})
     assert taken_up(tmp_path, other) is None
-    assert not any(path.exists() for path in Shelf(tmp_path, "job", HERE).paths)
+    assert not any(path.exists() for path in CheckpointStore(tmp_path, "job", HERE).paths)
 
 
 def taken_up_with(folder, frozen):
@@ -200,22 +201,22 @@ def taken_up_with(folder, frozen):
     for parameter in network.features.parameters():
         parameter.requires_grad_(not frozen)
     state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
-    return Shelf(folder, "job", HERE), state
+    return CheckpointStore(folder, "job", HERE), state
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_state_of_other_parameters_is_left_alone(frozen, tmp_path):
-    shelf, state = taken_up_with(tmp_path, frozen)
+    store, state = taken_up_with(tmp_path, frozen)
     for parameter in state._trained().values():
         parameter.grad = torch.ones_like(parameter)
     state.optimizer.step()
-    keep(shelf, state)
+    keep(store, state)
     _, other = taken_up_with(tmp_path, not frozen)
     before = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}
-    shelf.take_up(other)
+    store.restore(other)
     assert (other.resumes, other.optimizer.state) == (0, {})
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.network.state_dict().items())
-    assert not any(path.exists() for path in shelf.paths), "what can never be taken up is not kept"
+    assert not any(path.exists() for path in store.paths), "what can never be taken up is not kept"
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_neither_lost_nor_ignored(tmp_path, monkeypatch):
@@ -235,10 +236,10 @@ def test_a_checkpoint_that_cannot_be_read_now_is_neither_lost_nor_ignored(tmp_pa
 def test_a_damaged_checkpoint_does_not_push_out_the_whole_one_before(tmp_path):
     with pytest.raises(Stopped):
         go(tmp_path, DENSENET, stop_at=6)
-    shelf = Shelf(tmp_path, "job", HERE)
-    flip(shelf.paths[0])
+    store = CheckpointStore(tmp_path, "job", HERE)
+    flip(store.paths[0])
     assert taken_up(tmp_path).steps == PER_EPOCH
-    assert [path.exists() for path in shelf.paths] == [False, True]
+    assert [path.exists() for path in store.paths] == [False, True]
 
 
 def test_a_training_that_goes_on_elsewhere_is_mixed_for_good(tmp_path):
@@ -253,9 +254,13 @@ def test_a_training_that_goes_on_elsewhere_is_mixed_for_good(tmp_path):
 def test_checkpoints_come_at_every_epoch_s_end_and_at_their_interval(tmp_path):
     def count(seconds):
         written = []
-        original = Keeper.keep
+        original = AsyncCheckpointer.save
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Keeper, "keep", lambda keeper, state: (written.append(state.steps), original(keeper, state)))
+            patch.setattr(
+                AsyncCheckpointer,
+                "save",
+                lambda checkpointer, state: (written.append(state.steps), original(checkpointer, state)),
+            )
             go(tmp_path / str(seconds), DENSENET, checkpoint_seconds=seconds)
         return written
 
@@ -266,10 +271,10 @@ def test_checkpoints_come_at_every_epoch_s_end_and_at_their_interval(tmp_path):
 def test_every_generator_is_kept(tmp_path):
     network = initialised(DENSENET, 0, CPU)
     state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
-    keep(Shelf(tmp_path, "job", HERE), state)
+    keep(CheckpointStore(tmp_path, "job", HERE), state)
     drawn = random.random(), np.random.rand(), torch.rand(1)
     random.random(), np.random.normal(), torch.rand(5)
-    Shelf(tmp_path, "job", HERE).take_up(state)
+    CheckpointStore(tmp_path, "job", HERE).restore(state)
     assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
 
 
@@ -277,19 +282,19 @@ def test_the_average_goes_on_too(tmp_path):
     network = initialised(DENSENET, 0, CPU)
     config = TrainConfig(ema=0.5)
     state = State(network, averaged(network, config), optimizer_for(network, config), torch.Generator().get_state())
-    keep(Shelf(tmp_path, "job", HERE), state)
+    keep(CheckpointStore(tmp_path, "job", HERE), state)
     kept = state.average.classifier.weight.clone()
     torch.nn.init.zeros_(state.average.classifier.weight)
-    Shelf(tmp_path, "job", HERE).take_up(state)
+    CheckpointStore(tmp_path, "job", HERE).restore(state)
     assert torch.equal(state.average.classifier.weight, kept)
 
 
 def test_finished_trainings_leave_nothing(tmp_path):
     go(tmp_path, DENSENET)
-    shelf = Shelf(tmp_path, "job", HERE)
-    assert [path.exists() for path in shelf.paths] == [True, True]
-    shelf.clear()
-    shelf.clear()
+    store = CheckpointStore(tmp_path, "job", HERE)
+    assert [path.exists() for path in store.paths] == [True, True]
+    store.clear()
+    store.clear()
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
@@ -305,14 +310,14 @@ def test_the_old_state_or_the_new_whichever_call_of_a_checkpoint_fails(error, tm
     state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
     counted = Faults(0, None)
     for at in range(1, 100):
-        shelf = Shelf(tmp_path / str(at), "job", HERE)
+        store = CheckpointStore(tmp_path / str(at), "job", HERE)
         for seconds in (1.0, 2.0):
             state.seconds = seconds
-            keep(shelf, state)
+            keep(store, state)
         state.seconds = 3.0
         monkeypatch.setattr(files, "os", Faults(at, error) if at > 1 else counted)
         with suppress(files.StorageError):
-            keep(shelf, state)
+            keep(store, state)
         monkeypatch.setattr(files, "os", os)
         assert taken_up(tmp_path / str(at)).seconds in (2.0, 3.0)
         if at == counted.count:
@@ -351,11 +356,11 @@ def test_what_is_kept_is_the_state_of_then_and_the_steps_go_on_meanwhile(tmp_pat
     state, step = fresh()
     gate, begun = gated(monkeypatch)
     told = []
-    with closing(Keeper(Shelf(tmp_path, "job", HERE, written=told.append))) as keeper:
+    with closing(AsyncCheckpointer(CheckpointStore(tmp_path, "job", HERE, written=told.append))) as checkpointer:
         step()
         state.steps = 0  # nothing was gathered
         then = state.network.classifier.weight.detach().clone()
-        keeper.keep(state)
+        checkpointer.save(state)
         step()
         assert told == [], "it is not whole yet"
         gate.set()
@@ -368,10 +373,10 @@ def test_what_is_kept_is_the_state_of_then_and_the_steps_go_on_meanwhile(tmp_pat
 def test_a_second_checkpoint_waits_for_the_first(tmp_path, monkeypatch):
     state, _ = fresh()
     gate, begun = gated(monkeypatch)
-    with closing(Keeper(Shelf(tmp_path, "job", HERE))) as keeper:
-        keeper.keep(state)
+    with closing(AsyncCheckpointer(CheckpointStore(tmp_path, "job", HERE))) as checkpointer:
+        checkpointer.save(state)
         threading.Timer(0.1, lambda: begun.append("opened") or gate.set()).start()
-        keeper.keep(state)
+        checkpointer.save(state)
         assert begun[1] == "opened"
 
 
@@ -381,14 +386,14 @@ def test_what_could_not_be_written_is_told_once_at_the_next_checkpoint_or_the_en
 
     state, _ = fresh()
     monkeypatch.setattr(files, "rotate", fail)
-    keeper = Keeper(Shelf(tmp_path, "job", HERE))
-    keeper.keep(state)
+    checkpointer = AsyncCheckpointer(CheckpointStore(tmp_path, "job", HERE))
+    checkpointer.save(state)
     with pytest.raises(files.StorageError):
-        keeper.keep(state)
-    keeper.keep(state)
+        checkpointer.save(state)
+    checkpointer.save(state)
     with pytest.raises(files.StorageError):
-        keeper.close()
-    keeper.close()
+        checkpointer.close()
+    checkpointer.close()
 
 
 def test_a_state_is_copied_once_more_to_be_written_and_not_twice(tmp_path):
@@ -396,7 +401,7 @@ def test_a_state_is_copied_once_more_to_be_written_and_not_twice(tmp_path):
     state = {"weights": torch.zeros(250_000)}
     tracemalloc.start()
     try:
-        Shelf(tmp_path, "job", HERE).write(state, (0, 0))
+        CheckpointStore(tmp_path, "job", HERE).write(state, (0, 0))
         assert tracemalloc.get_traced_memory()[1] < 1_500_000
     finally:
         tracemalloc.stop()
@@ -444,17 +449,17 @@ def test_nothing_is_being_written_while_readers_of_files_are_forked(tmp_path, mo
     monkeypatch.setattr(files, "rotate", late)
     monkeypatch.setattr(Images, "batches", forked)
     network = initialised(DENSENET.model_copy(update={"in_channels": 3}), 0, CPU)
-    train(network, data, DataConfig(), TrainConfig(epochs=2), 0, silent, Shelf(tmp_path, "job", HERE))
+    train(network, data, DataConfig(), TrainConfig(epochs=2), 0, silent, CheckpointStore(tmp_path, "job", HERE))
     assert len(begun) == 3, "two epochs and the test"
 
 
 def test_the_seconds_of_before_count_too(tmp_path):
     state, _ = fresh()
     state.watch.parts |= {"start": 5.0, "step": 7.0}
-    keep(Shelf(tmp_path, "job", HERE), state)
+    keep(CheckpointStore(tmp_path, "job", HERE), state)
     found, _ = fresh()
     found.watch.parts["step"] = 1.0
-    Shelf(tmp_path, "job", HERE).take_up(found)
+    CheckpointStore(tmp_path, "job", HERE).restore(found)
     assert (found.watch.parts["start"], found.watch.parts["step"]) == (5.0, 8.0)
 
 

@@ -17,6 +17,7 @@ from ablations.data.augmentation import random_numbers
 from ablations.data.dataset import load
 from ablations.training import loop as module
 from ablations.training.evaluation import evaluate
+from ablations.training.events import Epoch, Progress
 from ablations.training.loop import Diverged, initialised, stream, train, weights_hash
 from ablations.training.step import averaged, learning_rate, optimizer_for, training_step
 from densenet import DenseNetConfig, ResNetConfig
@@ -26,7 +27,7 @@ SMALL = DenseNetConfig(block_config=(1, 1), growth_rate=4, in_channels=1)
 GOLDEN = Path(__file__).parent.parent / "golden" / "training.json"
 
 
-def silent(epoch: float, loss: float) -> None:
+def silent(event: Progress | Epoch) -> None:
     pass
 
 
@@ -129,18 +130,20 @@ def test_the_recipe_in_plain_pytorch_gives_the_same_losses_step_by_step(augmenta
     assert ours == pytest.approx(plain, abs=1e-6)
 
 
-def test_history_and_progress_tell_the_course():
+def test_observers_are_told_the_course():
+    """At every epoch's end how far it is, and then the line of the history."""
     seen = []
-    data = load(DataConfig(train_limit=64))
+    data = load(DataConfig(train_limit=64, validation=64))
     network = initialised(SMALL, 0, CPU)
-    result = train(
-        network, data, DataConfig(), TrainConfig(epochs=3), 0, lambda epoch, loss: seen.append((epoch, loss))
-    )
+    result = train(network, data, DataConfig(), TrainConfig(epochs=3), 0, seen.append)
     assert [epoch.epoch for epoch in result.history] == [1, 2, 3]
-    assert seen == [(epoch.epoch, epoch.train_loss) for epoch in result.history]
+    told = [(Progress(epoch.epoch, epoch.train_loss), epoch) for epoch in result.history]
+    assert seen == [event for pair in told for event in pair]
+    assert all(epoch.validation_accuracy is not None for epoch in result.history)
     assert all(0 <= epoch.train_accuracy <= 100 and epoch.seconds > 0 for epoch in result.history)
     assert all(epoch.images == 64 and epoch.gradient_norm > 0 for epoch in result.history)
-    assert result.history[0].validation_loss is result.history[0].test_loss is None
+    assert result.history[0].test_loss is None
+    assert outcome().history[0].validation_loss is None
 
 
 def test_a_loss_that_is_no_number_names_its_step():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import MACHINE, TINY, write_grid
+from conftest import MACHINE, TINY, context, write_grid
 from safetensors.torch import save_file
 
 import ablations
@@ -28,7 +28,7 @@ def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
     )
     grid = read(write_grid(tmp_path, text.replace("growth_rate = 4", "growth_rate = [4, 6]")))
     run = next(each for each in jobs(grid, MACHINE) if each.kind == "run")
-    assert job.execute(run, tmp_path, {}, "cpu", lambda *_: None) == "done"
+    assert job.execute(run, tmp_path, {}, context()) == "done"
     record = records.load(tmp_path)[0][run.id]
     path = tmp_path / "weights" / f"{run.id}.safetensors"
     network = ablations.load_model(path)
@@ -45,7 +45,7 @@ def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
 
 def test_without_being_asked_nothing_is_kept(tmp_path, tiny):
     run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
-    job.execute(run, tmp_path, {}, "cpu", lambda *_: None)
+    job.execute(run, tmp_path, {}, context())
     assert not (tmp_path / "weights").exists()
 
 
