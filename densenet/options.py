@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Literal, TypeVar
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import nn
+
+from densenet.norms import group_norm
 
 LayerOrder = Literal[
     "norm-act-conv", "conv-norm-act", "conv-act-norm", "norm-conv-act", "act-conv-norm", "act-norm-conv"
@@ -76,19 +77,6 @@ def initialise(module: nn.Module, init: Init) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_in" if init == "fan-in" else "fan_out", nonlinearity="relu")
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-class GroupNorm(nn.GroupNorm):
-    """torch's, which refuses the single value that a 1 x 1 map may leave to a group; here it becomes the bias."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """`(N, C, H, W) -> (N, C, H, W)`."""
-        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-
-
-def group_norm(channels: int, groups: int) -> nn.Module:
-    """Group norm (Wu and He 2018) with the largest number of groups, not above `groups`, that divides the channels."""
-    return GroupNorm(max(count for count in range(1, groups + 1) if channels % count == 0), channels)
 
 
 NORMS: dict[str, Callable[[int, int], nn.Module] | None] = {

@@ -102,13 +102,13 @@ def test_as_a_table_and_as_an_image(egg, tmp_path):
 def test_as_anything_in_the_cache(egg, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     small = CostConfig(SMALL, (8, 8), TrainConfig(batch_size=8))
-    before = dataset.load(DataConfig()).train.images, memory.predicted(small)
+    before = dataset.load(DataConfig()).train.images, memory.predict(small)
     kept = [path for path in cache_folder().rglob("*") if path.is_file()]
     assert {path.suffix for path in kept} == {".safetensors", ".json"}
     for path in kept:
         path.write_bytes(egg)
     assert torch.equal(dataset.load(DataConfig()).train.images, before[0])
-    assert memory.predicted(small) == before[1]
+    assert memory.predict(small) == before[1]
 
 
 def test_as_anything_in_a_results_folder(egg, results, tiny):

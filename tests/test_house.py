@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
-    "densenet": "options config recompute blocks densenet kernels normalize_once resnet foreign presets __init__",
+    "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet foreign presets registry "
+    "counting __init__",
     "ablations": "metrics signals",
     "ablations.storage": "files locks paths records manifest",
     "ablations ": "config environment",

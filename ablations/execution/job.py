@@ -230,4 +230,4 @@ def _named(part: str, evaluation: Evaluation | None) -> Values:
 
 def _cost(config: CostConfig, device: torch.device) -> tuple[Values, Values]:
     """What a variant needs as counted and predicted, and as measured."""
-    return {**counts.counted(config), **memory.predicted(config)}, cost.measured(config, device)
+    return {**counts.count(config), **memory.predict(config)}, cost.measure(config, device)

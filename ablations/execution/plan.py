@@ -21,7 +21,7 @@ from ablations.grid.tuning import choose
 from ablations.metrics import METRICS
 from ablations.profiling import counts, memory
 from ablations.profiling.subject import Subject
-from ablations.profiling.timing import timed
+from ablations.profiling.timing import measure_time
 from ablations.storage import records
 from densenet import published
 
@@ -102,8 +102,8 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
     else:
         values = {}
         try:
-            values = counts.counted(config)
-            values |= {} if counts_only else memory.predicted(config)
+            values = counts.count(config)
+            values |= {} if counts_only else memory.predict(config)
         except Exception as error:  # whatever a network may raise on these images
             values["prediction_failed" if values else "failed"] = f"{type(error).__name__}: {error}"
     kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
@@ -171,7 +171,8 @@ def _rates(record: Mapping[str, Any]) -> tuple[float, float]:
 def _calibrated(config: CostConfig, device: torch.device) -> tuple[float, float]:
     subject = Subject(config, device)
     train, infer = (
-        timed(step, device, CALIBRATION_SECONDS, warmup=1, fewest=2).median for step in (subject.train, subject.infer)
+        measure_time(step, device, CALIBRATION_SECONDS, warmup=1, fewest=2).median
+        for step in (subject.train, subject.infer)
     )
     return train / config.batch_size, infer / config.batch_size
 

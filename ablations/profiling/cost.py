@@ -1,64 +1,99 @@
-"""Measures what a variant needs: params, MACs, activations, memory and throughput.
+"""Measures what a variant needs on a device: memory in one loop, and time in another.
 
-Memory is taken in one loop and time in another. Two sources stand beside each other wherever there are two:
-MACs from torch's dispatcher and from fvcore's trace, which must agree; on a CPU, peak memory from the storages that
-are alive and from the allocator's trace; and as predicted from a step on tensors without storage, which stays in a
-column of its own.
+Two sources stand beside each other wherever there are two: on a CPU, peak memory from the storages that are alive and
+from the allocator's trace; and as predicted from a step on tensors without storage, which stays in a column of its own.
 """
 
 from __future__ import annotations
 
-import gc
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from ablations.config import CostConfig
-from ablations.profiling.memory import PROBES, _cpu_peaks, _cuda_peaks
+from ablations.profiling.counts import known_values
+from ablations.profiling.memory import measure_memory
 from ablations.profiling.subject import Subject
-from ablations.profiling.timing import timed
+from ablations.profiling.timing import Timing, measure_time
 
-SECONDS = {"train": 3.0, "inference": 1.5, "latency": 0.75}
+TRAIN_SECONDS, INFERENCE_SECONDS, LATENCY_SECONDS = 3.0, 1.5, 0.75
 """The most that is spent on the repeats of each kind of step."""
 
+StoppedBy = Literal["precision", "budget"]
 
-def measured(cost: CostConfig, device: torch.device) -> dict[str, Any]:
-    """Peak memory and throughput on a device that nothing else uses.
 
-    With `compile`, `train_compile_seconds` is what a process's first training step takes beyond a usual one: less where
-    torch's cache on disk has the code already.
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of a training step and its phases, of inference at the batch size, and of one image alone.
+
+    Each with the interquartile range of its repeats relative to their median, how many they were, what ended them, and
+    what speaks against the measurement, which is empty where nothing does.
     """
-    first = timed(Subject(cost, device).train, device, 0.0, warmup=0, fewest=1).median if cost.train.compile else 0.0
-    peaks = _cuda_peaks if device.type == "cuda" else _cpu_peaks
-    values: dict[str, Any] = {}
-    for name, probe in PROBES.items():
-        gc.collect()  # what an earlier probe left behind must not be freed in the middle of this one
-        held, found = peaks(probe, cost, device)
-        values |= {f"{name}_peak_{kind}": value for kind, value in found.items()}
-        if name == "train":
-            # what is left: gradients are mostly not yet alive when activations are at their most
-            left = found["memory_bytes"] - held["weights_bytes"] - held["optimizer_bytes"]
-            values |= {**held, "activations_bytes": left}
-    values |= _throughput(cost, device)
-    if cost.train.compile:
-        values["train_compile_seconds"] = first - values["train_step_seconds"]
-    return values
+
+    train_step_seconds: float
+    train_step_relative_iqr: float
+    train_repeats: int
+    train_stopped_by: StoppedBy
+    train_disturbed: str
+    train_forward_seconds: float
+    train_backward_seconds: float
+    train_optimizer_seconds: float
+    train_images_per_second: float
+    inference_step_seconds: float
+    inference_step_relative_iqr: float
+    inference_repeats: int
+    inference_stopped_by: StoppedBy
+    inference_disturbed: str
+    inference_images_per_second: float
+    latency_step_seconds: float
+    latency_step_relative_iqr: float
+    latency_repeats: int
+    latency_stopped_by: StoppedBy
+    latency_disturbed: str
+    train_compile_seconds: float | None = None
+    """What the first training step takes beyond a usual one, where the network is compiled."""
 
 
-def _throughput(cost: CostConfig, device: torch.device) -> dict[str, Any]:
-    """Seconds of a training step and its phases, of inference at the batch size, and of one image alone."""
+def measure(cost: CostConfig, device: torch.device) -> dict[str, Any]:
+    """The `Memory` and the `Speed` of a variant on a device that nothing else uses.
+
+    With `compile`, `train_compile_seconds` is less where torch's cache on disk has the code already.
+    """
+    first = _time_first_step(cost, device) if cost.train.compile else None
+    memory = measure_memory(cost, device)
+    return {**known_values(memory), **known_values(_measure_speed(cost, device, first))}
+
+
+def _time_first_step(cost: CostConfig, device: torch.device) -> float:
+    return measure_time(Subject(cost, device).train, device, 0.0, warmup=0, fewest=1).median
+
+
+def _measure_speed(cost: CostConfig, device: torch.device, first: float | None) -> Speed:
     subject, alone = Subject(cost, device), Subject(cost, device, batch_size=1)
-    steps = {"train": subject.train, "inference": subject.infer, "latency": alone.infer}
-    values: dict[str, Any] = {}
-    for name, step in steps.items():
-        timing = timed(step, device, SECONDS[name])
-        values[f"{name}_step_seconds"] = timing.median
-        values[f"{name}_step_relative_iqr"] = timing.relative_iqr
-        values[f"{name}_repeats"] = len(timing.seconds)
-        values[f"{name}_stopped_by"] = timing.stopped_by
-        values[f"{name}_disturbed"] = timing.disturbed
-        if name == "train":
-            values |= {f"train_{phase}_seconds": seconds for phase, seconds in timing.phases.items() if phase != "rest"}
-        if name != "latency":
-            values[f"{name}_images_per_second"] = cost.batch_size / timing.median
-    return values
+    train: Timing = measure_time(subject.train, device, TRAIN_SECONDS)
+    inference: Timing = measure_time(subject.infer, device, INFERENCE_SECONDS)
+    latency: Timing = measure_time(alone.infer, device, LATENCY_SECONDS)
+    return Speed(
+        train_step_seconds=train.median,
+        train_step_relative_iqr=train.relative_iqr,
+        train_repeats=len(train.seconds),
+        train_stopped_by=train.stopped_by,
+        train_disturbed=train.disturbed,
+        train_forward_seconds=train.phases["forward"],
+        train_backward_seconds=train.phases["backward"],
+        train_optimizer_seconds=train.phases["optimizer"],
+        train_images_per_second=cost.batch_size / train.median,
+        inference_step_seconds=inference.median,
+        inference_step_relative_iqr=inference.relative_iqr,
+        inference_repeats=len(inference.seconds),
+        inference_stopped_by=inference.stopped_by,
+        inference_disturbed=inference.disturbed,
+        inference_images_per_second=cost.batch_size / inference.median,
+        latency_step_seconds=latency.median,
+        latency_step_relative_iqr=latency.relative_iqr,
+        latency_repeats=len(latency.seconds),
+        latency_stopped_by=latency.stopped_by,
+        latency_disturbed=latency.disturbed,
+        train_compile_seconds=None if first is None else first - train.median,
+    )

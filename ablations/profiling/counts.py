@@ -1,58 +1,91 @@
-"""Params, MACs and activations of a network, counted twice."""
+"""Params, MACs and activations of a network."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ablations.config import CostConfig
-from densenet import ForeignConfig, build, macs_of, textbook
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # fvcore's import touches torch.jit
-    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from densenet import ForeignConfig, build, count_operations, textbook
 
 
-class CountersDisagree(ArithmeticError):
-    """Two counters of the same thing gave two numbers."""
+@dataclass(frozen=True)
+class Counts:
+    """How large a network is, and what a forward pass of one image takes."""
+
+    params: int
+    """Trainable parameters."""
+
+    params_total: int
+    params_per_stage: dict[str, int]
+    macs: int
+    """Multiply-accumulates of convolutions and linear layers."""
+
+    flops: int
+    """Twice the MACs."""
+
+    activations: int
+    """Elements that convolutions and linear layers put out."""
+
+    counters_agree: bool | None = None
+    """Whether fvcore counts the same MACs; None where it was not asked."""
+
+    fvcore_macs: int | None = None
+    fvcore_total: int | None = None
+    """What fvcore counts with all operators that it knows, norms and pools too."""
+
+    fvcore_uncounted: tuple[str, ...] | None = None
+    """Operators that fvcore does not know."""
 
 
-def counted(cost: CostConfig) -> dict[str, Any]:
-    """Params, MACs and activations of one image in eval mode, as the textbook computes it.
+def count(cost: CostConfig) -> dict[str, Any]:
+    """The `Counts` of one image in eval mode, as the textbook computes it.
 
-    Two counters must agree on our own networks: raises CountersDisagree. Of others a disagreement is recorded, for
-    fvcore may not know how they write a convolution or a linear layer.
+    fvcore is asked as a second counter for networks written elsewhere, and a disagreement is recorded: one of both does
+    not know how the network writes a convolution or a linear layer. For our own networks tests compare the two.
     """
     network = build(textbook(cost.model)).eval()
     images = torch.zeros(1, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
-    macs = macs_of(network, images)
+    macs, activations = count_operations(network, images)
+    second = count_again(network, images, macs) if isinstance(cost.model, ForeignConfig) else {}
+    counts = Counts(
+        params=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        params_total=sum(parameter.numel() for parameter in network.parameters()),
+        params_per_stage=_params_per_stage(network),
+        macs=macs,
+        flops=2 * macs,
+        activations=activations,
+        **second,
+    )
+    return known_values(counts)
+
+
+def count_again(network: nn.Module, images: Tensor, macs: int) -> dict[str, Any]:
+    """What fvcore counts, as fields of `Counts`."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer's notes on fixed shapes
+        warnings.simplefilter("ignore")  # its import touches torch.jit, and its tracer has notes on fixed shapes
+        from fvcore.nn import FlopCountAnalysis
+
         traced = FlopCountAnalysis(network, images)
         traced.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         by_operator = traced.by_operator()
-        activations = ActivationCountAnalysis(network, images)
-        activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        elements = activations.by_operator()
-    traced_macs = int(by_operator["conv"] + by_operator["linear"])
-    if macs != traced_macs and not isinstance(cost.model, ForeignConfig):
-        raise CountersDisagree(f"torch's flop counter finds {macs} MACs, fvcore {traced_macs}")
+    found = int(by_operator["conv"] + by_operator["linear"])
     return {
-        "params": sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
-        "params_total": sum(parameter.numel() for parameter in network.parameters()),
-        "params_per_stage": _params_per_stage(network),
-        "macs": macs,
-        "flops": 2 * macs,
-        "activations": int(elements["conv"] + elements["linear"]),
-        "counters_agree": macs == traced_macs,
-        "fvcore_macs": traced_macs,
+        "counters_agree": macs == found,
+        "fvcore_macs": found,
         "fvcore_total": int(sum(by_operator.values())),
-        "fvcore_uncounted": sorted(traced.unsupported_ops()),
+        "fvcore_uncounted": tuple(sorted(traced.unsupported_ops())),
     }
+
+
+def known_values(measured: Any) -> dict[str, Any]:
+    """The fields of a dataclass that have a value, as they stand in a record."""
+    return {name: value for name, value in asdict(measured).items() if value is not None}
 
 
 def _params_per_stage(network: nn.Module) -> dict[str, int]:

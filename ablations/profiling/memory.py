@@ -8,7 +8,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -21,19 +21,28 @@ from torch.utils._pytree import tree_leaves
 
 from ablations.config import CostConfig, cost_fields, identity
 from ablations.environment import code
-from ablations.profiling.subject import Subject
+from ablations.profiling.subject import Held, Subject
 from ablations.storage import files, records
 from ablations.storage.paths import cache_folder
 from densenet import ForeignConfig
 
 
-def predicted(cost: CostConfig) -> dict[str, Any]:
-    """Peak bytes that a step's tensors would hold, from tensors without storage.
+@dataclass(frozen=True)
+class Prediction:
+    """Peak bytes that a step's tensors would hold, from a step on tensors without storage."""
 
-    Kept in the cache for as long as the code stays the same.
+    predicted_train_peak_memory_bytes: int
+    predicted_activations_bytes: int
+    """Of the training step: its peak without weights and optimizer."""
+
+    predicted_inference_peak_memory_bytes: int
+
+
+def predict(cost: CostConfig) -> dict[str, Any]:
+    """The `Prediction` of a cost, which is kept in the cache for as long as the code stays the same.
 
     A network written elsewhere may decide by its tensors' values, which these have not: then there is no prediction,
-    but its reason.
+    but its reason, as `prediction_failed`.
     """
     key = identity({"cost": cost_fields(cost), "torch": torch.__version__, "code": code()["fingerprint"]})
     path = cache_folder() / "predictions" / f"{key}.json"
@@ -42,9 +51,9 @@ def predicted(cost: CostConfig) -> dict[str, Any]:
         with suppress(OSError, ValueError):
             return records.unsealed(files.read(path))
     try:
-        values = _predicted(cost)
+        values = asdict(_predict(cost))
     except Exception as error:
-        if not isinstance(cost.model, ForeignConfig):
+        if own:
             raise
         return {"prediction_failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
     if own:
@@ -53,22 +62,89 @@ def predicted(cost: CostConfig) -> dict[str, Any]:
     return values
 
 
-def _predicted(cost: CostConfig) -> dict[str, int]:
-    values: dict[str, int] = {}
-    for name, probe in PROBES.items():
-        with FakeTensorMode(), LiveStorage() as live:
-            held = probe(cost, torch.device("cpu"), live.restart)
-        values[f"predicted_{name}_peak_memory_bytes"] = live.peak
-        if name == "train":
-            values["predicted_activations_bytes"] = live.peak - held["weights_bytes"] - held["optimizer_bytes"]
-    return values
+def _predict(cost: CostConfig) -> Prediction:
+    train, held = _peak_without_storage(train_probe, cost)
+    inference, _ = _peak_without_storage(inference_probe, cost)
+    return Prediction(
+        predicted_train_peak_memory_bytes=train,
+        predicted_activations_bytes=train - held.weights_bytes - held.optimizer_bytes,
+        predicted_inference_peak_memory_bytes=inference,
+    )
+
+
+def _peak_without_storage(probe: Probe, cost: CostConfig) -> tuple[int, Held]:
+    with FakeTensorMode(), LiveStorage() as live:
+        held = probe(cost, torch.device("cpu"), live.restart)
+    return live.peak, held
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes of a training step and of inference, as measured.
+
+    `memory`: what tensors hold at most; on CUDA the allocator's own peak. On a CPU from the profiler's trace of the
+    allocator, `traced`: its highest level between operators, which should be the first within a percent; `allocated`:
+    its highest level at all, with what operators, most of all convolutions, allocate for themselves. On CUDA
+    `reserved`: what the allocator took from the device.
+    """
+
+    train_peak_memory_bytes: int
+    train_peak_traced_bytes: int | None
+    train_peak_allocated_bytes: int | None
+    train_peak_reserved_bytes: int | None
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    """The training's peak without weights and optimizer: gradients are mostly not yet alive at that moment."""
+
+    inference_peak_memory_bytes: int
+    inference_peak_traced_bytes: int | None
+    inference_peak_allocated_bytes: int | None
+    inference_peak_reserved_bytes: int | None
+
+
+def measure_memory(cost: CostConfig, device: torch.device) -> Memory:
+    """Peak memory on a device that nothing else uses."""
+    held, train = measure_peaks(train_probe, cost, device)
+    _, inference = measure_peaks(inference_probe, cost, device)
+    return Memory(
+        train_peak_memory_bytes=train.memory,
+        train_peak_traced_bytes=train.traced,
+        train_peak_allocated_bytes=train.allocated,
+        train_peak_reserved_bytes=train.reserved,
+        weights_bytes=held.weights_bytes,
+        gradients_bytes=held.gradients_bytes,
+        optimizer_bytes=held.optimizer_bytes,
+        activations_bytes=train.memory - held.weights_bytes - held.optimizer_bytes,
+        inference_peak_memory_bytes=inference.memory,
+        inference_peak_traced_bytes=inference.traced,
+        inference_peak_allocated_bytes=inference.allocated,
+        inference_peak_reserved_bytes=inference.reserved,
+    )
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Bytes, as `Memory` says."""
+
+    memory: int
+    traced: int | None = None
+    allocated: int | None = None
+    reserved: int | None = None
+
+
+def measure_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[Held, Peaks]:
+    """What a step keeps, and its peaks."""
+    gc.collect()  # what an earlier probe left behind must not be freed in the middle of this one
+    return (_cuda_peaks if device.type == "cuda" else _cpu_peaks)(probe, cost, device)
 
 
 Restart = Callable[[nn.Module], None]
 """From here on, a new peak; the network's parameters and buffers are part of it."""
 
 
-def _train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> dict[str, int]:
+def train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
     """Builds everything, takes one training step so that the optimizer's state exists, and then the one that counts."""
     subject = Subject(cost, device)
     subject.train()
@@ -77,19 +153,16 @@ def _train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> di
     return subject.held()
 
 
-def _inference_probe(cost: CostConfig, device: torch.device, restart: Restart) -> dict[str, int]:
+def inference_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
     """Two forward passes in eval mode, of which the second counts; no gradients, no average, no optimizer's state."""
     subject = Subject(replace(cost, train=cost.train.model_copy(update={"ema": 0.0})), device)
     subject.infer()
     restart(subject.network)
     subject.infer()
-    return {}
+    return subject.held()
 
 
-Probe = Callable[[CostConfig, torch.device, Restart], dict[str, int]]
-
-
-PROBES: dict[str, Probe] = {"train": _train_probe, "inference": _inference_probe}
+Probe = Callable[[CostConfig, torch.device, Restart], Held]
 
 
 class LiveStorage(TorchDispatchMode):
@@ -130,17 +203,12 @@ class LiveStorage(TorchDispatchMode):
         self.peak = max(self.peak, self.bytes)
 
 
-def _cpu_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """What tensors hold at most (`memory`), and the same twice more from the profiler's trace of the allocator.
-
-    `traced`: the allocator's highest level between operators, which must be the first within a percent. `allocated`:
-    its highest level at all, in which stands what operators, most of all convolutions, allocate for themselves.
-    """
+def _cpu_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[Held, Peaks]:
     with LiveStorage() as live:
         held = probe(cost, device, live.restart)
     gc.collect()
     traced, allocated = _traced_peaks(probe, cost, device, live.operators)
-    return held, {"memory_bytes": live.peak, "traced_bytes": traced, "allocated_bytes": allocated}
+    return held, Peaks(live.peak, traced, allocated)
 
 
 def _traced_peaks(probe: Probe, cost: CostConfig, device: torch.device, operators: set[str]) -> tuple[int, int]:
@@ -169,12 +237,10 @@ def _traced_peaks(probe: Probe, cost: CostConfig, device: torch.device, operator
     return between, max(level for moment, level in zip(moments, levels, strict=True) if moment >= start)
 
 
-def _cuda_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
+def _cuda_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[Held, Peaks]:
     """The CUDA allocator's own peaks, in a fresh process."""
     torch.cuda.empty_cache()
     held = probe(cost, device, lambda network: torch.cuda.reset_peak_memory_stats(device))
     torch.cuda.synchronize(device)
-    return held, {
-        "memory_bytes": torch.cuda.max_memory_allocated(device),
-        "reserved_bytes": torch.cuda.max_memory_reserved(device),
-    }
+    allocator = torch.cuda
+    return held, Peaks(allocator.max_memory_allocated(device), reserved=allocator.max_memory_reserved(device))

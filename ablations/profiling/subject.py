@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,15 @@ from ablations.config import CostConfig
 from ablations.profiling.timing import Mark
 from ablations.training.step import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
 from densenet import build
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that stay from one training step to the next."""
+
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
 
 
 class Subject:
@@ -42,16 +52,16 @@ class Subject:
         self.network.eval()
         scored(self.network, self.images, self.config)
 
-    def held(self) -> dict[str, int]:
-        """Bytes that stay from one training step to the next; an average of the weights counts with the optimizer's."""
+    def held(self) -> Held:
+        """What stays from one training step to the next; an average of the weights counts with the optimizer's."""
         kept = [*(self.average.state_dict().values() if self.average is not None else ())]
         kept += [value for state in self.optimizer.state.values() for value in state.values()]
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        return {
-            "weights_bytes": storage_bytes([*self.network.parameters(), *self.network.buffers()]),
-            "gradients_bytes": storage_bytes(gradients),
-            "optimizer_bytes": storage_bytes([value for value in kept if isinstance(value, Tensor)]),
-        }
+        return Held(
+            weights_bytes=storage_bytes([*self.network.parameters(), *self.network.buffers()]),
+            gradients_bytes=storage_bytes(gradients),
+            optimizer_bytes=storage_bytes([value for value in kept if isinstance(value, Tensor)]),
+        )
 
 
 def storage_bytes(tensors: Sequence[Tensor]) -> int:

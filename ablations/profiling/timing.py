@@ -57,7 +57,7 @@ class Timing:
         return float((high - low) / self.median)
 
 
-def timed(
+def measure_time(
     step: Callable[[Mark], object],
     device: torch.device,
     budget: float,

@@ -37,7 +37,7 @@ def test_everything_is_missing_where_there_is_nothing(tiny, planned):
 
 
 def test_what_is_on_record_is_neither_counted_nor_missing(tiny, results, planned, monkeypatch):
-    monkeypatch.setattr(plans.counts, "counted", lambda config: pytest.fail("counted"))
+    monkeypatch.setattr(plans.counts, "count", lambda config: pytest.fail("counted"))
     found = planned(tiny, results)
     assert (found["missing_runs"], found["missing_costs"], found["seconds"]) == (0, 0, 0.0)
     assert found["variants"][0]["params"] == 1000, "the record's"

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from densenet import DenseNetConfig
-from densenet.options import ACTIVATIONS, NORMS, group_norm, lookup, suggestion
+from densenet.norms import group_norm
+from densenet.options import ACTIVATIONS, NORMS, lookup, suggestion
 
 
 def test_lookup_finds():

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torchvision import models
 
-from densenet import PRESETS, DenseNetConfig, build, count_macs, count_params, published
+from densenet import PRESETS, DenseNetConfig, published
+from densenet.counting import count_macs, count_params
 from densenet.presets import PUBLISHED
+from densenet.registry import build
 
 SIZES = {
     # name: image size, params, MACs of convolutions and the linear layer, digits to which the MACs are known

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ablations.profiling import timing
-from ablations.profiling.timing import Accounts, disturbance, relative_error, timed
+from ablations.profiling.timing import Accounts, disturbance, measure_time, relative_error
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 
 def test_steady_steps_end_when_they_are_precise(clock):
-    found = timed(lambda mark: clock.append(0.1), CPU, 100.0)
+    found = measure_time(lambda mark: clock.append(0.1), CPU, 100.0)
     assert len(found.seconds) == timing.FEWEST_REPEATS
     assert found.stopped_by == "precision"
     assert found.median == pytest.approx(0.1)
@@ -36,20 +36,20 @@ def test_steady_steps_end_when_they_are_precise(clock):
 
 def test_unsteady_steps_end_with_the_budget_and_are_flagged(clock):
     lengths = itertools.cycle([0.1, 0.2, 0.3])
-    found = timed(lambda mark: clock.append(next(lengths)), CPU, 6.0)
+    found = measure_time(lambda mark: clock.append(next(lengths)), CPU, 6.0)
     assert found.stopped_by == "budget"
     assert sum(found.seconds) >= 6.0
     assert found.disturbed.startswith("half of the steps differ by")
 
 
 def test_short_steps_are_repeated_for_a_while(clock):
-    found = timed(lambda mark: clock.append(0.001), CPU, 100.0)
+    found = measure_time(lambda mark: clock.append(0.001), CPU, 100.0)
     assert len(found.seconds) == pytest.approx(300, abs=2)
 
 
 def test_the_warm_up_is_not_timed(clock):
     lengths = iter([9.0] * timing.WARMUP_STEPS + [0.1] * 1000)
-    assert max(timed(lambda mark: clock.append(next(lengths)), CPU, 10.0).seconds) == pytest.approx(0.1)
+    assert max(measure_time(lambda mark: clock.append(next(lengths)), CPU, 10.0).seconds) == pytest.approx(0.1)
 
 
 def test_phases_are_told_apart(clock):
@@ -60,7 +60,7 @@ def test_phases_are_told_apart(clock):
         mark("backward")
         clock.append(0.1)
 
-    found = timed(step, CPU, 10.0)
+    found = measure_time(step, CPU, 10.0)
     assert found.phases == pytest.approx({"forward": 0.2, "backward": 0.5, "rest": 0.1})
     assert found.median == pytest.approx(0.8)
 
@@ -103,5 +103,5 @@ def test_own_work_is_not_taken_for_others(monkeypatch):
 @pytest.mark.gpu
 def test_cuda_is_timed_by_its_own_events():
     matrix = torch.randn(2000, 2000, device="cuda")
-    found = timed(lambda mark: matrix @ matrix, torch.device("cuda"), 1.0)
+    found = measure_time(lambda mark: matrix @ matrix, torch.device("cuda"), 1.0)
     assert 0 < found.median < 0.1

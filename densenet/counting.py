@@ -1,0 +1,70 @@
+"""How large a network is: params, and the multiply-accumulates and activations of a forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from densenet.options import Config
+from densenet.registry import build, textbook
+
+
+def count_params(config: Config) -> int:
+    """Trainable parameters of a network, counted without giving it storage."""
+    return sum(parameter.numel() for parameter in _without_storage(config).parameters() if parameter.requires_grad)
+
+
+def count_macs(config: Config, image_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image of (height, width), without storage."""
+    images = torch.empty(1, getattr(config, "in_channels", 3), *image_size, device="meta")
+    return macs_of(_without_storage(textbook(config)).eval(), images)
+
+
+def macs_of(network: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of convolutions and linear layers in a forward pass, as torch's dispatcher sees them.
+
+    Products that attention makes of activations are none of these.
+    """
+    return count_operations(network, images)[0]
+
+
+def count_operations(network: nn.Module, images: Tensor) -> tuple[int, int]:
+    """MACs of convolutions and linear layers in a forward pass, as `macs_of`, and the elements that they put out."""
+    attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # which hides linear layers in one operator
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as flops, _OutputCounter() as outputs:
+            network(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(attention)
+    by_operator = flops.get_flop_counts()["Global"]
+    return sum(int(by_operator.get(operator, 0)) for operator in _COUNTED) // 2, outputs.elements
+
+
+_COUNTED = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+
+
+class _OutputCounter(TorchDispatchMode):
+    """Counts the elements that convolutions and linear layers put out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in _COUNTED:
+            self.elements += result.numel()
+        return result
+
+
+def _without_storage(config: Config) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except (NotImplementedError, RuntimeError):  # some draw plain numbers from tensors
+        return build(config).to("meta")

@@ -1,0 +1,49 @@
+"""The network families by name, and `build`, which makes a network from a name or a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from densenet.config import DenseNetConfig
+from densenet.densenet import DenseNet
+from densenet.foreign import OwnConfig, TorchvisionConfig, own_network, torchvision_network
+from densenet.normalize_once import NormalizeOnce
+from densenet.options import Config, lookup
+from densenet.presets import PRESETS
+from densenet.resnet import ResNet, ResNetConfig
+
+MODELS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
+    "densenet": (DenseNetConfig, lambda config: IMPLEMENTATIONS[config.implementation](config)),
+    "resnet": (ResNetConfig, ResNet),
+    "torchvision": (TorchvisionConfig, torchvision_network),
+}
+"""Network families: name -> configuration and what builds it. A new one is a file in this folder and an entry here."""
+
+
+IMPLEMENTATIONS: dict[str, type[DenseNet]] = {"textbook": DenseNet, "normalize-once": NormalizeOnce}
+"""The two implementations of a DenseNet, by name."""
+
+
+def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
+    """A family's configuration and what builds it; `package.module:Class` is a family too.
+
+    Raises ValueError for an unknown name, naming the known ones.
+    """
+    return (OwnConfig, own_network) if ":" in name else lookup("model family", name, MODELS)
+
+
+def build(network: str | Config) -> nn.Module:
+    """A network, from a preset's name or from a configuration.
+
+    Raises ValueError for an unknown name, naming the known ones.
+    """
+    config = lookup("preset", network, PRESETS) if isinstance(network, str) else network
+    return model_family(getattr(config, "family", ""))[1](config)
+
+
+def textbook(config: Config) -> Config:
+    """The configuration whose network is counted: of the same function, computed as its equations stand."""
+    return config.model_copy(update={"implementation": "textbook"}) if hasattr(config, "implementation") else config
