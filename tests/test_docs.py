@@ -81,6 +81,12 @@ def test_every_relative_link_leads_to_a_file(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_of_the_project_that_a_page_names_is_there(page):
+    for path in re.findall(r"`((?:ablations|densenet|tests|docs|\.ci)/[\w./-]*)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_cited_number_is_recorded(page):
     if page.stem != "tutorial":  # whose numbers are those of its own grid
         assert [citation.problem for citation in check(page) if citation.problem] == []
