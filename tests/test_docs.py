@@ -92,6 +92,13 @@ def test_every_cited_number_is_recorded(page):
         assert [citation.problem for citation in check(page) if citation.problem] == []
 
 
+def test_the_first_page_names_every_command():
+    page = (DOCS / "index.md").read_text()
+    for command in app.registered_commands:
+        name = command.name or command.callback.__name__
+        assert re.search(rf"^\| `ablate {name}\b", page, re.MULTILINE), name
+
+
 def test_every_page_is_in_the_menu():
     menu = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(menu) == sorted(page.name for page in DOCS.glob("*.md"))
