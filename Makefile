@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ALL_RESULTS = $(patsubst %/jobs.json,%,$(wildcard results/*/jobs.json))
 
-.PHONY: help setup ablate plots tables report check test test-all lint bench bench-records clean
+.PHONY: help setup ablate plots tables report check docs test test-all lint bench bench-records clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ report: $(READY) ## rebuild tables, figures and the page of every folder of resu
 check: $(READY) ## fail where a number in the README differs from the records
 	$(BIN)/ablate check README.md
 
+docs: $(VENV)/.docs ## build the pages of docs/ as a site, in site/
+	$(BIN)/python docs/fields.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 test: $(READY) check ## every fast test that needs no GPU
 	$(BIN)/pytest -n 3 --dist worksteal
 
@@ -53,5 +61,5 @@ bench-records: $(READY) ## measure the reports of 10,000 records
 	$(BIN)/pytest -m bench -k ten_thousand -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 clean: ## remove the environment, caches and the quick grid's results; keep everything committed
-	rm -rf $(VENV) results/quick build densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf $(VENV) results/quick site build densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 	find densenet ablations tests -name __pycache__ -type d -exec rm -rf {} +
