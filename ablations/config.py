@@ -47,53 +47,54 @@ class DataConfig(Config):
     """The images: which, from where, how many, and how they are varied in training."""
 
     name: Annotated[str, RESULT] = "digits"
-    """A key of `ablations.data.registry.DATASETS`."""
+    """The name of the data set. `ablate list` shows all of them."""
 
     root: Annotated[str, BESIDE] = ""
-    """The folder that holds the files; empty: where this suite downloads to."""
+    """The folder that holds the files. Empty: the folder that this suite downloads to."""
 
     validation: Annotated[float, RESULT] = Field(default=0.0, ge=0)
-    """Images cut from the training set to choose on, as many of each class as its share: a share of them below 1, or a
-    whole number. None by default: what is not chosen on trains, as in the paper's last-epoch results."""
+    """Images that are cut from the training set to choose on: a share below 1, or a whole number of images. Each class
+    gives its share. The default is none, so that every image is trained on, as in the paper."""
 
     train_limit: Annotated[int, RESULT] = Field(default=0, ge=0)
-    """Train on that many images only, of those that validation leaves, balanced over the classes; 0 = all."""
+    """The number of images to train on, of those that `validation` leaves. The classes are balanced. 0: all."""
 
     subset_seed: Annotated[int, RESULT] = Field(default=0, ge=0, lt=2**63)
-    """Which images `validation` and `train_limit` take; the same ones for every seed of a run."""
+    """Decides which images `validation` and `train_limit` take. They are the same for every seed of a run."""
 
     augmentation: Annotated[Literal["none", "standard", "cutout"], RESULT] = "none"
-    """standard: shifted by up to 4 pixels with zero padding, and mirrored half of the time, as in the DenseNet paper's
-    section 4.1; cutout: a square erased on top of that (DeVries and Taylor 2017). none, since a mirrored digit is no
-    digit: whoever names a data set of photographs knows that they may be mirrored."""
+    """How training images are varied. standard: they are shifted by up to 4 pixels, with zeros where nothing is left,
+    and half of them are mirrored (the DenseNet paper, section 4.1). cutout: a square is erased as well (DeVries and
+    Taylor 2017). The default is none: a mirrored digit is no digit, so state standard for photographs."""
 
     cutout_size: Annotated[int, RESULT] = Field(default=16, gt=0, le=10_000)
-    """Edge of cutout's square, in pixels (16 on CIFAR-10, 8 on CIFAR-100 in its paper)."""
+    """The edge of cutout's square, in pixels. Its paper takes 16 on CIFAR-10 and 8 on CIFAR-100."""
 
     image_size: Annotated[int, Role(only=("imagefolder", "parquet"))] = Field(default=0, ge=0, le=10_000)
-    """`imagefolder` and `parquet`: the shorter side is resized to this, and the middle square kept; 0 = as they are."""
+    """For `imagefolder` and `parquet`: the shorter side is resized to this many pixels, and the middle square is kept.
+    0: images stay as they are."""
 
     test_share: Annotated[float, Role(only=("imagefolder",))] = Field(default=0.0, ge=0, lt=1)
-    """`imagefolder`: the share of each class that becomes the test set, where the folder has none of its own. None by
-    default: a split that its authors published is better than ours."""
+    """For `imagefolder`: the share of each class that becomes the test set, if the folder has no test set of its own.
+    The default is none: a split that its authors published is better than ours."""
 
     memory_limit: Annotated[int, BESIDE] = Field(default=4096, gt=0)
-    """MiB up to which a data set becomes one tensor in memory; an image folder above it is read as it is needed. 4 GiB
-    hold every data set of 32 x 32 pixels, and fit a small machine."""
+    """MiB. A smaller data set becomes one tensor in memory. A larger image folder is read from its files during
+    training. The default, 4 GiB, holds every data set of 32 x 32 pixels and fits a small machine."""
 
     workers: Annotated[int, BESIDE] = Field(default=2, ge=0, le=256)
-    """Processes that read such a folder; two keep a small network busy and a small machine usable."""
+    """Processes that read a large image folder. Two keep a small network busy."""
 
     shape: Annotated[
         tuple[Annotated[int, Field(gt=0, le=100_000)], ...], Field(strict=False, max_length=3), Role(only=("random",))
     ] = ()
-    """`random`: channels, height and width."""
+    """For `random`: channels, height and width."""
 
     classes: Annotated[int, Role(only=("random",))] = Field(default=0, ge=0, le=1_000_000)
-    """`random`: how many classes the images pretend to have."""
+    """For `random`: the number of classes."""
 
     size: Annotated[int, Role(only=("random",))] = Field(default=0, ge=0, le=10_000_000)
-    """`random`: how many images there are to train on, and as many to test on."""
+    """For `random`: the number of training images, and of test images."""
 
     @field_validator("validation")
     @classmethod
@@ -115,81 +116,80 @@ class TrainConfig(Config):
     """How a network is trained. The defaults are the DenseNet paper's recipe for CIFAR (section 4.2), shortened."""
 
     optimizer: Annotated[Literal["sgd", "adamw"], STEP] = "sgd"
-    """sgd: with Nesterov momentum and no dampening, the paper's; adamw: Loshchilov and Hutter 2019."""
+    """sgd: with Nesterov momentum and no dampening, as in the paper. adamw: Loshchilov and Hutter 2019."""
 
     learning_rate: Annotated[float, RESULT] = Field(default=0.1, gt=0)
-    """The highest rate of the schedule; 0.1 is the paper's. adamw wants about a hundredth of it."""
+    """The highest rate of the schedule. The paper takes 0.1; adamw needs about a hundredth of it."""
 
     momentum: Annotated[float, RESULT] = Field(default=0.9, gt=0, lt=1)
-    """sgd's Nesterov momentum, adamw's first beta; 0.9 is the paper's."""
+    """The Nesterov momentum of sgd, or the first beta of adamw. The paper takes 0.9."""
 
     weight_decay: Annotated[float, RESULT] = Field(default=1e-4, ge=0)
-    """1e-4 is the paper's. An L2 penalty in sgd, decoupled in adamw."""
+    """An L2 penalty in sgd, decoupled in adamw. The paper takes 1e-4."""
 
     decay_norms_and_biases: Annotated[bool, STEP] = True
-    """Whether parameters of one dimension decay too: in the paper's code they do."""
+    """Whether weight decay applies to parameters of one dimension too. In the paper's code it does."""
 
     schedule: Annotated[Literal["step", "cosine", "one-cycle", "constant"], RESULT] = "step"
-    """How the rate changes, step by step. step: divided by 10 at 50 % and 75 % of all steps, the paper's. cosine: half
-    a cosine down to 0 (Loshchilov and Hutter 2017, without restarts). one-cycle: up from 1/25 over 30 % of the steps,
-    then down to 1/250000, along cosines (Smith and Topin 2018)."""
+    """How the rate changes from step to step. step: divided by 10 after 50 % and 75 % of all steps, as in the paper.
+    cosine: half a cosine down to 0 (Loshchilov and Hutter 2017, without restarts). one-cycle: cosines up from 1/25 of
+    the rate over 30 % of the steps, then down to 1/250000 (Smith and Topin 2018). constant: not at all."""
 
     warmup_epochs: Annotated[float, RESULT] = Field(default=0.0, ge=0)
-    """The rate rises linearly over this many epochs before the schedule's own course; the paper has none."""
+    """Epochs over which the rate rises linearly before the schedule begins. The paper has none."""
 
     epochs: Annotated[int, RESULT] = Field(default=40, gt=0, le=1_000_000)
-    """Passes over the training images. The paper takes 300 on CIFAR and 40 on SVHN: 40 is what a first look affords."""
+    """Passes over the training images. The paper takes 300 on CIFAR and 40 on SVHN; the default is short, for a first
+    look."""
 
     steps: Annotated[int, RESULT] = Field(default=0, gt=0, le=1_000_000_000)
-    """Steps of the optimizer, given instead of `epochs`; the last epoch may end early."""
+    """Steps of the optimizer, given instead of `epochs`. The last epoch may end early."""
 
     batch_size: Annotated[int, STEP] = Field(default=64, gt=0, le=1_000_000)
-    """Images a step; 64 is the paper's."""
+    """Images in a step. The paper takes 64."""
 
     last_batch: Annotated[Literal["keep", "drop"], RESULT] = "keep"
-    """What becomes of the incomplete batch that ends an epoch. Kept, so that an epoch sees every image."""
+    """keep: the last batch of an epoch may be smaller, so that every image is seen. drop: it is left out."""
 
     label_smoothing: Annotated[float, STEP] = Field(default=0.0, ge=0, lt=1)
-    """The share of the target spread over all classes (Szegedy et al. 2016); the paper has none."""
+    """The share of the target that is spread over all classes (Szegedy et al. 2016). The paper has none."""
 
     clip_norm: Annotated[float, STEP] = Field(default=0.0, ge=0)
-    """The norm that the gradient of all parameters is scaled down to; 0 = not clipped, as in the paper."""
+    """The gradient of all parameters is scaled down to this norm if it is larger. 0: never, as in the paper."""
 
     ema: Annotated[float, STEP] = Field(default=0.0, ge=0, lt=1)
-    """Decay of an exponential moving average of weights and buffers, which is then what is evaluated; 0 = none, as in
-    the paper."""
+    """The decay of an exponential moving average of weights and buffers. The average is then what is tested. 0: there
+    is none, as in the paper."""
 
     precision: Annotated[Literal["fp32", "tf32", "bf16", "fp64"], STEP] = "fp32"
-    """fp32, since results should differ by design, not by rounding. tf32: on CUDA alone. bf16: autocast, with weights
-    and optimizer in fp32. fp64: to check others against."""
+    """fp32: the default, so that results differ by design and not by rounding. tf32: on CUDA only. bf16: autocast, with
+    weights and optimizer in fp32. fp64: to check others."""
 
     memory_format: Annotated[Literal["contiguous", "channels_last"], STEP] = "contiguous"
-    """How images and feature maps lie in memory. contiguous is PyTorch's default; channels_last is often faster."""
+    """How images and feature maps lie in memory. contiguous is PyTorch's default. channels_last is often faster."""
 
     compile: Annotated[bool, STEP] = False
-    """torch.compile, which costs a minute or more before the first step: it pays in long trainings.
-
-    A cost has the seconds in a column of their own, `train_compile_seconds`; throughput is without them.
-    """
+    """Whether torch.compile is used. It takes a minute or more before the first step, so it pays in long trainings.
+    This time stands apart, in the column `train_compile_seconds` of costs; throughput is without it."""
 
     evaluation_interval: Annotated[int, RESULT] = Field(default=1, gt=0)
-    """Epochs from one evaluation on the validation images to the next; the last epoch has one. Every epoch, for a whole
-    curve: it costs a forward pass of few images."""
+    """Epochs from one evaluation on the validation images to the next. The last epoch always has one."""
 
     test_curve: Annotated[bool, RESULT] = False
-    """Evaluate the test images at that interval too. Off: what is tested on should not be looked at before the end."""
+    """Whether the test images are evaluated at that interval too. The default is no: test images should not be looked
+    at before the end."""
 
     keep_weights: Annotated[bool, BESIDE] = False
-    """Keep the final weights beside the record, for `ablations.load_model`, of runs that are made from then on. Off:
-    they are as large as the network."""
+    """Whether the final weights are kept beside the record, for `ablations.load_model`. This holds for runs that are
+    made after it was set."""
 
     deterministic: Annotated[bool, STEP] = False
-    """On CUDA, algorithms that give the same bits every time, also after an interruption; slower, and a network that
-    has none for one of its operations fails. A CPU's always do."""
+    """On CUDA: use algorithms that give the same bits every time, also after an interruption. They are slower, and a
+    network with an operation that has no such algorithm fails. On a CPU algorithms always do."""
 
     checkpoint_seconds: Annotated[float, BESIDE] = Field(default=60.0, ge=0)
-    """Seconds after which the state of a training is kept within an epoch; it is kept at every epoch's end anyway. A
-    minute: what a dying machine may take away. 0: after every step."""
+    """Seconds after which the state of a training is saved within an epoch; it is saved at the end of every epoch
+    anyway. This is the work that a dying machine may take away. 0: after every step."""
 
     @model_validator(mode="after")
     def _one_length_and_one_rise(self) -> TrainConfig:

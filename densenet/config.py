@@ -81,66 +81,70 @@ class DenseNetConfig(Config):
     """The fields of a DenseNet. The defaults are DenseNet-BC-100 with k = 12, for images of CIFAR's size."""
 
     family: Literal["densenet"] = "densenet"
-    """Names this family in a grid."""
+    """The name of this family in a grid."""
 
     stem: Stem = "cifar"
-    """The first convolution, by the data set's kind (section 3, "Implementation Details")."""
+    """The first convolution. cifar: 3x3. imagenet: 7x7 with stride 2, then a max pool (section 3, "Implementation
+    Details")."""
 
     growth_rate: Annotated[int | tuple[int, ...], BeforeValidator(_one_or_per_block)] = 12
-    """k, the channels that a layer adds (section 3, "Growth rate"): one number, or one per block."""
+    """k, the channels that a layer adds (section 3, "Growth rate"): one number, or one for each block."""
 
     init_features: int = Field(default=0, ge=0, le=10_000)
-    """Channels of the stem; 0 stands for twice the (first) growth rate, the paper's choice for DenseNet-BC."""
+    """Channels of the stem. 0: twice the (first) growth rate, the paper's choice for DenseNet-BC."""
 
     bn_size: int = Field(default=4, ge=0, le=100)
-    """The bottleneck's width in growth rates (section 3, "Bottleneck layers"); 0 = no bottleneck."""
+    """The width of the bottleneck, in growth rates (section 3, "Bottleneck layers"). 0: no bottleneck."""
 
     depth: int = Field(default=0, gt=0, exclude=True)
-    """The paper's L, the number of weighted layers. Given instead of `block_config`, it is turned into one."""
+    """The paper's L, the number of weighted layers, given instead of `block_config`."""
 
     block_config: Annotated[
         tuple[Annotated[int, Field(gt=0, le=1000)], ...], Field(strict=False, min_length=1, max_length=8)
     ] = (16, 16, 16)
-    """Layers in each dense block; (16, 16, 16) is DenseNet-BC-100 (section 3, "Implementation Details")."""
+    """Layers in each dense block. (16, 16, 16) is DenseNet-BC-100 (section 3, "Implementation Details")."""
 
     compression: float = Field(default=0.5, gt=0, le=1)
-    """theta: the share of channels that a transition keeps (section 3, "Compression"); 1 = no compression.
-    Without a meaning where `connectivity` is not concat."""
+    """theta, the share of channels that a transition keeps (section 3, "Compression"). 1: all of them. It means nothing
+    if `connectivity` is not concat."""
 
     layer_order: LayerOrder = "norm-act-conv"
-    """The order of norm, activation and convolution, in every layer, transition, stem and head."""
+    """The order of norm, activation and convolution in every layer, transition, stem and head."""
 
     norm: Norm = "batch"
-    """batch (Ioffe and Szegedy 2015), group (Wu and He 2018), or none, and then every convolution has a bias."""
+    """batch (Ioffe and Szegedy 2015), group (Wu and He 2018), or none. Without a norm every convolution has a bias."""
 
     norm_groups: int = Field(default=32, gt=0, le=10_000)
-    """Groups of the group norm (32 in Wu and He 2018); each width takes the largest divisor not above it."""
+    """Groups of the group norm; Wu and He 2018 take 32. If they do not divide the channels, the next smaller number
+    that does is taken."""
 
     activation: Activation = "relu"
-    """The non-linearity; a key of `densenet.options.ACTIVATIONS`. The paper's is relu."""
+    """The non-linearity. The paper's is relu."""
 
     connectivity: Connectivity = "concat"
-    """concat: x_l = H_l([x_0, ..., x_(l-1)]), equation 2. sum: x_l = H_l(x_(l-1)) + x_(l-1), equation 1, the ResNet's.
-    none: x_l = H_l(x_(l-1)). The latter two hold the stream at the stem's width, doubled by each transition, and the
-    layers go over bn_size * k channels back to it."""
+    """What a layer does with the features before it. concat: x_l = H_l([x_0, ..., x_(l-1)]), equation 2. sum: x_l =
+    H_l(x_(l-1)) + x_(l-1), equation 1, as in a ResNet. none: x_l = H_l(x_(l-1)). With sum and none, features have the
+    width of the stem, which each transition doubles, and a layer passes through bn_size * k channels."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """The share of elements that dropout zeroes; the paper takes 0.2 where it does not augment (section 4.2)."""
+    """The share of elements that dropout sets to zero. The paper takes 0.2 where images are not augmented (section
+    4.2)."""
 
     dropout_place: DropoutPlace = "layer"
-    """After the last convolution of every layer (torchvision), or after every convolution but the first (the paper)."""
+    """layer: after the last convolution of every layer, as torchvision has it. convolution: after every convolution but
+    the first, as the paper has it."""
 
     checkpoint: Checkpoint = "none"
-    """What the backward pass recomputes instead of keeping (Pleiss et al. 2017). It changes memory and time, never a
-    result."""
+    """What the backward pass computes again instead of keeping it (Pleiss et al. 2017). This changes memory and time,
+    never a result."""
 
     init: Init = "fan-in"
-    """He's normal distribution by fan-in, as torchvision's DenseNets draw; the authors' Lua code draws by fan-out."""
+    """The width of He's normal distribution. fan-in: as torchvision's DenseNets. fan-out: as the authors' Lua code."""
 
     implementation: Implementation = "textbook"
-    """textbook, or normalize-once: the same function but for rounding, faster in training and with less memory. It
-    wants batch norm and relu before the convolution (layer_order norm-act-conv), connectivity concat, and checkpoint
-    none, its fastest, or bottleneck, its leanest."""
+    """textbook: the equations as they stand. normalize-once: the same function, except for rounding, with less time and
+    memory in training. It needs batch norm, relu, layer_order norm-act-conv, connectivity concat, and checkpoint none
+    (its fastest) or bottleneck (its smallest)."""
 
     in_channels: int = Field(default=3, gt=0, le=10_000)
     """Channels of the image."""

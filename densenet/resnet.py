@@ -44,32 +44,34 @@ class ResNetConfig(Config):
     """The fields of a ResNet. The defaults are the paper's ResNet-20 for CIFAR; presets give the ImageNet networks."""
 
     family: Literal["resnet"] = "resnet"
-    """Names this family in a grid."""
+    """The name of this family in a grid."""
 
     stem: Stem = "cifar"
-    """cifar: three stages of 16, 32 and 64 channels (He et al. 2016a, section 4.2). imagenet: four of 64 to 512."""
+    """cifar: three stages of 16, 32 and 64 channels (He et al. 2016a, section 4.2). imagenet: four stages of 64 to
+    512."""
 
     block: Literal["basic", "bottleneck"] = "basic"
-    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1, the last to four times the stage's channels
-    (He et al. 2016a, Figure 5); its stride is the 3x3 convolution's, as torchvision has it."""
+    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3 and 1x1, the last with four times the stage's channels (He et
+    al. 2016a, Figure 5). Its 3x3 convolution has the stride, as in torchvision."""
 
     depth: int = 20
-    """Weighted layers. On CIFAR 6n + 2 (basic: 20, 32, 44, 56, 110 in Table 6) or 9n + 2 (bottleneck); with the
-    imagenet stem 18, 34 (basic), 50, 101, 152 (bottleneck)."""
+    """Weighted layers. With the cifar stem 6n + 2 (basic: 20, 32, 44, 56 and 110 in Table 6) or 9n + 2 (bottleneck).
+    With the imagenet stem 18 or 34 (basic), 50, 101 or 152 (bottleneck)."""
 
     shortcut: Literal["pad", "projection"] = "pad"
-    """Where a unit changes the shape: option A (subsampled and padded with zeros, the paper's choice for CIFAR) or
-    option B (a 1x1 convolution, its choice for ImageNet); He et al. 2016a, section 3.3."""
+    """What happens where a unit changes the shape (He et al. 2016a, section 3.3). pad: option A, subsampled and padded
+    with zeros, the paper's choice for CIFAR. projection: option B, a 1x1 convolution, its choice for ImageNet."""
 
     order: Order = "original"
-    """Where a unit's norms and activations stand (He et al. 2016b, Figure 4); its best is full-pre-activation."""
+    """Where norms and activations stand in a unit (He et al. 2016b, Figure 4). The best of that paper is
+    full-pre-activation."""
 
     init: Init = "fan-out"
-    """He's normal distribution by fan-out, as the authors' Lua code (fb.resnet.torch) and torchvision's ResNets draw.
-    By fan-in, the first convolution of ResNet-50 has 21 times as much variance."""
+    """The width of He's normal distribution. fan-out: as the authors' Lua code (fb.resnet.torch) and torchvision's
+    ResNets. With fan-in the first convolution of ResNet-50 has 21 times as much variance."""
 
     width: float = Field(default=1.0, gt=0, le=100)
-    """Multiplies the channels of stem and stages, rounded; a real number, so that a size can be matched."""
+    """Multiplies the channels of stem and stages, rounded. It is a real number, so that a size can be matched."""
 
     in_channels: int = Field(default=3, gt=0, le=10_000)
     """Channels of the image."""
