@@ -17,7 +17,7 @@ from ablations.data.subsets import balanced_subset, cut
 from densenet.options import lookup
 
 STATISTICS_OF = 10_000
-"""Images that mean and standard deviation are measured on, where not all images are in memory."""
+"""Images of an image folder that mean and standard deviation are measured on, in memory or in files."""
 
 
 @dataclass(frozen=True)

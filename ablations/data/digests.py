@@ -14,8 +14,8 @@ from ablations.data.images import DataError
 from ablations.storage import files
 from ablations.storage.paths import cache_folder
 
-SETTLED = 2.0
-"""Seconds after which a file's time tells a later change apart: some file systems count in steps of two seconds."""
+CLOCK_STEP = 2.0
+"""Seconds within which two changes of a file may have the same time: the coarsest step of a file system's clock."""
 
 Entry = tuple[list[int], str]
 """A file's stamp and its SHA-256."""
@@ -24,12 +24,12 @@ Entry = tuple[list[int], str]
 def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
     """The SHA-256 of each file, in hexadecimal; a file that has not changed since the last call is not read again.
 
-    A file has changed if its size, inode or one of its times has: change of content, change of status. The checksums
-    of one `root` lie in one file of the cache folder; a damaged one is ignored, and one that cannot be written is not
-    missed. Raises DataError for a file that cannot be read.
+    A file counts as changed if its size, its inode, or the time of its last change of content or status is another.
+    The checksums of all files below `root` lie in one file of the cache folder. If that file is damaged or cannot be
+    written, the files are hashed again. Raises DataError for a data file that cannot be read.
     """
-    kept_at = cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()}.json"
-    known = _read(kept_at)
+    place = cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()}.json"
+    known = _read(place)
     found: dict[str, Entry] = {}
     digests = []
     for path in paths:
@@ -37,12 +37,12 @@ def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
         entry = known.get(name)
         digest = entry[1] if entry and entry[0] == stamp else hash_file(path, "sha256")
         digests.append(digest)
-        # a file that was just written may change again without another time
-        if now - max(stamp[1:3]) > SETTLED * 1e9:
+        # a file that changed a moment ago may change again and keep its time: it is hashed again the next time
+        if now - max(stamp[1:3]) > CLOCK_STEP * 1e9:
             found[name] = stamp, digest
     if found != known:
         with suppress(files.StorageError):
-            files.write(kept_at, _sign(json.dumps(found).encode("utf-8")))
+            files.write(place, _sign(json.dumps(found).encode("utf-8")))
     return digests
 
 
@@ -65,7 +65,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    """The checksums that are kept in a file; none if it is missing or damaged."""
+    """The entries in a file of the cache, by path; none if the file is missing or damaged."""
     try:
         content = path.read_bytes()
         _, _, body = content.partition(b"\n")
@@ -77,5 +77,5 @@ def _read(path: Path) -> dict[str, Entry]:
 
 
 def _sign(body: bytes) -> bytes:
-    """The text behind its own checksum."""
+    """The text with its checksum in a line before it."""
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body

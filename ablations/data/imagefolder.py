@@ -68,11 +68,11 @@ def _find_parts(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[
             "where there is one set alone, data.test_share = 0.2 cuts a fifth of it for the test"
         )
     names = {part: sorted(each.name for each in place.iterdir() if each.is_dir()) for part, place in places.items()}
-    if names.get("test", names["train"]) != names["train"] or not names["train"]:
-        odd = sorted(set(names["train"]) ^ set(names.get("test", [])))
-        raise DataError(
-            f"{root}: train and test must have the same folders of classes; they differ in {odd or 'nothing'}"
-        )
+    if not any(names.values()):
+        raise DataError(f"{places['train']} has no folders: each class needs a folder of images, named after the class")
+    odd = sorted(set(names["train"]).symmetric_difference(names.get("test", names["train"])))
+    if odd:
+        raise DataError(f"{root}: train and test must have the same folders of classes; they differ in {odd}")
     return places, tuple(names["train"])
 
 

@@ -28,7 +28,7 @@ class DataError(ValueError):
 
 
 class ImageSource(Protocol):
-    """N images of one shape and their classes. Training reads images in this way, wherever they lie."""
+    """N images of one shape and their classes, as training reads them from memory or from files."""
 
     @property
     def labels(self) -> Tensor:
@@ -40,7 +40,7 @@ class ImageSource(Protocol):
 
     @property
     def forks(self) -> bool:
-        """Whether `batches` forks processes. No other thread should be at work then: a child gets its locks."""
+        """Whether `batches` forks processes. No other thread should write then: they inherit its locks."""
 
     def __len__(self) -> int: ...
 

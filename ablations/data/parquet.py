@@ -57,9 +57,10 @@ def _check_shards(shards: list[Path]) -> list[Path]:
     """Gives the shards back, if there are as many as their names say. Raises DataError."""
     counts = {count for path in shards for count in re.findall(r"-of-(\d+)\.parquet$", path.name)}
     if counts and (len(counts) > 1 or int(*counts) != len(shards)):
-        told = " and ".join(sorted(counts))
+        told = " and ".join(str(int(count)) for count in sorted(counts))
         raise DataError(
-            f"{shards[0].parent} holds {len(shards)} shards such as {shards[0].name}, and their names tell of {told}"
+            f"{shards[0].parent} holds {len(shards)} shards such as {shards[0].name}, but their names say that "
+            f"there are {told}: add those that are missing, or remove those of another set"
         )
     return shards
 

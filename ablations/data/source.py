@@ -36,7 +36,7 @@ class Source:
     """Whether the decoded images are kept in the cache; only images in memory can be."""
 
     sampled: bool = False
-    """Whether mean and standard deviation are measured on a sample of the images, as for images in files."""
+    """Whether mean and standard deviation are measured on a sample of the images, because they may lie in files."""
 
 
 def finish_checksum(digest: Any, config: DataConfig) -> str:

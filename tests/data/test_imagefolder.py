@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_a_file_that_is_no_image_is_named(pictures):
         (lambda root: (root / "test" / "cat").rename(root / "test" / "cow"), {}, r"differ in \['cat', 'cow'\]"),
         (lambda root: (root / "test").rename(root / "other"), {}, r"has no folders train and test \(or val\)"),
         (lambda root: [path.unlink() for path in (root / "test" / "cat").iterdir()], {}, "cat has no images"),
+        (
+            lambda root: [shutil.rmtree(root / "train" / name) for name in ("cat", "dog")],
+            {},
+            r"differ in \['cat', 'dog'\]",
+        ),
+        (
+            lambda root: [shutil.rmtree(root / part / name) for part in ("train", "test") for name in ("cat", "dog")],
+            {},
+            "train has no folders: each class needs a folder of images",
+        ),
         (lambda root: None, {"image_size": 0}, "image_size is missing"),
         (lambda root: (root / "train" / "cat" / "x.png").symlink_to("nowhere"), {}, r"x\.png cannot be read"),
         (lambda root: None, {"root": ""}, "root is missing"),

@@ -146,6 +146,7 @@ def test_shards_that_are_missing_are_missed(tmp_path):
     write_parquet(tmp_path, "train-00000-of-00002", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
     write_parquet(tmp_path, "test", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
     with pytest.raises(
-        DataError, match=r"holds 1 shards such as train-00000-of-00002\.parquet, and their names tell of"
+        DataError,
+        match=r"holds 1 shards such as train-00000-of-00002\.parquet, but their names say that there are 2: add",
     ):
         load(DataConfig(name="parquet", root=str(tmp_path)))
