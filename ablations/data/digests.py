@@ -28,7 +28,7 @@ def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
     The checksums of all files below `root` lie in one file of the cache folder. If that file is damaged or cannot be
     written, the files are hashed again. Raises DataError for a data file that cannot be read.
     """
-    place = cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()}.json"
+    place = cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()}.sha256"
     known = _read(place)
     found: dict[str, Entry] = {}
     digests = []
