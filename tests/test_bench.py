@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from ablations.config import DataConfig, TrainConfig
-from ablations.data.augmentation import SHIFT, augmented
+from ablations.data.augmentation import SHIFT, augment
 from ablations.data.dataset import Dataset, load
 from ablations.grid.model import jobs
 from ablations.grid.planning import make_manifest
@@ -360,7 +360,7 @@ class Images(torch.utils.data.Dataset):
 def our_epoch(data: Dataset) -> int:
     """The images of an epoch as `ablations.train` reads them."""
     batches = torch.randperm(len(data.train)).split(64)
-    return sum(len(images) for images in augmented(data, batches, 1, DATA))
+    return sum(len(images) for images in augment(data, batches, 1, DATA))
 
 
 def their_epoch(data: Dataset, batchwise: bool = False) -> int:

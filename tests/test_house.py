@@ -16,8 +16,8 @@ PACKAGES = {
     "ablations": "metrics signals",
     "ablations.storage": "files locks paths records manifest",
     "ablations ": "config environment",
-    "ablations.data": "images source subsets download builtin parquet imagefolder published registry cache dataset "
-    "augmentation",
+    "ablations.data": "images source subsets digests download builtin parquet imagefolder published registry cache "
+    "dataset augmentation",
     "ablations.grid": "model planning tuning matching problems reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost",

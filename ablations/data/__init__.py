@@ -1,1 +1,1 @@
-"""The images: found or downloaded, verified, decoded, split, varied."""
+"""Data sets: found or downloaded, verified, decoded, split and augmented."""

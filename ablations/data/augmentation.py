@@ -1,7 +1,7 @@
-"""Augmentation in batches, on the device; one image's depends only on (seed, epoch, index).
+"""Augmentation in batches, on the device; an image's variation depends on seed, epoch and index alone.
 
-Random numbers are counted, not drawn: number j of image i is a hash of the seed, the epoch, i and j, so that neither
-batch size, device, order nor an interruption changes them.
+There is no random state: number j of image i is a hash of the seed, the epoch, i and j. So neither batch size, device,
+order nor an interruption changes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHIFT = 4
 """Pixels by which the paper shifts at most (Huang et al. 2017, section 4.1)."""
 
 BLOCK = 32
-"""Batches whose variations are chosen at once: chosen one by one, the whole would take half as long again on a CPU."""
+"""Batches whose variations are drawn at once: one by one, augmentation takes half as long again on a CPU."""
 
 
 def random_numbers(seed: int, indices: Tensor, count: int) -> Tensor:
@@ -27,38 +27,38 @@ def random_numbers(seed: int, indices: Tensor, count: int) -> Tensor:
     SplitMix64 (Steele, Lea and Flood 2014) of the index's own sequence, in 64 bits that wrap around.
     """
     steps = torch.arange(1, count + 1, device=indices.device).view(-1, 1)
-    sequence = _mixed(indices * _GOLDEN + seed)
-    return _high_bits(_mixed(sequence + steps * _GOLDEN), 33)
+    sequence = _mix(indices * _GOLDEN + seed)
+    return _high_bits(_mix(sequence + steps * _GOLDEN), 33)
 
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
 
-def _mixed(x: Tensor) -> Tensor:
+def _mix(x: Tensor) -> Tensor:
     x = (x ^ _high_bits(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     x = (x ^ _high_bits(x, 27)) * (0x94D049BB133111EB - 2**64)
     return x ^ _high_bits(x, 31)
 
 
 def _high_bits(x: Tensor, shift: int) -> Tensor:
-    """The bits shifted right with zeros coming in, which a shift of signed numbers does not do by itself."""
+    """Shifts the bits right and fills with zeros; the plain shift of a signed number repeats its sign."""
     bits: Tensor = (x >> shift) & (2 ** (64 - shift) - 1)
     return bits
 
 
-def augmented(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataConfig) -> Iterator[Tensor]:
-    """The training images of each tensor of indices, `(N,) -> (N, C, H, W)`, normalised and varied.
+def augment(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataConfig) -> Iterator[Tensor]:
+    """Reads, varies and normalises the training images of each tensor of indices, `(N,)` -> float32 `(N, C, H, W)`.
 
-    `seed` stands for the run's seed and the epoch. Zero, which fills what a shift uncovers and what cutout erases, is
-    the mean colour of the training set.
+    `seed` must differ from epoch to epoch and from run to run. Zero fills what a shift uncovers and what cutout erases:
+    after normalisation it is the mean colour of the training set. Raises DataError for a damaged file.
     """
     batches = data.train.batches(indices)
     if config.augmentation == "none":
         yield from map(data.normalise, batches)
         return
-    variations = _variations(indices, seed, config, *data.image_size)
+    variations = _draw_variations(indices, seed, config, *data.image_size)
     for images, (offset, mirror, rows, columns, *erased) in zip(batches, variations, strict=True):
-        varied = data.normalise(_moved(images, offset, mirror))
+        varied = data.normalise(_move(images, offset, mirror))
         # what is uncovered shows a neighbour's pixels; a negative one of them times zero is a negative zero
         varied.mul_(_rectangle(rows, columns)).add_(0.0)
         if erased:
@@ -66,13 +66,15 @@ def augmented(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataC
         yield varied
 
 
-def _variations(
+def _draw_variations(
     indices: Sequence[Tensor], seed: int, config: DataConfig, height: int, width: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What becomes of the images of each batch.
+    """How the images of each batch are varied, as four tensors or, with cutout, six:
 
-    `(N,)` how many pixels each begins after its first and 1 where it is mirrored, `(N, H)` and `(N, W)` 1 for rows and
-    columns that it still covers, and with cutout likewise for those that are erased.
+    `(N,)`: the pixel at which each image begins, counted from its first;
+    `(N,)`: 1 if it is mirrored, else 0;
+    `(N, H)` and `(N, W)`: 1 for rows and columns that the image still covers, else 0;
+    `(N, H)` and `(N, W)`: 1 for rows and columns that cutout erases, else 0.
     """
     for start in range(0, len(indices), BLOCK):
         block = indices[start : start + BLOCK]
@@ -89,11 +91,11 @@ def _variations(
         yield from zip(*(each.split([len(batch) for batch in block]) for each in drawn), strict=True)
 
 
-def _moved(images: Tensor, offset: Tensor, mirror: Tensor) -> Tensor:
-    """Each image, or its mirror image, from the pixel `offset` on.
+def _move(images: Tensor, offset: Tensor, mirror: Tensor) -> Tensor:
+    """Copies each image, or its mirror image where `mirror` is 1, from the pixel `offset` on; `(N, C, H, W)`.
 
-    All of them lie one behind the other, and each is copied in one piece from where it is to begin: to the pixels
-    that it does not have come those of its neighbours.
+    All images lie in one line, and each copy is one piece of it: where a copy leaves its image, it holds pixels of the
+    neighbours, which the caller erases.
     """
     pixels, size = images.numel(), images[:1].numel()
     margin = images.new_zeros(SHIFT * images.shape[3] + SHIFT)
@@ -103,11 +105,11 @@ def _moved(images: Tensor, offset: Tensor, mirror: Tensor) -> Tensor:
 
 
 def _rectangle(rows: Tensor, columns: Tensor) -> Tensor:
-    """`(N, H)`, `(N, W)` -> `(N, 1, H, W)`: 1 where both are."""
+    """`(N, H)`, `(N, W)` -> `(N, 1, H, W)`: 1 where the row and the column are 1, else 0."""
     return (rows.unsqueeze(2) * columns.unsqueeze(1)).unsqueeze(1)
 
 
 def _segment(start: Tensor, length: int, side: int) -> Tensor:
-    """1 for the `length` places from each start on, of which some may lie outside, else 0: `(N,) -> (N, side)`."""
+    """1 for the `length` places from each start on, else 0, `(N,) -> (N, side)`; some places may lie outside."""
     places = torch.arange(side, device=start.device) - start.view(-1, 1)
     return ((places >= 0) & (places < length)).float()

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 
 from ablations.config import DataConfig
-from ablations.data.images import DataError
-from ablations.data.source import Part, Parts, Source
+from ablations.data.images import DataError, MemoryImages
+from ablations.data.source import Parts, Source
 from ablations.data.subsets import balanced_subset
 
 
 def digits(config: DataConfig) -> Source:
-    """scikit-learn's handwritten digits, shipped with it: 1,797 grey images of 8 x 8, values 0 to 16.
+    """scikit-learn's handwritten digits, which come with it: 1,797 grey images of 8 x 8, values 0 to 16.
 
-    360 of them, class-balanced, are the test set; the split is always the same.
-    Source: UCI, "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
+    360 of them, 36 of each class, are the test set; the split is always the same.
+    Origin: UCI, "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
     """
     from sklearn.datasets import load_digits
 
@@ -33,13 +33,16 @@ def digits(config: DataConfig) -> Source:
     def decode() -> Parts:
         test = torch.zeros(len(targets), dtype=torch.bool)
         test[balanced_subset(targets, 360, seed=0)] = True
-        return {"train": Part(images[~test], targets[~test]), "test": Part(images[test], targets[test])}
+        return {
+            "train": MemoryImages(images[~test], targets[~test]),
+            "test": MemoryImages(images[test], targets[test]),
+        }
 
     return Source("digits", hashlib.sha256(b"digits" + pixels.tobytes() + labels.tobytes()).hexdigest(), decode)
 
 
 def random(config: DataConfig) -> Source:
-    """Noise of a given shape: to plan and to time networks, not to train them."""
+    """Noise of a given shape, with which networks are planned and timed. Raises DataError for a missing field."""
     if not (len(config.shape) == 3 and config.classes and config.size):
         raise DataError(
             "random needs data.shape, data.classes and data.size, for example "
@@ -51,12 +54,12 @@ def random(config: DataConfig) -> Source:
             f"random images of this shape and size take more than data.memory_limit = {config.memory_limit} MiB"
         )
 
-    def part(seed: int) -> Part:
+    def draw(seed: int) -> MemoryImages:
         generator = torch.Generator().manual_seed(seed)
         images = torch.randint(256, (config.size, *config.shape), generator=generator, dtype=torch.uint8)
-        return Part(images, torch.randint(config.classes, (config.size,), generator=generator))
+        return MemoryImages(images, torch.randint(config.classes, (config.size,), generator=generator))
 
     label = f"random {' x '.join(map(str, config.shape))}"
     fields = f"{label}, {config.classes} classes, {config.size} images"
     checksum = hashlib.sha256(fields.encode()).hexdigest()
-    return Source(label, checksum, lambda: {"train": part(0), "test": part(1)}, classes=config.classes, kept=False)
+    return Source(label, checksum, lambda: {"train": draw(0), "test": draw(1)}, classes=config.classes, cached=False)

@@ -1,99 +1,28 @@
-"""Data sets as a run uses them: decoded once and cached, split, and counted per class.
-
-What fits into memory is one uint8 tensor, kept in a cache under the checksum of its source; what does not is read from
-its files as it is needed.
-"""
+"""Data sets as a run uses them: loaded from the cache or decoded, split, and measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ablations import signals
 from ablations.config import DataConfig
 from ablations.data.cache import decode_cached
-from ablations.data.images import DataError, Files
+from ablations.data.images import DataError, ImageSource
 from ablations.data.registry import DATASETS
 from ablations.data.subsets import balanced_subset, cut
 from densenet.options import lookup
 
 STATISTICS_OF = 10_000
-"""Images of a folder that the normalisation statistics are taken from, for it may be read as needed."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images and their classes, in memory or in files."""
-
-    images: Tensor | Files
-    """uint8 `(N, C, H, W)`."""
-
-    labels: Tensor
-    """int64 `(N,)`."""
-
-    chosen: Tensor | None = None
-    """Which of the files these are; None for all of them, and for images in memory."""
-
-    workers: int = 0
-    """Processes that read the files."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: Tensor) -> Images:
-        """The images of these indices."""
-        if isinstance(self.images, Tensor):
-            return replace(self, images=self.images[indices], labels=self.labels[indices])
-        chosen = indices if self.chosen is None else self.chosen[indices]
-        return replace(self, labels=self.labels[indices], chosen=chosen)
-
-    def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
-        """uint8 `(n, C, H, W)` for each tensor of n indices, on the device of the labels."""
-        if isinstance(self.images, Tensor):
-            for batch in indices:
-                yield self.images.index_select(0, batch)  # copies whole images: nine times as fast as [batch] on a CPU
-            return
-        places = [(batch if self.chosen is None else self.chosen[batch.cpu()]).tolist() for batch in indices]
-        pinned = self.labels.is_cuda
-        loader: DataLoader[Tensor] = DataLoader(
-            self.images,
-            batch_sampler=places,
-            num_workers=self.workers,
-            multiprocessing_context="fork" if self.workers else None,  # any other imports torch for each of them
-            worker_init_fn=_deaf,
-            pin_memory=pinned,
-            generator=torch.Generator(),  # of its own: the common one is for dropout
-        )
-        try:
-            for images in loader:
-                yield images.to(self.labels.device, non_blocking=True)
-        except DataError as error:  # a reader's, with its whole traceback
-            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
-
-    def to(self, device: torch.device) -> Images:
-        """The same on another device; files stay where they are."""
-        images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
-        return replace(self, images=images, labels=self.labels.to(device))
-
-    def per_class(self, classes: int) -> list[int]:
-        """How many images each class has."""
-        return [int(count) for count in self.labels.bincount(minlength=classes)]
-
-
-def _deaf(reader: int) -> None:
-    """Loader workers ignore stop signals: the training ends them."""
-    signals.ignore()
+"""Images of an image folder that mean and standard deviation are measured on, in memory or in files."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a grid needs to know of a data set, without its images."""
+    """A data set without its images: what a grid needs to know of it."""
 
     label: str
     checksum: str
@@ -108,13 +37,16 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set; normalisation statistics are those of the training images."""
+    """Images to train, to choose and to test on, with what describes them.
+
+    `mean` and `std` are those of the training images, float32 `(1, C, 1, 1)`.
+    """
 
     label: str
     checksum: str
-    train: Images
-    validation: Images | None
-    test: Images
+    train: ImageSource
+    validation: ImageSource | None
+    test: ImageSource
     num_classes: int
     names: tuple[str, ...]
     mean: Tensor
@@ -122,15 +54,13 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """C of the images."""
-        return 3 if isinstance(self.train.images, Files) else self.train.images.shape[1]
+        """Channels of the images: 1 for grey, 3 for colour."""
+        return self.train.shape[0]
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width, in pixels."""
-        if isinstance(self.train.images, Files):
-            return self.train.images.size, self.train.images.size
-        return self.train.images.shape[2], self.train.images.shape[3]
+        return self.train.shape[1:]
 
     @property
     def info(self) -> DatasetInfo:
@@ -149,21 +79,25 @@ class Dataset:
         return replace(self, validation=self.validation and self.validation.to(device), **moved)
 
     def described(self) -> dict[str, Any]:
-        """What was trained, chosen and tested on, as it stands in a record."""
+        """Label, classes, images per class, mean and standard deviation, as a record holds them."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        counts = {name: count_classes(part.labels, self.num_classes) for name, part in parts.items() if part}
         return {
             "label": self.label,
             "classes": list(self.names) or self.num_classes,
-            "images_per_class": {name: each.per_class(self.num_classes) for name, each in parts.items() if each},
+            "images_per_class": counts,
             "mean": [round(value, 4) for value in self.mean.flatten().tolist()],
             "std": [round(value, 4) for value in self.std.flatten().tolist()],
         }
 
 
 def load(config: DataConfig) -> Dataset:
-    """The data set that a configuration names, from the cache where it is there.
+    """Loads the data set that a configuration names, from the cache where it is there.
 
-    Raises DataError for data that is missing or damaged, ValueError for an unknown name.
+    Raises DataError for data that is missing or damaged, ValueError for an unknown name. For example:
+
+        data = load(DataConfig(name="digits", validation=0.1))
+        images = data.normalise(next(data.train.batches([torch.arange(64)])))
     """
     try:
         root = str(Path(config.root).expanduser()) if config.root else ""
@@ -172,18 +106,20 @@ def load(config: DataConfig) -> Dataset:
     config = config.model_copy(update={"root": root})
     try:
         source = lookup("data set", config.name, DATASETS)(config)
-        parts = decode_cached(source) if source.kept else source.decode()
+        parts = decode_cached(source) if source.cached else source.decode()
     except OSError as error:
         raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error
-    train, test = (Images(part.images, part.labels, workers=config.workers) for part in (parts["train"], parts["test"]))
-    train, validation = _split(train, config, source.label)
-    mean, std = _statistics(train, source.sampled)
+    train, validation = _split(parts["train"], config, source.label)
+    sample = train
+    if source.sampled:
+        sample = train.subset(balanced_subset(train.labels, min(STATISTICS_OF, len(train)), seed=0))
+    mean, std = measure_channels(sample.load().images)
     classes = source.classes or int(parts["train"].labels.max()) + 1
-    return Dataset(source.label, source.checksum, train, validation, test, classes, source.names, mean, std)
+    return Dataset(source.label, source.checksum, train, validation, parts["test"], classes, source.names, mean, std)
 
 
-def _split(train: Images, config: DataConfig, label: str) -> tuple[Images, Images | None]:
-    """The training images without those to choose on, and no more than the limit."""
+def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSource, ImageSource | None]:
+    """Cuts the validation images off the training images, and then limits these to data.train_limit."""
     validation = None
     if config.validation:
         share = config.validation < 1
@@ -198,15 +134,16 @@ def _split(train: Images, config: DataConfig, label: str) -> tuple[Images, Image
     return train, validation
 
 
-def _statistics(train: Images, sampled: bool) -> tuple[Tensor, Tensor]:
-    if isinstance(train.images, Tensor) and not sampled:
-        return channel_statistics(train.images)
-    some = balanced_subset(train.labels, min(STATISTICS_OF, len(train)), seed=0)
-    return channel_statistics(torch.cat(list(replace(train, workers=0).batches(some.split(100)))))
+def count_classes(labels: Tensor, classes: int) -> list[int]:
+    """How many images each class has. `labels` is int64 `(N,)`."""
+    return [int(count) for count in labels.bincount(minlength=classes)]
 
 
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, `(N, C, H, W) -> (1, C, 1, 1)` twice; exact integer sums."""
+def measure_channels(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, uint8 `(N, C, H, W)` -> float32 `(1, C, 1, 1)` twice.
+
+    Sums are exact. A channel of one value gets the deviation 1.
+    """
     channels = images.shape[1]
     counts = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in range(channels)]).double()
     values = torch.arange(256, dtype=torch.double)

@@ -1,14 +1,14 @@
-"""Published files: found or downloaded, and verified before anything in them is read."""
+"""Published files are downloaded where they are missing, and verified before anything in them is read."""
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import tempfile
 from http.client import HTTPException
 from pathlib import Path
 
 from ablations.config import DataConfig
+from ablations.data.digests import hash_file
 from ablations.data.images import DataError
 from ablations.storage.paths import cache_folder
 
@@ -22,7 +22,11 @@ def download_folder(config: DataConfig) -> Path:
 
 
 def fetch(path: Path, url: str, md5: str, size: str, wanted: str) -> None:
-    """Downloads a file that is not there, with a progress bar, and verifies it. Raises DataError."""
+    """Downloads a file if it is missing, with a progress bar, and verifies it.
+
+    `wanted` names in an error what was looked for; `size` is the size of the download, where it is known. Raises
+    DataError for a file that could not be downloaded or is not the published one.
+    """
     if not path.is_file():
         from torchvision.datasets.utils import download_url
 
@@ -47,8 +51,11 @@ def fetch(path: Path, url: str, md5: str, size: str, wanted: str) -> None:
 
 
 def verify(path: Path, md5: str, downloaded: str = "") -> None:
-    """Raises DataError for a file that has not its published sum."""
-    found = file_digest(path, "md5")
+    """Compares a file with its published MD5 sum. Raises DataError where they differ.
+
+    A new download is called by `downloaded` in the error.
+    """
+    found = hash_file(path, "md5")
     if found != md5 and downloaded:
         raise DataError(f"{downloaded} is not the published file: MD5 {found}, expected {md5}; it was not kept")
     if found != md5:
@@ -56,12 +63,3 @@ def verify(path: Path, md5: str, downloaded: str = "") -> None:
             f"{path} is not the published file: MD5 {found}, expected {md5}; nothing of it was read. "
             "Delete it, and it is downloaded again, or bring another copy"
         )
-
-
-def file_digest(path: Path, kind: str) -> str:
-    """The `md5` or `sha256` sum of a file. Raises DataError for one that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error

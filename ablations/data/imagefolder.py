@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ablations.config import DataConfig
-from ablations.data.download import file_digest
-from ablations.data.images import DataError, Files, show_progress
-from ablations.data.source import Part, Parts, Source, digest_with_size
+from ablations.data.digests import hash_files
+from ablations.data.images import DataError, FileImages
+from ablations.data.source import Parts, Source, finish_checksum
 from ablations.data.subsets import cut
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -25,9 +24,10 @@ READ_WHOLE = 2 * 2**30
 
 
 def imagefolder(config: DataConfig) -> Source:
-    """A folder with a folder of images for each class, in `train` and in `test` (or `val`), or cut by data.test_share.
+    """A folder `train` and a folder `test` (or `val`), each with a folder of images for every class.
 
-    What is larger than data.memory_limit is read as it is needed.
+    Without a test set, data.test_share of the images becomes one. Images that take more than data.memory_limit are read
+    from their files whenever they are needed. Raises DataError.
     """
     if not config.root:
         raise DataError(
@@ -36,30 +36,27 @@ def imagefolder(config: DataConfig) -> Source:
     if not config.image_size:
         raise DataError("data.image_size is missing: an image folder's images are brought to one size, for example 224")
     root = Path(config.root)
-    places, names = _class_folders(root, config)
-    listed = {part: _listed(place, names) for part, place in places.items()}
-    if "test" not in listed:
-        listed = _cut(listed["train"], config)
-    files = [path for paths, _ in listed.values() for path in paths]
-    digest = _folder_digest(root, files)
-    pixels = 3 * config.image_size**2 * len(files)
+    places, names = _find_parts(root, config)
+    found = {part: _list_images(place, names) for part, place in places.items()}
+    if "test" not in found:
+        found = _cut_test_set(found["train"], config)
+    files = [path for paths, _ in found.values() for path in paths]
+    digest = _hash_folder(root, files)
+    digest.update(f"test_share {config.test_share}".encode())
+    fits = 3 * config.image_size**2 * len(files) <= config.memory_limit * 2**20
 
     def decode() -> Parts:
-        parts = {
-            part: Part(Files(tuple(paths), config.image_size), torch.tensor(labels))
-            for part, (paths, labels) in listed.items()
-        }
-        if pixels > config.memory_limit * 2**20:
-            return parts
-        return {name: Part(_all_of(part.images, name), part.labels) for name, part in parts.items()}
+        parts: Parts = {}
+        for part, (paths, labels) in found.items():
+            images = FileImages(tuple(paths), torch.tensor(labels), config.image_size, config.workers)
+            parts[part] = images.load(f"Reading {part}") if fits else images
+        return parts
 
-    kept = pixels <= config.memory_limit * 2**20
-    digest.update(f"test_share {config.test_share}".encode())
-    return Source(root.resolve().name, digest_with_size(digest, config), decode, len(names), names, kept, sampled=True)
+    return Source(root.resolve().name, finish_checksum(digest, config), decode, len(names), names, fits, sampled=True)
 
 
-def _class_folders(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Where the parts lie, and the classes, which all parts must have in common."""
+def _find_parts(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The folder of each part, and the names of the classes. Raises DataError where the parts' classes differ."""
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test:
         places = {"train": root / "train", "test": test}
@@ -71,15 +68,16 @@ def _class_folders(root: Path, config: DataConfig) -> tuple[dict[str, Path], tup
             "where there is one set alone, data.test_share = 0.2 cuts a fifth of it for the test"
         )
     names = {part: sorted(each.name for each in place.iterdir() if each.is_dir()) for part, place in places.items()}
-    if names.get("test", names["train"]) != names["train"] or not names["train"]:
-        odd = sorted(set(names["train"]) ^ set(names.get("test", [])))
-        raise DataError(
-            f"{root}: train and test must have the same folders of classes; they differ in {odd or 'nothing'}"
-        )
+    if not any(names.values()):
+        raise DataError(f"{places['train']} has no folders: each class needs a folder of images, named after the class")
+    odd = sorted(set(names["train"]).symmetric_difference(names.get("test", names["train"])))
+    if odd:
+        raise DataError(f"{root}: train and test must have the same folders of classes; they differ in {odd}")
     return places, tuple(names["train"])
 
 
-def _listed(place: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
+def _list_images(place: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
+    """The files of a part's images and their classes, by number. Raises DataError for a class without images."""
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
@@ -91,9 +89,9 @@ def _listed(place: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
     return paths, labels
 
 
-def _cut(listed: tuple[list[Path], list[int]], config: DataConfig) -> dict[str, tuple[list[Path], list[int]]]:
-    """A test set out of the only set there is."""
-    paths, labels = listed
+def _cut_test_set(only: tuple[list[Path], list[int]], config: DataConfig) -> dict[str, tuple[list[Path], list[int]]]:
+    """Divides the only set of images into training and test images."""
+    paths, labels = only
     size = round(config.test_share * len(labels))
     out = cut(torch.tensor(labels), size, 0, f"data.test_share = {config.test_share:g}").tolist()
     parts: dict[str, tuple[list[Path], list[int]]] = {"train": ([], []), "test": ([], [])}
@@ -104,25 +102,20 @@ def _cut(listed: tuple[list[Path], list[int]], config: DataConfig) -> dict[str, 
     return parts
 
 
-def _folder_digest(root: Path, files: Sequence[Path]) -> Any:
-    sizes = [_size(path) for path in files]
+def _hash_folder(root: Path, files: Sequence[Path]) -> Any:
+    """A running SHA-256 of the names and sizes of all files, and of their content unless it is too much to read."""
+    sizes = [_read_size(path) for path in files]
     whole = sum(sizes) <= READ_WHOLE
     digest = hashlib.sha256(b"imagefolder" if whole else b"imagefolder, by name and size")
-    for path, size in zip(files, sizes, strict=True):
+    sums = hash_files(root, files) if whole else [""] * len(files)
+    for path, size, sum_ in zip(files, sizes, sums, strict=True):
         digest.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode())
-        if whole:
-            digest.update(bytes.fromhex(file_digest(path, "sha256")))
+        digest.update(bytes.fromhex(sum_))
     return digest
 
 
-def _size(path: Path) -> int:
+def _read_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _all_of(files: Tensor | Files, name: str) -> Tensor:
-    if isinstance(files, Tensor):
-        return files
-    return torch.stack([files[index] for index in show_progress(range(len(files)), f"Reading {name}", len(files))])

@@ -12,61 +12,66 @@ import numpy as np
 import torch
 
 from ablations.config import DataConfig
-from ablations.data.download import file_digest
-from ablations.data.images import DataError, Pixels, decoded, show_progress
-from ablations.data.source import Part, Parts, Source, check_parts, digest_with_size
+from ablations.data.digests import hash_files
+from ablations.data.images import DataError, MemoryImages, Pixels, decode_image, show_progress
+from ablations.data.source import Parts, Source, check_parts, finish_checksum
 
 
 def parquet(config: DataConfig) -> Source:
-    """A folder with the files or shards of train and test in the Hugging Face image layout.
+    """A folder with parquet files of training and test images in the Hugging Face image layout.
 
     `train.parquet`, or `train-00000-of-00002.parquet` and so on, also in a folder `data`; the same for `test`. Column
     `image` (or `img`) holds encoded images (a struct with the field `bytes`), column `label` whole numbers from 0.
     """
     if not config.root:
         raise DataError("data.root is missing: parquet needs the folder that holds train.parquet and test.parquet")
-    files = {part: _shards(Path(config.root), part) for part in ("train", "test")}
+    root = Path(config.root)
+    shards = {part: _find_shards(root, part) for part in ("train", "test")}
+    sums = iter(hash_files(root, [path for paths in shards.values() for path in paths]))
     digest = hashlib.sha256(b"parquet")
-    for part, paths in files.items():
+    for part, paths in shards.items():
         digest.update(f"{part} {len(paths)}".encode())
-        for path in paths:
-            digest.update(bytes.fromhex(file_digest(path, "sha256")))
+        for _ in paths:
+            digest.update(bytes.fromhex(next(sums)))
 
     def decode() -> Parts:
-        parts = {part: _decode_parquet(paths, config) for part, paths in files.items()}
-        return check_parts(parts, *(str(paths[0]) for paths in files.values()))
+        parts: Parts = {part: _decode_part(paths, config) for part, paths in shards.items()}
+        return check_parts(parts, *(str(paths[0]) for paths in shards.values()))
 
-    return Source(Path(config.root).resolve().name, digest_with_size(digest, config), decode)
+    return Source(root.resolve().name, finish_checksum(digest, config), decode)
 
 
-def _shards(root: Path, part: str) -> list[Path]:
+def _find_shards(root: Path, part: str) -> list[Path]:
+    """The files of a part, in the order of their names. Raises DataError where there are none, or some are missing."""
     for folder in (root, root / "data"):
         whole, shards = folder / f"{part}.parquet", sorted(folder.glob(f"{part}-*.parquet"))
         if whole.is_file():
             return [whole]
         if shards:
-            return _complete(shards)
+            return _check_shards(shards)
     rule = "data.root must be a folder that holds train.parquet and test.parquet, or shards such as train-*.parquet"
     raise DataError(f"no file {root / f'{part}.parquet'}: {rule}")
 
 
-def _complete(shards: list[Path]) -> list[Path]:
-    """The shards, if all are there that their names tell of. Raises DataError."""
+def _check_shards(shards: list[Path]) -> list[Path]:
+    """Gives the shards back, if there are as many as their names say. Raises DataError."""
     counts = {count for path in shards for count in re.findall(r"-of-(\d+)\.parquet$", path.name)}
     if counts and (len(counts) > 1 or int(*counts) != len(shards)):
-        told = ", ".join(sorted(counts))
+        told = " and ".join(str(int(count)) for count in sorted(counts))
         raise DataError(
-            f"{shards[0].parent} holds {len(shards)} shards such as {shards[0].name}, and their names tell of {told}"
+            f"{shards[0].parent} holds {len(shards)} shards such as {shards[0].name}, but their names say that "
+            f"there are {told}: add those that are missing, or remove those of another set"
         )
     return shards
 
 
-def _decode_parquet(paths: Sequence[Path], config: DataConfig) -> Part:
+def _decode_part(paths: Sequence[Path], config: DataConfig) -> MemoryImages:
+    """Reads all images of a part. Raises DataError that names the row if one is damaged or does not fit the others."""
     arrays: list[Pixels] = []
     labels: list[int] = []
     held = 0
-    for path, row, encoded, label in _parquet_rows(paths):
-        pixels = decoded(encoded, f"{path}, row {row}", config.image_size)
+    for path, row, encoded, label in _read_rows(paths):
+        pixels = decode_image(encoded, f"{path}, row {row}", config.image_size)
         if not isinstance(label, int) or not 0 <= label < 1_000_000:
             raise DataError(f"{path}, row {row}: label {label!r}; a whole number from 0 to 999999 is needed")
         if arrays and pixels.shape != arrays[0].shape:
@@ -84,10 +89,11 @@ def _decode_parquet(paths: Sequence[Path], config: DataConfig) -> Part:
         raise DataError(f"{paths[0]} has no rows")
     images = torch.from_numpy(np.stack(arrays))
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
-    return Part(images.contiguous(), torch.tensor(labels))
+    return MemoryImages(images.contiguous(), torch.tensor(labels))
 
 
-def _parquet_rows(paths: Sequence[Path]) -> Iterator[tuple[Path, int, Any, Any]]:
+def _read_rows(paths: Sequence[Path]) -> Iterator[tuple[Path, int, Any, Any]]:
+    """File, row number, encoded image and label of each row."""
     try:
         import pyarrow
         import pyarrow.parquet

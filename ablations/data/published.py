@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ablations.config import DataConfig
 from ablations.data.download import download_folder, fetch, verify
-from ablations.data.images import DataError
-from ablations.data.source import Part, Parts, Source
+from ablations.data.images import DataError, MemoryImages
+from ablations.data.source import Parts, Source
 
 
 def cifar10(config: DataConfig) -> Source:
@@ -29,7 +29,7 @@ def cifar100(config: DataConfig) -> Source:
 
 
 def _cifar(name: str, label: str, archive_md5: str, size: str, config: DataConfig) -> Source:
-    """What torchvision's reader may run code from is given to it only after its published MD5 sum was found right."""
+    """CIFAR, as torchvision reads it. Its reader can run code from a file: each file is verified before it is read."""
 
     def decode() -> Parts:
         from torchvision import datasets
@@ -48,12 +48,13 @@ def _cifar(name: str, label: str, archive_md5: str, size: str, config: DataConfi
                 root = Path(unpacked)
             for file, md5 in members.items():
                 verify(root / file, md5)
-            return {
-                part: Part(torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(read.targets))
-                for part, read in (("train", kind(root, train=True)), ("test", kind(root, train=False)))
-            }
+            parts: Parts = {}
+            for part, read in (("train", kind(root, train=True)), ("test", kind(root, train=False))):
+                images = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
+                parts[part] = MemoryImages(images, torch.tensor(read.targets))
+            return parts
 
-    return Source(label, _published(label, archive_md5), decode)
+    return Source(label, _hash_sums(label, archive_md5), decode)
 
 
 SVHN_FILES = {
@@ -69,14 +70,15 @@ def svhn(config: DataConfig) -> Source:
     def decode() -> Parts:
         from torchvision import datasets
 
-        root, parts = download_folder(config), {}
+        root = download_folder(config)
+        parts: Parts = {}
         for part, (file, md5, size) in SVHN_FILES.items():
             fetch(root / file, datasets.SVHN.split_list[part][0], md5, size, str(root / file))
             read = datasets.SVHN(root, split=part)
-            parts[part] = Part(torch.from_numpy(read.data).contiguous(), torch.from_numpy(read.labels).long())
+            parts[part] = MemoryImages(torch.from_numpy(read.data).contiguous(), torch.from_numpy(read.labels).long())
         return parts
 
-    return Source("svhn", _published("svhn", *(md5 for _, md5, _ in SVHN_FILES.values())), decode)
+    return Source("svhn", _hash_sums("svhn", *(md5 for _, md5, _ in SVHN_FILES.values())), decode)
 
 
 FASHION_FILES = {
@@ -93,27 +95,28 @@ FASHION_FILES = {
         "t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 }  # fmt: skip
-"""File, the MD5 sum that its authors publish of the archive, and that of its content, for archives packed anew."""
+"""For each file its name, the published MD5 sum of its archive, and the MD5 sum of its content."""
 
 
 def fashion_mnist(config: DataConfig) -> Source:
     """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28 x 28 in ten classes, 10,000 of them for the test.
 
-    As idx files, packed or not, in data.root or in FashionMNIST/raw below it, where torchvision puts them.
+    They are read from idx files, packed or not, in data.root or in FashionMNIST/raw below it (torchvision's place).
     """
 
     def decode() -> Parts:
         root = download_folder(config)
-        content = {key: _idx(root, *names) for key, names in FASHION_FILES.items()}
+        content = {key: _read_idx(root, *names) for key, names in FASHION_FILES.items()}
         return {
-            part: Part(content[part, "images"][:, None], content[part, "labels"].long()) for part in ("train", "test")
+            part: MemoryImages(content[part, "images"][:, None], content[part, "labels"].long())
+            for part in ("train", "test")
         }
 
-    return Source("fashion-mnist", _published("fashion-mnist", *(sums[2] for sums in FASHION_FILES.values())), decode)
+    return Source("fashion-mnist", _hash_sums("fashion-mnist", *(sums[2] for sums in FASHION_FILES.values())), decode)
 
 
-def _idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
-    """One idx file, uint8 `(N, ...)`, packed or not; its content is verified, however it was packed."""
+def _read_idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
+    """Reads an idx file, packed or not, uint8 `(N, ...)`. Raises DataError unless its content is the published one."""
     from torchvision.datasets import FashionMNIST
 
     folders = (root, root / "FashionMNIST" / "raw")
@@ -128,14 +131,14 @@ def _idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
         raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{found} cannot be unpacked ({error}); expected MD5 of its content {content_md5}") from error
-    sum_ = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    if sum_ != content_md5:
-        raise DataError(f"{found} is not the published file: MD5 of its content {sum_}, expected {content_md5}")
+    found_md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    if found_md5 != content_md5:
+        raise DataError(f"{found} is not the published file: MD5 of its content {found_md5}, expected {content_md5}")
     dimensions = raw[3]
     shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
     return torch.frombuffer(bytearray(raw[4 + 4 * dimensions :]), dtype=torch.uint8).view(shape)
 
 
-def _published(*parts: str) -> str:
-    """The checksum of a published data set: whatever was read had the published sums."""
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+def _hash_sums(*sums: str) -> str:
+    """The checksum of a published data set, from the published sums of its files: no others are read."""
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()

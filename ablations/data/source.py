@@ -1,4 +1,4 @@
-"""What a data set is decoded from, and what it is decoded into."""
+"""Where a data set comes from."""
 
 from __future__ import annotations
 
@@ -6,22 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from ablations.config import DataConfig
-from ablations.data.images import DataError, Files
+from ablations.data.images import DataError, ImageSource
 
-
-@dataclass(frozen=True)
-class Part:
-    """Training or test images, uint8 `(N, C, H, W)`, and their classes, int64 `(N,)`."""
-
-    images: Tensor | Files
-    labels: Tensor
-
-
-Parts = dict[str, Part]
-"""train and test."""
+Parts = dict[str, ImageSource]
+"""The images of a data set: `train` and `test`."""
 
 
 @dataclass(frozen=True)
@@ -29,36 +18,41 @@ class Source:
     """Where a data set comes from."""
 
     label: str
-    """Shown in captions."""
+    """Its name in captions."""
 
     checksum: str
-    """SHA-256 of what it is decoded from, or of its published checksums."""
+    """SHA-256 of the content that it is decoded from, or of that content's published checksums."""
 
     decode: Callable[[], Parts]
+    """Reads the images. Raises DataError."""
 
     classes: int = 0
-    """How many there are; 0: as many as the training labels tell."""
+    """How many classes there are; 0 means the highest training label and one."""
 
     names: tuple[str, ...] = ()
-    """The names of the classes, where they have any."""
+    """The names of the classes, where they have names."""
 
-    kept: bool = True
-    """Whether the decoded images are kept in the cache."""
+    cached: bool = True
+    """Whether the decoded images are kept in the cache; only images in memory can be."""
 
     sampled: bool = False
-    """Its statistics are taken from some of the images, whether they are in memory or not."""
+    """Whether mean and standard deviation are measured on a sample of the images, because they may lie in files."""
 
 
-def digest_with_size(digest: Any, config: DataConfig) -> str:
-    """A checksum that covers the size to which images are brought."""
+def finish_checksum(digest: Any, config: DataConfig) -> str:
+    """The checksum of a source whose images are resized as `config` says: another size is another data set."""
     if config.image_size:
         digest.update(f"resized to {config.image_size}".encode())
     return str(digest.hexdigest())
 
 
 def check_parts(parts: Parts, train: str, test: str) -> Parts:
-    """The parts, if train and test have the same shape and classes."""
-    if parts["train"].images[0].shape != parts["test"].images[0].shape:
+    """Gives the parts back, if they fit each other. Raises DataError.
+
+    Both need images of the same shape, and the test no class that the training does not have. `train` and `test` name
+    the parts in errors.
+    """
+    if parts["train"].shape != parts["test"].shape:
         raise DataError(f"the images of {train} and {test} have different shapes")
     known, tested = set(parts["train"].labels.tolist()), set(parts["test"].labels.tolist())
     if tested - known:

@@ -1,4 +1,4 @@
-"""Which images a subset takes: balanced over the classes, or of each class its share."""
+"""Choosing subsets: as many images of every class, or of each class its share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ablations.data.images import DataError
 
 
 def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Indices of `size` images, class by class in turn, so that classes differ by at most one while they last."""
+    """Indices of `size` images, `(size,)` and sorted, with as many of every class as of any other.
+
+    Counts of two classes differ by at most one, unless a class has no more images. `labels` is int64 `(N,)`.
+    """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     shuffled = labels.numpy()[order]
@@ -23,7 +26,10 @@ def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
 
 
 def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Indices of `size` images, of each class its share of all to within one image."""
+    """Indices of `size` images, `(size,)` and sorted, of each class its share of all images to within one image.
+
+    `labels` is int64 `(N,)`.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
     place = np.empty(len(labels))
@@ -35,7 +41,10 @@ def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
 
 
 def cut(labels: Tensor, size: int, seed: int, what: str) -> Tensor:
-    """True for the images that are cut off, `(N,)`. Raises DataError where a class would be left without any."""
+    """A mask, bool `(N,)`: True for the `size` images that are cut off, of each class its share.
+
+    Raises DataError, which begins with `what`, where no image is cut off or a class would keep none.
+    """
     out = torch.zeros(len(labels), dtype=torch.bool)
     out[stratified_subset(labels, size, seed)] = True
     emptied = sorted(set(labels.tolist()) - set(labels[~out].tolist()))

@@ -1,4 +1,4 @@
-"""Where files of this machine's user lie: the cache of decoded data, downloads and predictions."""
+"""The folder of what may be deleted at any time: decoded data, downloads, checksums, predictions."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where decoded data sets are kept: `densenet-ablations` under $XDG_CACHE_HOME or ~/.cache."""
+    """The cache: `densenet-ablations` below $XDG_CACHE_HOME or, if that is not set, below ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densenet-ablations"

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablations.config import TrainConfig
-from ablations.data.dataset import Dataset, Images
+from ablations.data.dataset import Dataset, count_classes
+from ablations.data.images import ImageSource
 from ablations.storage.records import packed
 from ablations.training.checkpoint import Stopped
 from ablations.training.step import as_input, scored
@@ -53,7 +54,7 @@ class Evaluation:
 def evaluate(
     network: nn.Module,
     data: Dataset,
-    images: Images,
+    images: ImageSource,
     config: TrainConfig,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -71,7 +72,9 @@ def evaluate(
     labels, classes = images.labels, scores.shape[1]
     right = scores.argmax(1) == labels
     hits = labels[right].bincount(minlength=classes).tolist()
-    per_class = [100 * hit / all_ if all_ else None for hit, all_ in zip(hits, images.per_class(classes), strict=True)]
+    per_class = [
+        100 * hit / all_ if all_ else None for hit, all_ in zip(hits, count_classes(labels, classes), strict=True)
+    ]
     wrong, digits = scores.argmax(1)[~right].tolist(), len(f"{classes - 1:x}")
     among_five = (scores.topk(min(5, classes)).indices == labels.view(-1, 1)).any(1)
     return Evaluation(

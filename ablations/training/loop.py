@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ablations.config import DataConfig, TrainConfig
-from ablations.data.augmentation import augmented
+from ablations.data.augmentation import augment
 from ablations.data.dataset import Dataset
-from ablations.data.images import Files
 from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, Stopped
 from ablations.training.evaluation import Evaluation, evaluate
 from ablations.training.events import Epoch, Observer, Progress
@@ -103,7 +102,7 @@ class _Course:
     def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The inputs of each batch of training images, `(N, C, H, W)`: normalised and varied."""
         draw = stream(self.seed, f"augmentation {epoch}")
-        for images in augmented(self.data, batches, draw, self.variation):
+        for images in augment(self.data, batches, draw, self.variation):
             yield as_input(images, self.config)
 
     def checkpoint(self, state: State) -> None:
@@ -232,7 +231,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
     if left:  # else it is kept as it is
         state.seconds += time.perf_counter() - begun
         course.checkpoint(state)
-        if isinstance(course.data.train.images, Files):  # their readers are forked next, with no thread at work
+        if course.data.train.forks:  # the writing thread must have ended before the next batches are read
             course.checkpointer.wait()
             state.watch.lap("checkpoint")
     if course.stopping():

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ablations.config import DataConfig
-from ablations.data.augmentation import BLOCK, SHIFT, augmented, random_numbers
-from ablations.data.dataset import Dataset, Images, channel_statistics
+from ablations.data.augmentation import BLOCK, SHIFT, augment, random_numbers
+from ablations.data.dataset import Dataset, measure_channels
+from ablations.data.images import MemoryImages
 
 NONE = DataConfig()
 STANDARD = DataConfig(augmentation="standard")
@@ -15,8 +16,8 @@ CUTOUT = DataConfig(augmentation="cutout", cutout_size=3)
 
 
 def of(images: torch.Tensor) -> Dataset:
-    part = Images(images, torch.zeros(len(images), dtype=torch.int64))
-    return Dataset("", "", part, None, part, 1, (), *channel_statistics(images))
+    part = MemoryImages(images, torch.zeros(len(images), dtype=torch.int64))
+    return Dataset("", "", part, None, part, 1, (), *measure_channels(images))
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -24,7 +25,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 def varied(images: torch.Tensor, indices: torch.Tensor, seed: int, config: DataConfig, batch: int = 64) -> torch.Tensor:
-    return torch.cat(list(augmented(of(images), indices.split(batch), seed, config)))
+    return torch.cat(list(augment(of(images), indices.split(batch), seed, config)))
 
 
 def bits(images: torch.Tensor) -> torch.Tensor:
@@ -66,7 +67,7 @@ def by_hand(image: torch.Tensor, numbers: list[int], config: DataConfig) -> torc
 def test_every_image_is_to_the_bit_what_slices_and_loops_make_of_it(config, shape):
     images, indices = noise(20, *shape), torch.randperm(20)
     numbers = random_numbers(5, indices, 5)
-    mean, std = channel_statistics(images)
+    mean, std = measure_channels(images)
     found = varied(images, indices, 5, config, batch=8)
     assert found.shape == images.shape
     for place, index in enumerate(indices.tolist()):
@@ -81,7 +82,7 @@ def test_neither_batch_nor_order_changes_an_image(config):
     whole, order = varied(images, indices, 7, config, batch=count), torch.randperm(count)
     for batch in (1, 2, 7):
         assert torch.equal(bits(varied(images, order, 7, config, batch)), bits(whole[order]))
-    assert not list(augmented(of(images), [], 7, config)), "of an epoch whose batches are all done"
+    assert not list(augment(of(images), [], 7, config)), "of an epoch whose batches are all done"
 
 
 @pytest.mark.parametrize("config", [NONE, STANDARD, CUTOUT], ids=lambda config: config.augmentation)
@@ -89,7 +90,7 @@ def test_neither_batch_nor_order_changes_an_image(config):
 def test_a_batch_lies_in_memory_row_after_row(channels, config):
     """A batch of one channel could pass for channels last too, and a convolution would then choose other sums."""
     images = noise(8, channels, 5, 6)
-    (batch,) = augmented(of(images), [torch.arange(8)], 0, config)
+    (batch,) = augment(of(images), [torch.arange(8)], 0, config)
     assert batch.stride() == images.stride()
 
 
@@ -97,7 +98,7 @@ def test_the_data_set_stays_as_it_is():
     images = noise(8, 3, 8, 8)
     before, data = images.clone(), of(images)
     for config in (NONE, STANDARD, CUTOUT):
-        list(augmented(data, [torch.arange(8)], 0, config))
+        list(augment(data, [torch.arange(8)], 0, config))
     data.normalise(already := images.float())
     assert torch.equal(images, before)
     assert torch.equal(already, before.float())
@@ -143,5 +144,5 @@ def test_the_numbers_are_those_of_splitmix64():
 def test_cuda_varies_an_image_as_the_cpu_does(config):
     data, indices = of(noise(64, 3, 32, 32)), torch.randperm(64)
     there = data.to(torch.device("cuda"))
-    here, found = (next(augmented(each, [indices.to(each.mean.device)], 9, config)) for each in (data, there))
+    here, found = (next(augment(each, [indices.to(each.mean.device)], 9, config)) for each in (data, there))
     assert torch.equal(bits(found.cpu()), bits(here))

@@ -21,7 +21,8 @@ from conftest import write_images
 from safetensors.torch import load as tensors_of
 
 from ablations.config import DataConfig, TrainConfig
-from ablations.data.dataset import Images, load
+from ablations.data.dataset import load
+from ablations.data.images import FileImages
 from ablations.storage import files
 from ablations.training import loop as module
 from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, Stopped
@@ -432,8 +433,8 @@ def test_a_training_ends_with_what_it_kept_whole_or_says_that_it_is_not(stop_at,
 def test_nothing_is_being_written_while_readers_of_files_are_forked(tmp_path, monkeypatch):
     """A child gets the locks of a thread that it does not get."""
     write_images(tmp_path, 5)
-    data = load(DataConfig(name="imagefolder", root=str(tmp_path), image_size=160, memory_limit=1, workers=0))
-    writing, begun, rotate, batches = [], [], files.rotate, Images.batches
+    data = load(DataConfig(name="imagefolder", root=str(tmp_path), image_size=160, memory_limit=1, workers=1))
+    writing, begun, rotate, batches = [], [], files.rotate, FileImages.batches
 
     def late(*arguments):
         writing.append(1)
@@ -447,7 +448,7 @@ def test_nothing_is_being_written_while_readers_of_files_are_forked(tmp_path, mo
         return batches(images, indices)
 
     monkeypatch.setattr(files, "rotate", late)
-    monkeypatch.setattr(Images, "batches", forked)
+    monkeypatch.setattr(FileImages, "batches", forked)
     network = initialised(DENSENET.model_copy(update={"in_channels": 3}), 0, CPU)
     train(network, data, DataConfig(), TrainConfig(epochs=2), 0, silent, CheckpointStore(tmp_path, "job", HERE))
     assert len(begun) == 3, "two epochs and the test"

@@ -1,0 +1,81 @@
+"""Checksums of data files, computed once and kept until a file changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ablations.data.images import DataError
+from ablations.storage import files
+from ablations.storage.paths import cache_folder
+
+CLOCK_STEP = 2.0
+"""Seconds within which two changes of a file may have the same time: the coarsest step of a file system's clock."""
+
+Entry = tuple[list[int], str]
+"""A file's stamp and its SHA-256."""
+
+
+def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file, in hexadecimal; a file that has not changed since the last call is not read again.
+
+    A file counts as changed if its size, its inode, or the time of its last change of content or status is another.
+    The checksums of all files below `root` lie in one file of the cache folder. If that file is damaged or cannot be
+    written, the files are hashed again. Raises DataError for a data file that cannot be read.
+    """
+    place = cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()}.sha256"
+    known = _read(place)
+    found: dict[str, Entry] = {}
+    digests = []
+    for path in paths:
+        name, now, stamp = str(path.absolute()), time.time_ns(), _stamp(path)
+        entry = known.get(name)
+        digest = entry[1] if entry and entry[0] == stamp else hash_file(path, "sha256")
+        digests.append(digest)
+        # a file that changed a moment ago may change again and keep its time: it is hashed again the next time
+        if now - max(stamp[1:3]) > CLOCK_STEP * 1e9:
+            found[name] = stamp, digest
+    if found != known:
+        with suppress(files.StorageError):
+            files.write(place, _sign(json.dumps(found).encode("utf-8")))
+    return digests
+
+
+def hash_file(path: Path, kind: str) -> str:
+    """The `md5` or `sha256` sum of a file. Raises DataError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes with a file's content: size, time of content, time of status, inode."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def _read(path: Path) -> dict[str, Entry]:
+    """The entries in a file of the cache, by path; none if the file is missing or damaged."""
+    try:
+        content = path.read_bytes()
+        _, _, body = content.partition(b"\n")
+        if content != _sign(body):
+            return {}
+        return {name: (stamp, digest) for name, (stamp, digest) in json.loads(body).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def _sign(body: bytes) -> bytes:
+    """The text with its checksum in a line before it."""
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body

@@ -1,0 +1,57 @@
+"""Images in memory and in files: the same to whoever reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from data_files import FOLDER, write_pictures
+
+from ablations.config import DataConfig
+from ablations.data.dataset import load
+from ablations.data.images import DataError, FileImages
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_too_large_for_memory_is_read_as_needed_and_the_same(pictures, workers, monkeypatch):
+    config = DataConfig(**FOLDER, root=str(pictures), train_limit=6, validation=2, workers=workers)
+    whole = load(config)
+    monkeypatch.setattr(DataConfig, "memory_limit", 0, raising=False)
+    streamed = load(config.model_copy(update={"memory_limit": 0}))
+    assert isinstance(streamed.train, FileImages)
+    assert (streamed.checksum, streamed.image_size, streamed.channels) == (whole.checksum, (8, 8), 3)
+    assert streamed.described() == whole.described()
+    places = [torch.tensor([5, 0, 3]), torch.tensor([2])]
+    state = torch.random.get_rng_state()
+    for found, batch in zip(streamed.train.batches(places), places, strict=True):
+        assert torch.equal(found, whole.train.images[batch])
+    assert torch.equal(torch.random.get_rng_state(), state), "dropout's numbers are not used up"
+    assert torch.equal(next(streamed.validation.batches([torch.arange(2)])), whole.validation.images)
+
+
+def test_a_corrupt_image_that_is_read_as_needed_is_named_in_one_line(pictures):
+    (pictures / "test" / "dog" / "1.png").write_bytes(b"nonsense")
+    data = load(DataConfig(**FOLDER, root=str(pictures), workers=1).model_copy(update={"memory_limit": 0}))
+    with pytest.raises(DataError, match=r"^[^\n]*dog/1\.png: not a readable image \(its format is not known\)$"):
+        list(data.test.batches([torch.arange(4)]))
+
+
+@pytest.mark.parametrize("memory_limit", [1, 0], ids=["memory", "files"])
+def test_images_in_memory_and_in_files_do_the_same(pictures, memory_limit):
+    config = DataConfig(**FOLDER, root=str(pictures), workers=0)
+    whole = load(config).train
+    images = load(config.model_copy(update={"memory_limit": memory_limit})).train
+    assert (len(images), images.shape, images.forks) == (10, (3, 8, 8), False)
+    some = images.subset(torch.tensor([9, 2, 4])).subset(torch.tensor([2, 0]))
+    assert some.labels.tolist() == [1, 1]
+    assert torch.equal(some.load().images, whole.images[[4, 9]])
+    assert torch.equal(torch.cat(list(some.batches([torch.tensor([1]), torch.tensor([0])]))), whole.images[[9, 4]])
+    moved = images.to(torch.device("cpu"))
+    assert torch.equal(moved.load().images, whole.images)
+    assert torch.equal(moved.labels, whole.labels)
