@@ -44,8 +44,8 @@ $(VENV)/.docs: $(READY)
 test: $(READY) check ## every fast test that needs no GPU
 	$(BIN)/pytest -n 3 --dist worksteal
 
-test-all: $(READY) check ## the long tests too
-	$(BIN)/pytest -n 3 --dist worksteal -m 'not bench'
+test-all: $(READY) check ## the long tests too, and which lines and branches no test has run in its own process
+	$(BIN)/pytest -n 3 --dist worksteal -m 'not bench' --cov
 
 lint: $(READY) ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .
@@ -61,5 +61,5 @@ bench-records: $(READY) ## measure the reports of 10,000 records
 	$(BIN)/pytest -m bench -k ten_thousand -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 clean: ## remove the environment, caches and the quick grid's results; keep everything committed
-	rm -rf $(VENV) results/quick site build densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf $(VENV) results/quick site build __pycache__ densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage *.egg-info
 	find densenet ablations tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,20 +1,6 @@
-"""`ablate`, which `python -m ablations` is too."""
+"""`python -m ablations` is the command `ablate`."""
 
-import os
-import signal
-import sys
-
-
-def main() -> None:
-    """Entry point of the command."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(75))  # while all is imported there is nothing to keep
-    if sys.stdout is None:  # closed by the caller
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    from ablations.cli import app
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    app()
-
+from densenet_ablations import main
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ablations.storage.records import canonical
-from densenet import Config
+from densenet_ablations import check_names
+
+check_names()
+
+from densenet import Config  # noqa: E402
 
 PROTOCOL = 3
 """Raised by hand whenever the same configuration would give other results than before."""

@@ -100,6 +100,8 @@ def own_class(family: str) -> type[nn.Module]:
     """The class that `package.module:Class` names. Raises ValueError saying what is not there."""
     module_name, _, name = family.partition(":")
     here = str(Path.cwd())
+    if module_name == __package__ and (hidden := Path(here) / f"{module_name}.py").exists():
+        raise ValueError(f"{module_name} is the package of this project's own networks: rename {hidden}")
     sys.path.append(here)  # for this import alone: what lies here must not hide anything from anybody else
     try:
         module = importlib.import_module(module_name)

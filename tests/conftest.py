@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -28,6 +30,7 @@ from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.storage import files, records
 
+ROOT = Path(__file__).parent.parent
 MACHINE = {"device": "cpu", "device_name": "Test processor", "threads": 1, "torch": "2.99.0"}
 
 TINY = """\
@@ -190,6 +193,25 @@ def results(tmp_path: Path, tiny: Grid) -> Path:
     folder = tmp_path / "results"
     fabricate(folder, tiny)
     return folder
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but this project in it, installed from a wheel, without compiled kernels.
+
+    The wheel is built from a copy: a `build` folder would keep files that are gone from the sources.
+    """
+    sources, wheels, target = (tmp_path_factory.mktemp(name) for name in ("sources", "wheels", "installed"))
+    for name in ("ablations", "densenet"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("densenet_ablations.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
+    build = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, sources]
+    subprocess.run(build, check=True, env={**os.environ, "CC": "false", "CXX": "false"})
+    (wheel,) = wheels.iterdir()
+    subprocess.run([*pip, "install", "--no-index", "--no-deps", "--target", target, wheel], check=True)
+    return target
 
 
 def step_of(network: torch.nn.Module, images: torch.Tensor, train: bool) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def processes(names: Iterable[str]) -> Iterator[dict[str, Callable[[], object]]]
     """A process for each case or rate, as a call that takes one step there and waits for its end."""
     context = multiprocessing.get_context("forkserver")
     with ExitStack() as stack:
-        calls = {}
+        calls: dict[str, Callable[[], object]] = {}
         for name in names:
             here, there = context.Pipe()
             process = context.Process(target=serve, args=(name, there), daemon=True)
@@ -103,7 +104,7 @@ class Clock:
     """A clock that shows 0 and a given number of seconds in turn: pytest-benchmark finds these and nothing else."""
 
     def __init__(self) -> None:
-        self.readings = iter(())
+        self.readings: Iterator[float] = iter(())
 
     def replay(self, seconds: list[float]) -> None:
         self.readings = itertools.chain.from_iterable((0.0, each) for each in seconds)
@@ -125,7 +126,7 @@ def report(benchmark, group: str, seconds: list[float], **facts: object) -> None
 
 
 def test_rounds_take_every_step_once_and_the_clock_replays_what_they_took():
-    taken = []
+    taken: list[str] = []
     seconds = interleaved({name: partial(taken.append, name) for name in "abc"}, rounds=4)
     assert [len(each) for each in seconds.values()] == [4, 4, 4]
     rounds = [tuple(taken[start : start + 3]) for start in range(0, 3 * (4 + WARMUP), 3)]
@@ -197,7 +198,7 @@ CASES = {
 AVAILABLE = {name: case for name, case in CASES.items() if not case.missing}
 
 
-def ready(case: Case, batch: int = BATCH) -> tuple[nn.Module, Callable[..., object]]:
+def ready(case: Case, batch: int = BATCH) -> tuple[nn.Module, Callable[..., Any]]:
     """A network and its training step, which begins with no gradients."""
     config = TrainConfig(precision=case.precision, memory_format=case.memory_format)
     network = prepared(case.make(), config).train()
@@ -211,7 +212,7 @@ def memory(case: Case, batch: int = BATCH) -> dict[str, int]:
     The latter is what has come to be alive by the forward pass's end, so that it counts whatever is kept and in
     whichever way; hooks on saved tensors do not see what a checkpoint is given in a list.
     """
-    found = {}
+    found: dict[str, int] = {}
     gc.collect()
     with LiveStorage() as live:
         network, step = ready(case, batch)
@@ -373,7 +374,7 @@ def their_epoch(data: Dataset, batchwise: bool = False) -> int:
     return sum(len(normal(images) if batchwise else images) for images, _ in loader)
 
 
-PIPELINES = {
+PIPELINES: dict[str, Callable[[Dataset], int]] = {
     "this suite": our_epoch,
     "DataLoader and transforms.v2": their_epoch,
     "DataLoader and transforms.v2, normalised batch by batch": partial(their_epoch, batchwise=True),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 
 import torch
@@ -26,10 +27,25 @@ def test_the_commit_is_this_repository_s():
     assert commit == "unknown" if head.returncode else head.stdout.startswith(commit.removesuffix(" + changes"))
 
 
-def test_the_fingerprint_follows_the_sources(tmp_path, monkeypatch):
-    assert re.fullmatch("[0-9a-f]{16}", environment._fingerprint())
-    (tmp_path / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr(environment, "PACKAGES", (tmp_path,))
-    before = environment._fingerprint()
-    (tmp_path / "a.py").write_text("x = 2\n")
-    assert environment._fingerprint() != before
+def test_the_fingerprint_follows_every_source_at_any_depth(tmp_path, monkeypatch):
+    packages = tuple(tmp_path / package.name for package in environment.PACKAGES)
+    for package, copy in zip(environment.PACKAGES, packages, strict=True):
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    whole = environment._fingerprint()
+    monkeypatch.setattr(environment, "PACKAGES", packages)
+    assert environment._fingerprint() == whole, "the place of the packages is no part of it"
+    assert re.fullmatch("[0-9a-f]{16}", whole)
+
+    sources = [path for path in tmp_path.rglob("*") if path.suffix in (".py", ".cpp")]
+    assert {len(path.relative_to(tmp_path).parts) for path in sources} == {2, 3, 4}
+    found = {whole}
+    for path in sources:
+        before = path.read_bytes()
+        path.write_bytes(before + b" ")
+        found.add(environment._fingerprint())
+        path.write_bytes(before)
+        renamed = path.rename(path.with_stem("renamed"))
+        found.add(environment._fingerprint())
+        renamed.rename(path)
+    assert len(found) == 1 + 2 * len(sources)
+    assert environment._fingerprint() == whole

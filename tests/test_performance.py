@@ -18,7 +18,7 @@ def measured(name: str, group: str, data: list[float], **facts: object) -> dict:
 
 
 def step(name: str, data: list[float], precision: str = "fp32", peak: int = 4, saved: int = 2) -> dict:
-    facts = {"peak_bytes": peak * 2**20, "saved_bytes": saved * 2**20, "flops": 10**9}
+    facts: dict[str, object] = {"peak_bytes": peak * 2**20, "saved_bytes": saved * 2**20, "flops": 10**9}
     facts |= {"profile": {"convolution": 0.75, "rest": 0.25}}
     return measured(name, "training step", data, precision=precision, batch=32, disturbed="", **facts)
 

@@ -216,13 +216,20 @@ def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot:
 
 
 def _start_server() -> None:
-    """Sees to it that the server runs, deaf to what asks to stop: that is meant for the driver."""
+    """Make sure that the server runs, deaf to what asks to stop: that is meant for the driver.
+
+    Without PYTHONSAFEPATH the server would look for its modules in the current folder first, and take a user's file
+    that has the name of one of them.
+    """
+    safe_path = os.environ.get("PYTHONSAFEPATH", "")
+    os.environ["PYTHONSAFEPATH"] = "1"
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.environ["PYTHONSAFEPATH"] = safe_path
 
 
 def _work(connection: Connection, task: Task, device: str, started: float) -> None:

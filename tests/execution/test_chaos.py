@@ -52,7 +52,7 @@ class Chaos:
     def __init__(self, place, text, aims, generator):
         self.folder, self.aims, self.random = place / "out", aims, generator
         self.grid, self.mark = write_grid(place, text), uuid.uuid4().hex
-        self.hits = Counter()
+        self.hits: Counter[str] = Counter()
         self.lives = 0
 
     def run(self):
@@ -186,8 +186,8 @@ def test_a_grid_survives_kills(tmp_path):
 
 @pytest.mark.slow
 def test_a_grid_survives_hundreds_of_kills(tmp_path, capsys):
-    generator, hits, grids, lives = random.Random(1), Counter(), 0, 0
-    given_up = 0
+    hits: Counter[str] = Counter()
+    generator, grids, lives, given_up = random.Random(1), 0, 0, 0
     text = GRID.format(seeds="0, 1, 2", epochs=6)
     clean = undisturbed(tmp_path / "clean", text)
     aimed = [("worker", "publish"), ("worker", "checkpoint"), ("worker", "step"), ("driver", "report")]

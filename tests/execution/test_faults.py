@@ -445,7 +445,7 @@ def test_a_training_whose_reader_of_images_is_killed_is_started_again(tmp_path):
     text = LONG.replace('data.name = "digits"\ndata.train_limit = 100', images).replace("100000", "15")
     grid, folder = write_grid(tmp_path, text), tmp_path / "out"
     with at_work(grid, folder) as process:
-        readers = []
+        readers: list[int] = []
         while not readers:
             own = {each: os.getpgid(each) for each in descendants(process.pid)}
             readers = [

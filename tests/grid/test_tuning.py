@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import MACHINE, TINY, context, record_of, write_grid
 from rich.console import Console
@@ -516,8 +517,9 @@ def test_the_figure_has_a_line_per_level_and_fills_what_was_chosen(shown):
     assert [line.get_xydata().tolist() for line in panel.lines] == [
         [[0.03, 70.0], [0.1, 72.0], [0.3, 71.0]], [[0.03, 73.0], [0.1, 74.0], [0.3, 75.0]],
     ]  # fmt: skip
-    filled = [part.get_offsets().tolist() for part in panel.collections
-              if len(part.get_offsets()) == 1 and part.get_facecolor()[0, :3].tolist() != [1, 1, 1]]  # fmt: skip
+    single = [part for part in panel.collections if len(part.get_offsets()) == 1]
+    coloured = [part for part in single if np.asarray(part.get_facecolor())[0, :3].tolist() != [1, 1, 1]]
+    filled = [np.asarray(part.get_offsets()).tolist() for part in coloured]
     assert filled == [[[0.1, 72.0]], [[0.3, 75.0]]]
     assert panel.get_xscale() == "log"
     assert "Values at which a level lies above the base: 8 3 of 3." in " ".join(

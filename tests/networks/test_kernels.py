@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def parameters_of(channels, dtype, count):
     return torch.randn(count, channels, generator=torch.Generator().manual_seed(9), dtype=dtype).unbind()
 
 
-def both(call):
+def both(call) -> tuple[Any, Any]:
     """What the compiled loop gives, and what the formula does."""
     with pytest.MonkeyPatch.context() as patch:
         found = call()

@@ -32,7 +32,7 @@ def pair(dtype=torch.float64, **fields):
         if parameter.dim() == 1:
             nn.init.normal_(parameter, generator=generator)
     once.load_state_dict(textbook.state_dict())
-    return textbook.to(dtype, memory_format=torch.channels_last), once.to(dtype)
+    return textbook.to(dtype).to(memory_format=torch.channels_last), once.to(dtype)
 
 
 def step(network, size=(8, 8), images=5, dtype=torch.float64, precision=None, seed=0):
@@ -199,7 +199,9 @@ def without_parameters(network):
     """The network with norms that scale and shift nothing."""
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
-            part.affine, part.weight, part.bias = False, None, None
+            part.affine = False
+            part.register_parameter("weight", None)
+            part.register_parameter("bias", None)
 
 
 def pruned(network):

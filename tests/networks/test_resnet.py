@@ -127,6 +127,7 @@ def test_a_unit_is_the_paper_s_figure(order):
 def test_a_projection_shares_the_pre_activation():
     """He et al. 2016b, appendix: these projection shortcuts are also with pre-activation."""
     unit = ResidualUnit(ResNetConfig(order="full-pre-activation", shortcut="projection"), 4, 8, 2, first=False).double()
+    assert unit.downsample is not None
     x = torch.randn(3, 4, 6, 6, dtype=torch.double)
     shared = F.relu(unit.bn1(x))
     expected = unit.downsample(shared) + unit.conv2(F.relu(unit.bn2(unit.conv1(shared))))

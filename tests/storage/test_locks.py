@@ -28,7 +28,12 @@ def test_the_device_lock_waits_for_its_holder_and_outlives_no_one(exclusive):
     holder = context.Process(target=hold, args=(device, 60, ready))
     holder.start()
     assert ready.wait(30)
-    with locks.device(device, exclusive, lambda: (waited.append(True), holder.kill())):
+
+    def end_the_holder() -> None:
+        waited.append(True)
+        holder.kill()
+
+    with locks.device(device, exclusive, end_the_holder):
         assert waited == [True]
     holder.join()
 

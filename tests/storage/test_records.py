@@ -8,6 +8,7 @@ import multiprocessing
 import random
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,11 @@ from hypothesis import strategies as st
 
 from ablations.storage import files, records
 
-RECORD = {"id": "00112233aabbccdd", "kind": "run", "deterministic": {"test_accuracy": 97.5, "history": [1, 2.5]}}
+RECORD: dict[str, Any] = {
+    "id": "00112233aabbccdd",
+    "kind": "run",
+    "deterministic": {"test_accuracy": 97.5, "history": [1, 2.5]},
+}
 
 
 def test_a_record_comes_back_as_it_was_published(tmp_path):

@@ -1,0 +1,48 @@
+"""The start of the command `ablate`, and the check that Python finds its packages `densenet` and `ablations`.
+
+A folder may hold files of these two names that have nothing to do with this project. This module has a name of its
+own, so that Python finds it even there.
+"""
+
+import os
+import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def check_names() -> None:
+    """Check that no other file hides `densenet` or `ablations`.
+
+    Raises:
+        ImportError: names the file that Python finds first, and says what to do.
+    """
+    for name in ("densenet", "ablations"):
+        spec = find_spec(name)
+        if spec is None:
+            continue  # Python's own error says enough
+        found = Path(spec.origin or next(iter(spec.submodule_search_locations or ()))).resolve()
+        if found != Path(__file__).resolve().parent / name / "__init__.py":
+            raise ImportError(
+                f"Python finds {found} before the package `{name}` of densenet-ablations. Rename it, or start from "
+                "another folder. If PYTHONPATH names its folder, remove it there. The command `ablate` does not look "
+                "into the current folder.",
+                name=name,
+                path=str(found),
+            )
+
+
+def main() -> None:
+    """Run the command `ablate`."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(75))  # while all is imported there is nothing to keep
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    try:
+        check_names()
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    from ablations.cli import app
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    app()

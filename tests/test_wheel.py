@@ -1,0 +1,46 @@
+"""A wheel holds all that the commands need: they run from it, away from the repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from conftest import ROOT
+
+
+def ablate(installed, folder, *arguments):
+    """The output of the installed command, called in another folder, which must succeed."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [installed / "bin" / "ablate", *arguments]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_it_holds_every_file_of_the_packages(installed):
+    def files(folder):
+        found = {path.relative_to(folder) for name in ("ablations", "densenet") for path in (folder / name).rglob("*")}
+        return {path for path in found if path.suffix and path.suffix not in (".so", ".pyc")}
+
+    assert files(installed) == files(ROOT)
+
+
+def test_it_lists_the_grids(installed, tmp_path):
+    shipped = ", ".join(sorted(path.stem for path in (ROOT / "ablations" / "grids").glob("*.toml")))
+    assert f"Grids: {shipped}\n" in ablate(installed, tmp_path, "list")
+
+
+def test_it_plans_a_grid(installed, tmp_path):
+    assert "63 runs of 21 variants" in ablate(installed, tmp_path, "plan", "quick", "--counts-only")
+
+
+def test_it_rebuilds_a_report(installed, tmp_path):
+    committed = ROOT / "results" / "digits-cpu"
+    for name in ("grid.toml", "jobs.json"):
+        shutil.copy(committed / name, tmp_path)
+    shutil.copytree(committed / "records", tmp_path / "records")
+    ablate(installed, tmp_path, "report", ".")
+    assert (tmp_path / "report.html").read_text().count("<table") > 1
+    tables = [path.relative_to(committed) for path in (committed / "tables").iterdir()]
+    assert [path for path in tables if (tmp_path / path).read_bytes() != (committed / path).read_bytes()] == []
