@@ -60,7 +60,7 @@ def find_nearest(
 
 
 def match_level(variants: VariantReader, where: str, level: Level, table: MatchTable, base: Variant) -> Level:
-    """The level with the field solved that a table `match` names; what cannot be solved is told."""
+    """The level with the field solved that a table `match` names; what cannot be solved is reported."""
     findings, measure, path = variants.findings, table.measure, table.path
     section, _, key = path.partition(".")
     model = level.variant.model
@@ -68,10 +68,10 @@ def match_level(variants: VariantReader, where: str, level: Level, table: MatchT
     if section != "model" or key not in numbers:
         allowed = ", ".join(f"model.{name}" for name in numbers) or "none: it has no such field"
         rule = f"must name a number of this model; allowed are {allowed}"
-        findings.tell(f"{where}.match.{measure}", path, rule)
+        findings.add(f"{where}.match.{measure}", path, rule)
         return level
     if path in level.values:
-        findings.tell(f"{where}.{path}", level.values[path], f"match solves {path}: leave one of them out")
+        findings.add(f"{where}.{path}", level.values[path], f"match solves {path}: leave one of them out")
 
     def count(config: Config, data: DataConfig = level.variant.data) -> int:
         dataset = variants.datasets[data]
@@ -83,13 +83,13 @@ def match_level(variants: VariantReader, where: str, level: Level, table: MatchT
         target = table.target or count(base.model, base.data)
         solved, reached = find_nearest(model, key, target, count)
     except Exception as error:  # whatever a network written elsewhere may raise
-        findings.tell(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
+        findings.add(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
         return level
     value, name = getattr(solved, key), MATCHED[measure]
     off = 100 * (reached - target) / target
     said = f"{path} = {value} comes nearest, with {reached:,}"
     if abs(off) > UNREACHABLE:
-        findings.tell(f"{where}.match.{measure}", path, f"{target:,} {name} are out of reach; {said}")
+        findings.add(f"{where}.match.{measure}", path, f"{target:,} {name} are out of reach; {said}")
     elif abs(off) > 1:
         findings.notes.append(f"{level.label}: {said} {name}, {off:+.1f} % off")
     variant = replace(level.variant, model=solved)

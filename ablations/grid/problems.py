@@ -1,4 +1,4 @@
-"""What is wrong with a grid, told all at once."""
+"""What is wrong with a grid, reported all at once."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Findings:
 
     notes: list[str] = field(default_factory=list)
 
-    def tell(self, key: str, given: Any, rule: str) -> None:
-        """Add a problem, unless the same was told before."""
+    def add(self, key: str, given: Any, rule: str) -> None:
+        """Add a problem, unless the same is there already."""
         problem = Problem(key, given, rule)
         self.problems.setdefault(str(problem), problem)
 
     def has(self, *keys: str) -> bool:
-        """Whether a problem of one of these keys was told, or of a key below it."""
+        """Whether there is a problem at one of these keys, or below one."""
         below = tuple(key + mark for key in keys for mark in ".[")
         return any(problem.key in keys or problem.key.startswith(below) for problem in self.problems.values())
 

@@ -1,4 +1,4 @@
-"""A grid file becomes a Grid; every error is found, and all are told, before any work."""
+"""A grid file becomes a Grid; every error is found, and all are reported, before any work."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _apply(table: Table, setting: str, findings: Findings) -> None:
     section, dot, key = path.strip().partition(".")
     if not (equals and dot and section in (*SECTIONS, "tune") and key and key.isprintable()):
         rule = "must read model.KEY=VALUE, data.KEY=VALUE, train.KEY=VALUE or tune.KEY=VALUE"
-        findings.tell(f"--set {setting}", NOTHING, rule)
+        findings.add(f"--set {setting}", NOTHING, rule)
         return
     try:
         (value,) = tomllib.loads(f"value = {text}").values()  # one line, and not more behind it
@@ -115,7 +115,7 @@ def _apply(table: Table, setting: str, findings: Findings) -> None:
 
 
 def _set(table: Any, path: Sequence[str], value: Any) -> None:
-    """Set a value in a table's tables; where one of them is no table, that is left to be told."""
+    """Set a value in a table's tables; where one of them is no table, that is reported later, with its key."""
     *outer, key = path
     for name in outer:
         table = table.setdefault(name, {}) if isinstance(table, dict) else None
@@ -127,7 +127,7 @@ def _set(table: Any, path: Sequence[str], value: Any) -> None:
 def build(
     table: Table, findings: Findings, asked: Sequence[int] | None = None, max_jobs: int = MAX_JOBS
 ) -> Grid | None:
-    """The grid in a parsed file, without its text; None where a problem is told.
+    """The grid in a parsed file, without its text; None where there is a problem.
 
     `asked` are the seeds of the command line: a study with seeds of its own takes those of them that it has.
     """
@@ -137,11 +137,11 @@ def build(
     seeds = read_seeds(findings, "seeds", file.seeds)
     tuning = None if file.tune is None else read_tuning(variants, "tune", file.tune)
     if not file.study and not findings.has("study"):
-        findings.tell("study", NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
+        findings.add("study", NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
     count = _count_jobs(file, len(seeds), base)
     if count > max_jobs:
         said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # of which Python may refuse to print all
-        findings.tell("study", NOTHING, f"{said} jobs; at most {max_jobs:,} are taken, --max-jobs N lifts that")
+        findings.add("study", NOTHING, f"{said} jobs; at most {max_jobs:,} are taken, --max-jobs N lifts that")
         return None
     reader = _StudyReader(findings, variants, base, tuning, seeds, asked)
     studies = tuple(reader.read(name, study) for name, study in file.study.items())
@@ -159,7 +159,8 @@ def _count_jobs(file: GridFile, seeds: int, base: Variant | None) -> int:
     count = seeds + 1 + count_trials(file.tune)  # the base's runs, its cost, and what chooses for it
     for study in file.study.values():
         runs = seeds if study.seeds is None else len(study.seeds)
-        count += _count_beside_base(study, base) * (runs + 1 + count_trials(study.tune or file.tune))
+        trials = count_trials(file.tune if study.tune is None else study.tune)
+        count += _count_beside_base(study, base) * (runs + 1 + trials)
     return count
 
 
@@ -198,18 +199,20 @@ class _StudyReader:
     asked: Sequence[int] | None
 
     def read(self, name: str, table: StudyTable) -> Study:
-        """The study with its levels, the base among them; what is wrong with it is told."""
+        """The study with its levels, the base among them; what is wrong with it is reported."""
         prefix = f"study.{quote(name)}"
         self._check_one_kind(prefix, table)
         entries = [*_list_products(prefix, table), *_list_variants(prefix, table)]
-        levels = self._add_base(table, [level for entry in entries for level in self._read_level(entry)])
+        read = [self._read_level(entry) for entry in entries]
+        levels = self._add_base(table, [level for level in read if level is not None])
         if table.match is not None and self.base is not None:
             levels = [self._match(prefix, level, table.match, self.base) for level in levels]
         levels = self._drop_repeated(prefix, levels)
         self._check_labels(prefix, [level.label for level in levels])
         if "model.implementation" not in table.axes:
             self._check_implementations(prefix, [level.variant.model for level in levels])
-        self._check_published(prefix, table, [level.label for level in levels] + [entry.label for entry in entries])
+        broken = [entry.label for entry, level in zip(entries, read, strict=True) if level is None]
+        self._check_published(prefix, table, [*(level.label for level in levels), *broken])
         levels = [replace(level, published=table.published.get(level.label)) for level in levels]
         tuning, follows = read_study_tuning(self.variants, prefix, table.tune, self.tuning)
         tuned = tuple(tune_level(self.variants, prefix, level, tuning, follows) for level in levels)
@@ -221,18 +224,17 @@ class _StudyReader:
         varied = bool(table.axes) or self.findings.has(*(f"{prefix}.{section}" for section in SECTIONS))
         if named == varied:
             rule = "needs either axes (model.KEY = [...]) or [[study.X.variant]], not both"
-            self.findings.tell(prefix, NOTHING, rule)
+            self.findings.add(prefix, NOTHING, rule)
 
-    def _read_level(self, entry: _Entry) -> Iterator[Level]:
-        """The level of an entry, or nothing where it is not valid."""
+    def _read_level(self, entry: _Entry) -> Level | None:
+        """The level of an entry; None where it is not valid."""
         variant = self.variants.read(entry.where, entry.own)
         if variant is None:
-            return
+            return None
         level = Level(entry.label, flatten(entry.own), variant, self.variants.are_equal(variant, self.base))
         if entry.match is not None and self.base is not None:
             level = match_level(self.variants, entry.where, level, entry.match, self.base)
-        if not self.findings.has(f"{entry.where}.name"):
-            yield level
+        return None if self.findings.has(f"{entry.where}.name") else level
 
     def _match(self, prefix: str, level: Level, table: MatchTable, base: Variant) -> Level:
         """A study's match, for each level but the base and those that have one of their own."""
@@ -259,37 +261,37 @@ class _StudyReader:
         return list(first.values())
 
     def _check_labels(self, prefix: str, labels: Sequence[str]) -> None:
-        """Tell of labels by which a level cannot be cited."""
+        """Report labels by which a level cannot be cited."""
         counts = Counter(labels)
         for label in counts:
             if not 0 < len(label) <= 200 or not label.isprintable():
-                self.findings.tell(prefix, label, "a level's label has 1 to 200 printable characters")
+                self.findings.add(prefix, label, "a level's label has 1 to 200 printable characters")
             if UNCITABLE.search(label):
                 rule = r"a level's label, by which it is cited, has none of \ { } % # ~ ^ $ < > and --"
-                self.findings.tell(prefix, label, rule)
+                self.findings.add(prefix, label, rule)
             if counts[label] > 1:
-                self.findings.tell(prefix, label, "stands more than once in this study")
+                self.findings.add(prefix, label, "stands more than once in this study")
 
     def _check_implementations(self, prefix: str, models: Sequence[Config]) -> None:
-        """Tell of networks that differ in implementation and in other fields: their speeds cannot be compared."""
+        """Report networks that differ in implementation and in other fields: their speeds cannot be compared."""
         fields = [model.model_dump(exclude={"checkpoint"}) for model in models if hasattr(model, "implementation")]
         ways = list(dict.fromkeys(each.pop("implementation") for each in fields))
         if len(ways) > 1 and any(each != fields[0] for each in fields):
             rule = f"its levels differ in implementation, {' and '.join(ways)}, and in other fields of the model: "
             rule += "give them one, or vary nothing else beside it but checkpoint"
-            self.findings.tell(prefix, NOTHING, rule)
+            self.findings.add(prefix, NOTHING, rule)
 
     def _check_published(self, prefix: str, table: StudyTable, labels: Sequence[str]) -> None:
-        """Tell of published errors that have no level or no source."""
+        """Report published errors that have no level or no source."""
         names = list(dict.fromkeys(labels))
         for label, error in table.published.items():
             if label not in names:
                 rule = f"no such level{suggestion(label, names)}; the levels are {', '.join(names)}"
-                self.findings.tell(f"{prefix}.published.{quote(label)}", error, rule)
-        told = self.findings.has(f"{prefix}.published", f"{prefix}.published_source")
-        if bool(table.published) != bool(table.published_source) and not told:
+                self.findings.add(f"{prefix}.published.{quote(label)}", error, rule)
+        known = self.findings.has(f"{prefix}.published", f"{prefix}.published_source")
+        if bool(table.published) != bool(table.published_source) and not known:
             rule = "published and published_source belong together: errors in %, and where they stand"
-            self.findings.tell(f"{prefix}.published", NOTHING, rule)
+            self.findings.add(f"{prefix}.published", NOTHING, rule)
 
     def _read_seeds(self, prefix: str, table: StudyTable) -> tuple[int, ...]:
         """The study's own seeds, of these those that the command line asks for, if any; else the grid's."""

@@ -32,7 +32,7 @@ RESERVED = ("pareto", "overall")
 
 
 def state(rule: str) -> WrapValidator:
-    """A validator that tells this one rule, whatever is wrong with the value or within it."""
+    """A validator that reports this one rule, whatever is wrong with the value or within it."""
 
     def check(value: Any, validate: Any) -> Any:
         try:
@@ -78,7 +78,7 @@ def _check_different(values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Fields:
-    """Tells editors the fields that a section may have, which its configurations check when they are made."""
+    """Gives editors the fields that a section may have, which its configurations check when they are made."""
 
     configs: tuple[type[Config], ...]
     form: Literal["level", "axis", "either"] = "level"
@@ -331,7 +331,7 @@ def make_schema() -> Table:
 
 
 def check_shape(table: Table, findings: Findings) -> GridFile:
-    """The grid file in a parsed table; all that is wrong with its shape is told.
+    """The grid file in a parsed table; all that is wrong with its shape is reported.
 
     What is wrong is left out, so that the rest can be checked further; a required value is replaced by its example.
     """
@@ -341,7 +341,7 @@ def check_shape(table: Table, findings: Findings) -> GridFile:
         except ValidationError as error:
             table = copy.deepcopy(table)
             for detail in error.errors(include_url=False):
-                _tell(detail, findings)
+                _report(detail, findings)
                 _leave_out(table, _place(detail))
 
 
@@ -351,7 +351,7 @@ def _place(detail: ErrorDetails) -> list[str | int]:
     return place[:-1] if place[-1] == "[key]" else place
 
 
-def _tell(detail: ErrorDetails, findings: Findings) -> None:
+def _report(detail: ErrorDetails, findings: Findings) -> None:
     place, given = _place(detail), detail["input"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{quote(part)}" for part in place)[1:]
     fields = _fields_beside(place)
@@ -362,7 +362,7 @@ def _tell(detail: ErrorDetails, findings: Findings) -> None:
     elif detail["type"] in ("list_type", "too_short"):
         rule = f"must be tables, each headed [[{key}]]"
     absent = detail["type"] == "missing" or len(place) < len(detail["loc"])
-    findings.tell(key, NOTHING if absent else given, rule)
+    findings.add(key, NOTHING if absent else given, rule)
 
 
 def _fields_beside(place: list[str | int]) -> dict[str, FieldInfo]:

@@ -27,7 +27,7 @@ def count_trials(table: TuneTable | Literal["base", False] | None) -> int:
 
 
 def read_seeds(findings: Findings, where: str, seeds: Sequence[int]) -> tuple[int, ...]:
-    """The seeds, each of them once; a note tells of those that are listed twice."""
+    """The seeds, each of them once; a note names those that are listed twice."""
     unique = tuple(dict.fromkeys(seeds))
     if len(unique) < len(seeds):
         findings.notes.append(f"{where} are listed more than once and count once: {list(unique)}")
@@ -42,18 +42,18 @@ def read_tuning(variants: VariantReader, prefix: str, table: TuneTable) -> Tunin
     for name in ("keep_weights", "test_curve"):
         if name in schedule:
             rule = "a trial keeps no weights and has no test images"
-            findings.tell(f"{prefix}.train.{name}", schedule[name], rule)
+            findings.add(f"{prefix}.train.{name}", schedule[name], rule)
     for name, values in axes.items():
         if name in UNTUNABLE:
             rule = "cannot be tuned: it does not change the result"
-            findings.tell(f"{prefix}.train.{quote(name)}", values, rule)
+            findings.add(f"{prefix}.train.{quote(name)}", values, rule)
         for value in values:
             own = {name: value}
             variants.check(TrainConfig, f"{prefix}.train", lay_over(base, {**schedule, **own}), own)
     variants.check(TrainConfig, f"{prefix}.train", lay_over(base, schedule), schedule)
     if math.prod(map(len, axes.values())) < 2 and not findings.has(f"{prefix}.train"):
         rule = "needs lists of train.* to choose from, two values or more in all: train.learning_rate = [0.03, 0.1]"
-        findings.tell(prefix, NOTHING, rule)
+        findings.add(prefix, NOTHING, rule)
     if findings.has(prefix):
         return None
     listed = tuple((name, tuple(values)) for name, values in axes.items())
@@ -71,12 +71,12 @@ def read_study_tuning(
     if isinstance(own, TuneTable):
         return read_tuning(variants, f"{prefix}.tune", own), False
     if own == "base" and common is None and not variants.findings.has("tune"):
-        variants.findings.tell(f"{prefix}.tune", own, TUNE_OF_A_STUDY)
+        variants.findings.add(f"{prefix}.tune", own, TUNE_OF_A_STUDY)
     return None if own is False else common, own == "base"
 
 
 def tune_level(variants: VariantReader, prefix: str, level: Level, tuning: Tuning | None, follows: bool) -> Level:
-    """The level as one that is tuned, or follows the base; what cannot be is told."""
+    """The level as one that is tuned, or follows the base; what cannot be is reported."""
     if tuning is None:
         return level
     chosen = [name for name, _ in tuning.axes]
@@ -85,7 +85,7 @@ def tune_level(variants: VariantReader, prefix: str, level: Level, tuning: Tunin
     for name in (each for each in (*chosen, *fixed) if f"train.{each}" in level.values):
         does = "chooses" if name in chosen else "fixes for its trials"
         rule = f"level {level.label} sets what tune {does}: give the study tune = false, or a tune of its own"
-        variants.findings.tell(f"{prefix}.train.{name}", level.values[f"train.{name}"], rule)
+        variants.findings.add(f"{prefix}.train.{name}", level.values[f"train.{name}"], rule)
         return level
     if not _check_candidates(variants, prefix, level, tuning):
         return level
@@ -93,14 +93,14 @@ def tune_level(variants: VariantReader, prefix: str, level: Level, tuning: Tunin
 
 
 def _check_candidates(variants: VariantReader, prefix: str, level: Level, tuning: Tuning) -> bool:
-    """Whether the level can be trained with each candidate, in a trial and in a run; what is wrong is told."""
+    """Whether the level can be trained with each candidate, in a trial and in a run; what is wrong is reported."""
     for candidate in tuning.candidates():
         try:
             trained = (tuning.trial(level.variant, candidate), level.variant.settled(candidate))
         except ValidationError as error:
             where = f"{prefix} {level.label}, tuned with {candidate}"
             for detail in error.errors():
-                variants.findings.tell(where, NOTHING, describe(detail, TrainConfig.model_fields))
+                variants.findings.add(where, NOTHING, describe(detail, TrainConfig.model_fields))
             return False
         for each, fields in zip(trained, ({**dict(tuning.schedule), **candidate}, candidate), strict=True):
             dataset = variants.load(f"{prefix}, tuned", each.data)
@@ -112,7 +112,7 @@ def _check_candidates(variants: VariantReader, prefix: str, level: Level, tuning
 
 
 def keep_seeds_apart(findings: Findings, studies: Iterable[Study], common: Tuning | None) -> None:
-    """Tell of seeds that are both tuned and reported: a lucky seed would be chosen and then reported."""
+    """Report seeds that trials and runs share: a lucky seed would be chosen, and then be part of the result."""
     studies = list(studies)
     reported = {seed for study in studies for seed in study.seeds}
     for study in studies:
@@ -121,6 +121,6 @@ def keep_seeds_apart(findings: Findings, studies: Iterable[Study], common: Tunin
             if both:
                 rule = f"study {study.name} is tuned with seeds that are reported too: give the tuning others"
                 where = "tune.seeds" if tuning == common else f"study.{study.name}.tune.seeds"
-                findings.tell(where, both, rule)
+                findings.add(where, both, rule)
     if common is not None and not any(level.variant.tuning == common for each in studies for level in each.levels):
         findings.notes.append("no study is tuned as [tune] says: each has a tune of its own, or tune = false")

@@ -42,7 +42,7 @@ class VariantReader:
     def read(self, prefix: str, own: Tables) -> Variant | None:
         """The base with these tables laid over it; None where it is not valid.
 
-        A problem that lies in inherited fields alone is told with the base, and not again for every level.
+        A problem of inherited fields alone is reported with the base, and not again for every level.
         """
         tables = inherit(self.base, own)
         model = self._read_model(f"{prefix}.model", tables["model"], own["model"])
@@ -64,20 +64,20 @@ class VariantReader:
             place, _, section = prefix.rpartition(".")
             details = error.errors()
             mine = [detail for detail in details if _is_of(own, detail)]
-            # the base's errors are told once, with the base: here only this level's, or those that nobody told
+            # the base's errors are reported once, with the base: here only this level's, or those not yet reported
             for detail in mine or (() if section in self.broken else details):
-                self._tell(prefix, detail, kind)
+                self._report(prefix, detail, kind)
             if place == "base":
                 self.broken.add(section)
             return None
 
-    def _tell(self, prefix: str, detail: ErrorDetails, kind: type[Config]) -> None:
+    def _report(self, prefix: str, detail: ErrorDetails, kind: type[Config]) -> None:
         key, *inner = detail["loc"] or ("",)
         # what else is in the path is pydantic's name of a kind of value
         numbers = "".join(f"[{part}]" for part in inner if isinstance(part, int))
         path = f"{prefix}.{quote(str(key))}{numbers}" if detail["loc"] else prefix
         absent = not detail["loc"] or detail["type"] == "missing"
-        self.findings.tell(path, NOTHING if absent else detail["input"], describe(detail, kind.model_fields))
+        self.findings.add(path, NOTHING if absent else detail["input"], describe(detail, kind.model_fields))
 
     def _read_model(self, prefix: str, table: Table, own: Table) -> Config | None:
         """The model of a table, from its preset where it names one."""
@@ -92,11 +92,11 @@ class VariantReader:
             kind = model_family(str(family))[0]
         except ValueError as error:
             if key in own:
-                self.findings.tell(f"{prefix}.{key}", table[key], str(error))
+                self.findings.add(f"{prefix}.{key}", table[key], str(error))
             return None
         if family != start["family"]:
             rule = f"preset {preset!r} is a {start['family']}; leave the family out"
-            self.findings.tell(f"{prefix}.family", family, rule)
+            self.findings.add(f"{prefix}.family", family, rule)
             return None
         fields = {key: value for key, value in table.items() if key != "preset"}
         return self.check(kind, prefix, lay_over(start, fields), own)
@@ -109,34 +109,34 @@ class VariantReader:
                 self.datasets[config] = self.datasets[images] if images in self.datasets else load(images).info
             except Exception as error:  # whatever a damaged file, or a shape beyond all memory, may raise
                 said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-                self.findings.tell(prefix, NOTHING, said)
+                self.findings.add(prefix, NOTHING, said)
                 self.datasets[config] = None
         return self.datasets[config]
 
     def _fit(self, prefix: str, model: Config, table: Table, own: Table, dataset: DatasetInfo) -> Config:
-        """The model with the data's channels and classes; what does not fit them is told."""
+        """The model with the data's channels and classes; what does not fit them is reported."""
         given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
         for key, value in given.items():
             if table.get(key, value) != value:
                 where = f"{prefix if key in own else 'base.model'}.{key}"
-                self.findings.tell(where, table[key], f"{dataset.label} has {value}; leave it out, the data says it")
+                self.findings.add(where, table[key], f"{dataset.label} has {value}; leave it out, the data says it")
         smallest = getattr(model, "smallest_image", 1)
         if min(dataset.image_size) < smallest:
             height, width = dataset.image_size
             need = f"this network needs images of at least {smallest} x {smallest} pixels"
             rule = f"{need}; those of {dataset.label} have {height} x {width}"
-            self.findings.tell(prefix if own else "base.model", NOTHING, rule)
+            self.findings.add(prefix if own else "base.model", NOTHING, rule)
         try:
             return type(model).model_validate({**model.model_dump(), **given})
         except ValidationError as error:
             for detail in error.errors():
                 key = str(detail["loc"][0]) if detail["loc"] else ""
                 rule = f"{dataset.label} has {key} = {given.get(key)}, which this network does not take"
-                self.findings.tell(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
+                self.findings.add(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
             return model
 
     def check_length(self, prefix: str, train: TrainConfig, table: Table, own: Table, dataset: DatasetInfo) -> bool:
-        """Whether there are steps at all, and more of them than of the warm-up; what is wrong is told."""
+        """Whether there are steps at all, and more of them than of the warm-up; what is wrong is reported."""
         count = dataset.train_images
         key = next((key for place in (own, table) for key in LENGTH if key in place), "")
         where = f"{prefix if key in own else 'base.train'}.{key}" if key else prefix
@@ -144,12 +144,12 @@ class VariantReader:
         per_epoch = train.steps_per_epoch(count)
         if not per_epoch:
             rule = f"{dataset.label} has {count} training images, fewer than batch_size = {train.batch_size}, and"
-            self.findings.tell(where, given, f'{rule} last_batch = "drop" drops them all')
+            self.findings.add(where, given, f'{rule} last_batch = "drop" drops them all')
             return False
         epochs = train.total_steps(count) / per_epoch
         if train.warmup_epochs >= epochs:
             rule = f"warmup_epochs = {train.warmup_epochs:g} must be below epochs = {epochs:g}"
-            self.findings.tell(where, given, rule)
+            self.findings.add(where, given, rule)
         return train.warmup_epochs < epochs
 
     def identify(self, variant: Variant) -> str:

@@ -208,6 +208,14 @@ def test_the_cap_on_jobs_is_exact_for_a_plain_grid(tmp_path):
         read(path, seeds=range(5000))
 
 
+def test_the_cap_counts_trials_of_the_studies_that_are_tuned(tmp_path):
+    tune = "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9]\nvalidation = 50\n"
+    path = write_grid(tmp_path, TINY.replace("[4, 8]", "[4, 8]\ntune = false") + tune)
+    with pytest.raises(GridError, match="up to 10 jobs; at most 9"):
+        read(path, max_jobs=9)  # six runs, two costs, and the base's two trials
+    assert len(jobs(read(path, max_jobs=10), MACHINE)) == 8
+
+
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_the_cap_is_an_option(tmp_path, command):
     path = write_grid(tmp_path)
@@ -643,12 +651,23 @@ def test_ways_of_computing_may_be_what_a_study_compares(tmp_path):
         ("published = { 8 = 4.5 }", "published and published_source belong together"),
         ('published_source = "a paper"', "published and published_source belong together"),
         ('published = { 9 = 4.5 }\npublished_source = "x"', "published.9 = 4.5: no such level; the levels are 4, 8"),
+        ("model.bn_size = [0, 1]\npublished = { '8, 2' = 4.5 }\npublished_source = 'x'",
+         "published.\"8, 2\" = 4.5: no such level; did you mean '8, 1'?; the levels are"),
         ('published = { 8 = 450 }\npublished_source = "x"', "published.8 = 450: must be a test error in %"),
         ('published = { 8 = true }\npublished_source = "x"', "published.8 = True: must be a test error in %"),
         ("published = 4.5", "study.growth_rate.published = 4.5: must be a table"),
     ],
-)
+)  # fmt: skip
 def test_published_errors_belong_to_levels_and_have_a_source(text, said, tmp_path):
     with pytest.raises(GridError) as error:
         read(write_grid(tmp_path, TINY + text + "\n"))
     assert said in str(error.value)
+
+
+def test_a_published_error_belongs_to_a_level_that_counts(tmp_path):
+    text = TINY.replace("model.growth_rate = [4, 8]", "model.compression = [1, 1.0, 2]\npublished_source = 'x'")
+    found = problems(tmp_path, text + 'published = { "1.0" = 5.5, "2" = 5.5 }\n')
+    assert found == [
+        "study.growth_rate.model.compression = 2: should be less than or equal to 1",
+        'study.growth_rate.published."1.0" = 5.5: no such level; the levels are 0.5, 1, 2',
+    ]
