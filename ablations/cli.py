@@ -1,4 +1,4 @@
-"""The command line: `ablate plan | run | job | status | report | cite | check | list`.
+"""The command line: `ablate plan | run | job | status | report | cite | check | list | schema`.
 
 Commands import what they need when they are called, so that those that only read records answer at once.
 """
@@ -67,6 +67,14 @@ def list_() -> None:
         ("Metrics", METRICS),
     ):
         out.print(Text(f"{title}: {', '.join(names)}"))
+
+
+@app.command()
+def schema() -> None:
+    """Prints the JSON Schema of a grid file: editors complete and check grids with it."""
+    from ablations.grid.schema import make_schema
+
+    print(json.dumps(make_schema(), indent=1))
 
 
 @app.command()

@@ -18,7 +18,7 @@ PACKAGES = {
     "ablations ": "config environment",
     "ablations.data": "images source subsets digests download builtin parquet imagefolder published registry cache "
     "dataset augmentation",
-    "ablations.grid": "model planning tuning matching problems reader",
+    "ablations.grid": "model planning tuning problems schema variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost",
     "ablations.execution": "engine local inline job display driver plan",

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 from pydantic import ValidationError
 
-from densenet import Config, count_params
+from ablations.config import DataConfig, Variant
+from ablations.grid.model import Level
+from ablations.grid.schema import MatchTable
+from ablations.grid.variants import VariantReader
+from ablations.metrics import MATCHED
+from ablations.storage.manifest import Match
+from densenet import Config, count_macs, count_params
 
 MATCHABLE = ("width", "growth_rate", "init_features")
 """Fields whose growth never lowers the count of parameters or of multiply-accumulates."""
@@ -18,7 +25,7 @@ UNREACHABLE = 25
 """Percent off its target beyond which a match is none."""
 
 
-def nearest(
+def find_nearest(
     model: Config, key: str, target: int, count_of: Callable[[Config], int] = count_params
 ) -> tuple[Config, int]:
     """The model whose count comes nearest to `target` when the field `key` is varied, and that count.
@@ -50,3 +57,47 @@ def nearest(
         value = next(short for places in range(1, 16) if count(short := round(value, places)) == count(value))
     config = at(value)
     return (model, count_of(model)) if config is None else (config, int(count(value)))
+
+
+def match_level(variants: VariantReader, where: str, level: Level, table: MatchTable, base: Variant) -> Level:
+    """The level with the field solved that a table `match` names; what cannot be solved is reported."""
+    findings, measure, path = variants.findings, table.measure, table.path
+    section, _, key = path.partition(".")
+    model = level.variant.model
+    numbers = [name for name in MATCHABLE if name in type(model).model_fields]
+    if section != "model" or key not in numbers:
+        allowed = ", ".join(f"model.{name}" for name in numbers) or "none: it has no such field"
+        rule = f"must name a number of this model; allowed are {allowed}"
+        findings.add(f"{where}.match.{measure}", path, rule)
+        return level
+    if path in level.values:
+        findings.add(f"{where}.{path}", level.values[path], f"match solves {path}: leave one of them out")
+
+    def count(config: Config, data: DataConfig = level.variant.data) -> int:
+        dataset = variants.datasets[data]
+        if measure == "params" or dataset is None:
+            return count_params(config)
+        return count_macs(config, dataset.image_size)
+
+    try:
+        target = table.target or count(base.model, base.data)
+        solved, reached = find_nearest(model, key, target, count)
+    except Exception as error:  # whatever a network written elsewhere may raise
+        findings.add(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
+        return level
+    value, name = getattr(solved, key), MATCHED[measure]
+    off = 100 * (reached - target) / target
+    said = f"{path} = {value} comes nearest, with {reached:,}"
+    if abs(off) > UNREACHABLE:
+        findings.add(f"{where}.match.{measure}", path, f"{target:,} {name} are out of reach; {said}")
+    elif abs(off) > 1:
+        findings.notes.append(f"{level.label}: {said} {name}, {off:+.1f} % off")
+    variant = replace(level.variant, model=solved)
+    match = Match(measure=measure, field=path, value=value, target=target, reached=reached)
+    return replace(
+        level,
+        values={**level.values, path: value},
+        variant=variant,
+        is_base=variants.are_equal(variant, base),
+        match=match,
+    )

@@ -1,12 +1,16 @@
-"""What is wrong with a grid, told all at once."""
+"""What is wrong with a grid, reported all at once."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from densenet.options import suggestion
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,45 @@ class Problem:
     rule: str
 
     def __str__(self) -> str:
-        given = "" if self.given is NOTHING else f" = {shorten(shown(self.given))}"
-        return printable(f"{shorten(self.key, 200)}{given}: {shorten(self.rule, 4000)}")
+        given = "" if self.given is NOTHING else f" = {shorten(show(self.given))}"
+        return escape(f"{shorten(self.key, 200)}{given}: {shorten(self.rule, 4000)}")
 
 
 NOTHING = object()
+
+
+@dataclass
+class Findings:
+    """What is found while a grid is read: problems, each of them once, and notes."""
+
+    problems: dict[str, Problem] = field(default_factory=dict)
+    """By their text."""
+
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, key: str, given: Any, rule: str) -> None:
+        """Add a problem, unless the same is there already."""
+        problem = Problem(key, given, rule)
+        self.problems.setdefault(str(problem), problem)
+
+    def has(self, *keys: str) -> bool:
+        """Whether there is a problem at one of these keys, or below one."""
+        below = tuple(key + mark for key in keys for mark in ".[")
+        return any(problem.key in keys or problem.key.startswith(below) for problem in self.problems.values())
+
+    def sort(self, table: dict[str, Any]) -> list[Problem]:
+        """The problems in the order of the file: by its tables, and by the tables within these."""
+        places = [""]
+        for key, value in table.items():
+            places.append(quote(key))
+            places += [f"{quote(key)}.{quote(inner)}" for inner in value] if isinstance(value, dict) else []
+
+        def place(problem: Problem) -> int:
+            parts = re.findall(r'(?:[^."]|"(?:[^"\\]|\\.)*")+', problem.key)
+            names = (".".join(parts[:2]), parts[0] if parts else "", "")
+            return next(places.index(name) for name in names if name in places)
+
+        return sorted(self.problems.values(), key=place)
 
 
 class GridError(ValueError):
@@ -31,11 +69,25 @@ class GridError(ValueError):
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source, self.problems = source, tuple(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        first = f"{printable(source)}: {count}, nothing was run"
+        first = f"{escape(source)}: {count}, nothing was run"
         super().__init__("\n".join([first, *(f"  {problem}" for problem in problems)]))
 
 
-def shown(value: Any) -> str:
+def describe(detail: ErrorDetails, names: Iterable[str]) -> str:
+    """What is allowed where pydantic found an error; `names` are the keys that are allowed beside it."""
+    given, rule = detail["input"], detail["msg"].replace("Input should", "should")
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key{suggestion(str(detail['loc'][-1]), names)}; allowed are {', '.join(names)}"
+    if detail["type"] == "literal_error" and isinstance(given, str):
+        return rule + suggestion(given, re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
+    if detail["type"] == "tuple_type":
+        return "should be a list; as one level of an axis, a list in the list: [[3, 3, 3]]"
+    if detail["type"] in ("dict_type", "model_type"):
+        return "must be a table"
+    return rule.removeprefix("Value error, ")
+
+
+def show(value: Any) -> str:
     """A value as Python writes it."""
     try:
         return repr(value)
@@ -43,12 +95,12 @@ def shown(value: Any) -> str:
         return "a whole number of thousands of digits"
 
 
-def quoted(key: str) -> str:
+def quote(key: str) -> str:
     """A key as TOML writes it."""
     return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
-def printable(text: str) -> str:
+def escape(text: str) -> str:
     """Control characters, and what no terminal shows, by their codes."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tomllib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ablations.config import DataConfig, TrainConfig
 from ablations.data import dataset
 from ablations.data.images import DataError
 from ablations.data.registry import DATASETS
-from ablations.grid import reader
+from ablations.grid import matching, reader, variants
 from ablations.grid.model import jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.problems import GridError
@@ -65,9 +66,9 @@ def nothing_large():
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "load", load)
-        patch.setattr(reader, "count_params", small(count_params))
-        patch.setattr(reader, "count_macs", small(count_macs))
+        patch.setattr(variants, "load", load)
+        patch.setattr(matching, "count_params", small(count_params))
+        patch.setattr(matching, "count_macs", small(count_macs))
         yield
 
 
@@ -102,7 +103,9 @@ KEYS = {
 
 def check_keys(table):
     """No key of the file is left over."""
-    assert set(table) <= {"title", "seeds", "time_limit", "base", "study"}
+    assert set(table) <= {"title", "seeds", "time_limit", "tune", "base", "study"}
+    for tune in (table.get("tune", {}), *(study["tune"] for study in table["study"].values() if "tune" in study)):
+        assert tune in ("base", False) or set(tune) <= {"train", "seeds", "validation"}
     assert set(table.get("base", {})) <= set(KEYS)
     own = [table.get("base", {}), *table["study"].values()]
     own += [entry for study in table["study"].values() for entry in study.get("variant", ())]
@@ -111,9 +114,14 @@ def check_keys(table):
         for each in own:
             assert (foreign and section == "model") or set(each.get(section, {})) <= keys
     for study in table["study"].values():
-        assert set(study) <= {"question", "match", "variant", *KEYS}
+        assert set(study) <= {"question", "seeds", "tune", "match", "variant", "published", "published_source", *KEYS}
         for entry in study.get("variant", ()):
             assert set(entry) <= {"name", "match", *KEYS}
+
+
+def untuned(grid, variant):
+    """The identity of a variant without its tuning, which may differ from study to study."""
+    return grid.variant_id(replace(variant, tuning=None, follows_base=False))
 
 
 def check(grid):
@@ -133,9 +141,7 @@ def check(grid):
         labels = [level.label for level in study.levels]
         assert len(set(labels)) == len(labels)
         assert all(label and label.isprintable() and len(label) <= 200 for label in labels)
-        assert [grid.variant_id(level.variant) for level in study.levels if level.is_base] == [
-            grid.variant_id(grid.base)
-        ]
+        assert [untuned(grid, level.variant) for level in study.levels if level.is_base] == [untuned(grid, grid.base)]
         assert len({grid.variant_id(level.variant) for level in study.levels}) == len(labels), "each variant once"
     for variant in grid.variants.values():
         dataset = grid.datasets[variant.data]
@@ -153,7 +159,7 @@ def check(grid):
     grid.text.encode()
 
 
-STARTS = ("TOML", "file", "title", "seeds", "time_limit", "base", "study", "--set")
+STARTS = ("TOML", "file", "title", "seeds", "time_limit", "tune", "base", "study", "--set")
 """What a problem's key begins with, unless it is a key that no grid has."""
 
 
@@ -215,13 +221,14 @@ def tables(table, comment=""):
     top = {key: value for key, value in table.items() if not isinstance(value, dict)}
     lines = [f"{toml(key)} = {toml(value)}" for key, value in top.items()]
     for key, value in table.items():
-        if isinstance(value, dict):
-            for inner, content in value.items():
-                if isinstance(content, dict) and content:
-                    lines += [f"[{toml(key)}.{toml(inner)}]"]
-                    lines += [f"{toml(name)} = {toml(each)}" for name, each in content.items()]
-                else:
-                    lines += [f"[{toml(key)}]\n{toml(inner)} = {toml(content)}"]
+        inner = value if isinstance(value, dict) else {}
+        tables = {name: each for name, each in inner.items() if isinstance(each, dict) and each}
+        if len(tables) < len(inner):
+            lines += [f"[{toml(key)}]"]
+            lines += [f"{toml(name)} = {toml(each)}" for name, each in inner.items() if name not in tables]
+        for name, content in tables.items():
+            lines += [f"[{toml(key)}.{toml(name)}]"]
+            lines += [f"{toml(last)} = {toml(each)}" for last, each in content.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -258,10 +265,22 @@ VALID = [
         "base": {"model": MODEL, "data": NOISE},
         "study": {"v": {"variant": [{"name": "tv", "model": {"family": "torchvision", "name": "squeezenet1_0"}}]}},
     },
+    {
+        "tune": {"train": {"learning_rate": [0.1, 0.3], "epochs": 1}, "seeds": [7], "validation": 3},
+        "base": {"model": MODEL, "data": NOISE, "train": {"epochs": 2}},
+        "study": {
+            "tuned": {"published": {"4": 5, "8": 4.5}, "published_source": "here", "model": {"growth_rate": [4, 8]}},
+            "follow": {"tune": "base", "seeds": [0, 1], "variant": [{"name": "n", "train": {"momentum": 0.5}}]},
+            "fixed": {"tune": False, "train": {"learning_rate": [0.2, 0.4]}},
+            "own": {"tune": {"train": {"momentum": [0.1, 0.2]}, "seeds": [9], "validation": 0.3},
+                    "match": {"params": "model.init_features", "target": 3000}, "model": {"growth_rate": [3, 5]}},
+        },
+    },
 ]  # fmt: skip
 
 WORDS = sorted(
     {"preset", "name", "match", "params", "macs", "target", "variant", "question", "title", "seeds", "time_limit"}
+    | {"tune", "published", "published_source", "validation"}
     | {"base", "study", "model", "data", "train", "densenet", "resnet", "torchvision", "adamw", "cosine", "one-cycle"}
     | {"group", "none", "sum", "imagenet", "bottleneck", "resnet18", "densenet121", "standard", "cutout", "drop"}
     | {"model.width", "model.growth_rate", "model.init_features", "random", "digits", "parquet", "imagefolder"}
@@ -561,7 +580,7 @@ def test_an_editor_s_marks_and_line_ends_change_nothing(path, content):
         ("model.", "must read model.KEY=VALUE"),
         ("\udcff", "--set \\udcff: must read"),
         ("model.x=\udcff", "base.model.x = '\\udcff': unknown key"),
-        ("model.\udcff=1", "base.model: "),
+        ("model.\udcff=1", "--set model.\\udcff=1: must read model.KEY=VALUE"),
         ("data.root=\udcff", "base.data: data.root = '\\udcff'"),
         ("data.root=a\0b", "base.data: data.root = 'a\\x00b'"),
         ("train.epochs=" + "[" * 3000, "base.train.epochs = '[[["),

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from ablations.cli import SHIPPED, app
 from ablations.config import DataConfig
-from ablations.grid.matching import nearest
+from ablations.grid.matching import find_nearest
 from ablations.grid.model import jobs
-from ablations.grid.problems import GridError
-from ablations.grid.reader import read
+from ablations.grid.problems import Findings, GridError
+from ablations.grid.reader import build, read
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig, count_macs, count_params
 
 
@@ -137,6 +137,38 @@ def test_problems_of_all_sections_are_told_at_once(tmp_path):
         assert any(part in each for each in found), part
 
 
+def test_problems_stand_in_the_order_of_the_file(tmp_path):
+    text = TINY.replace("growth_rate = [4, 8]", "growth_rate = [4, 0]\npublished = 3").replace(
+        "epochs = 1", "epochs = 0"
+    )
+    found = problems(tmp_path, text.replace("title", "titel") + "[study.b]\nquesiton = 1\nmodel.bn_size = [2]\n")
+    assert [each.partition(" = ")[0] for each in found] == [
+        "titel", "base.train.epochs", "study.growth_rate.published", "study.growth_rate.model.growth_rate",
+        "study.b.quesiton",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[study.growth_rate]", '[study."../x"]',
+         "study.\"../x\": a study's name is 1 to 64 letters, digits, '_' and '-': it names files"),
+        ("model.growth_rate = [4, 8]", "model = 3", "study.growth_rate.model = 3: must be a table"),
+        ("model.growth_rate = [4, 8]", "variant = 3",
+         "study.growth_rate.variant = 3: must be tables, each headed [[study.growth_rate.variant]]"),
+        ("model.growth_rate = [4, 8]", "variant = [{name = 'a'}, 3]",
+         "study.growth_rate.variant[1] = 3: must be a table"),
+        ("model.growth_rate = [4, 8]", "variant = [{}, {}]",
+         'study.growth_rate.variant[0].name: is missing, for example name = "ResNet-20"'),
+        ("title", "study = 3\n#", "study = 3: must be a table"),
+    ],
+)  # fmt: skip
+def test_what_follows_from_a_problem_is_not_told_beside_it(tmp_path, old, new, message):
+    text = TINY.partition("[study")[0] if new.startswith("study") else TINY
+    found = problems(tmp_path, text.replace(old, new))
+    assert found == [message] or found == [message, message.replace("[0]", "[1]")]
+
+
 def test_the_message_names_the_file(tmp_path):
     with pytest.raises(GridError, match=r"tiny\.toml: 1 problem, nothing was run"):
         read(write_grid(tmp_path, TINY + "x = 1"))
@@ -174,6 +206,14 @@ def test_the_cap_on_jobs_is_exact_for_a_plain_grid(tmp_path):
     assert len(read(path, seeds=range(5000), max_jobs=15_003).seeds) == 5000
     with pytest.raises(GridError, match="up to 15,003 jobs; at most 10,000 are taken"):
         read(path, seeds=range(5000))
+
+
+def test_the_cap_counts_trials_of_the_studies_that_are_tuned(tmp_path):
+    tune = "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9]\nvalidation = 50\n"
+    path = write_grid(tmp_path, TINY.replace("[4, 8]", "[4, 8]\ntune = false") + tune)
+    with pytest.raises(GridError, match="up to 10 jobs; at most 9"):
+        read(path, max_jobs=9)  # six runs, two costs, and the base's two trials
+    assert len(jobs(read(path, max_jobs=10), MACHINE)) == 8
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -323,7 +363,7 @@ def test_a_target_may_be_stated(tmp_path):
 @settings(max_examples=15, deadline=None)
 @given(st.integers(3_000, 300_000))
 def test_no_width_in_reach_is_nearer_than_the_solved_one(target):
-    solved, reached = nearest(ResNetConfig(depth=8), "width", target)
+    solved, reached = find_nearest(ResNetConfig(depth=8), "width", target)
     assert reached == count_params(solved)
     for step in (-0.02, -0.005, 0.005, 0.02):
         other = count_params(ResNetConfig(depth=8, width=solved.width * (1 + step)))
@@ -350,7 +390,7 @@ def test_a_match_names_params_or_macs(tmp_path, match):
 
 def test_a_whole_number_is_matched_too():
     target = count_params(DenseNetConfig(block_config=(2, 2), growth_rate=9))
-    solved, reached = nearest(DenseNetConfig(block_config=(2, 2), growth_rate=2), "init_features", target)
+    solved, reached = find_nearest(DenseNetConfig(block_config=(2, 2), growth_rate=2), "init_features", target)
     assert solved.growth_rate == 2
     assert abs(reached - target) <= abs(count_params(solved.model_copy(update={"init_features": 1})) - target)
 
@@ -494,26 +534,22 @@ tunings = values | st.fixed_dictionaries(
 @settings(max_examples=100, deadline=None)
 @given(tune=tunings, own=tunings, published=values, seeds=values)
 def test_no_tuning_whatever_brings_a_traceback(tune, own, published, seeds):
-    from ablations.grid.reader import _Reader
-
     table = tomllib.loads(TINY)
     table["tune"] = tune
     table["study"]["growth_rate"] |= {"tune": own, "published": published, "seeds": seeds}
-    reader = _Reader()
-    grid = reader.grid(table, "")
-    assert grid is not None or reader.problems
-    assert all(str(problem) for problem in reader.problems)
+    findings = Findings()
+    grid = build(table, findings)
+    assert grid is not None or findings.problems
+    assert all(findings.problems)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(keys, values, max_size=4))
 def test_no_table_whatever_brings_a_traceback(table):
-    from ablations.grid.reader import _Reader
-
-    reader = _Reader()
-    grid = reader.grid(table, "")
-    assert grid is not None or reader.problems
-    assert all(str(problem) for problem in reader.problems)
+    findings = Findings()
+    grid = build(table, findings)
+    assert grid is not None or findings.problems
+    assert all(findings.problems)
 
 
 @pytest.mark.parametrize("name", ["quick", "presets"])
@@ -526,7 +562,7 @@ RANDOM = ["data.name='random'", "data.shape=[3,32,32]", "data.classes=10", "data
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-cpu"])
 def test_the_shipped_cifar10_grids_ask_the_same_tuned_alike(name, monkeypatch):
-    monkeypatch.setattr("ablations.grid.reader.nearest", lambda model, key, target, count: (model, target))
+    monkeypatch.setattr("ablations.grid.matching.find_nearest", lambda model, key, target, count: (model, target))
     grid = read(SHIPPED / f"{name}.toml", [*RANDOM, "tune.validation=16"])
     studies = {study.name: study for study in grid.studies}
     assert list(studies)[:8] == [
@@ -615,12 +651,23 @@ def test_ways_of_computing_may_be_what_a_study_compares(tmp_path):
         ("published = { 8 = 4.5 }", "published and published_source belong together"),
         ('published_source = "a paper"', "published and published_source belong together"),
         ('published = { 9 = 4.5 }\npublished_source = "x"', "published.9 = 4.5: no such level; the levels are 4, 8"),
+        ("model.bn_size = [0, 1]\npublished = { '8, 2' = 4.5 }\npublished_source = 'x'",
+         "published.\"8, 2\" = 4.5: no such level; did you mean '8, 1'?; the levels are"),
         ('published = { 8 = 450 }\npublished_source = "x"', "published.8 = 450: must be a test error in %"),
         ('published = { 8 = true }\npublished_source = "x"', "published.8 = True: must be a test error in %"),
         ("published = 4.5", "study.growth_rate.published = 4.5: must be a table"),
     ],
-)
+)  # fmt: skip
 def test_published_errors_belong_to_levels_and_have_a_source(text, said, tmp_path):
     with pytest.raises(GridError) as error:
         read(write_grid(tmp_path, TINY + text + "\n"))
     assert said in str(error.value)
+
+
+def test_a_published_error_belongs_to_a_level_that_counts(tmp_path):
+    text = TINY.replace("model.growth_rate = [4, 8]", "model.compression = [1, 1.0, 2]\npublished_source = 'x'")
+    found = problems(tmp_path, text + 'published = { "1.0" = 5.5, "2" = 5.5 }\n')
+    assert found == [
+        "study.growth_rate.model.compression = 2: should be less than or equal to 1",
+        'study.growth_rate.published."1.0" = 5.5: no such level; the levels are 0.5, 1, 2',
+    ]

@@ -1,0 +1,396 @@
+"""The shape of a grid file: its tables, their keys, and what may stand there. Editors get it as a JSON Schema."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, ErrorDetails
+
+from ablations.config import DataConfig, TrainConfig
+from ablations.data.registry import DATASETS
+from ablations.grid.model import SECTIONS, Table
+from ablations.grid.problems import NOTHING, Findings, describe, quote
+from densenet import PRESETS, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
+
+RESERVED = ("pareto", "overall")
+"""Names of figures over all studies."""
+
+
+def state(rule: str) -> WrapValidator:
+    """A validator that reports this one rule, whatever is wrong with the value or within it."""
+
+    def check(value: Any, validate: Any) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(rule) from None
+
+    return WrapValidator(check)
+
+
+def _join_lines(text: str) -> str:
+    line = " ".join(text.split())
+    if not line.isprintable():
+        raise ValueError("not printable")
+    return line
+
+
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+def _check_share_or_number(images: float) -> float:
+    if images >= 1 and images % 1:
+        raise ValueError("neither a share nor a whole number")
+    return images
+
+
+def _check_study_name(name: str) -> str:
+    if name.lower() in RESERVED:
+        raise ValueError(f"this name is taken by a figure or a table over all studies: {', '.join(RESERVED)}")
+    if not re.fullmatch(STUDY_NAME, name):
+        raise ValueError("a study's name is 1 to 64 letters, digits, '_' and '-': it names files")
+    return name
+
+
+def _check_different(values: Any) -> Any:
+    if isinstance(values, list) and (not values or any(values.count(value) > 1 for value in values)):
+        raise ValueError("must be a list of different values, at least one")
+    return values
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Gives editors the fields that a section may have, which its configurations check when they are made."""
+
+    configs: tuple[type[Config], ...]
+    form: Literal["level", "axis", "either"] = "level"
+    """Whether a field is one level, a list of levels, or either."""
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> Table:
+        fields: dict[str, list[Table]] = {}
+        for config in self.configs:
+            for name, schema in config.model_json_schema()["properties"].items():
+                fields.setdefault(name, []).append(schema)
+        if DataConfig in self.configs:
+            fields["name"][0]["enum"] = list(DATASETS)
+        if DenseNetConfig in self.configs:
+            text = "A published network; a table that names one starts from its fields."
+            fields["preset"] = [{"title": "Preset", "description": text, "enum": list(PRESETS)}]
+        properties = {name: self._write(_unite(schemas)) for name, schemas in fields.items()}
+        return {"type": "object", "properties": properties, "additionalProperties": OwnConfig in self.configs}
+
+    def _write(self, level: Table) -> Table:
+        if self.form == "level":
+            return level
+        about: Table = {key: level[key] for key in ("title", "description") if key in level}
+        axis: Table = {**about, "type": "array", "items": level, "minItems": 1}
+        return axis if self.form == "axis" else {**about, "anyOf": [level, axis]}
+
+
+def _unite(schemas: list[Table]) -> Table:
+    """One schema for a field that several kinds of networks have."""
+    different = [schema for number, schema in enumerate(schemas) if schema not in schemas[:number]]
+    if len(different) == 1:
+        return different[0]
+    texts = dict.fromkeys(schema["description"] for schema in different)
+    return {"title": schemas[0]["title"], "description": "\n\n".join(texts), "anyOf": different}
+
+
+NETWORKS = (DenseNetConfig, ResNetConfig, TorchvisionConfig, OwnConfig)
+STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+
+StudyName = Annotated[str, AfterValidator(_check_study_name), WithJsonSchema({"pattern": f"^{STUDY_NAME}$"})]
+Line = Annotated[str, AfterValidator(_join_lines), state("must be text of printable characters")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seeds = Annotated[
+    list[Seed],
+    Field(min_length=1),
+    state("must be a list of whole numbers from 0 to 2147483647, at least one"),
+]
+Seconds = Annotated[
+    float,
+    Field(ge=0),
+    state("must be a number of seconds above 0 that one job may take in one go, or 0 for as long as it takes"),
+]
+Images = Annotated[
+    float,
+    Field(gt=0),
+    AfterValidator(_check_share_or_number),
+    state("must be the images to choose on, cut from the training set: a share below 1, or a whole number"),
+]
+Percent = Annotated[float, Field(ge=0, le=100), state("must be a test error in %, from 0 to 100")]
+VariantName = Annotated[
+    str,
+    Field(min_length=1, max_length=100),
+    AfterValidator(_check_printable),
+    state("a variant needs a name of 1 to 100 printable characters"),
+]
+Axis = Annotated[list[Any], Field(min_length=1), state("an axis is a list of levels, at least one")]
+
+ModelLevels = Annotated[Table, Fields(NETWORKS)]
+DataLevels = Annotated[Table, Fields((DataConfig,))]
+TrainLevels = Annotated[Table, Fields((TrainConfig,))]
+
+
+class MatchTable(Config):
+    """A field that is solved so that the network has the base's params, or its MACs."""
+
+    params: str | None = None
+    """The field that is solved for equal params, for example `model.width`."""
+
+    macs: str | None = None
+    """The field that is solved for equal multiply-accumulates."""
+
+    target: int | None = Field(default=None, gt=0)
+    """The count to reach, instead of the base's."""
+
+    @model_validator(mode="after")
+    def _solves_for_one_count(self) -> MatchTable:
+        if (self.params is None) == (self.macs is None):
+            raise ValueError("params or macs")
+        return self
+
+    @property
+    def measure(self) -> Literal["params", "macs"]:
+        """The count that becomes equal."""
+        return "macs" if self.params is None else "params"
+
+    @property
+    def path(self) -> str:
+        """The field that is solved, `model.width`."""
+        return self.params or self.macs or ""
+
+
+Match = Annotated[
+    MatchTable,
+    state(
+        'must read match.params = "model.FIELD" or match.macs = "model.FIELD", '
+        "and may have match.target, a whole number above 0 instead of the base's"
+    ),
+]
+
+
+class BaseTable(Config):
+    """What every variant has unless it says otherwise."""
+
+    model: ModelLevels = Field(default={})
+    """The network."""
+
+    data: DataLevels = Field(default={})
+    """The images."""
+
+    train: TrainLevels = Field(default={})
+    """The training."""
+
+
+class VariantTable(Config):
+    """A level by its name: what it changes of the base. Without changes it is the base."""
+
+    name: VariantName = Field(examples=["ResNet-20"])
+    """The level's label, by which it is cited."""
+
+    match: Match | None = None
+    """A field that is solved for equal params or MACs."""
+
+    model: ModelLevels = Field(default={})
+    """What it changes of the network."""
+
+    data: DataLevels = Field(default={})
+    """What it changes of the images."""
+
+    train: TrainLevels = Field(default={})
+    """What it changes of the training."""
+
+
+class TuneTable(Config):
+    """How fields of the training are chosen for each variant, on validation images."""
+
+    train: Annotated[
+        dict[str, Annotated[Any, AfterValidator(_check_different)]], Fields((TrainConfig,), form="either")
+    ] = Field(default={})
+    """Lists of values to choose from, and single values that hold while it is tuned, for example fewer epochs."""
+
+    seeds: Seeds = Field(examples=[[100]])
+    """Seeds of the trials alone, never of reported runs."""
+
+    validation: Images = Field(examples=[0.1])
+    """Images cut from the training set to choose on: a share of them below 1, or a whole number."""
+
+
+TUNE_OF_A_STUDY = (
+    "must be a table as [tune], or false for a study that is not tuned, "
+    'or, in a grid that has [tune], "base" for one that takes what is chosen for the base'
+)
+
+
+def _check_tune(value: Any) -> TuneTable | Literal["base", False]:
+    if isinstance(value, dict):
+        return TuneTable.model_validate(value)
+    if value == "base":
+        return "base"
+    if value is not False:
+        raise ValueError(TUNE_OF_A_STUDY)
+    return False
+
+
+class StudyTable(Config):
+    """One question: axes, whose product are its levels, or levels by name."""
+
+    question: Line = ""
+    """The question that it answers."""
+
+    seeds: Seeds | None = None
+    """Seeds of its runs, instead of the grid's."""
+
+    tune: (
+        Annotated[
+            TuneTable | Literal["base", False],
+            PlainValidator(_check_tune, json_schema_input_type=TuneTable | Literal["base", False]),
+        ]
+        | None
+    ) = None
+    """A tuning of its own; false: not tuned; "base": its levels take what is chosen for the base."""
+
+    match: Match | None = None
+    """A field that is solved in every level but the base, for equal params or MACs."""
+
+    variant: list[VariantTable] = Field(default=[], min_length=1)
+    """Levels by name, each under its own [[study.NAME.variant]]."""
+
+    published: dict[str, Percent] = Field(default={})
+    """Published test errors in %, by the label of the level."""
+
+    published_source: Line = ""
+    """Where the published errors stand."""
+
+    model: Annotated[dict[str, Axis], Fields(NETWORKS, form="axis")] = Field(default={})
+    """Axes of the network: for each field a list of levels."""
+
+    data: Annotated[dict[str, Axis], Fields((DataConfig,), form="axis")] = Field(default={})
+    """Axes of the images."""
+
+    train: Annotated[dict[str, Axis], Fields((TrainConfig,), form="axis")] = Field(default={})
+    """Axes of the training."""
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """The levels of each axis, `{"model.growth_rate": [4, 8]}`."""
+        return {f"{section}.{key}": each for section in SECTIONS for key, each in getattr(self, section).items()}
+
+
+class GridFile(Config):
+    """A grid: one base, and studies that each vary something of it."""
+
+    title: Line = ""
+    """What stands above the report."""
+
+    seeds: Seeds = Field(default=[0])
+    """Seeds of the runs: each variant is trained once with each."""
+
+    time_limit: Seconds = 0.0
+    """Seconds that one job may take in one go; 0 = as long as it takes."""
+
+    tune: TuneTable | None = None
+    """How fields of the training are chosen for each variant."""
+
+    base: BaseTable = BaseTable()
+    """What every variant has unless it says otherwise."""
+
+    study: dict[StudyName, StudyTable] = Field(
+        default={}, json_schema_extra={"minProperties": 1, "additionalProperties": False}
+    )
+    """The studies by name, [study.NAME]."""
+
+
+def make_schema() -> Table:
+    """The JSON Schema of a grid file, for editors.
+
+    It allows in each field of `model` what any kind of network takes there, and other fields, which are arguments of
+    networks written elsewhere. What it cannot say, such as fields that exclude each other, `ablate plan` checks.
+    """
+    schema = GridFile.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": ["study"]}
+
+
+def check_shape(table: Table, findings: Findings) -> GridFile:
+    """The grid file in a parsed table; all that is wrong with its shape is reported.
+
+    What is wrong is left out, so that the rest can be checked further; a required value is replaced by its example.
+    """
+    while True:
+        try:
+            return GridFile.model_validate(table)
+        except ValidationError as error:
+            table = copy.deepcopy(table)
+            for detail in error.errors(include_url=False):
+                _report(detail, findings)
+                _leave_out(table, _place(detail))
+
+
+def _place(detail: ErrorDetails) -> list[str | int]:
+    """The keys, and numbers in lists, that lead to an error."""
+    place = list(detail["loc"])
+    return place[:-1] if place[-1] == "[key]" else place
+
+
+def _report(detail: ErrorDetails, findings: Findings) -> None:
+    place, given = _place(detail), detail["input"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{quote(part)}" for part in place)[1:]
+    fields = _fields_beside(place)
+    rule = describe(detail, list(fields))
+    if detail["type"] == "missing":
+        name = str(place[-1])
+        rule = f"is missing, for example {name} = {json.dumps(_example(fields[name]))}"
+    elif detail["type"] in ("list_type", "too_short"):
+        rule = f"must be tables, each headed [[{key}]]"
+    absent = detail["type"] == "missing" or len(place) < len(detail["loc"])
+    findings.add(key, NOTHING if absent else given, rule)
+
+
+def _fields_beside(place: list[str | int]) -> dict[str, FieldInfo]:
+    """The fields of the table in which a place lies; none within model, data and train."""
+    names = [part for part in place[:-1] if isinstance(part, str)]
+    if not names:
+        return GridFile.model_fields
+    if len(names) == 2 and names[0] == "study":
+        return StudyTable.model_fields
+    tables: dict[str | int, type[Config]] = {"base": BaseTable, "tune": TuneTable, "variant": VariantTable}
+    return tables[names[-1]].model_fields if names[-1] in tables else {}
+
+
+def _example(field: FieldInfo) -> Any:
+    return (field.examples or [None])[0]
+
+
+def _leave_out(table: Any, place: list[Any]) -> None:
+    """Take the key at a place away, or the list that it stands in; a required one becomes its example."""
+    while isinstance(place[-1], int):
+        place = place[:-1]
+    *outer, key = place
+    for part in outer:
+        if isinstance(table, dict) and part not in table:
+            return  # it went with the table that it stood in
+        table = table[part]
+    fields = _fields_beside(place)
+    if key in fields and fields[key].is_required():
+        table[key] = _example(fields[key])
+    else:
+        table.pop(key, None)

@@ -1,0 +1,219 @@
+"""Tables of a grid become variants: what is inherited, presets, the data, and what fits together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
+from ablations.data.dataset import DatasetInfo, load
+from ablations.grid.model import SECTIONS, Table
+from ablations.grid.problems import NOTHING, Findings, describe, quote
+from densenet import PRESETS, Config, model_family
+from densenet.options import lookup
+
+Tables = dict[str, Table]
+"""The tables model, data and train."""
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+LENGTH = ("warmup_epochs", "steps", "epochs", "batch_size", "last_batch")
+"""Fields that decide how long a training is."""
+
+ALTERNATIVES = {"depth": "block_config", "block_config": "depth", "epochs": "steps", "steps": "epochs"}
+"""Pairs of fields that say the same: one that is given replaces the other one where that is inherited."""
+
+
+@dataclass
+class VariantReader:
+    """Reads variants that inherit from one base, and loads each data set once."""
+
+    findings: Findings
+    base: Tables
+    datasets: dict[DataConfig, DatasetInfo | None] = field(default_factory=dict)
+    """None for one that cannot be loaded."""
+
+    broken: set[str] = field(default_factory=set)
+    """Sections of the base that are not valid."""
+
+    def read(self, prefix: str, own: Tables) -> Variant | None:
+        """The base with these tables laid over it; None where it is not valid.
+
+        A problem of inherited fields alone is reported with the base, and not again for every level.
+        """
+        tables = inherit(self.base, own)
+        model = self._read_model(f"{prefix}.model", tables["model"], own["model"])
+        data = self.check(DataConfig, f"{prefix}.data", tables["data"], own["data"])
+        train = self.check(TrainConfig, f"{prefix}.train", tables["train"], own["train"])
+        dataset = self.load(f"{prefix}.data", data) if data is not None else None
+        if model is None or data is None or dataset is None:
+            return None
+        model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
+        if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
+            return None
+        return Variant(model, data, train)
+
+    def check(self, kind: type[AnyConfig], prefix: str, table: Table, own: Table) -> AnyConfig | None:
+        """The configuration in a table, of which a level gives its `own` keys; None where it is not valid."""
+        try:
+            return kind.model_validate(table)
+        except ValidationError as error:
+            place, _, section = prefix.rpartition(".")
+            details = error.errors()
+            mine = [detail for detail in details if _is_of(own, detail)]
+            # the base's errors are reported once, with the base: here only this level's, or those not yet reported
+            for detail in mine or (() if section in self.broken else details):
+                self._report(prefix, detail, kind)
+            if place == "base":
+                self.broken.add(section)
+            return None
+
+    def _report(self, prefix: str, detail: ErrorDetails, kind: type[Config]) -> None:
+        key, *inner = detail["loc"] or ("",)
+        # what else is in the path is pydantic's name of a kind of value
+        numbers = "".join(f"[{part}]" for part in inner if isinstance(part, int))
+        path = f"{prefix}.{quote(str(key))}{numbers}" if detail["loc"] else prefix
+        absent = not detail["loc"] or detail["type"] == "missing"
+        self.findings.add(path, NOTHING if absent else detail["input"], describe(detail, kind.model_fields))
+
+    def _read_model(self, prefix: str, table: Table, own: Table) -> Config | None:
+        """The model of a table, from its preset where it names one."""
+        preset, family = table.get("preset"), _family(table)
+        start: Table = {"family": family}
+        try:
+            key = "preset"
+            if preset is not None:
+                published = lookup("preset", str(preset), PRESETS)
+                start = {**published.model_dump(exclude_defaults=True), "family": getattr(published, "family", "")}
+            key = "family"
+            kind = model_family(str(family))[0]
+        except ValueError as error:
+            if key in own:
+                self.findings.add(f"{prefix}.{key}", table[key], str(error))
+            return None
+        if family != start["family"]:
+            rule = f"preset {preset!r} is a {start['family']}; leave the family out"
+            self.findings.add(f"{prefix}.family", family, rule)
+            return None
+        fields = {key: value for key, value in table.items() if key != "preset"}
+        return self.check(kind, prefix, lay_over(start, fields), own)
+
+    def load(self, prefix: str, config: DataConfig) -> DatasetInfo | None:
+        """Load a data set, once however it is augmented; one that is missing or damaged is a problem of the grid."""
+        if config not in self.datasets:
+            images = config.model_copy(update={"augmentation": "none", "cutout_size": 16})
+            try:
+                self.datasets[config] = self.datasets[images] if images in self.datasets else load(images).info
+            except Exception as error:  # whatever a damaged file, or a shape beyond all memory, may raise
+                said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                self.findings.add(prefix, NOTHING, said)
+                self.datasets[config] = None
+        return self.datasets[config]
+
+    def _fit(self, prefix: str, model: Config, table: Table, own: Table, dataset: DatasetInfo) -> Config:
+        """The model with the data's channels and classes; what does not fit them is reported."""
+        given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
+        for key, value in given.items():
+            if table.get(key, value) != value:
+                where = f"{prefix if key in own else 'base.model'}.{key}"
+                self.findings.add(where, table[key], f"{dataset.label} has {value}; leave it out, the data says it")
+        smallest = getattr(model, "smallest_image", 1)
+        if min(dataset.image_size) < smallest:
+            height, width = dataset.image_size
+            need = f"this network needs images of at least {smallest} x {smallest} pixels"
+            rule = f"{need}; those of {dataset.label} have {height} x {width}"
+            self.findings.add(prefix if own else "base.model", NOTHING, rule)
+        try:
+            return type(model).model_validate({**model.model_dump(), **given})
+        except ValidationError as error:
+            for detail in error.errors():
+                key = str(detail["loc"][0]) if detail["loc"] else ""
+                rule = f"{dataset.label} has {key} = {given.get(key)}, which this network does not take"
+                self.findings.add(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
+            return model
+
+    def check_length(self, prefix: str, train: TrainConfig, table: Table, own: Table, dataset: DatasetInfo) -> bool:
+        """Whether there are steps at all, and more of them than of the warm-up; what is wrong is reported."""
+        count = dataset.train_images
+        key = next((key for place in (own, table) for key in LENGTH if key in place), "")
+        where = f"{prefix if key in own else 'base.train'}.{key}" if key else prefix
+        given = table.get(key, NOTHING)
+        per_epoch = train.steps_per_epoch(count)
+        if not per_epoch:
+            rule = f"{dataset.label} has {count} training images, fewer than batch_size = {train.batch_size}, and"
+            self.findings.add(where, given, f'{rule} last_batch = "drop" drops them all')
+            return False
+        epochs = train.total_steps(count) / per_epoch
+        if train.warmup_epochs >= epochs:
+            rule = f"warmup_epochs = {train.warmup_epochs:g} must be below epochs = {epochs:g}"
+            self.findings.add(where, given, rule)
+        return train.warmup_epochs < epochs
+
+    def identify(self, variant: Variant) -> str:
+        """A text that is equal for variants that are trained alike, wherever their data lies."""
+        dataset = self.datasets[variant.data]
+        return identity(variant_fields(variant, dataset.checksum if dataset else ""))
+
+    def are_equal(self, variant: Variant, other: Variant | None) -> bool:
+        """Whether both are trained alike."""
+        return other is not None and (variant == other or self.identify(variant) == self.identify(other))
+
+
+def inherit(base: Tables, own: Tables) -> Tables:
+    """A variant's tables: the base's with its own laid over.
+
+    Another family, preset or network of torchvision starts from its own defaults, another data set from its own place.
+    """
+    tables = {section: lay_over(base[section], own[section]) for section in SECTIONS}
+    there, here = base["model"], own["model"]
+    if "preset" in here or here.get("family", _family(there)) != _family(there):
+        tables["model"] = here
+    elif _family(there) == "torchvision" and here.get("name", there.get("name")) != there.get("name"):
+        tables["model"] = {"family": "torchvision", **here}
+    if own["data"].get("name", base["data"].get("name")) != base["data"].get("name"):
+        special = {name for name in DataConfig.model_fields if role_of(DataConfig, name).only}
+        common = {key: value for key, value in base["data"].items() if key not in ("root", *special)}
+        tables["data"] = {**common, **own["data"]}
+    return tables
+
+
+def lay_over(lower: Table, upper: Table) -> Table:
+    """Both tables' keys, the upper one's where both have one or an alternative of one."""
+    replaced = {ALTERNATIVES.get(key) for key in upper}
+    return {**{key: value for key, value in lower.items() if key not in replaced}, **upper}
+
+
+def split(values: Table) -> Tables:
+    """`{"model.growth_rate": 12}` as the tables model, data and train."""
+    tables: Tables = {section: {} for section in SECTIONS}
+    for path, value in values.items():
+        section, _, key = path.partition(".")
+        tables[section][key] = value
+    return tables
+
+
+def flatten(tables: Tables) -> Table:
+    """The tables model, data and train as `{"model.growth_rate": 12}`."""
+    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+
+
+def value_of(variant: Variant, path: str) -> Any:
+    """A field of a variant, `model.growth_rate`; None where it has no such field."""
+    section, _, key = path.partition(".")
+    config = getattr(variant, section)
+    return {**vars(config), **(config.model_extra or {})}.get(key)
+
+
+def _family(table: Table) -> Any:
+    """The family that a model's table names, by itself or by its preset."""
+    return table.get("family", getattr(PRESETS.get(str(table.get("preset"))), "family", "densenet"))
+
+
+def _is_of(own: Table, detail: ErrorDetails) -> bool:
+    """Whether a pydantic error is one of these keys, or of one that their family lacks."""
+    if not detail["loc"]:
+        return bool(own)
+    return detail["loc"][0] in own or (detail["type"] == "missing" and "family" in own)
