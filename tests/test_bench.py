@@ -423,7 +423,7 @@ def bare_loop(network: nn.Module, data: Dataset, config: TrainConfig) -> float:
 
 def suite(network: nn.Module, data: Dataset, config: TrainConfig) -> float:
     """The same by the suite."""
-    return train(network, data, DataConfig(), config, 0, lambda done, loss: None).test.accuracy
+    return train(network, data, DataConfig(), config, 0).test.accuracy
 
 
 LOOPS = {"this suite": suite, "bare loop": bare_loop}

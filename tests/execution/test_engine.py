@@ -140,7 +140,7 @@ def test_a_task_over_its_limit_is_lost_and_the_next_one_runs(engine):
 
 
 def test_on_request_nothing_is_started_and_what_runs_is_asked_to_end(engine):
-    ready = []
+    ready: list[str] = []
     tasks = [Task(str(number), obey, (), stoppable=True) for number in range(4)]
     events = []
     for event in engine.run(tasks, lambda: len(ready) == engine.slots):

@@ -115,7 +115,8 @@ def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
 
     def other(config):
         data = load_data(config)
-        return replace(data, test=replace(data.test, images=255 - data.test.images, labels=data.test.labels.flip(0)))
+        test = data.test.load()
+        return replace(data, test=replace(test, images=255 - test.images, labels=test.labels.flip(0)))
 
     monkeypatch.setattr(train, "evaluate", spy)
     found = []
