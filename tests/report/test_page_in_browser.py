@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from typing import Any
 
@@ -53,7 +54,9 @@ def filled(page):
 @pytest.fixture(scope="module")
 def browser_tab():
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        short = {**os.environ, "TMPDIR": "/tmp"}  # the path of its socket may have 107 bytes
+        options = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options, env=short)
         tab: Any = browser.new_page()
         tab.asked, tab.complaints = [], []
         tab.on("request", lambda request: tab.asked.append(request.url))
