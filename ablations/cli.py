@@ -361,8 +361,8 @@ def _finish(folder: Path) -> int:
             paths = report.write(frames)
     except OSError as error:
         _stop(str(error))
-    for study in frames.manifest["studies"]:
-        table = tables.brief(tables.study_table(frames, study["name"]))
+    for study in frames.manifest.studies:
+        table = tables.brief(tables.study_table(frames, study.name))
         print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
     _say(f"\n{tables.caption(frames, costs=False)}")
     failed = causes(frames)

@@ -44,7 +44,7 @@ def answer(frames: Frames, table: tables.StudyTable) -> list[str]:
 
 def _rows(frames: Frames, table: tables.StudyTable) -> list[dict[Any, Any]]:
     """The rows of a study's numbers, each with the name of its level in a sentence."""
-    axes = next(study["axes"] for study in frames.manifest["studies"] if study["name"] == table.name)
+    axes = frames.manifest.study(table.name).axes
     return [row | {"name": _name(str(row["level"]), axes)} for row in table.numbers.to_dict("records")]
 
 

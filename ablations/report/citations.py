@@ -208,7 +208,7 @@ def _recorded(place: Path, words: Sequence[str]) -> str:
     if len(words) == 4:
         return _looked_up(_cells(place / words[0]), words[1], words[2], words[3])
     frames = _frames(place / words[0])
-    _known("study", words[1], (study["name"] for study in frames.manifest["studies"]))
+    _known("study", words[1], (study.name for study in frames.manifest.studies))
     return f"\n\n{markdown(brief(study_table(frames, words[1])))}\n"
 
 

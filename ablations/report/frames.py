@@ -20,7 +20,7 @@ import pandas as pd
 
 from ablations.metrics import METRICS
 from ablations.storage import records
-from ablations.storage.manifest import read_manifest
+from ablations.storage.manifest import Fields, Manifest, VariantEntry
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Frames:
     """A results folder as data frames, joined by `variant`."""
 
     folder: Path
-    manifest: dict[str, Any]
-    """jobs.json."""
+    manifest: Manifest
 
     runs: pd.DataFrame
     """A row per run: variant, seed, status, reason, test_accuracy, ..., the fields of its variant."""
@@ -67,13 +66,15 @@ class Frames:
 def load(folder: str | Path) -> Frames:
     """The frames of a results folder. Raises NotResults where it is none."""
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = Manifest.read(folder)
     whole, damaged = records.load(folder)
     attempts = records.load_attempts(folder)
-    variants = _typed(pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest["variants"].items()]))
+    variants = _typed(pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest.variants.items()]))
     untuned = _untuned(manifest)
     runs = [
-        _row(job, whole, attempts) | untuned.get(job["variant"], {}) for job in manifest["jobs"] if job["kind"] == "run"
+        _row(job.kind, job.variant, job.seed, job.id, whole, attempts) | untuned.get(job.variant, {})
+        for job in manifest.jobs
+        if job.kind == "run"
     ]
     return Frames(
         folder,
@@ -84,14 +85,9 @@ def load(folder: str | Path) -> Frames:
         variants,
         pd.DataFrame(
             [
-                {
-                    "study": study["name"],
-                    "level": level["label"],
-                    "variant": level["variant"],
-                    "is_base": level["is_base"],
-                }
-                for study in manifest["studies"]
-                for level in study["levels"]
+                {"study": study.name, "level": level.label, "variant": level.variant, "is_base": level.is_base}
+                for study in manifest.studies
+                for level in study.levels
             ]
         ),
         _tuning_frame(manifest, whole, attempts),
@@ -125,11 +121,11 @@ def trials(frames: Frames, study: str) -> pd.DataFrame:
 
     Levels that take what was chosen for the base are left out.
     """
-    names = {entry["variant"]: entry["name"] for entry in frames.manifest["tuning"]}
+    names = {entry.variant: entry.name for entry in frames.manifest.tuning}
     levels = [
-        {"level": level["label"], "is_base": level["is_base"], "name": names[level["tuned_as"]]}
-        for level in _levels(frames.manifest, study)
-        if level["tuned_as"] and not level["follows_base"]
+        {"level": level.label, "is_base": level.is_base, "name": names[level.tuned_as]}
+        for level in frames.manifest.levels(study)
+        if level.tuned_as and not level.follows_base
     ]
     frame = pd.DataFrame(levels, columns=["level", "is_base", "name"])
     return frame.merge(frames.tuning, on="name") if levels else frame
@@ -137,9 +133,9 @@ def trials(frames: Frames, study: str) -> pd.DataFrame:
 
 def tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
     """The fields that are tuned in a study, or in any: `train.learning_rate`."""
-    levels = {level["tuned_as"] for level in _levels(frames.manifest, study)}
-    entries = [entry for entry in frames.manifest["tuning"] if study is None or entry["variant"] in levels]
-    return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry["values"]))
+    levels = {level.tuned_as for level in frames.manifest.levels(study)}
+    entries = [entry for entry in frames.manifest.tuning if study is None or entry.variant in levels]
+    return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry.values))
 
 
 def at_the_end(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
@@ -147,21 +143,15 @@ def at_the_end(frames: Frames, study: str | None = None) -> set[tuple[str, str]]
 
     A value beyond which the field allows none is no such end. Levels that take the base's choice are left out.
     """
-    tuned = {level["variant"]: level["tuned_as"] for level in reversed(_levels(frames.manifest, study))
-             if level["tuned_as"] and not level["follows_base"]}  # fmt: skip
-    entries = {entry["variant"]: entry for entry in frames.manifest["tuning"] if entry["chosen"]}
+    tuned = {level.variant: level.tuned_as for level in reversed(frames.manifest.levels(study))
+             if level.tuned_as and not level.follows_base}  # fmt: skip
+    entries = {entry.variant: entry for entry in frames.manifest.tuning}
     return {
         (variant, f"train.{name}")
         for variant, subject in tuned.items()
-        if subject in entries
-        for name, ends in entries[subject]["ends"].items()
-        if entries[subject]["chosen"][name] in ends
+        for name, ends in entries[subject].ends.items()
+        if (chosen := entries[subject].chosen) and chosen[name] in ends
     }
-
-
-def _levels(manifest: dict[str, Any], study: str | None) -> list[dict[str, Any]]:
-    """The levels of one study, or of all."""
-    return [level for each in manifest["studies"] if study in (None, each["name"]) for level in each["levels"]]
 
 
 def base_of(frames: Frames) -> str:
@@ -174,14 +164,14 @@ def of_study(frames: Frames, study: str) -> Frames:
     variants = frames.studies.variant[frames.studies.study == study]
     parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
     own = {name: part[part.variant.isin(variants)] for name, part in parts.items()}
-    seeds = next(entry["seeds"] for entry in frames.manifest["studies"] if entry["name"] == study)
+    seeds = frames.manifest.study(study).seeds
     own |= {name: own[name][own[name].seed.isin(seeds)] for name in ("runs", "history")}
     return replace(frames, **own)
 
 
 def causes(frames: Frames) -> list[dict[str, Any]]:
     """What failed, by status and reason, with the jobs of each; in the grid's order."""
-    names = {job["id"]: f"{job['kind']} {job['name']}" for job in frames.manifest["jobs"]}
+    names = {job.id: f"{job.kind} {job.name}" for job in frames.manifest.jobs}
     found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job is told once
     trials = frames.tuning.reindex(columns=["id", "status", "reason"])
     trials = trials[trials.status != "diverged"]  # which is an answer: that candidate cannot be chosen
@@ -207,9 +197,9 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 
-def _flat(entry: dict[str, Any]) -> dict[str, Any]:
-    fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry["fields"].items()}
-    return {"data": entry["data"], **fields}
+def _flat(entry: VariantEntry) -> Fields:
+    fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry.fields.items()}
+    return {"data": entry.data, **fields}
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -219,17 +209,17 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(gaps, "Int64"))
 
 
-def _row(job: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> dict[str, Any]:
+def _row(kind: str, variant: str, seed: int | None, job: str | None, whole: Fields, attempts: Fields) -> Fields:
     """Status, values and environment of a job: its record, else its last failure, else missing."""
-    row = {"variant": job["variant"], "seed": job["seed"], "id": job["id"], "status": "missing", "reason": ""}
-    row |= {key: None for key, metric in METRICS.items() if metric.of == job["kind"]}
-    if job["id"] in whole:
-        record = whole[job["id"]]
+    row: Fields = {"variant": variant, "seed": seed, "id": job, "status": "missing", "reason": ""}
+    row |= {key: None for key, metric in METRICS.items() if metric.of == kind}
+    if job in whole:
+        record = whole[job]
         values = {**record["deterministic"], **record["measured"]}
         scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
         row |= {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
-    elif job["id"] in attempts:
-        last = attempts[job["id"]][-1]
+    elif job in attempts:
+        last = attempts[job][-1]
         row |= {"status": last["status"], "reason": last["reason"]}
     return row
 
@@ -238,26 +228,25 @@ UNTUNED = "untuned"
 """Status of a run whose variant's tuning failed: it has no configuration to be trained with."""
 
 
-def _untuned(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _untuned(manifest: Manifest) -> dict[str, Fields]:
     """Status and reason of the runs of each variant whose tuning failed."""
-    failed = {entry["variant"]: entry for entry in manifest["tuning"] if entry["status"] == "failed"}
+    reasons = {entry.variant: entry.reason for entry in manifest.tuning if entry.status == "failed"}
     return {
-        level["variant"]: {"status": UNTUNED, "reason": failed[level["tuned_as"]]["reason"]}
-        for study in manifest["studies"]
-        for level in study["levels"]
-        if level["tuned_as"] in failed
+        level.variant: {"status": UNTUNED, "reason": reasons[level.tuned_as]}
+        for level in manifest.levels()
+        if level.tuned_as in reasons
     }
 
 
-def _tuning_frame(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> pd.DataFrame:
+def _tuning_frame(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.DataFrame:
     rows = []
-    for entry in manifest["tuning"]:
-        for candidate in entry["candidates"]:
-            fields = {f"train.{name}": value for name, value in candidate["fields"].items()}
-            for seed, trial in zip(entry["seeds"], candidate["trials"], strict=True):
-                row = _row({"kind": "tuning", "variant": entry["becomes"], "seed": seed, "id": trial}, whole, attempts)
-                told = {key: row.get(key) for key in _TUNING}
-                rows.append({"name": entry["name"], **fields, **told, "chosen": candidate["fields"] == entry["chosen"]})
+    for entry in manifest.tuning:
+        for candidate in entry.candidates:
+            fields = {f"train.{name}": value for name, value in candidate.fields.items()}
+            for seed, trial in zip(entry.seeds, candidate.trials, strict=True):
+                row = _row("tuning", entry.becomes, seed, trial, whole, attempts)
+                shown = {key: row.get(key) for key in _TUNING}
+                rows.append({"name": entry.name, **fields, **shown, "chosen": candidate.fields == entry.chosen})
     frame = pd.DataFrame(rows)
     return frame.assign(**_typed(frame.filter(like="train.")))
 
@@ -269,28 +258,28 @@ _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "
            "commit", "fingerprint")  # fmt: skip
 
 
-def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> list[dict[str, Any]]:
+def _cost_rows(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fields]:
     """Costs of the machine that jobs.json names; variants that differ in training alone share one record."""
     rows, untuned = [], _untuned(manifest)
-    for variant, entry in manifest["variants"].items():
-        row = _row({"kind": "cost", "variant": variant, "seed": None, "id": entry["cost"]}, whole, attempts)
+    for variant, entry in manifest.variants.items():
+        row = _row("cost", variant, None, entry.cost, whole, attempts)
         del row["seed"]
-        rows.append(row | untuned.get(variant, {}) if entry["cost"] is None else row)
+        rows.append(row | untuned.get(variant, {}) if entry.cost is None else row)
     return rows
 
 
-def _history_rows(manifest: dict[str, Any], whole: dict[str, Any]) -> list[dict[str, Any]]:
+def _history_rows(manifest: Manifest, whole: Fields) -> list[Fields]:
     return [
         {
-            "variant": job["variant"],
-            "seed": job["seed"],
+            "variant": job.variant,
+            "seed": job.seed,
             **epoch,
             "seconds": seconds,
             "images_per_second": epoch["images"] / seconds if "images" in epoch else None,
         }
-        for job in manifest["jobs"]
-        if job["kind"] == "run" and job["id"] in whole
+        for job in manifest.jobs
+        if job.kind == "run" and job.id in whole
         for epoch, seconds in zip(
-            whole[job["id"]]["deterministic"]["history"], whole[job["id"]]["measured"]["epoch_seconds"], strict=True
+            whole[job.id]["deterministic"]["history"], whole[job.id]["measured"]["epoch_seconds"], strict=True
         )
     ]

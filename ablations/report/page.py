@@ -41,11 +41,11 @@ def html(frames: Frames) -> str:
     drawn = figures.stems(frames)
     grid = frames.folder / "grid.toml"
     return _template().render(
-        title=frames.manifest["title"] or _called(frames.folder),
+        title=frames.manifest.title or _called(frames.folder),
         folder=_called(frames.folder),
         counts=counts(frames),
         overall_table=tables.overall_table(frames),
-        studies=[_section(frames, study["name"], drawn[study["name"]]) for study in frames.manifest["studies"]],
+        studies=[_section(frames, study.name, drawn[study.name]) for study in frames.manifest.studies],
         overall=[_figure(frames, stem, "all variants") for stem in drawn[""]],
         lost=_lost(frames),
         causes=[*causes(frames), *_missing(frames)],
@@ -151,7 +151,7 @@ def time_spent(frames: Frames) -> str:
 def _missing(frames: Frames) -> list[dict[str, Any]]:
     """What has not been run, as one cause."""
     missing = {job for frame in frames.jobs().values() for job in frame[frame.status == "missing"].id}
-    jobs = [f"{job['kind']} {job['name']}" for job in frames.manifest["jobs"] if job["id"] in missing]
+    jobs = [f"{job.kind} {job.name}" for job in frames.manifest.jobs if job.id in missing]
     return [{"status": "missing", "reason": "there is no record yet", "jobs": jobs}] if jobs else []
 
 
@@ -189,8 +189,8 @@ def environment(frames: Frames) -> list[tuple[str, str]]:
 def commands(frames: Frames) -> list[str]:
     """What makes all of it again, and what makes this page from the records."""
     name = _called(frames.folder)
-    device = frames.manifest["machine"]["device"]
-    options = frames.manifest["options"]
+    device = frames.manifest.machine["device"]
+    options = frames.manifest.options
     again = ["ablate", "run", f"{name}/grid.toml", *options, "--out", f"{name}-again", "--device", device]
     return [shlex.join(again), shlex.join(["ablate", "report", name])]
 
@@ -206,8 +206,8 @@ def _retry(frames: Frames) -> str:
         return ""
     name, statuses = _called(frames.folder), retried(causes(frames))
     retry = ["--retry", ",".join(statuses)] if statuses else []
-    where = ["--out", name, "--device", frames.manifest["machine"]["device"]]
-    return shlex.join(["ablate", "run", f"{name}/grid.toml", *frames.manifest["options"], *where, *retry])
+    where = ["--out", name, "--device", frames.manifest.machine["device"]]
+    return shlex.join(["ablate", "run", f"{name}/grid.toml", *frames.manifest.options, *where, *retry])
 
 
 def checksums(folder: Path) -> list[dict[str, str]]:

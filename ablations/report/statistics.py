@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from ablations.metrics import level_text
+from ablations.storage.manifest import StudyEntry
 
 LEVEL = 0.05
 
@@ -126,10 +127,10 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def effects(study: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+def effects(study: StudyEntry, runs: pd.DataFrame) -> pd.DataFrame:
     """Main effects and interactions of a study that is the product of several axes; no row for any other.
 
-    `study` is an entry of jobs.json. A main effect is the change from the base's level of an axis to another one, on
+    A main effect is the change from the base's level of an axis to another one, on
     the average over the levels of all other axes; an interaction is by how much the changes along two axes, made
     together, differ from their sum. Each is paired by seed, over the seeds that have every cell it needs, and
     Holm-corrected over all effects of the study. Columns: effect, axes, levels, pairs, difference, low, high, p,
@@ -162,7 +163,7 @@ Cell = tuple[str, ...]
 class _Product:
     """A study that has every combination of its axes' levels."""
 
-    axes: list[str]
+    axes: tuple[str, ...]
     levels: list[list[str]]
     """The levels of each axis."""
 
@@ -172,16 +173,16 @@ class _Product:
     variants: dict[Cell, str]
 
 
-def _product(study: Mapping[str, Any]) -> _Product | None:
+def _product(study: StudyEntry) -> _Product | None:
     """The study's product; None where it is none."""
-    axes = study["axes"]
-    cells = {tuple(level_text(level["values"].get(axis)) for axis in axes): level for level in study["levels"]}
-    inside = {cell: level for cell, level in cells.items() if not level["is_base"]}
+    axes = study.axes
+    cells = {tuple(level_text(level.values.get(axis)) for axis in axes): level for level in study.levels}
+    inside = {cell: level for cell, level in cells.items() if not level.is_base}
     for each in (cells, inside):
         levels = [list(dict.fromkeys(cell[place] for cell in each)) for place in range(len(axes))]
         if len(axes) > 1 and min(map(len, levels)) > 1 and len(each) == math.prod(map(len, levels)):
-            base = next((cell for cell, level in each.items() if level["is_base"]), None)
-            variants = {cell: str(level["variant"]) for cell, level in each.items()}
+            base = next((cell for cell, level in each.items() if level.is_base), None)
+            variants = {cell: level.variant for cell, level in each.items()}
             return _Product(axes, levels, base or tuple(values[0] for values in levels), variants)
     return None
 

@@ -17,6 +17,7 @@ from ablations.metrics import MATCHED, METRICS, level_text
 from ablations.report.frames import Frames, at_the_end, base_of, of_study, tuned_fields
 from ablations.report.statistics import effects, half_interval, summary
 from ablations.storage import files
+from ablations.storage.manifest import LevelEntry, Match, StudyEntry, TuningEntry
 
 CONFOUNDS = (
     "params", "macs", "activations", "train_peak_memory_bytes", "train_images_per_second",
@@ -57,9 +58,9 @@ class StudyTable:
 
 def study_table(frames: Frames, study: str) -> StudyTable:
     """The table of one study, rows in the grid's order."""
-    entry = study_entry(frames, study)
+    entry = frames.manifest.study(study)
     levels = frames.studies[frames.studies.study == study]
-    return _table(of_study(frames, study), study, entry["question"], levels, entry["levels"])
+    return _table(of_study(frames, study), study, entry.question, levels, entry.levels)
 
 
 def overall_table(frames: Frames) -> StudyTable:
@@ -76,7 +77,7 @@ def overall_table(frames: Frames) -> StudyTable:
 
 def effects_table(frames: Frames, study: str) -> StudyTable | None:
     """Main effects and interactions of a product study; None for any other."""
-    entry = study_entry(frames, study)
+    entry = frames.manifest.study(study)
     numbers = effects(entry, frames.runs)
     if numbers.empty:
         return None
@@ -84,7 +85,7 @@ def effects_table(frames: Frames, study: str) -> StudyTable | None:
         (row["axes"], row["levels"], str(row["pairs"]), _difference(row), row["verdict"])
         for row in numbers.to_dict("records")
     )
-    question = f"{entry['question']} Main effects and interactions".strip()
+    question = f"{entry.question} Main effects and interactions".strip()
     return StudyTable(
         f"{study}.effects", question, numbers, _EFFECT_HEADS, cells, f"{_EFFECTS}{provenance(of_study(frames, study))}"
     )
@@ -99,14 +100,7 @@ _EFFECTS = (
 OVERALL = "overall"
 
 
-def study_entry(frames: Frames, study: str) -> dict[str, Any]:
-    """A study as it stands in jobs.json."""
-    return next(dict(entry) for entry in frames.manifest["studies"] if entry["name"] == study)
-
-
-def _table(
-    frames: Frames, name: str, question: str, levels: pd.DataFrame, entries: Sequence[Mapping[str, Any]]
-) -> StudyTable:
+def _table(frames: Frames, name: str, question: str, levels: pd.DataFrame, entries: Sequence[LevelEntry]) -> StudyTable:
     costs = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
     shown = frames.costs.reindex(
         columns=["variant", "status", *costs, *SPREAD.values(), *DISTURBED.values(), "counters_agree"]
@@ -121,7 +115,7 @@ def _table(
         numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
     tuned = tuned_fields(frames, None if name == OVERALL else name)
     numbers = numbers.merge(frames.variants[["variant", *tuned]], on="variant", how="left") if tuned else numbers
-    published = {each["label"]: each["published"] for each in entries}
+    published = {each.label: each.published for each in entries}
     if any(error is not None for error in published.values()):
         numbers = pd.concat(
             [numbers, pd.DataFrame(_against_published(row, published) for row in _records(numbers))], axis=1
@@ -129,7 +123,7 @@ def _table(
     beside = (*map(field_name, tuned), *(PUBLISHED if "published_error" in numbers else ()))
     ends, matches = (
         at_the_end(frames, None if name == OVERALL else name),
-        {each["label"]: each["match"] for each in entries},
+        {each.label: each.match for each in entries},
     )
     heads = (
         "Level",
@@ -201,12 +195,10 @@ def _chosen(row: Mapping[Any, Any], path: str, ends: Collection[tuple[str, str]]
     return level_text(value) + (" (end of its list)" if (row["variant"], path) in ends else "")
 
 
-def _cells(
-    row: dict[Any, Any], beside: Sequence[str], costs: Sequence[str], match: Mapping[str, Any] | None
-) -> tuple[str, ...]:
+def _cells(row: dict[Any, Any], beside: Sequence[str], costs: Sequence[str], match: Match | None) -> tuple[str, ...]:
     level = called(row)
     if match:  # what is left over
-        level += f" ({MATCHED[match['measure']]} {100 * (match['reached'] / match['target'] - 1):+.1f} %)"
+        level += f" ({MATCHED[match.measure]} {100 * (match.reached / match.target - 1):+.1f} %)"
     change = _difference(row)
     if (
         change and not row["pairs"] == row["n"] == row["base_n"]
@@ -293,9 +285,9 @@ def caption(frames: Frames, study: str = OVERALL, costs: bool = True) -> str:
 
 def published_caption(frames: Frames, study: str) -> str:
     """Where the published errors of a study, or of all, stand, and how they are compared; empty without any."""
-    studies = [each for each in frames.manifest["studies"] if study in (OVERALL, each["name"])]
-    sources = [f"{each['name']}: {each['published_source']}" if study == OVERALL else each["published_source"]
-               for each in studies if each["published_source"]]  # fmt: skip
+    studies = [each for each in frames.manifest.studies if study in (OVERALL, each.name)]
+    sources = [f"{each.name}: {each.published_source}" if study == OVERALL else each.published_source
+               for each in studies if each.published_source]  # fmt: skip
     if not sources:
         return ""
     return (
@@ -307,31 +299,30 @@ def published_caption(frames: Frames, study: str) -> str:
 def tuning_caption(frames: Frames, study: str = OVERALL) -> str:
     """How the fields that a study's levels are tuned over were chosen; empty where nothing is tuned."""
     said: dict[str, list[str]] = {}
-    for each in frames.manifest["studies"]:
-        if study in (OVERALL, each["name"]):
-            said.setdefault(_tuned_how(frames, each), []).append(each["name"])
+    for each in frames.manifest.studies:
+        if study in (OVERALL, each.name):
+            said.setdefault(_tuned_how(frames, each), []).append(each.name)
     if len(said) == 1:
         return next(iter(said))
     return "".join(f"{', '.join(names)}: {text or 'not tuned. '}" for text, names in said.items())
 
 
-def _tuned_how(frames: Frames, study: Mapping[str, Any]) -> str:
-    subjects = {level["tuned_as"] for level in study["levels"]}
-    chosen = dict.fromkeys(_chosen_from(entry) for entry in frames.manifest["tuning"] if entry["variant"] in subjects)
-    follows = any(level["follows_base"] for level in study["levels"])
+def _tuned_how(frames: Frames, study: StudyEntry) -> str:
+    subjects = {level.tuned_as for level in study.levels}
+    chosen = dict.fromkeys(_chosen_from(entry) for entry in frames.manifest.tuning if entry.variant in subjects)
+    follows = any(level.follows_base for level in study.levels)
     whom = "The levels take what was chosen for the base." if follows else "Every level was tuned alike."
     return f"{' '.join(chosen)} {whom} " if chosen else ""
 
 
-def _chosen_from(entry: Mapping[str, Any]) -> str:
+def _chosen_from(entry: TuningEntry) -> str:
     """`Learning rate: chosen from 0.1, 0.3, 1.0 by the accuracy on 5,000 validation images (seed 100, epochs 4).`."""
     fields = "; ".join(
-        f"{field_name(name)}: chosen from {', '.join(map(level_text, values))}"
-        for name, values in entry["values"].items()
+        f"{field_name(name)}: chosen from {', '.join(map(level_text, values))}" for name, values in entry.values.items()
     )
-    seeds = f"seed{'s' * (len(entry['seeds']) > 1)} {', '.join(map(str, entry['seeds']))}"
-    how = ", ".join([seeds, *(f"{name} {level_text(value)}" for name, value in entry["schedule"].items())])
-    images = f"{entry['validation_images']:,} validation images, cut from the training set"
+    seeds = f"seed{'s' * (len(entry.seeds) > 1)} {', '.join(map(str, entry.seeds))}"
+    how = ", ".join([seeds, *(f"{name} {level_text(value)}" for name, value in entry.schedule.items())])
+    images = f"{entry.validation_images:,} validation images, cut from the training set"
     return f"{fields}, by the accuracy on {images} ({how}); another seed might have chosen another value."
 
 
@@ -478,9 +469,9 @@ def citable(frames: Frames) -> dict[tuple[str, str, str], str]:
     Metrics are those of METRICS, and what is derived from them: see DERIVED.
     """
     return {
-        (study["name"], str(row["level"]), key): text
-        for study in frames.manifest["studies"]
-        for row in study_table(frames, study["name"]).numbers.to_dict("records")
+        (study.name, str(row["level"]), key): text
+        for study in frames.manifest.studies
+        for row in study_table(frames, study.name).numbers.to_dict("records")
         for key, text in _citable(row).items()
     }
 
@@ -550,7 +541,7 @@ def numbers_tex(cells: dict[tuple[str, str, str], str]) -> str:
 def write(frames: Frames) -> list[Path]:
     """Writes the tidy CSV files, every study's tables, the one over all variants, numbers.tex; gives the paths."""
     contents: dict[Path, bytes] = {frames.folder / f"{name}.csv": csv(frame) for name, frame in frames.tables().items()}
-    names = [study["name"] for study in frames.manifest["studies"]]
+    names = [study.name for study in frames.manifest.studies]
     tables = [each for name in names for each in (study_table(frames, name), effects_table(frames, name))]
     for table in [*tables, overall_table(frames)]:
         if table is not None:

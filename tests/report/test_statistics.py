@@ -13,6 +13,7 @@ from scipy import stats
 
 import ablations
 from ablations.report.statistics import effects, holm, paired, summary
+from ablations.storage.manifest import LevelEntry, StudyEntry
 
 
 def accuracies(values, weights="own"):
@@ -108,12 +109,17 @@ def test_runs_of_different_devices_are_never_paired(results):
     assert (wide["n"], wide["pairs"], wide["verdict"]) == (3, 0, "no pairs")
 
 
+def level_of(label, values, variant, is_base):
+    return LevelEntry(label=label, values=values, variant=variant, is_base=is_base, declared=variant)
+
+
+def study_of(levels, axes=("one", "two")):
+    return StudyEntry(name="both", question="", axes=axes, seeds=(0,), levels=tuple(levels))
+
+
 def product_of(cells, seeds, base=("a", "x"), weights=None):
     """A study of two axes and its runs, from accuracies per cell and seed; None is a run that is missing."""
-    levels = [
-        {"label": f"{a}, {b}", "values": {"one": a, "two": b}, "variant": f"{a}{b}", "is_base": (a, b) == base}
-        for a, b in cells
-    ]
+    levels = [level_of(f"{a}, {b}", {"one": a, "two": b}, f"{a}{b}", (a, b) == base) for a, b in cells]
     rows = [
         {
             "variant": f"{a}{b}", "seed": seed, "device_name": "cpu", "torch": "1", "test_accuracy": value,
@@ -123,7 +129,7 @@ def product_of(cells, seeds, base=("a", "x"), weights=None):
         for (a, b), values in cells.items()
         for seed, value in zip(seeds, values, strict=True)
     ]  # fmt: skip
-    return {"axes": ["one", "two"], "levels": levels}, pd.DataFrame(rows)
+    return study_of(levels), pd.DataFrame(rows)
 
 
 TWO_BY_TWO = {("a", "x"): [90, 91, 92], ("a", "y"): [92, 92, 95], ("b", "x"): [91, 93, 93], ("b", "y"): [97, 97, 98]}
@@ -162,11 +168,10 @@ def test_an_effect_is_over_the_seeds_that_have_all_its_cells():
 
 def test_a_base_beside_the_product_and_what_is_none():
     study, runs = product_of(TWO_BY_TWO, range(3), base=None)
-    study["levels"].append({"label": "base", "values": {"one": "c", "two": "x"}, "variant": "ax", "is_base": True})
-    assert effects(study, runs).levels.tolist() == ["a -> b", "x -> y", "a -> b, x -> y"]
-    study["levels"].pop(0)
-    assert effects(study, runs).empty
-    assert effects({"axes": ["one"], "levels": study["levels"]}, runs).empty
+    levels = [*study.levels, level_of("base", {"one": "c", "two": "x"}, "ax", True)]
+    assert effects(study_of(levels), runs).levels.tolist() == ["a -> b", "x -> y", "a -> b, x -> y"]
+    assert effects(study_of(levels[1:]), runs).empty
+    assert effects(study_of(levels[1:], axes=("one",)), runs).empty
 
 
 def test_what_is_only_noise_of_sums_is_no_effect():
@@ -183,8 +188,7 @@ def test_what_is_only_noise_of_sums_is_no_effect():
 def test_a_product_without_one_of_its_cells_is_none():
     """The cell that equals the base was left out: the others are no average over both axes."""
     study, runs = product_of(TWO_BY_TWO, range(3))
-    study["levels"] = [level for level in study["levels"] if level["label"] != "a, y"]
-    assert effects(study, runs).empty
+    assert effects(study_of([level for level in study.levels if level.label != "a, y"]), runs).empty
 
 
 def test_an_axis_that_changes_no_bit_is_identical_and_interacts_with_nothing():

@@ -164,9 +164,9 @@ def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
     for folder in ROOT.glob("results/*"):
         if (folder / "jobs.json").exists():
             frames = load(folder)
-            for study in frames.manifest["studies"]:
-                text = tables.latex(tables.study_table(frames, study["name"]))
-                (results / "tables" / f"real-{study['name']}.tex").write_text(text)
+            for study in frames.manifest.studies:
+                text = tables.latex(tables.study_table(frames, study.name))
+                (results / "tables" / f"real-{study.name}.tex").write_text(text)
             (results / "tables" / "real-overall.tex").write_text(tables.latex(tables.overall_table(frames)))
     real = "".join(rf"\input{{tables/{path.stem}}}" for path in sorted((results / "tables").glob("real-*.tex")))
     assert real

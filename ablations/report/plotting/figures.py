@@ -92,12 +92,12 @@ def write(frames: Frames) -> list[Path]:
 def stems(frames: Frames) -> dict[str, list[str]]:
     """The names of each study's figures without their suffix, effect plot first; under "" those over all studies."""
     names = {}
-    for study in frames.manifest["studies"]:
+    for study in frames.manifest.studies:
         kinds = ["", ".curves"]
-        kinds += [".map"] if len(study["axes"]) > 1 else []
-        kinds += [".trade"] if CHECKPOINT in study["axes"] else []
-        kinds += [".tuning"] if trials(frames, study["name"]).level.nunique() > 1 else []
-        names[study["name"]] = [study["name"] + kind for kind in kinds]
+        kinds += [".map"] if len(study.axes) > 1 else []
+        kinds += [".trade"] if CHECKPOINT in study.axes else []
+        kinds += [".tuning"] if trials(frames, study.name).level.nunique() > 1 else []
+        names[study.name] = [study.name + kind for kind in kinds]
     return {**names, "": ["pareto"]}
 
 
@@ -396,13 +396,10 @@ def heat_map(frames: Frames, table: StudyTable) -> Figure:
 
 def _cells(frames: Frames, table: StudyTable) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """A row per level with a column per axis, and the values of each axis; a base off the product is left out."""
-    entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == table.name)
-    axes: list[str] = entry["axes"]
+    entry = frames.manifest.study(table.name)
+    axes = entry.axes
     values = pd.DataFrame(
-        [
-            {"level": each["label"], **{axis: level_text(each["values"].get(axis)) for axis in axes}}
-            for each in entry["levels"]
-        ]
+        [{"level": each.label, **{axis: level_text(each.values.get(axis)) for axis in axes}} for each in entry.levels]
     )
     cells = table.numbers.merge(values, on="level")
     varied = cells[~cells.is_base] if len(cells) > 1 else cells
@@ -522,11 +519,11 @@ def trade(frames: Frames, table: StudyTable) -> Figure:
 
 def _steps(frames: Frames, table: StudyTable) -> pd.DataFrame:
     """Per level: x the milliseconds of a step, y its peak memory, the name of its point and its group."""
-    entry = next(entry for entry in frames.manifest["studies"] if entry["name"] == table.name)
+    entry = frames.manifest.study(table.name)
     rows = table.numbers.merge(frames.variants[["variant", "train.batch_size"]], on="variant")
     x = 1e3 * rows["train.batch_size"] / rows.train_images_per_second
-    values = [level["values"] for level in entry["levels"]]
-    others = [axis for axis in entry["axes"] if axis != CHECKPOINT]
+    values = [level.values for level in entry.levels]
+    others = [axis for axis in entry.axes if axis != CHECKPOINT]
     return rows.assign(
         x=x,
         y=rows.train_peak_memory_bytes / METRICS["train_peak_memory_bytes"].scale,
@@ -725,10 +722,10 @@ def _means(frames: Frames) -> pd.DataFrame:
 def _names(frames: Frames) -> dict[str, str]:
     """A variant is called by the first level that has it; bare values with their study."""
     names = {base_of(frames): "base"}
-    for study in frames.manifest["studies"]:
-        for level in study["levels"]:
-            prefix = f"{study['name']} " if study["axes"] or level["is_base"] else ""
-            names.setdefault(level["variant"], f"{prefix}{level['label']}")
+    for study in frames.manifest.studies:
+        for level in study.levels:
+            prefix = f"{study.name} " if study.axes or level.is_base else ""
+            names.setdefault(level.variant, f"{prefix}{level.label}")
     return names
 
 
