@@ -21,8 +21,8 @@ PACKAGES = {
     "ablations.training": "step stopwatch checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost",
     "ablations.execution": "job local display driver plan",
-    "ablations.report": "frames statistics tables",
-    "ablations.report.plotting": "style figures",
+    "ablations.report": "frames statistics results captions tables values formats",
+    "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
     "ablations.report ": "answers page citations",
     "ablations  ": "__init__ cli __main__",
 }

@@ -18,14 +18,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ablations.metrics import METRICS
-from ablations.report.frames import Frames, load
-from ablations.report.tables import DERIVED, brief, citable, markdown, numbers_tex, provenance, study_table
+from ablations.report.captions import describe_provenance
+from ablations.report.formats import render_macros, render_markdown
+from ablations.report.frames import load
+from ablations.report.results import Results, analyse
+from ablations.report.tables import shorten
+from ablations.report.values import DERIVED, Values, collect_values
 
 COMMENT = re.compile(
     r"<!--\s*ablate\s+(?P<source>.*?)\s*-->(?P<cited>(?:(?!<!--\s*ablate\s).)*?)"
@@ -78,29 +82,29 @@ class _Mark:
     """What has to follow the number where it is written anew."""
 
 
-def value(frames: Frames, study: str, level: str, metric: str) -> str:
+def value(results: Results, study: str, level: str, metric: str) -> str:
     """One number as printed in the tables, without its unit. Raises ValueError naming what there is."""
-    return _looked_up(citable(frames), study, level, metric)
+    return _looked_up(collect_values(results), study, level, metric)
 
 
-def _looked_up(cells: Mapping[tuple[str, str, str], str], study: str, level: str, metric: str) -> str:
+def _looked_up(cells: Values, study: str, level: str, metric: str) -> str:
     _known("study", study, (each for each, _, _ in cells))
     _known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
     _known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
     return cells[study, level, metric]
 
 
-def describe(frames: Frames, study: str, level: str, metric: str) -> str:
+def describe(results: Results, study: str, level: str, metric: str) -> str:
     """A value with its unit, meaning and provenance."""
-    text, entry = value(frames, study, level, metric), METRICS.get(metric)
+    text, entry = value(results, study, level, metric), METRICS.get(metric)
     meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED.get(metric, f"train.{metric}, as tuning chose it")
-    return f"{text} {entry.unit if entry else ''}".rstrip() + f"\n{meaning}\n{provenance(frames)}"
+    return f"{text} {entry.unit if entry else ''}".rstrip() + f"\n{meaning}\n{describe_provenance(results.frames)}"
 
 
-def marks(frames: Frames, study: str, level: str, metric: str) -> dict[str, str]:
+def marks(results: Results, study: str, level: str, metric: str) -> dict[str, str]:
     """Marks to paste into a text that lies in this directory, for the folder is relative to the text's own."""
-    text = value(frames, study, level, metric)
-    source = shlex.join([frames.folder.as_posix(), study, level, metric])
+    text = value(results, study, level, metric)
+    source = shlex.join([results.frames.folder.as_posix(), study, level, metric])
     number = rf"\num{{{text.replace(',', '')}}} % ablate {source}"
     macro = rf"\ablate{{{study}}}{{{level}}}{{{metric}}}"  # a word has no mark of its own
     return {
@@ -196,7 +200,7 @@ def _from_numbers(folder: Path, words: Sequence[str]) -> tuple[str | None, str]:
     """A number as numbers.tex gives it, and what is wrong with that."""
     try:
         recorded = _looked_up(_cells(folder), *words)
-        fresh = numbers_tex(_cells(folder)) == _text(folder / "numbers.tex")
+        fresh = render_macros(_cells(folder)) == _text(folder / "numbers.tex")
     except (ValueError, OSError) as error:
         return None, str(error)
     return recorded, "" if fresh else f"{folder / 'numbers.tex'} is not of these records: `ablate report` renews it"
@@ -207,9 +211,9 @@ def _recorded(place: Path, words: Sequence[str]) -> str:
         raise ValueError("a mark names FOLDER STUDY, or FOLDER STUDY LEVEL METRIC")
     if len(words) == 4:
         return _looked_up(_cells(place / words[0]), words[1], words[2], words[3])
-    frames = _frames(place / words[0])
-    _known("study", words[1], (study.name for study in frames.manifest.studies))
-    return f"\n\n{markdown(brief(study_table(frames, words[1])))}\n"
+    results = _results(place / words[0])
+    _known("study", words[1], (study.name for study in results.studies))
+    return f"\n\n{render_markdown(shorten(results.study(words[1])))}\n"
 
 
 def _known(kind: str, name: str, names: Iterable[str]) -> None:
@@ -219,10 +223,10 @@ def _known(kind: str, name: str, names: Iterable[str]) -> None:
 
 
 @cache
-def _cells(folder: Path) -> dict[tuple[str, str, str], str]:
-    return citable(_frames(folder))
+def _cells(folder: Path) -> Values:
+    return collect_values(_results(folder))
 
 
 @cache
-def _frames(folder: Path) -> Frames:
-    return load(folder)
+def _results(folder: Path) -> Results:
+    return analyse(load(folder))

@@ -96,7 +96,7 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     p_holm, verdict.
     """
     own = runs[runs.variant.isin(levels.variant)]
-    seeds, statuses = _finished(own), _not_done(own)
+    seeds, statuses = _finished(own), count_not_done(own)
     base = seeds[str(levels.loc[levels.is_base, "variant"].iloc[0])]
     rows: list[dict[str, Any]] = []
     compared = []
@@ -110,7 +110,7 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
                 "variant": level.variant,
                 "is_base": level.is_base,
                 "n": len(done),
-                "not_done": statuses[str(level.variant)],
+                "not_done": describe_not_done(statuses[str(level.variant)]),
                 "mean": statistics.fmean(accuracies) if done else math.nan,
                 "sd": statistics.stdev(accuracies) if len(done) > 1 else math.nan,
             }
@@ -127,29 +127,63 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def effects(study: StudyEntry, runs: pd.DataFrame) -> pd.DataFrame:
-    """Main effects and interactions of a study that is the product of several axes; no row for any other.
+@dataclass(frozen=True)
+class Move:
+    """A change from one level of an axis to another."""
 
-    A main effect is the change from the base's level of an axis to another one, on
-    the average over the levels of all other axes; an interaction is by how much the changes along two axes, made
-    together, differ from their sum. Each is paired by seed, over the seeds that have every cell it needs, and
-    Holm-corrected over all effects of the study. Columns: effect, axes, levels, pairs, difference, low, high, p,
-    p_holm, verdict.
+    axis: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A main effect (one move) or an interaction (two moves) of a product study."""
+
+    moves: tuple[Move, ...]
+    difference: Difference
+    p_holm: float
+    verdict: str
+
+
+def find_effects(study: StudyEntry, runs: pd.DataFrame) -> list[Effect]:
+    """Main effects and interactions of a study that is the product of several axes; none for any other.
+
+    A main effect is the change from the base's level of an axis to another one, on the average over the levels of all
+    other axes; an interaction is by how much the changes along two axes, made together, differ from their sum. Each is
+    paired by seed, over the seeds that have every cell it needs, and Holm-corrected over all effects of the study.
     """
     product = _product(study)
     if product is None:
-        return pd.DataFrame(columns=_EFFECTS)
+        return []
     done = _finished(runs[runs.variant.isin(product.variants.values())])
-    rows: list[dict[str, Any]] = []
-    compared = []
-    for changed in _changes(product):
-        compared.append(_compared(product, changed, done))
-        changes = [f"{product.reference[axis]} -> {level}" for axis, level in changed.items()]
-        kind, names = "main" if len(changed) == 1 else "interaction", [product.axes[axis] for axis in changed]
-        rows.append({"effect": kind, "axes": " x ".join(names), "levels": ", ".join(changes)})
-    for row, each, corrected in zip(rows, compared, holm([each.p for each in compared]), strict=True):
-        row |= {"pairs": each.pairs, "difference": each.mean, "low": each.low, "high": each.high}
-        row |= {"p": each.p, "p_holm": corrected, "verdict": _verdict(each, corrected)}
+    changes = list(_changes(product))
+    compared = [_compared(product, changed, done) for changed in changes]
+    return [
+        Effect(_moves(product, changed), difference, corrected, _verdict(difference, corrected))
+        for changed, difference, corrected in zip(
+            changes, compared, holm([difference.p for difference in compared]), strict=True
+        )
+    ]
+
+
+def tabulate_effects(effects: Sequence[Effect]) -> pd.DataFrame:
+    """A row per effect: effect, axes, levels, pairs, difference, low, high, p, p_holm, verdict."""
+    rows = [
+        {
+            "effect": "main" if len(effect.moves) == 1 else "interaction",
+            "axes": " x ".join(move.axis for move in effect.moves),
+            "levels": ", ".join(f"{level_text(move.before)} -> {level_text(move.after)}" for move in effect.moves),
+            "pairs": effect.difference.pairs,
+            "difference": effect.difference.mean,
+            "low": effect.difference.low,
+            "high": effect.difference.high,
+            "p": effect.difference.p,
+            "p_holm": effect.p_holm,
+            "verdict": effect.verdict,
+        }
+        for effect in effects
+    ]
     return pd.DataFrame(rows, columns=_EFFECTS)
 
 
@@ -171,6 +205,8 @@ class _Product:
     """What all cells are compared with: the base, or the first level of each axis where the base stands outside."""
 
     variants: dict[Cell, str]
+    values: dict[tuple[int, str], Any]
+    """The value of a field, by the place of its axis and the text of the level."""
 
 
 def _product(study: StudyEntry) -> _Product | None:
@@ -183,7 +219,9 @@ def _product(study: StudyEntry) -> _Product | None:
         if len(axes) > 1 and min(map(len, levels)) > 1 and len(each) == math.prod(map(len, levels)):
             base = next((cell for cell, level in each.items() if level.is_base), None)
             variants = {cell: level.variant for cell, level in each.items()}
-            return _Product(axes, levels, base or tuple(values[0] for values in levels), variants)
+            values = {(place, cell[place]): level.values.get(axis)
+                      for cell, level in each.items() for place, axis in enumerate(axes)}  # fmt: skip
+            return _Product(axes, levels, base or tuple(texts[0] for texts in levels), variants, values)
     return None
 
 
@@ -197,6 +235,14 @@ def _changes(product: _Product) -> Iterator[dict[int, str]]:
         for axes in itertools.combinations(range(len(others)), count):
             for levels in itertools.product(*(others[axis] for axis in axes)):
                 yield dict(zip(axes, levels, strict=True))
+
+
+def _moves(product: _Product, changed: Mapping[int, str]) -> tuple[Move, ...]:
+    values = product.values
+    return tuple(
+        Move(product.axes[place], values[place, product.reference[place]], values[place, to])
+        for place, to in changed.items()
+    )
 
 
 def _compared(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
@@ -231,12 +277,17 @@ def _finished(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
     return found
 
 
-def _not_done(runs: pd.DataFrame) -> dict[str, str]:
-    """`1 diverged, 2 missing`, for every variant."""
+def count_not_done(runs: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How many runs of every variant have which status but `done`, the statuses in the order of the alphabet."""
     found: dict[str, Counter[str]] = {str(name): Counter() for name in runs.variant}
     for variant, status in runs[runs.status != "done"][["variant", "status"]].itertuples(index=False):
         found[str(variant)][status] += 1
-    return {name: ", ".join(f"{n} {status}" for status, n in sorted(each.items())) for name, each in found.items()}
+    return {name: dict(sorted(counts.items())) for name, counts in found.items()}
+
+
+def describe_not_done(counts: Mapping[str, int]) -> str:
+    """`1 diverged, 2 missing`."""
+    return ", ".join(f"{number} {status}" for status, number in counts.items())
 
 
 def _verdict(difference: Difference, corrected: float) -> str:
