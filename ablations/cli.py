@@ -274,7 +274,8 @@ def cite(
 
     results = analyse(_frames(folder))
     try:
-        found, marks = citations.describe(results, study, level, metric), citations.marks(results, study, level, metric)
+        found = citations.describe(results, study, level, metric)
+        marks = citations.make_marks(results, study, level, metric)
     except ValueError as error:
         _stop(str(error))
     if form in marks:
@@ -282,6 +283,7 @@ def cite(
     elif form == "text":
         _say(f"{found}\nMarks for a text that lies in this directory (the folder is relative to the text's own):")
         _say("\n".join(marks.values()))
+        _say(rf"In LaTeX, one line before puts the numbers in: \input{{{folder.as_posix()}/numbers}}")
     else:
         _stop(f"--as {form}: allowed are text, {', '.join(marks)}")
 

@@ -24,6 +24,10 @@ from ablations import environment
 from ablations.grid.model import Grid, jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
+from ablations.report.formats import cell_text
+from ablations.report.frames import Frames
+from ablations.report.results import StudyResult, analyse
+from ablations.report.tables import Table
 from ablations.storage import files, records
 
 MACHINE = {"device": "cpu", "device_name": "Test processor", "threads": 1, "torch": "2.99.0"}
@@ -193,3 +197,13 @@ def step_of(network: torch.nn.Module, images: torch.Tensor, train: bool) -> dict
     scores.logsumexp(1).sum().backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     return {"scores": scores.detach(), **gradients, **dict(network.named_buffers())}
+
+
+def study_of(frames: Frames, name: str = "growth_rate") -> StudyResult:
+    """One study of results."""
+    return analyse(frames).study(name)
+
+
+def texts_of(table: Table) -> list[tuple[str, ...]]:
+    """The cells of a table as they are read, a tuple for each row."""
+    return [tuple(map(cell_text, row.cells)) for row in table.rows]

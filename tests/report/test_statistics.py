@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import ablations
-from ablations.report.statistics import effects, holm, paired, summary
+from ablations.report.statistics import find_effects, holm, paired, summary, tabulate_effects
 from ablations.storage.manifest import LevelEntry, StudyEntry
 
 
@@ -115,6 +115,10 @@ def level_of(label, values, variant, is_base):
 
 def study_of(levels, axes=("one", "two")):
     return StudyEntry(name="both", question="", axes=axes, seeds=(0,), levels=tuple(levels))
+
+
+def effects(study, runs):
+    return tabulate_effects(find_effects(study, runs))
 
 
 def product_of(cells, seeds, base=("a", "x"), weights=None):
