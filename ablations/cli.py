@@ -206,7 +206,7 @@ def _stopped(folder: Path) -> int:
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
-    from ablations.report.frames import causes
+    from ablations.report.frames import find_causes
     from ablations.storage import locks
 
     frames = _frames(folder)
@@ -218,7 +218,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         for frame in frames.jobs().values()
         for commit, fingerprint in frame[frame.status == "done"].reindex(columns=["commit", "fingerprint"]).to_numpy()
     )
-    failed, holder = causes(frames), locks.holder(folder)
+    failed, holder = find_causes(frames), locks.holder(folder)
     damaged = [str(path.relative_to(folder)) for path in frames.damaged]
     aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
     if as_json:
@@ -358,8 +358,8 @@ def _finish(folder: Path) -> int:
     from ablations.execution.display import print_rows
     from ablations.report import page as report
     from ablations.report.captions import describe_provenance, explain_table
-    from ablations.report.formats import cell_text
-    from ablations.report.frames import causes, retried
+    from ablations.report.formats import render_cell
+    from ablations.report.frames import find_causes, list_retryable
     from ablations.report.results import analyse
     from ablations.report.tables import shorten
 
@@ -372,12 +372,12 @@ def _finish(folder: Path) -> int:
         _stop(str(error))
     for table in map(shorten, results.studies):
         heads = [column.head for column in table.columns]
-        rows = [[*map(cell_text, row.cells)] for row in table.rows]
+        rows = [[*map(render_cell, row.cells)] for row in table.rows]
         print_rows(out, f"\n{table.name}: {table.question}", heads, rows)
     _say(f"\n{explain_table(frames, costs=False)}{describe_provenance(frames)}")
-    failed = causes(frames)
+    failed = find_causes(frames)
     if failed:
-        kinds = ",".join(retried(failed))
+        kinds = ",".join(list_retryable(failed))
         count = sum(len(cause["jobs"]) for cause in failed)
         _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
         _say_causes(failed, err)

@@ -86,28 +86,28 @@ def choose_places(spread: float) -> int:
     return min(2, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 2
 
 
-def signed_text(value: float, places: int) -> str:
+def format_signed(value: float, places: int) -> str:
     """`+1.30`; what rounds to nothing is `+0.00`, from whichever side."""
     return f"{round(value, places) + 0.0:+.{places}f}"
 
 
-def _decimals(places: int) -> Callable[[float], str]:
+def _round_to(places: int) -> Callable[[float], str]:
     return lambda value: f"{value:.{places}f}"
 
 
-def _digits(value: float) -> str:
+def _format_digits(value: float) -> str:
     """Three significant digits, more where the whole part has more, never an exponent."""
     rounded = float(f"{value:.3g}")
     places = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
     return f"{value:,.{max(0, places)}f}"
 
 
-def _measured(value: float) -> str:
+def _format_repeated(value: float) -> str:
     """Three significant digits and no more: what repeats to some percent."""
-    return _digits(float(f"{value:.3g}"))
+    return _format_digits(float(f"{value:.3g}"))
 
 
-def _count(value: float) -> str:
+def _format_whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
@@ -116,57 +116,57 @@ MIB = float(2**20)
 METRICS: dict[str, Metric] = {
     "test_accuracy": Metric(
         label="Test accuracy", unit="%", meaning="share of test images classified rightly, after the last epoch",
-        format=_decimals(2), better="higher", of="run", group="accuracy", brief=True,
+        format=_round_to(2), better="higher", of="run", group="accuracy", brief=True,
     ),
     "params": Metric(
         label="Params", meaning="trainable parameters",
-        format=_count, better="lower", group="counts", phrase="params", compared=True, planned=True, brief=True,
+        format=_format_whole, better="lower", group="counts", phrase="params", compared=True, planned=True, brief=True,
         panel=True, matched=True,
     ),
     "macs": Metric(
         label="MACs", unit="M", meaning="multiply-accumulates of convolutions and linear layers, one image, inference",
-        scale=1e6, format=_digits, better="lower", group="counts", phrase="MACs", compared=True, planned=True,
+        scale=1e6, format=_format_digits, better="lower", group="counts", phrase="MACs", compared=True, planned=True,
         brief=True, panel=True, matched=True,
     ),
     "flops": Metric(
-        label="FLOPs", unit="M", meaning="2 x MACs", scale=1e6, format=_digits, better="lower", group="counts",
+        label="FLOPs", unit="M", meaning="2 x MACs", scale=1e6, format=_format_digits, better="lower", group="counts",
     ),
     "activations": Metric(
         label="Activations", unit="k", meaning="elements that convolutions and linear layers put out, one image",
-        scale=1e3, format=_digits, better="lower", group="counts", compared=True, planned=True,
+        scale=1e3, format=_format_digits, better="lower", group="counts", compared=True, planned=True,
     ),
     "train_peak_memory_bytes": Metric(
         label="Peak memory, training", unit="MiB",
         meaning="most bytes that tensors hold at once in a training step: weights, gradients, optimizer, activations",
-        scale=MIB, format=_digits, better="lower", group="memory", phrase="peak memory in training", compared=True,
-        brief=True, panel=True,
+        scale=MIB, format=_format_digits, better="lower", group="memory", phrase="peak memory in training",
+        compared=True, brief=True, panel=True,
     ),
     "predicted_train_peak_memory_bytes": Metric(
         label="Predicted peak, training", unit="MiB",
         meaning="the same step on tensors without storage: what its tensors would hold",
-        scale=MIB, format=_digits, better="lower", group="memory", planned=True, brief=True,
+        scale=MIB, format=_format_digits, better="lower", group="memory", planned=True, brief=True,
     ),
     "inference_peak_memory_bytes": Metric(
         label="Peak memory, inference", unit="MiB", meaning="most bytes that tensors hold at once in a forward pass",
-        scale=MIB, format=_digits, better="lower", group="memory",
+        scale=MIB, format=_format_digits, better="lower", group="memory",
     ),
     "predicted_inference_peak_memory_bytes": Metric(
         label="Predicted peak, inference", unit="MiB", meaning="the same pass on tensors without storage",
-        scale=MIB, format=_digits, better="lower", group="memory",
+        scale=MIB, format=_format_digits, better="lower", group="memory",
     ),
     "train_images_per_second": Metric(
         label="Training", unit="images/s", meaning="median throughput of forward, loss, backward and optimizer step",
-        format=_measured, better="higher", group="throughput", spread="train_step_relative_iqr",
+        format=_format_repeated, better="higher", group="throughput", spread="train_step_relative_iqr",
         disturbed="train_disturbed", compared=True, brief=True, panel=True,
     ),
     "inference_images_per_second": Metric(
         label="Inference", unit="images/s", meaning="median throughput of the forward pass in eval mode",
-        format=_measured, better="higher", group="throughput", spread="inference_step_relative_iqr",
+        format=_format_repeated, better="higher", group="throughput", spread="inference_step_relative_iqr",
         disturbed="inference_disturbed", compared=True, brief=True,
     ),
     "latency_step_seconds": Metric(
         label="Latency, one image", unit="ms", meaning="median time of a forward pass of one image in eval mode",
-        scale=1e-3, format=_digits, better="lower", group="latency", spread="latency_step_relative_iqr",
+        scale=1e-3, format=_format_digits, better="lower", group="latency", spread="latency_step_relative_iqr",
         disturbed="latency_disturbed",
     ),
 }  # fmt: skip

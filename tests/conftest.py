@@ -24,7 +24,7 @@ from ablations import environment
 from ablations.grid.model import Grid, jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report.formats import cell_text
+from ablations.report.formats import render_cell
 from ablations.report.frames import Frames
 from ablations.report.results import StudyResult, analyse
 from ablations.report.tables import Table
@@ -206,4 +206,4 @@ def study_of(frames: Frames, name: str = "growth_rate") -> StudyResult:
 
 def texts_of(table: Table) -> list[tuple[str, ...]]:
     """The cells of a table as they are read, a tuple for each row."""
-    return [tuple(map(cell_text, row.cells)) for row in table.rows]
+    return [tuple(map(render_cell, row.cells)) for row in table.rows]

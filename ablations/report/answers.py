@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from ablations.metrics import METRICS, choose_places, level_text, signed_text
+from ablations.metrics import METRICS, choose_places, format_signed, level_text
 from ablations.report.results import LevelResult, StudyResult
 from ablations.report.statistics import Effect
 
@@ -81,8 +81,8 @@ def _say_size(difference: float, low: float, high: float) -> str:
 
 
 def _say_points(difference: float, places: int) -> str:
-    size = f"{abs(difference):.{places}f}"
-    return f"{size} {'point' if float(size) == 1 else 'points'}"
+    size = round(abs(difference), places)
+    return f"{size:.{places}f} {'point' if size == 1 else 'points'}"
 
 
 def _say_price(level: LevelResult) -> str:
@@ -96,8 +96,9 @@ def _say_price(level: LevelResult) -> str:
 
 def _say_percent(change: float) -> str:
     """`+42 %`, with a true minus; 0 has no sign."""
-    rounded = signed_text(100 * change, 0 if abs(change) >= 0.01 else 1).replace("-", "−")
-    return f"{'0' if not float(rounded[1:]) else rounded} %"
+    places = 0 if abs(change) >= 0.01 else 1
+    text = format_signed(100 * change, places).replace("-", "−") if round(100 * change, places) else "0"
+    return f"{text} %"
 
 
 def _tell_identical(base: LevelResult, levels: Levels) -> str:
@@ -163,7 +164,7 @@ def _say_which(levels: Levels, of: int, largest: str) -> str:
 
 def _say_signed(level: LevelResult, value: float) -> str:
     """`−0.50`, with the digits that the level's interval carries."""
-    return signed_text(value, choose_places((level.high - level.low) / 2)).replace("-", "−")
+    return format_signed(value, choose_places((level.high - level.low) / 2)).replace("-", "−")
 
 
 def _tell_no_data(levels: Levels) -> str:

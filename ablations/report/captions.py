@@ -90,7 +90,7 @@ def describe_provenance(frames: Frames) -> str:
         return "Nothing has been run yet."
     both = pd.concat([runs.reindex(columns=_MADE_WITH), costs.reindex(columns=_MADE_WITH)])
     made = {key: ", ".join(str(value) for value in both[key].dropna().unique()) for key in _MADE_WITH}
-    threads = ", ".join(f"{float(number):g}" for number in made["threads"].split(", ") if number)
+    threads = ", ".join(f"{float(number):g}" for number in both.threads.dropna().unique())
     threads = "1 thread" if threads == "1" else f"{threads} threads"
     tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
     counts = frames.runs.groupby("variant").size()

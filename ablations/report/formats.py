@@ -11,20 +11,30 @@ from pathlib import Path
 import pandas as pd
 
 from ablations.report.results import Results
-from ablations.report.tables import Cell, Column, Number, Row, Table, Words, effects_table, overall_table, study_table
+from ablations.report.tables import (
+    Cell,
+    Column,
+    Number,
+    Row,
+    Table,
+    Words,
+    make_effects_table,
+    make_overall_table,
+    make_study_table,
+)
 from ablations.report.values import Values, collect_values
 from ablations.storage import files
 
 # The parts of a cell, in the order in which they are read
 
 
-def lead_words(cell: Cell) -> Words:
+def spell_lead(cell: Cell) -> Words:
     """Its value, and what lacks one: `97.13 ± 0.28, 1 missing`."""
     parts = [part for part in (cell.value, *cell.lacks) if part]
     return tuple(word for part in parts for word in (", ", *part))[1:]
 
 
-def beside_words(cell: Cell) -> Words:
+def spell_beside(cell: Cell) -> Words:
     """What stands beside the value: `[-1.72, -0.88] (2 pairs)`."""
     interval = ("[", cell.interval[0], ", ", cell.interval[1], "]") if cell.interval else ()
     notes = tuple(word for note in cell.notes for word in ("; ", *note.words))[1:]
@@ -32,27 +42,27 @@ def beside_words(cell: Cell) -> Words:
     return (*interval, *between, *(("(", *notes, ")") if notes else ()))
 
 
-def plain_text(words: Words) -> str:
+def render_words(words: Words) -> str:
     """The words as they are read: `97.13 ± 0.28`."""
-    return "".join(word if isinstance(word, str) else _plain_number(word) for word in words)
+    return "".join(word if isinstance(word, str) else _render_number(word) for word in words)
 
 
-def _plain_number(number: Number) -> str:
+def _render_number(number: Number) -> str:
     return f"{number.text} ± {number.spread}" if number.spread else number.text
 
 
-def cell_words(cell: Cell) -> Words:
+def spell_cell(cell: Cell) -> Words:
     """All of a cell."""
-    lead, beside = lead_words(cell), beside_words(cell)
+    lead, beside = spell_lead(cell), spell_beside(cell)
     return (*lead, *((" ",) if lead and beside else ()), *beside)
 
 
-def cell_text(cell: Cell) -> str:
+def render_cell(cell: Cell) -> str:
     """All of a cell as plain text: `-1.30 [-1.72, -0.88] (2 pairs)`."""
-    return plain_text(cell_words(cell))
+    return render_words(spell_cell(cell))
 
 
-def sort_value(cell: Cell) -> float | None:
+def find_sort_value(cell: Cell) -> float | None:
     """The number that a cell is sorted by; None for words and for a cell without a value."""
     first = cell.value[0] if cell.value else None
     return first.value if isinstance(first, Number) else None
@@ -64,9 +74,9 @@ def sort_value(cell: Cell) -> float | None:
 def render_markdown(table: Table) -> str:
     """The table in Markdown, its question above and its caption below."""
     lines = [f"**{escape_markdown(table.question or table.name)}**", ""]
-    lines.append(_markdown_row(column.head for column in table.columns))
+    lines.append(_render_markdown_row(column.head for column in table.columns))
     lines.append("|" + "|".join([" :-- ", *[" --: "] * (len(table.columns) - 1)]) + "|")
-    lines += [_markdown_row(map(cell_text, row.cells)) for row in table.rows]
+    lines += [_render_markdown_row(map(render_cell, row.cells)) for row in table.rows]
     return "\n".join([*lines, "", f"*{escape_markdown(table.caption)}*", ""])
 
 
@@ -75,7 +85,7 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
 
 
-def _markdown_row(texts: Iterable[str]) -> str:
+def _render_markdown_row(texts: Iterable[str]) -> str:
     return "| " + " | ".join(map(escape_markdown, texts)) + " |"
 
 
@@ -85,35 +95,35 @@ def _markdown_row(texts: Iterable[str]) -> str:
 def render_latex(table: Table) -> str:
     r"""The table in LaTeX, in panels and parts that fit a page; needs \usepackage{booktabs,siunitx}."""
     floats: list[list[str]] = []
-    for rows in _pages(table.rows):
-        parts = [_tabular(replace(table, rows=rows), panel) for panel in _panels(table.columns)]
-        together = max(1, ROOM // (PANEL + LINE * sum(map(_lines, rows))))
+    for rows in _split_pages(table.rows):
+        parts = [_render_tabular(replace(table, rows=rows), panel) for panel in _group_columns(table.columns)]
+        together = max(1, ROOM // (PANEL + LINE * sum(map(_count_lines, rows))))
         groups = [parts[index : index + together] for index in range(0, len(parts), together)]
-        floats += [_float(table, group, len(floats) + number) for number, group in enumerate(groups)]
+        floats += [_render_float(table, group, len(floats) + number) for number, group in enumerate(groups)]
     head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs,siunitx}}."
     return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
 
 
-def _panels(columns: Sequence[Column]) -> list[list[int]]:
+def _group_columns(columns: Sequence[Column]) -> list[list[int]]:
     """The places of the columns of each panel: one for each group, and the first column in all of them."""
     groups = [[*group] for _, group in groupby(range(len(columns)), key=lambda place: columns[place].group)]
     return [groups[0], *([0, *group] for group in groups[1:])]
 
 
-def _pages(rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
+def _split_pages(rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
     """The rows, as many at once as a page has room for."""
     page: list[Row] = []
     for row in rows:
-        if page and PANEL + LINE * sum(map(_lines, [*page, row])) > ROOM:
+        if page and PANEL + LINE * sum(map(_count_lines, [*page, row])) > ROOM:
             yield tuple(page)
             page = []
         page.append(row)
     yield tuple(page)
 
 
-def _lines(row: Row) -> int:
+def _count_lines(row: Row) -> int:
     """How many lines a row takes: as many as the name of its level needs."""
-    return -(-len(cell_text(row.cells[0])) // LABEL) or 1
+    return -(-len(render_cell(row.cells[0])) // LABEL) or 1
 
 
 LABEL, LINE, PANEL, ROOM = 17, 10, 70, 430
@@ -121,7 +131,7 @@ LABEL, LINE, PANEL, ROOM = 17, 10, 70, 430
 that do not fit go into a table of their own."""
 
 
-def _float(table: Table, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:
+def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:
     """One float; the first has the whole caption and the label, the others continue it."""
     first = number == 0
     text = escape_latex(f"{table.question} {table.caption if first else '(continued)'}")
@@ -136,37 +146,37 @@ def _float(table: Table, tabulars: Sequence[Sequence[str]], number: int) -> list
     ]
 
 
-def _tabular(table: Table, places: Sequence[int]) -> list[str]:
+def _render_tabular(table: Table, places: Sequence[int]) -> list[str]:
     """One panel; heads are broken where a unit or a condition begins."""
-    heads = [_head(table.columns[place]) for place in places]
+    heads = [_render_head(table.columns[place]) for place in places]
     return [
         rf"\begin{{tabular}}{{@{{}}p{{0.22\linewidth}}{'r' * (len(places) - 1)}@{{}}}}",
         r"\toprule",
         " & ".join(rf"\shortstack{{{head}}}" for head in heads) + r" \\",
         r"\midrule",
-        *("{}" + " & ".join(_latex_cell(row, place) for place in places) + r" \\" for row in table.rows),
+        *("{}" + " & ".join(_render_latex_cell(row, place) for place in places) + r" \\" for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}\par\medskip",
     ]
 
 
-def _head(column: Column) -> str:
+def _render_head(column: Column) -> str:
     lines = escape_latex(column.label).replace(", ", r",\\")
     return rf"{lines}\\ ({escape_latex(column.unit)})" if column.unit else lines
 
 
-def _latex_cell(row: Row, place: int) -> str:
+def _render_latex_cell(row: Row, place: int) -> str:
     """A cell in LaTeX; the name of a level is text, whatever it is made of."""
     cell = row.cells[place]
-    return latex_text(cell_words(cell)) if place else escape_latex(cell_text(cell))
+    return render_latex_words(spell_cell(cell)) if place else escape_latex(render_cell(cell))
 
 
-def latex_text(words: Words) -> str:
+def render_latex_words(words: Words) -> str:
     r"""The words in LaTeX, numbers as siunitx's: `97.13 ± 0.28` is `\num{97.13 +- 0.28}`."""
-    return "".join(escape_latex(word) if isinstance(word, str) else _siunitx(word) for word in words)
+    return "".join(escape_latex(word) if isinstance(word, str) else _render_siunitx(word) for word in words)
 
 
-def _siunitx(number: Number) -> str:
+def _render_siunitx(number: Number) -> str:
     text = number.text.replace(",", "")
     return rf"\num{{{text} +- {number.spread}}}" if number.spread else rf"\num{{{text}}}"
 
@@ -218,10 +228,10 @@ def write_tables(results: Results) -> list[Path]:
     contents = {folder / f"{name}.csv": render_csv(frame) for name, frame in results.frames.tables().items()}
     tables: list[tuple[Table, pd.DataFrame]] = []
     for study in results.studies:
-        tables.append((study_table(study), study.numbers))
-        effects = effects_table(study)
+        tables.append((make_study_table(study), study.numbers))
+        effects = make_effects_table(study)
         tables += [(effects, study.effect_numbers)] if effects else []
-    for table, numbers in [*tables, (overall_table(results), results.overall.numbers)]:
+    for table, numbers in [*tables, (make_overall_table(results), results.overall.numbers)]:
         stem = folder / "tables" / table.name
         contents[stem.with_name(f"{table.name}.csv")] = render_csv(numbers, "%.15g")
         contents[stem.with_name(f"{table.name}.md")] = render_markdown(table).encode()

@@ -69,10 +69,12 @@ def load(folder: str | Path) -> Frames:
     manifest = Manifest.read(folder)
     whole, damaged = records.load(folder)
     attempts = records.load_attempts(folder)
-    variants = _typed(pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest.variants.items()]))
-    untuned = _untuned(manifest)
+    variants = _restore_integers(
+        pd.DataFrame([{"variant": name, **_flatten(entry)} for name, entry in manifest.variants.items()])
+    )
+    untuned = _find_untuned(manifest)
     runs = [
-        _row(job.kind, job.variant, job.seed, job.id, whole, attempts) | untuned.get(job.variant, {})
+        _make_row(job.kind, job.variant, job.seed, job.id, whole, attempts) | untuned.get(job.variant, {})
         for job in manifest.jobs
         if job.kind == "run"
     ]
@@ -80,8 +82,8 @@ def load(folder: str | Path) -> Frames:
         folder,
         manifest,
         pd.DataFrame(runs).merge(variants, on="variant", validate="many_to_one"),
-        pd.DataFrame(_cost_rows(manifest, whole, attempts)),
-        pd.DataFrame(_history_rows(manifest, whole), columns=[*_HISTORY]),
+        pd.DataFrame(_list_costs(manifest, whole, attempts)),
+        pd.DataFrame(_list_epochs(manifest, whole), columns=[*_HISTORY]),
         variants,
         pd.DataFrame(
             [
@@ -90,7 +92,7 @@ def load(folder: str | Path) -> Frames:
                 for level in study.levels
             ]
         ),
-        _tuning_frame(manifest, whole, attempts),
+        _list_trials(manifest, whole, attempts),
         tuple(damaged),
     )
 
@@ -116,7 +118,7 @@ def outcomes(frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.MultiIndex.from_frame(runs[["variant", "seed"]]), dtype=bool)
 
 
-def trials(frames: Frames, study: str) -> pd.DataFrame:
+def find_trials(frames: Frames, study: str) -> pd.DataFrame:
     """The trainings that chose for a study's levels: level, is_base, and the columns of `Frames.tuning`.
 
     Levels that take what was chosen for the base are left out.
@@ -131,14 +133,14 @@ def trials(frames: Frames, study: str) -> pd.DataFrame:
     return frame.merge(frames.tuning, on="name") if levels else frame
 
 
-def tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
+def list_tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
     """The fields that are tuned in a study, or in any: `train.learning_rate`."""
     levels = {level.tuned_as for level in frames.manifest.levels(study)}
     entries = [entry for entry in frames.manifest.tuning if study is None or entry.variant in levels]
     return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry.values))
 
 
-def at_the_end(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
+def find_edges(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
     """The variants of a study, or of all, each with a field whose choice is the first or the last value of its list.
 
     A value beyond which the field allows none is no such end. Levels that take the base's choice are left out.
@@ -154,12 +156,12 @@ def at_the_end(frames: Frames, study: str | None = None) -> set[tuple[str, str]]
     }
 
 
-def base_of(frames: Frames) -> str:
+def find_base(frames: Frames) -> str:
     """The variant that most studies have as their base; a study that is tuned in its own way has another."""
     return str(frames.studies[frames.studies.is_base].variant.value_counts(sort=False).idxmax())
 
 
-def of_study(frames: Frames, study: str) -> Frames:
+def select_study(frames: Frames, study: str) -> Frames:
     """The frames of one study alone: its variants, trained with its seeds."""
     variants = frames.studies.variant[frames.studies.study == study]
     parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
@@ -169,7 +171,7 @@ def of_study(frames: Frames, study: str) -> Frames:
     return replace(frames, **own)
 
 
-def causes(frames: Frames) -> list[dict[str, Any]]:
+def find_causes(frames: Frames) -> list[dict[str, Any]]:
     """What failed, by status and reason, with the jobs of each; in the grid's order."""
     names = {job.id: f"{job.kind} {job.name}" for job in frames.manifest.jobs}
     found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job is told once
@@ -181,7 +183,7 @@ def causes(frames: Frames) -> list[dict[str, Any]]:
     return [{"status": status, "reason": reason, "jobs": list(jobs)} for (status, reason), jobs in found.items()]
 
 
-def retried(found: list[dict[str, Any]]) -> list[str]:
+def list_retryable(found: list[dict[str, Any]]) -> list[str]:
     """The statuses of such causes that `--retry` takes: a run that is not tuned yet follows by itself."""
     return sorted({cause["status"] for cause in found} - {UNTUNED})
 
@@ -197,19 +199,19 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 
-def _flat(entry: VariantEntry) -> Fields:
+def _flatten(entry: VariantEntry) -> Fields:
     fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry.fields.items()}
     return {"data": entry.data, **fields}
 
 
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+def _restore_integers(frame: pd.DataFrame) -> pd.DataFrame:
     """Whole numbers stay whole where some variants do not have the field."""
     whole = [name for name in frame if frame[name].dtype.kind == "f" and (frame[name].dropna() % 1 == 0).all()]
     gaps = [name for name in whole if frame[name].isna().any()]
     return frame.astype(dict.fromkeys(gaps, "Int64"))
 
 
-def _row(kind: str, variant: str, seed: int | None, job: str | None, whole: Fields, attempts: Fields) -> Fields:
+def _make_row(kind: str, variant: str, seed: int | None, job: str | None, whole: Fields, attempts: Fields) -> Fields:
     """Status, values and environment of a job: its record, else its last failure, else missing."""
     row: Fields = {"variant": variant, "seed": seed, "id": job, "status": "missing", "reason": ""}
     row |= {key: None for key, metric in METRICS.items() if metric.of == kind}
@@ -228,7 +230,7 @@ UNTUNED = "untuned"
 """Status of a run whose variant's tuning failed: it has no configuration to be trained with."""
 
 
-def _untuned(manifest: Manifest) -> dict[str, Fields]:
+def _find_untuned(manifest: Manifest) -> dict[str, Fields]:
     """Status and reason of the runs of each variant whose tuning failed."""
     reasons = {entry.variant: entry.reason for entry in manifest.tuning if entry.status == "failed"}
     return {
@@ -238,17 +240,17 @@ def _untuned(manifest: Manifest) -> dict[str, Fields]:
     }
 
 
-def _tuning_frame(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.DataFrame:
+def _list_trials(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.DataFrame:
     rows = []
     for entry in manifest.tuning:
         for candidate in entry.candidates:
             fields = {f"train.{name}": value for name, value in candidate.fields.items()}
             for seed, trial in zip(entry.seeds, candidate.trials, strict=True):
-                row = _row("tuning", entry.becomes, seed, trial, whole, attempts)
+                row = _make_row("tuning", entry.becomes, seed, trial, whole, attempts)
                 shown = {key: row.get(key) for key in _TUNING}
                 rows.append({"name": entry.name, **fields, **shown, "chosen": candidate.fields == entry.chosen})
     frame = pd.DataFrame(rows)
-    return frame.assign(**_typed(frame.filter(like="train.")))
+    return frame.assign(**_restore_integers(frame.filter(like="train.")))
 
 
 _PARTS = tuple(f"{part}_seconds" for part in ("start", "data", "step", "evaluation", "checkpoint", "rest"))
@@ -258,17 +260,17 @@ _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "
            "commit", "fingerprint")  # fmt: skip
 
 
-def _cost_rows(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fields]:
+def _list_costs(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fields]:
     """Costs of the machine that jobs.json names; variants that differ in training alone share one record."""
-    rows, untuned = [], _untuned(manifest)
+    rows, untuned = [], _find_untuned(manifest)
     for variant, entry in manifest.variants.items():
-        row = _row("cost", variant, None, entry.cost, whole, attempts)
+        row = _make_row("cost", variant, None, entry.cost, whole, attempts)
         del row["seed"]
         rows.append(row | untuned.get(variant, {}) if entry.cost is None else row)
     return rows
 
 
-def _history_rows(manifest: Manifest, whole: Fields) -> list[Fields]:
+def _list_epochs(manifest: Manifest, whole: Fields) -> list[Fields]:
     return [
         {
             "variant": job.variant,

@@ -21,11 +21,11 @@ from markupsafe import Markup
 from ablations.metrics import METRICS
 from ablations.report.answers import answer
 from ablations.report.captions import describe_provenance, explain_table
-from ablations.report.formats import beside_words, lead_words, plain_text, sort_value, write_tables
-from ablations.report.frames import Frames, causes, retried
+from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead, write_tables
+from ablations.report.frames import Frames, find_causes, list_retryable
 from ablations.report.plotting.figures import list_stems, write_figures
 from ablations.report.results import Results, StudyResult
-from ablations.report.tables import Cell, effects_table, overall_table, study_table
+from ablations.report.tables import Cell, make_effects_table, make_overall_table, make_study_table
 from ablations.storage import files
 
 PARTS: dict[str, Callable[[Results], list[Path]]] = {"tables": write_tables, "figures": write_figures}
@@ -48,13 +48,13 @@ def render_page(results: Results) -> str:
         title=frames.manifest.title or _name_folder(frames.folder),
         folder=_name_folder(frames.folder),
         counts=count_jobs(frames),
-        overall_table=overall_table(results),
+        overall_table=make_overall_table(results),
         studies=[_fill_section(study, stems[study.name]) for study in results.studies],
         overall=[_embed_figure(frames, stem, "all variants") for stem in stems[""]],
         lost=_count_lost(frames),
-        causes=[*causes(frames), *_list_missing(frames)],
+        causes=[*find_causes(frames), *_list_missing(frames)],
         damaged=[path.relative_to(frames.folder).as_posix() for path in frames.damaged],
-        retry=_retry_command(frames),
+        retry=_make_retry_command(frames),
         provenance=describe_provenance(frames),
         reading=explain_table(frames),
         metrics=METRICS.values(),
@@ -68,29 +68,34 @@ def render_page(results: Results) -> str:
 @cache
 def _template() -> Template:
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters |= {"lead": _lead, "beside": _beside, "sort_value": sort_value, "bound": _bind_percents}
+    jinja.filters |= {
+        "lead": _render_lead,
+        "beside": _render_beside,
+        "sort_value": find_sort_value,
+        "bound": _bind_percents,
+    }
     return jinja.from_string(Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"))
 
 
 def _fill_section(study: StudyResult, stems: Sequence[str]) -> dict[str, Any]:
     """What the page shows of one study."""
     return {
-        "table": study_table(study),
-        "effects": effects_table(study),
+        "table": make_study_table(study),
+        "effects": make_effects_table(study),
         "answer": answer(study),
         "tally": _count_verdicts(study),
         "figures": [_embed_figure(study.frames, stem, study.name) for stem in stems],
     }
 
 
-def _lead(cell: Cell) -> str:
+def _render_lead(cell: Cell) -> str:
     """What stands large in a cell: `97.13 ± 0.28`."""
-    return plain_text(lead_words(cell))
+    return render_words(spell_lead(cell))
 
 
-def _beside(cell: Cell) -> str:
+def _render_beside(cell: Cell) -> str:
     """What stands small in a cell: `(-1.2 %)`."""
-    return plain_text(beside_words(cell))
+    return render_words(spell_beside(cell))
 
 
 def _bind_percents(text: str) -> str:
@@ -164,7 +169,7 @@ def _list_missing(frames: Frames) -> list[dict[str, Any]]:
 
 def _count_lost(frames: Frames) -> str:
     """`2 failed, 1 missing`, by job; empty where every job is done and every record whole."""
-    causes_ = [*causes(frames), *_list_missing(frames)]
+    causes_ = [*find_causes(frames), *_list_missing(frames)]
     lost: Counter[str] = Counter()
     for cause in causes_:
         lost[cause["status"]] += len(cause["jobs"])
@@ -207,11 +212,11 @@ def _name_folder(folder: Path) -> str:
     return folder.resolve().name
 
 
-def _retry_command(frames: Frames) -> str:
+def _make_retry_command(frames: Frames) -> str:
     """What runs again what failed, or is missing; empty where nothing is."""
     if not _count_lost(frames):
         return ""
-    name, statuses = _name_folder(frames.folder), retried(causes(frames))
+    name, statuses = _name_folder(frames.folder), list_retryable(find_causes(frames))
     retry = ["--retry", ",".join(statuses)] if statuses else []
     where = ["--out", name, "--device", frames.manifest.machine["device"]]
     return shlex.join(["ablate", "run", f"{name}/grid.toml", *frames.manifest.options, *where, *retry])

@@ -11,8 +11,15 @@ import numpy as np
 import pandas as pd
 
 from ablations.metrics import COSTS, METRICS, level_text
-from ablations.report.frames import Frames, at_the_end, base_of, of_study, tuned_fields
-from ablations.report.statistics import Effect, count_not_done, find_effects, half_interval, summary, tabulate_effects
+from ablations.report.frames import Frames, find_base, find_edges, list_tuned_fields, select_study
+from ablations.report.statistics import (
+    Effect,
+    compute_half_interval,
+    count_not_done,
+    find_effects,
+    make_effects_frame,
+    summarise,
+)
 from ablations.storage.manifest import Fields, Match, StudyEntry
 
 OVERALL = "overall"
@@ -129,7 +136,7 @@ class StudyResult:
     @property
     def effect_numbers(self) -> pd.DataFrame:
         """A row per main effect and interaction."""
-        return tabulate_effects(self.effects)
+        return make_effects_frame(self.effects)
 
 
 @dataclass(frozen=True)
@@ -154,27 +161,27 @@ def analyse(frames: Frames) -> Results:
 
 
 def _analyse_study(frames: Frames, entry: StudyEntry) -> StudyResult:
-    own = of_study(frames, entry.name)
+    own = select_study(frames, entry.name)
     levels = frames.studies[frames.studies.study == entry.name]
-    tuned = tuned_fields(frames, entry.name)
+    tuned = list_tuned_fields(frames, entry.name)
     numbers = _collect_numbers(own, levels, tuned)
     stated = {level.label: level.published for level in entry.levels}
     if any(error is not None for error in stated.values()):
         rows = [_compare_published(row, stated.get(row["level"])) for row in numbers.to_dict("records")]
         numbers = pd.concat([numbers, pd.DataFrame(rows)], axis=1)
-    results = _read_levels(numbers, own, tuned, at_the_end(frames, entry.name), entry)
+    results = _read_levels(numbers, own, tuned, find_edges(frames, entry.name), entry)
     effects = tuple(find_effects(entry, frames.runs))
     return StudyResult(entry.name, entry.question, own, entry, numbers, results, effects, tuple(tuned))
 
 
 def _analyse_all(frames: Frames) -> StudyResult:
-    levels, base = frames.studies, base_of(frames)
+    levels, base = frames.studies, find_base(frames)
     levels = levels.assign(is_base=levels.variant == base).drop_duplicates("variant")
     levels = levels.assign(level=levels.level.where(levels.is_base, levels.study + " " + levels.level))
     levels = levels.sort_values("is_base", ascending=False, kind="stable")
-    tuned = tuned_fields(frames)
+    tuned = list_tuned_fields(frames)
     numbers = _collect_numbers(frames, levels, tuned)
-    results = _read_levels(numbers, frames, tuned, at_the_end(frames), None)
+    results = _read_levels(numbers, frames, tuned, find_edges(frames), None)
     question = "What does every variant cost, and what does it buy?"
     return StudyResult(OVERALL, question, frames, None, numbers, results, (), tuple(tuned))
 
@@ -187,7 +194,7 @@ def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> 
     ]
     costs = frames.costs.reindex(columns=["variant", "status", *COSTS, *beside, "counters_agree"])
     costs = costs.rename(columns={"status": "cost_status"})
-    numbers = summary(levels, frames.runs).merge(costs, on="variant", how="left")
+    numbers = summarise(levels, frames.runs).merge(costs, on="variant", how="left")
     base = numbers[numbers.is_base].iloc[0]
     for key in COSTS:
         numbers[key] = numbers[key].astype(float)
@@ -258,7 +265,7 @@ def _read_cost(row: Mapping[Any, Any], key: str) -> CostResult:
 
 def _compare_published(row: Mapping[Any, Any], stated: float | None) -> dict[str, Any]:
     """A level's test error with the 95 % t interval of its seeds, and whether the published error lies within it."""
-    error, half = 100 - row["mean"], half_interval(row["sd"], row["n"])
+    error, half = 100 - row["mean"], compute_half_interval(row["sd"], row["n"])
     half = math.nan if row["sd"] <= 1e-9 else half  # equal seeds say nothing of how far others would lie
     low, high = float(np.clip(error - half, 0, 100)), float(np.clip(error + half, 0, 100))  # NaN stays NaN
     if stated is None:

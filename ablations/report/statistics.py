@@ -48,13 +48,13 @@ Runs = Mapping[Key, tuple[float, str]]
 """Accuracy and weights of a variant's finished runs."""
 
 
-def paired(base: Runs, other: Runs) -> Difference:
+def compare_runs(base: Runs, other: Runs) -> Difference:
     """`other` minus `base`, over the runs that both have."""
     keys = [key for key in base if key in other]
-    return judged([other[key][0] - base[key][0] for key in keys], all(other[key][1] == base[key][1] for key in keys))
+    return judge([other[key][0] - base[key][0] for key in keys], all(other[key][1] == base[key][1] for key in keys))
 
 
-def judged(differences: Sequence[float], identical: bool) -> Difference:
+def judge(differences: Sequence[float], identical: bool) -> Difference:
     """Paired differences, a seed each, with the t interval of their mean (Student 1908) and the t-test against 0."""
     differences = [round(difference, 9) for difference in differences]  # sums of floats leave less
     n = len(differences)
@@ -67,12 +67,12 @@ def judged(differences: Sequence[float], identical: bool) -> Difference:
     error = statistics.stdev(differences) / math.sqrt(n)  # exact sums: equal values have deviation 0
     if error <= 1e-9:  # rounding alone: a t-test would call any such difference certain
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    half = half_interval(error * math.sqrt(n), n)
+    half = compute_half_interval(error * math.sqrt(n), n)
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return Difference(n, mean, mean - half, mean + half, p, identical=False)
 
 
-def half_interval(sd: float, n: int) -> float:
+def compute_half_interval(sd: float, n: int) -> float:
     """Half the 95 % t interval of a mean over n seeds; NaN below two."""
     return float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
 
@@ -89,21 +89,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def summarise(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Accuracy per level of one study, in the levels' order, and its difference from the base.
 
     Columns: level, variant, is_base, n, not_done (`1 diverged, 1 missing`), mean, sd, pairs, difference, low, high, p,
     p_holm, verdict.
     """
     own = runs[runs.variant.isin(levels.variant)]
-    seeds, statuses = _finished(own), count_not_done(own)
+    seeds, statuses = _collect_runs(own), count_not_done(own)
     base = seeds[str(levels.loc[levels.is_base, "variant"].iloc[0])]
     rows: list[dict[str, Any]] = []
     compared = []
     for level in levels.itertuples(index=False):
         done = seeds[str(level.variant)]
         accuracies = [accuracy for accuracy, _ in done.values()]
-        compared.append(paired(base, done))
+        compared.append(compare_runs(base, done))
         rows.append(
             {
                 "level": level.level,
@@ -122,7 +122,7 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             row |= {"pairs": each.pairs, "verdict": "base"}
         else:
             row |= {"pairs": each.pairs, "difference": each.mean, "low": each.low, "high": each.high}
-            verdict = "no pairs" if row["n"] and base and not each.pairs else _verdict(each, corrected)
+            verdict = "no pairs" if row["n"] and base and not each.pairs else _decide(each, corrected)
             row |= {"p": each.p, "p_holm": corrected, "verdict": verdict}
     return pd.DataFrame(rows)
 
@@ -153,21 +153,21 @@ def find_effects(study: StudyEntry, runs: pd.DataFrame) -> list[Effect]:
     other axes; an interaction is by how much the changes along two axes, made together, differ from their sum. Each is
     paired by seed, over the seeds that have every cell it needs, and Holm-corrected over all effects of the study.
     """
-    product = _product(study)
+    product = _find_product(study)
     if product is None:
         return []
-    done = _finished(runs[runs.variant.isin(product.variants.values())])
-    changes = list(_changes(product))
-    compared = [_compared(product, changed, done) for changed in changes]
+    done = _collect_runs(runs[runs.variant.isin(product.variants.values())])
+    changes = list(_list_changes(product))
+    compared = [_compare_cells(product, changed, done) for changed in changes]
     return [
-        Effect(_moves(product, changed), difference, corrected, _verdict(difference, corrected))
+        Effect(_list_moves(product, changed), difference, corrected, _decide(difference, corrected))
         for changed, difference, corrected in zip(
             changes, compared, holm([difference.p for difference in compared]), strict=True
         )
     ]
 
 
-def tabulate_effects(effects: Sequence[Effect]) -> pd.DataFrame:
+def make_effects_frame(effects: Sequence[Effect]) -> pd.DataFrame:
     """A row per effect: effect, axes, levels, pairs, difference, low, high, p, p_holm, verdict."""
     rows = [
         {
@@ -209,7 +209,7 @@ class _Product:
     """The value of a field, by the place of its axis and the text of the level."""
 
 
-def _product(study: StudyEntry) -> _Product | None:
+def _find_product(study: StudyEntry) -> _Product | None:
     """The study's product; None where it is none."""
     axes = study.axes
     cells = {tuple(level_text(level.values.get(axis)) for axis in axes): level for level in study.levels}
@@ -225,7 +225,7 @@ def _product(study: StudyEntry) -> _Product | None:
     return None
 
 
-def _changes(product: _Product) -> Iterator[dict[int, str]]:
+def _list_changes(product: _Product) -> Iterator[dict[int, str]]:
     """The other level of each axis, and of each two axes: what an effect changes."""
     others = [
         [level for level in levels if level != own]
@@ -237,7 +237,7 @@ def _changes(product: _Product) -> Iterator[dict[int, str]]:
                 yield dict(zip(axes, levels, strict=True))
 
 
-def _moves(product: _Product, changed: Mapping[int, str]) -> tuple[Move, ...]:
+def _list_moves(product: _Product, changed: Mapping[int, str]) -> tuple[Move, ...]:
     values = product.values
     return tuple(
         Move(product.axes[place], values[place, product.reference[place]], values[place, to])
@@ -245,7 +245,7 @@ def _moves(product: _Product, changed: Mapping[int, str]) -> tuple[Move, ...]:
     )
 
 
-def _compared(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
+def _compare_cells(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
     """An effect seed by seed: the cells where all is changed, less those where one axis is not, and so on."""
     choices = [
         [changed[axis], product.reference[axis]] if axis in changed else levels
@@ -262,10 +262,10 @@ def _compared(product: _Product, changed: Mapping[int, str], done: Mapping[str, 
         still = {cell: (*cell[:axis], product.reference[axis], *cell[axis + 1 :]) for cell in runs}
         return all(runs[cell][key][1] == runs[other][key][1] for cell, other in still.items() for key in keys)
 
-    return judged(differences, any(map(moves_nothing, changed)))
+    return judge(differences, any(map(moves_nothing, changed)))
 
 
-def _finished(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
+def _collect_runs(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
     """Accuracy and weights of what is done, for every variant."""
     found: dict[str, dict[Key, tuple[float, str]]] = {str(name): {} for name in runs.variant}
     columns = ["variant", "seed", "device_name", "torch", "test_accuracy", "weights"]
@@ -290,7 +290,7 @@ def describe_not_done(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {status}" for status, number in counts.items())
 
 
-def _verdict(difference: Difference, corrected: float) -> str:
+def _decide(difference: Difference, corrected: float) -> str:
     if not difference.pairs:
         return "no data"
     if difference.identical:

@@ -1,6 +1,6 @@
 """Results become tables. A table's cell is a value, not a text: `formats` writes it in Markdown, LaTeX, HTML and plain.
 
-A table column is added in `study_table`: a `Column`, and a cell for each level.
+A table column is added in `make_study_table`: a `Column`, and a cell for each level.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.metrics import COSTS, MATCHED, METRICS, choose_places, level_text, signed_text
+from ablations.metrics import COSTS, MATCHED, METRICS, choose_places, format_signed, level_text
 from ablations.report.captions import describe_provenance, explain_effects, explain_table, name_field
 from ablations.report.results import LevelResult, Results, StudyResult
 from ablations.report.statistics import Effect
@@ -99,7 +99,7 @@ EFFECTS = (Column("Effect of"), Column("From -> to"), SEEDS, CHANGE, VERDICT)
 """The columns of a table of main effects and interactions."""
 
 
-def study_table(study: StudyResult) -> Table:
+def make_study_table(study: StudyResult) -> Table:
     """The table of a study, rows in the grid's order."""
     columns = (
         *(LEVEL, SEEDS, ACCURACY, CHANGE, VERDICT),
@@ -108,20 +108,20 @@ def study_table(study: StudyResult) -> Table:
         *(Column(metric.label, metric.unit, metric.group, metric.brief) for metric in COSTS.values()),
     )
     rows = tuple(Row(tuple(_fill_row(study, level)), level.is_base) for level in study.levels)
-    return Table(study.name, study.question, columns, rows, _describe(study))
+    return Table(study.name, study.question, columns, rows, _write_caption(study))
 
 
-def overall_table(results: Results) -> Table:
+def make_overall_table(results: Results) -> Table:
     """The table of all variants; it names the studies that have another base."""
     overall, frames = results.overall, results.frames
     other = frames.studies.is_base & (frames.studies.variant != overall.base.variant)
     names = ", ".join(frames.studies[other].study)
     own = f"Compare {names} within their own tables: they have another base. " if names else ""
-    table = study_table(overall)
+    table = make_study_table(overall)
     return replace(table, caption=f"{own}Here all variants are one family of comparisons. {table.caption}")
 
 
-def effects_table(study: StudyResult) -> Table | None:
+def make_effects_table(study: StudyResult) -> Table | None:
     """Main effects and interactions of a product study; None for any other."""
     if not study.effects:
         return None
@@ -133,32 +133,32 @@ def effects_table(study: StudyResult) -> Table | None:
 
 def shorten(study: StudyResult) -> Table:
     """The table of a study as a terminal and a README have room for: fewer measures, and the lasting notes alone."""
-    table = study_table(study)
+    table = make_study_table(study)
     kept = [place for place, column in enumerate(table.columns) if column.brief]
     rows = tuple(replace(row, cells=tuple(_drop_notes(row.cells[place]) for place in kept)) for row in table.rows)
     columns = tuple(table.columns[place] for place in kept)
-    return replace(table, columns=columns, rows=rows, caption=_describe(study, costs=False))
+    return replace(table, columns=columns, rows=rows, caption=_write_caption(study, costs=False))
 
 
 def _drop_notes(cell: Cell) -> Cell:
     return replace(cell, notes=tuple(note for note in cell.notes if note.lasting))
 
 
-def _describe(study: StudyResult, costs: bool = True) -> str:
+def _write_caption(study: StudyResult, costs: bool = True) -> str:
     """The caption of a study's table."""
     name = study.entry.name if study.entry else None
     return f"{explain_table(study.frames, name, costs)}{describe_provenance(study.frames)}"
 
 
 def _fill_row(study: StudyResult, level: LevelResult) -> Iterator[Cell]:
-    yield _name_cell(study, level)
+    yield _make_name_cell(study, level)
     yield Cell((Number(level.n, str(level.n)),))
-    yield _accuracy_cell(level)
-    yield _change_cell(study, level)
+    yield _make_accuracy_cell(level)
+    yield _make_change_cell(study, level)
     yield Cell((level.verdict,))
-    yield from (_chosen_cell(level, field) for field in study.tuned)
-    yield from _published_cells(level)
-    yield from (_cost_cell(level, key) for key in COSTS)
+    yield from (_make_chosen_cell(level, field) for field in study.tuned)
+    yield from _make_published_cells(level)
+    yield from (_make_cost_cell(level, key) for key in COSTS)
 
 
 def _fill_effect(effect: Effect) -> tuple[Cell, ...]:
@@ -170,7 +170,7 @@ def _fill_effect(effect: Effect) -> tuple[Cell, ...]:
         Cell((" x ".join(move.axis for move in effect.moves),)),
         Cell(tuple(moves)),
         Cell((Number(change.pairs, str(change.pairs)),)),
-        _difference_cell(change.mean, change.low, change.high),
+        _make_difference_cell(change.mean, change.low, change.high),
         Cell((effect.verdict,)),
     )
 
@@ -184,7 +184,7 @@ def spell_value(value: Any) -> Words:
     return (Number(value, level_text(value)) if number else level_text(value),)
 
 
-def _name_cell(study: StudyResult, level: LevelResult) -> Cell:
+def _make_name_cell(study: StudyResult, level: LevelResult) -> Cell:
     """The level, the base marked; after a match, what is left over."""
     notes = [Note(("base",), lasting=True)] if level.is_base and level.level != "base" else []
     if level.match:
@@ -195,7 +195,7 @@ def _name_cell(study: StudyResult, level: LevelResult) -> Cell:
     return Cell(spell_value(values[0]) if plain else (level.level,), notes=tuple(notes))
 
 
-def _accuracy_cell(level: LevelResult) -> Cell:
+def _make_accuracy_cell(level: LevelResult) -> Cell:
     """`97.13 ± 0.28`, with what is not there."""
     lacks: tuple[Words, ...] = tuple((Number(n, str(n)), f" {status}") for status, n in level.not_done.items())
     if not level.n:
@@ -205,25 +205,25 @@ def _accuracy_cell(level: LevelResult) -> Cell:
     return Cell((Number(level.mean, f"{level.mean:.{places}f}", spread),), lacks)
 
 
-def _change_cell(study: StudyResult, level: LevelResult) -> Cell:
+def _make_change_cell(study: StudyResult, level: LevelResult) -> Cell:
     """The change, with the number of pairs where it is not the difference of the means that the table shows."""
-    cell = _difference_cell(level.difference, level.low, level.high)
+    cell = _make_difference_cell(level.difference, level.low, level.high)
     if not cell.value or level.pairs == level.n == study.base.n:
         return cell
     pairs = (Number(level.pairs, str(level.pairs)), " pair" if level.pairs == 1 else " pairs")
     return replace(cell, notes=(Note(pairs, lasting=True),))
 
 
-def _difference_cell(mean: float, low: float, high: float) -> Cell:
+def _make_difference_cell(mean: float, low: float, high: float) -> Cell:
     """`-1.30 [-1.72, -0.88]`: mean and 95 % interval in points; empty where there is none."""
     if math.isnan(mean):
         return Cell()
     places = choose_places((high - low) / 2)
-    mean_, low_, high_ = (Number(value, signed_text(value, places)) for value in (mean, low, high))
+    mean_, low_, high_ = (Number(value, format_signed(value, places)) for value in (mean, low, high))
     return Cell((mean_,), interval=None if math.isnan(low) else (low_, high_))
 
 
-def _chosen_cell(level: LevelResult, field: str) -> Cell:
+def _make_chosen_cell(level: LevelResult, field: str) -> Cell:
     """What was chosen for a level, marked where its list ends there; empty before there is a choice."""
     if field not in level.chosen:
         return Cell()
@@ -231,7 +231,7 @@ def _chosen_cell(level: LevelResult, field: str) -> Cell:
     return Cell(spell_value(level.chosen[field]), notes=notes)
 
 
-def _published_cells(level: LevelResult) -> tuple[Cell, ...]:
+def _make_published_cells(level: LevelResult) -> tuple[Cell, ...]:
     """`4.60 [4.41, 4.79]`, `4.51`, `within`."""
     found = level.published
     if found is None:
@@ -246,14 +246,14 @@ def _published_cells(level: LevelResult) -> tuple[Cell, ...]:
     )
 
 
-def _cost_cell(level: LevelResult, key: str) -> Cell:
+def _make_cost_cell(level: LevelResult, key: str) -> Cell:
     """`1,234 (+3 %; IQR 5.0 %)`; where it was not measured, why."""
     cost, metric = level.costs[key], METRICS[key]
     if math.isnan(cost.value):
         return Cell() if level.cost_status == "done" else Cell(lacks=((level.cost_status,),))
     notes = []
     if metric.compared and not level.is_base and not math.isnan(cost.change):
-        notes.append(Note((Number(cost.change, percent_text(key, cost.change)), " %")))
+        notes.append(Note((Number(cost.change, format_percent(key, cost.change)), " %")))
     if not math.isnan(cost.spread):
         notes.append(Note(("IQR ", Number(cost.spread, f"{100 * cost.spread:.1f}"), " %")))
     if key == "macs" and not level.counters_agree:
@@ -263,6 +263,6 @@ def _cost_cell(level: LevelResult, key: str) -> Cell:
     return Cell((Number(cost.value, metric.show(cost.value)),), notes=tuple(notes))
 
 
-def percent_text(key: str, change: float) -> str:
+def format_percent(key: str, change: float) -> str:
     """A cost's change in %: time repeats to some percent, counts and bytes exactly."""
-    return signed_text(100 * change, 0 if METRICS[key].timed else 1)
+    return format_signed(100 * change, 0 if METRICS[key].timed else 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ablations.metrics import COSTS, METRICS, choose_places, level_text, signed_text
+from ablations.metrics import COSTS, METRICS, choose_places, format_signed, level_text
 from ablations.report.results import LevelResult, Results
-from ablations.report.tables import percent_text
+from ablations.report.tables import format_percent
 
 Values = dict[tuple[str, str, str], str]
 """(study, level, metric) -> the number as printed, without its unit."""
@@ -35,25 +35,25 @@ def collect_values(results: Results) -> Values:
         (study.name, level.level, key): text
         for study in results.studies
         for level in study.levels
-        for key, text in _values_of(level).items()
+        for key, text in _list_values(level).items()
     }
 
 
-def _values_of(level: LevelResult) -> dict[str, str]:
+def _list_values(level: LevelResult) -> dict[str, str]:
     """The values of a level, as they are printed in its table."""
     texts = {"n": str(level.n), "pairs": str(level.pairs), "verdict": level.verdict}
     spread, places = choose_places(level.sd), choose_places((level.high - level.low) / 2)
     numbers = {
         "test_accuracy": (level.mean, f"{level.mean:.{spread}f}"),
         "test_accuracy_sd": (level.sd, f"{level.sd:.{spread}f}"),
-        **{f"test_accuracy_change{end}": (value, signed_text(value, places))
+        **{f"test_accuracy_change{end}": (value, format_signed(value, places))
            for end, value in {"": level.difference, "_low": level.low, "_high": level.high}.items()},
         **{key: (level.costs[key].value, METRICS[key].show(level.costs[key].value))
            for key in COSTS if not math.isnan(level.costs[key].value)},
     }  # fmt: skip
     for key, cost in level.costs.items():
         if METRICS[key].compared and not level.is_base and not math.isnan(cost.change):
-            numbers[f"{key}_change"] = cost.change, percent_text(key, cost.change)
+            numbers[f"{key}_change"] = cost.change, format_percent(key, cost.change)
     if level.published:
         found = level.published
         width = choose_places((found.high - found.low) / 2)

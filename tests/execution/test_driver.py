@@ -12,7 +12,7 @@ from ablations.cli import SHIPPED
 from ablations.execution import driver
 from ablations.grid.reader import read
 from ablations.report import page as report
-from ablations.report.frames import causes, load
+from ablations.report.frames import find_causes, load
 from ablations.report.results import analyse
 from ablations.storage import files, records
 
@@ -42,7 +42,7 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
     frames = load(folder)
     assert sorted(frames.runs.status) == ["diverged", "done", "done"]
     assert set(frames.costs.status) == {"done"}
-    assert "the loss is" in causes(frames)[0]["reason"]
+    assert "the loss is" in find_causes(frames)[0]["reason"]
 
     report.write(analyse(frames))
     before = derived(folder)

@@ -27,12 +27,12 @@ from ablations.report import citations
 from ablations.report import page as report
 from ablations.report.answers import answer
 from ablations.report.captions import explain_tuning
-from ablations.report.formats import cell_words, latex_text, render_latex
-from ablations.report.frames import causes, load
+from ablations.report.formats import render_latex, render_latex_words, spell_cell
+from ablations.report.frames import find_causes, load
 from ablations.report.plotting import tuning as figure_of_tuning
 from ablations.report.plotting.figures import list_stems
 from ablations.report.results import analyse
-from ablations.report.tables import Cell, Note, overall_table, shorten, spell_value, study_table
+from ablations.report.tables import Cell, Note, make_overall_table, make_study_table, shorten, spell_value
 from ablations.report.values import collect_values
 from ablations.storage import files, records
 from ablations.training import evaluation
@@ -358,9 +358,9 @@ def test_captions_say_how_many_seeds_a_level_has(tmp_path):
     for each in jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(each, 90.0, 1.0))
     frames = load(tmp_path / "r")
-    assert "360 test images; 3 seeds." in study_table(study_of(frames)).caption
-    assert "360 test images; 1 seed." in study_table(study_of(frames, "one")).caption
-    assert "360 test images; 1 to 3 seeds." in overall_table(analyse(frames)).caption
+    assert "360 test images; 3 seeds." in make_study_table(study_of(frames)).caption
+    assert "360 test images; 1 seed." in make_study_table(study_of(frames, "one")).caption
+    assert "360 test images; 1 to 3 seeds." in make_overall_table(analyse(frames)).caption
 
 
 def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
@@ -371,10 +371,10 @@ def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
         if each.kind == "run":
             records.publish(tmp_path / "r", record_of(each, 90.0 + each.config.seed + 5 * ("one" in each.name), 1.0))
     frames = load(tmp_path / "r")
-    level, base = texts_of(study_table(study_of(frames, "one")))
+    level, base = texts_of(make_study_table(study_of(frames, "one")))
     assert (base[1:3], level[1:4]) == (("1", "90.00"), ("1", "95.00", "+5.00"))
-    assert texts_of(study_table(study_of(frames)))[0][1:3] == ("3", "91.0 ± 1.0")
-    overall = {row[0]: row[1:4] for row in texts_of(overall_table(analyse(frames)))}
+    assert texts_of(make_study_table(study_of(frames)))[0][1:3] == ("3", "91.0 ± 1.0")
+    overall = {row[0]: row[1:4] for row in texts_of(make_overall_table(analyse(frames)))}
     assert overall["one 2"] == ("1", "95.00", "+5.00 (1 pair)"), "91 is the mean of three: the change is of one pair"
     assert len(study_of(frames, "one").frames.history) == 2
 
@@ -401,19 +401,21 @@ def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
         if each.kind == "run":
             records.publish(folder, record_of(each, 90.0 + 3 * (each.config.variant.train.learning_rate == 0.2), 1.0))
     frames = load(folder)
-    marks = {name: [row[5] for row in texts_of(study_table(study_of(frames, name)))] for name in ("growth_rate", "own")}
+    marks = {
+        name: [row[5] for row in texts_of(make_study_table(study_of(frames, name)))] for name in ("growth_rate", "own")
+    }
     assert marks == {"growth_rate": ["0.1 (end of its list)"] * 2, "own": ["0.2", "0.2"]}
-    rows = [(row[0], row[4]) for row in texts_of(overall_table(analyse(frames)))]
+    rows = [(row[0], row[4]) for row in texts_of(make_overall_table(analyse(frames)))]
     assert rows == [("4 (base)", "base"), ("growth_rate 8", "not resolved"), ("own 2", "not resolved"),
                     ("own 4", "not resolved")]  # fmt: skip
-    assert overall_table(analyse(frames)).caption.startswith(
+    assert make_overall_table(analyse(frames)).caption.startswith(
         "Compare own within their own tables: they have another base."
     )
 
 
 def test_small_values_are_numbers_in_latex_too():
     cell = Cell(spell_value(1e-5), notes=(Note(("end of its list",)),))
-    assert latex_text(cell_words(cell)) == r"\num{1e-05} (end of its list)"
+    assert render_latex_words(spell_cell(cell)) == r"\num{1e-05} (end of its list)"
 
 
 @pytest.mark.parametrize(("base", "order"), [(0.0, [0.0, 0.5, 1, 5]), (1e-4, [1e-4, 2e-4, 1e-5, 1e-2, 0.0])])
@@ -482,7 +484,7 @@ def test_all_results_of_the_tuning_are_a_frame_and_a_file(shown):
 
 def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown):
     study = study_of(shown)
-    table = study_table(study)
+    table = make_study_table(study)
     place = [column.head for column in table.columns].index("Learning rate")
     assert [row[place] for row in texts_of(table)] == ["0.1", "0.3 (end of its list)"]
     assert study.numbers["train.learning_rate"].tolist() == [0.1, 0.3]
@@ -495,8 +497,8 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
         f"{said} (seed 100, batch_size 16); another seed might have chosen another value. Every level was tuned alike."
         in table.caption
     )
-    assert "The levels take what was chosen for the base." in study_table(study_of(shown, "recomputed")).caption
-    assert "recomputed: Learning rate" in overall_table(analyse(shown)).caption
+    assert "The levels take what was chosen for the base." in make_study_table(study_of(shown, "recomputed")).caption
+    assert "recomputed: Learning rate" in make_overall_table(analyse(shown)).caption
     said = "The chosen learning_rate of growth_rate 8 is the first or the last of its list: add values beyond it."
     assert said in answer(study)
     assert not [each for each in answer(study_of(shown, "recomputed")) if "of its list" in each]
@@ -547,11 +549,11 @@ def test_a_variant_whose_tuning_failed_is_a_row_that_says_so(tuned, tmp_path, ca
     choices = chosen(folder, tuned)
     make_manifest(tuned, MACHINE, folder, choices).write(folder)
     frames = load(folder)
-    table = study_table(study_of(frames))
+    table = make_study_table(study_of(frames))
     row = texts_of(table)[1]
     assert row[:3] == ("8", "0", "2 untuned")
     assert row[[column.head for column in table.columns].index("Learning rate")] == ""
-    assert [(each["status"], len(each["jobs"])) for each in causes(frames)] == [("oom", 1), ("untuned", 2)]
+    assert [(each["status"], len(each["jobs"])) for each in find_causes(frames)] == [("oom", 1), ("untuned", 2)]
     assert _finish(folder) == 1
     said = capsys.readouterr()
     assert "`--retry oom` runs them again" in said.err
@@ -565,7 +567,7 @@ def test_a_diverged_candidate_is_drawn_and_is_no_failure(tuned, tmp_path):
     note(folder, trials_of(tuned, wide)[2], "diverged")
     make_manifest(tuned, MACHINE, folder, chosen(folder, tuned)).write(folder)
     frames = load(folder)
-    assert causes(frames) == []
+    assert find_causes(frames) == []
     assert frames.tuning.status.tolist() == ["done"] * 5 + ["diverged"]
     figure = figure_of_tuning.draw(study_of(frames))
     assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]

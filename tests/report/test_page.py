@@ -13,10 +13,10 @@ import ablations
 from ablations.grid.model import jobs
 from ablations.grid.reader import read
 from ablations.report import page as report
-from ablations.report.formats import beside_words, lead_words, plain_text, sort_value
+from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead
 from ablations.report.plotting.figures import list_stems
 from ablations.report.results import analyse
-from ablations.report.tables import Cell, Note, Number, study_table
+from ablations.report.tables import Cell, Note, Number, make_study_table
 from ablations.storage import files, records
 
 
@@ -82,7 +82,11 @@ def test_text_from_a_grid_is_escaped(tmp_path):
     ],
 )  # fmt: skip
 def test_a_cell_is_its_number_and_what_stands_beside_it(cell, lead, beside, value):
-    assert (plain_text(lead_words(cell)), plain_text(beside_words(cell)), sort_value(cell)) == (lead, beside, value)
+    assert (render_words(spell_lead(cell)), render_words(spell_beside(cell)), find_sort_value(cell)) == (
+        lead,
+        beside,
+        value,
+    )
 
 
 def test_failures_stand_by_cause_with_what_runs_them_again(tmp_path, tiny):
@@ -115,7 +119,7 @@ def test_the_base_is_marked_and_every_cell_has_its_heads(results):
     report.write(analyse(ablations.load(results)))
     page = (results / "report.html").read_text()
     assert page.count('<tr class="base">') == 2, "of the study and of all variants"
-    heads = len(study_table(study_of(ablations.load(results))).columns)
+    heads = len(make_study_table(study_of(ablations.load(results))).columns)
     assert page.count('<th scope="col">') == 2 * heads
     assert len(re.findall('<th scope="row"[ >]', page)) == 4
     assert len(re.findall("<td[ >]", page)) == 4 * (heads - 1)

@@ -13,7 +13,7 @@ from conftest import MACHINE, TINY, fabricate, record_of, study_of, texts_of, wr
 from ablations.grid.model import jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.metrics import choose_places, signed_text
+from ablations.metrics import choose_places, format_signed
 from ablations.report import results as analysis
 from ablations.report import tables
 from ablations.report.answers import answer
@@ -21,7 +21,7 @@ from ablations.report.captions import explain_table
 from ablations.report.formats import escape_latex, escape_markdown, render_latex, write_tables
 from ablations.report.frames import load
 from ablations.report.results import analyse
-from ablations.report.tables import effects_table, overall_table, shorten, study_table
+from ablations.report.tables import make_effects_table, make_overall_table, make_study_table, shorten
 from ablations.report.values import collect_values
 from ablations.storage import records
 
@@ -67,7 +67,7 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
         if job.kind == "cost":
             record["deterministic"]["counters_agree"] = job.name != "family ResNet"
         records.publish(tmp_path / "r", record)
-    base, resnet = texts_of(study_table(study_of(load(tmp_path / "r"), "family")))
+    base, resnet = texts_of(make_study_table(study_of(load(tmp_path / "r"), "family")))
     assert resnet[0] == f"ResNet (params {100 * (match.reached / match.target - 1):+.1f} %)"
     assert (base[6], resnet[6]) == ("2.00", "2.00 (+0.0 %; counters disagree)")
 
@@ -75,7 +75,7 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
 def test_what_is_not_there_is_seen(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1", "growth_rate 8"))
     frames = load(tmp_path / "r")
-    cells = texts_of(study_table(study_of(frames)))[1]
+    cells = texts_of(make_study_table(study_of(frames)))[1]
     assert cells[1:3] == ("2", "92.8 ± 1.1, 1 missing")
     assert cells[5] == "missing"
     assert ("growth_rate", "8", "params") not in collect_values(analyse(frames))
@@ -87,7 +87,7 @@ def test_a_folder_without_any_record_has_tables_too(tmp_path, tiny):
         tiny,
         skip=("base", "growth_rate 8", *(f"{n}, seed {s}" for n in ("base", "growth_rate 8") for s in range(3))),
     )
-    table = study_table(study_of(load(tmp_path / "r")))
+    table = make_study_table(study_of(load(tmp_path / "r")))
     assert table.caption.endswith("Nothing has been run yet.")
     assert [row[2] for row in texts_of(table)] == ["3 missing", "3 missing"]
 
@@ -100,13 +100,13 @@ def test_a_number_has_as_many_decimals_as_its_spread_carries(spread, places):
 
 
 def test_what_rounds_to_nothing_has_no_minus():
-    assert [signed_text(value, 2) for value in (-0.001, 0.004, -0.006, 1.0)] == ["+0.00", "+0.00", "-0.01", "+1.00"]
+    assert [format_signed(value, 2) for value in (-0.001, 0.004, -0.006, 1.0)] == ["+0.00", "+0.00", "-0.01", "+1.00"]
 
 
 def test_a_change_over_fewer_pairs_than_runs_says_so(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("base, seed 0",))
     study = study_of(load(tmp_path / "r"))
-    assert [cells[1:4] for cells in texts_of(study_table(study))] == [
+    assert [cells[1:4] for cells in texts_of(make_study_table(study))] == [
         ("2", "91.50 ± 0.71, 1 missing", ""),
         ("3", "93.00 ± 0.87", "+2.0 [-4.4, +8.4] (2 pairs)"),
     ]
@@ -121,15 +121,15 @@ def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
     for job in jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(job, 90.0, 1.0))
     frames = load(tmp_path / "r")
-    assert "at batch size 64." in study_table(study_of(frames)).caption
-    assert "at batch size 64, 32." in study_table(study_of(frames, "batch")).caption
+    assert "at batch size 64." in make_study_table(study_of(frames)).caption
+    assert "at batch size 64, 32." in make_study_table(study_of(frames, "batch")).caption
 
 
 def test_every_variant_stands_once_in_the_overall_table(tmp_path):
     text = TINY + "[study.again]\nmodel.growth_rate = [8, 4]\ntrain.epochs = [1, 2]\n"
     grid = read(write_grid(tmp_path, text))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    table = overall_table(analyse(load(tmp_path / "r")))
+    table = make_overall_table(analyse(load(tmp_path / "r")))
     assert [row[0] for row in texts_of(table)] == ["4 (base)", "growth_rate 8", "again 8, 2", "again 4, 2"]
 
 
@@ -142,14 +142,14 @@ def test_a_product_study_has_a_table_of_its_effects(tmp_path):
         gain = 2 * wide + longer * (1 + wide) + (job.config.seed % 2) * 0.5 * wide
         records.publish(tmp_path / "r", record_of(job, 90 + job.config.seed + gain, 1.0))
     frames = load(tmp_path / "r")
-    table = effects_table(study_of(frames, "both"))
+    table = make_effects_table(study_of(frames, "both"))
     assert [row[:2] for row in texts_of(table)] == [
         ("model.growth_rate", "4 -> 8"),
         ("train.epochs", "1 -> 2"),
         ("model.growth_rate x train.epochs", "4 -> 8, 1 -> 2"),
     ]
     assert r"train.epochs & \num{1} -$>$ \num{2} & \num{3}" in render_latex(table)
-    assert effects_table(study_of(frames)) is None
+    assert make_effects_table(study_of(frames)) is None
     write_tables(analyse(frames))
     assert (
         (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,pairs,difference")
@@ -179,9 +179,9 @@ def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
         if (folder / "jobs.json").exists():
             found = analyse(load(folder))
             for study in found.studies:
-                text = render_latex(study_table(study))
+                text = render_latex(make_study_table(study))
                 (results / "tables" / f"real-{study.name}.tex").write_text(text)
-            (results / "tables" / "real-overall.tex").write_text(render_latex(overall_table(found)))
+            (results / "tables" / "real-overall.tex").write_text(render_latex(make_overall_table(found)))
     real = "".join(rf"\input{{tables/{path.stem}}}" for path in sorted((results / "tables").glob("real-*.tex")))
     assert real
     good = compile_tex(real + r"\input{tables/growth_rate} \typeout{cited: \ablate{growth_rate}{8}{test_accuracy}}")
@@ -198,7 +198,7 @@ def test_a_tall_table_is_broken_into_floats(tmp_path):
     levels = ", ".join(map(str, range(2, 22)))
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    text = render_latex(study_table(study_of(load(tmp_path / "r"))))
+    text = render_latex(make_study_table(study_of(load(tmp_path / "r"))))
     assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
     assert text.count(r"\label{tab:growth_rate}") == 1
 
@@ -234,7 +234,7 @@ def known(tmp_path):
 
 def test_published_errors_stand_beside_the_measured_ones(known):
     study = study_of(known, "known")
-    table = study_table(study)
+    table = make_study_table(study)
     place = table.columns.index(tables.PUBLISHED[0])
     assert table.columns[place : place + 3] == tables.PUBLISHED
     half = 4.302653 * 0.8660254 / 3**0.5  # t of 2 degrees of freedom, standard deviation of 8, 6.5 and 6.5
@@ -247,7 +247,7 @@ def test_published_errors_stand_beside_the_measured_ones(known):
     ]
     assert "Published errors: a paper, Table 2. Within: in the 95 % t interval" in table.caption
     assert "Published errors: known: a paper, Table 2." in explain_table(known)
-    assert "Published" not in study_table(study_of(known)).caption
+    assert "Published" not in make_study_table(study_of(known)).caption
     cited = {key: text for (study, level, key), text in collect_values(analyse(known)).items()
              if (study, level) == ("known", "wide")}  # fmt: skip
     assert {key: cited[key] for key in ("test_error", "test_error_low", "test_error_high", "published_error")} == {

@@ -24,7 +24,7 @@ from ablations.report.plotting import style
 from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
 from ablations.report.plotting.style import BLANK, GREY, HUES, INK, PALE, REFERENCE, WIDE, WRONG
 from ablations.report.results import StudyResult, mark_base
-from ablations.report.statistics import half_interval
+from ablations.report.statistics import compute_half_interval
 
 MOST_LEVELS = 60
 """What is left out beyond them is said."""
@@ -99,7 +99,7 @@ def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
 
 
 def _draw_means(axes: Axes, rows: pd.DataFrame) -> None:
-    half = rows["mean"] * 0 + [half_interval(sd, n) for sd, n in zip(rows.sd, rows.n, strict=True)]
+    half = rows["mean"] * 0 + [compute_half_interval(sd, n) for sd, n in zip(rows.sd, rows.n, strict=True)]
     axes.hlines(rows.place, rows["mean"] - half, rows["mean"] + half, colors=rows.colour, linewidth=1)
     for end in (rows["mean"] - half, rows["mean"] + half):
         axes.scatter(end, rows.place, marker="|", s=12, color=rows.colour, linewidth=1)
@@ -156,8 +156,8 @@ def _draw_cost(axes: Axes, rows: pd.DataFrame, key: str) -> None:
             axes.text(0.04, row["place"], status, color=WRONG, **look)
             continue
         mark = "†" if _is_text(row.get(metric.disturbed)) else ""
-        axes.text(0.04, row["place"], _count_text(key, value) + mark, color=INK, **look)
-        axes.text(0.97, row["place"], _percent_text(row, key), color=GREY, ha="right", **look)
+        axes.text(0.04, row["place"], _shorten_number(key, value) + mark, color=INK, **look)
+        axes.text(0.97, row["place"], _format_change(row, key), color=GREY, ha="right", **look)
     axes.set_xlim(0, 1.04 * (values.max() if values.notna().any() else 1))
     axes.set_xlabel("\n".join(textwrap.wrap(metric.head, 16)))
     style.set_ticks(axes, key, 2)
@@ -166,13 +166,13 @@ def _draw_cost(axes: Axes, rows: pd.DataFrame, key: str) -> None:
     axes.grid(False)
 
 
-def _count_text(key: str, value: float) -> str:
+def _shorten_number(key: str, value: float) -> str:
     """The number as in the tables, shortened where a count is too long."""
     text = METRICS[key].format(value)
     return text if len(text) < 10 else ticker.EngFormatter(places=1, sep="")(value)
 
 
-def _percent_text(row: dict[Any, Any], key: str) -> str:
+def _format_change(row: dict[Any, Any], key: str) -> str:
     """`-12 %`; beyond tenfold `×12`; nothing for the base, or where the base has no number."""
     change = row[f"{key}_change"]
     if row["is_base"] or math.isnan(change):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ablations.report.frames import trials
+from ablations.report.frames import find_trials
 from ablations.report.plotting import curves, effect, heat_map, pareto, style, trade, tuning
 from ablations.report.results import Results, StudyResult
 
@@ -46,5 +46,5 @@ def _list_kinds(study: StudyResult) -> list[str]:
     kinds = ["", ".curves"]
     kinds += [".map"] if len(axes) > 1 else []
     kinds += [".trade"] if trade.CHECKPOINT in axes else []
-    kinds += [".tuning"] if trials(study.frames, study.name).level.nunique() > 1 else []
+    kinds += [".tuning"] if find_trials(study.frames, study.name).level.nunique() > 1 else []
     return kinds

@@ -21,6 +21,7 @@ from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
 from ablations.report.plotting.style import BLANK, HUES, INK, NARROW, WIDE, WRONG
 from ablations.report.results import StudyResult
+from ablations.report.statistics import describe_not_done
 
 MOST_PANELS = 9
 """What is left out beyond them is said."""
@@ -62,7 +63,11 @@ def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]
     axes = study.entry.axes if study.entry else ()
     values = pd.DataFrame(
         [
-            {"level": level.level, **{axis: level_text(level.values.get(axis)) for axis in axes}}
+            {
+                "level": level.level,
+                "lost": [describe_not_done({name: n}) for name, n in level.not_done.items()],
+                **{axis: level_text(level.values.get(axis)) for axis in axes},
+            }
             for level in study.levels
         ]
     )
@@ -79,17 +84,17 @@ def _choose_size(cells: pd.DataFrame, down: int, across: int, panels: int) -> tu
     width = NARROW if panels == 1 and across <= 5 else WIDE
     per_line = max(1, min(panels, 3, int((width - 0.8) / (0.48 * across + 0.5))))
     noted = ((width - 0.8) / per_line - 0.5) / across >= 0.4 and down <= 30
-    text = 0.12 + 0.09 * max(_note_text(row).count("\n") + 1 for row in cells.to_dict("records"))
+    text = 0.12 + 0.09 * max(_spell_note(row).count("\n") + 1 for row in cells.to_dict("records"))
     return width, per_line, max(0.24, text) if noted else min(0.2, 7 / down), noted
 
 
-def _note_text(row: dict[Any, Any]) -> str:
+def _spell_note(row: dict[Any, Any]) -> str:
     """Mean, standard deviation, and what is not done."""
     show = METRICS["test_accuracy"].show
     lines = [show(row["mean"])] if row["n"] else []
     lines += [f"± {show(row['sd'])}"] if row["n"] > 1 else []
     lines += [f"n = {row['n']}"] if row["n"] and row["not_done"] else []
-    return "\n".join([*lines, *(row["not_done"].split(", ") if row["not_done"] else [])])
+    return "\n".join([*lines, *row["lost"]])
 
 
 def _draw_panel(
@@ -120,7 +125,7 @@ def _write_note(panel: Axes, x: float, y: float, row: dict[Any, Any], scale: Nor
     dark = row["n"] and scale(row["mean"]) < 0.55
     colour = "white" if dark else INK if row["n"] else WRONG
     panel.text(
-        x, y, _note_text(row), ha="center", va="center", fontsize=6, color=colour, bbox=None if row["n"] else BLANK,
+        x, y, _spell_note(row), ha="center", va="center", fontsize=6, color=colour, bbox=None if row["n"] else BLANK,
         linespacing=1.05,
     )  # fmt: skip
 

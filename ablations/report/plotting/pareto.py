@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance
-from ablations.report.frames import Frames, base_of
+from ablations.report.frames import Frames, find_base
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import list_names
 from ablations.report.plotting.style import GREY, HUES, MARKERS, NOTE, WIDE
@@ -94,7 +94,7 @@ def _average_variants(frames: Frames) -> pd.DataFrame:
 
 def _name_variants(frames: Frames) -> dict[str, str]:
     """A variant is called by the first level that has it; bare values with their study."""
-    names = {base_of(frames): "base"}
+    names = {find_base(frames): "base"}
     for study in frames.manifest.studies:
         for level in study.levels:
             prefix = f"{study.name} " if study.axes or level.is_base else ""

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from ablations.metrics import level_text
 from ablations.report.captions import describe_provenance, explain_tuning
-from ablations.report.frames import trials
+from ablations.report.frames import find_trials
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import colour_levels, name_axis
 from ablations.report.plotting.style import GREY, NARROW, WIDE
@@ -30,7 +30,7 @@ def draw(study: StudyResult) -> Figure:
 
     The first field that has several values lies along the axis; of more fields, every combination has a panel.
     """
-    found = trials(study.frames, study.name)
+    found = find_trials(study.frames, study.name)
     fields = [field for field in study.tuned if found[field].nunique() > 1]
     along, others = fields[0], fields[1:]
     panels = list(itertools.product(*(found[field].unique() for field in others)))
