@@ -98,10 +98,11 @@ def load(folder: str | Path) -> Frames:
 
 
 PACKED = [f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")]
-"""Columns of `runs` that hold a value for every image, as `ablations.evaluation.Evaluation` tells; no CSV has them."""
+"""Columns of `runs` that hold a value for every image, as `ablations.training.evaluation.Evaluation` explains; no CSV
+has them."""
 
 
-def outcomes(frames: Frames) -> pd.DataFrame:
+def unpack_outcomes(frames: Frames) -> pd.DataFrame:
     """Which test images each run classified rightly: a row per run, by (variant, seed), and a column per image.
 
     Runs without a result, and those of records that do not tell, are left out. Raises ValueError for runs of several

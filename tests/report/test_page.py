@@ -92,7 +92,7 @@ def test_a_cell_is_its_number_and_what_stands_beside_it(cell, lead, beside, valu
 def test_failures_stand_by_cause_with_what_runs_them_again(tmp_path, tiny):
     frames = failing(tmp_path / "r", tiny)
     assert report.count_jobs(frames) == "6 runs and the costs of 2 variants: 6 done, 1 failed, 1 missing."
-    assert report.causes(frames) == [{"status": "failed", "reason": "E: <b>", "jobs": ["run base, seed 0"]}]
+    assert report.find_causes(frames) == [{"status": "failed", "reason": "E: <b>", "jobs": ["run base, seed 0"]}]
     report.write(analyse(frames))
     page = (tmp_path / "r" / "report.html").read_text()
     assert "<strong>1 failed</strong>: E: &lt;b&gt;" in page

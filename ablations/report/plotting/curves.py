@@ -37,11 +37,11 @@ def draw(study: StudyResult) -> Figure:
     figure, axes = plt.subplots(1, len(keys), figsize=(width, 2.1), layout="constrained", squeeze=False)
     for panel, key in zip(axes.flat, keys, strict=True):
         _draw_panel(panel, own, key, rows)
-    named = f"Named are the base and the {rows.told.sum() - 1} levels of the highest final test accuracy."
-    absent = [f"{row.level} ({row.not_done})" for row in rows[~rows.told & (rows.n == 0)].itertuples()]
+    named = f"Named are the base and the {rows.distinct.sum() - 1} levels of the highest final test accuracy."
+    absent = [f"{row.level} ({row.not_done})" for row in rows[~rows.distinct & (rows.n == 0)].itertuples()]
     small = (
         "Lines: means over seeds; bands: from the lowest to the highest seed.",
-        "" if rows.told.all() else named,
+        "" if rows.distinct.all() else named,
         f"Without a curve: {list_names(absent)}." if absent else "",
         describe_provenance(study.frames),
     )
@@ -55,7 +55,9 @@ def _draw_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) ->
     if data.empty:
         style.say_empty(panel, "nothing trained yet")
     else:
-        _draw_lines(panel, data.reset_index().merge(rows[["variant", "level", "told", "colour"]], on="variant"), rows)
+        _draw_lines(
+            panel, data.reset_index().merge(rows[["variant", "level", "distinct", "colour"]], on="variant"), rows
+        )
         low, high = data["min"].min(), data["max"].max()
         if key == "train_loss" and 0 < 10 * low <= high:
             panel.set_yscale("log")
@@ -65,16 +67,16 @@ def _draw_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) ->
 
 
 def _draw_lines(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Grey lines for levels that are not told apart; above them bands, and lines with dashes."""
-    others = [part[["epoch", "mean"]].to_numpy() for _, part in data[~data.told].groupby("variant")]
+    """Grey lines for levels without a colour of their own; above them bands, and lines with dashes."""
+    others = [part[["epoch", "mean"]].to_numpy() for _, part in data[~data.distinct].groupby("variant")]
     panel.add_collection(LineCollection(others, colors=LIGHT, linewidths=0.6))
-    told = data[data.told]
-    for _, part in told.groupby("variant"):
+    distinct = data[data.distinct]
+    for _, part in distinct.groupby("variant"):
         panel.fill_between(part.epoch, part["min"], part["max"], color=part.colour.iloc[0], alpha=0.15, linewidth=0)
-    order = [level for level in rows.level[rows.told] if level in set(told.level)]
+    order = [level for level in rows.level[rows.distinct] if level in set(distinct.level)]
     dots = {"marker": "o", "markersize": 2.5, "markeredgewidth": 0} if data.epoch.nunique() <= 15 else {}
     sns.lineplot(
-        told, x="epoch", y="mean", hue="level", hue_order=order, style="level", style_order=order,
+        distinct, x="epoch", y="mean", hue="level", hue_order=order, style="level", style_order=order,
         palette=dict(zip(rows.level, rows.colour, strict=True)),
         dashes=dict(zip(rows.level, rows.dashes, strict=True)),
         estimator=None, linewidth=1.2, legend=False, ax=panel, **dots,
@@ -84,12 +86,12 @@ def _draw_lines(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> None:
 def _make_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
     """A line per level that has its own colour; a cross for one without a curve."""
     key: list[Artist] = []
-    for row in rows[rows.told].to_dict("records"):
+    for row in rows[rows.distinct].to_dict("records"):
         label = style.shorten(mark_base(row["level"], row["is_base"]))
         label += " (identical)" if row["verdict"] == "identical" else ""
         label += f" ({row['not_done']})" if row["not_done"] else ""
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
         line = Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label)
         key.append(line if row["variant"] in trained else style.make_dot("x", WRONG, label))
-    others = int((~rows.told).sum())
+    others = int((~rows.distinct).sum())
     return [*key, Line2D([], [], color=LIGHT, linewidth=0.6, label=f"{others} other levels")] if others else key

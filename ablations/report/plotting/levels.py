@@ -33,11 +33,11 @@ def colour_levels(numbers: pd.DataFrame) -> pd.DataFrame:
     The base is black and solid, and so stays visible below what coincides with it; beyond what hues can tell apart, the
     most accurate have one, the others are grey.
     """
-    told = choose_levels(numbers, 1 + len(HUES))
-    hues = dict(zip(told.level[~told.is_base], HUES, strict=False))
+    distinct = choose_levels(numbers, 1 + len(HUES))
+    hues = dict(zip(distinct.level[~distinct.is_base], HUES, strict=False))
     dashes = dict(zip(hues, DASHES, strict=False))
     return numbers.assign(
-        told=numbers.index.isin(told.index),
+        distinct=numbers.index.isin(distinct.index),
         colour=[INK if row.is_base else hues.get(row.level, LIGHT) for row in numbers.itertuples()],
         dashes=[dashes.get(level, ()) for level in numbers.level],
     )

@@ -50,9 +50,9 @@ def draw(study: StudyResult) -> Figure:
     waiting = int((found.status == "missing").sum())
     small = (
         explain_tuning(study.frames, study.name).strip(),
-        _count_above_base(found[found.level.isin(rows.level[rows.told])], fields),
+        _count_above_base(found[found.level.isin(rows.level[rows.distinct])], fields),
         f"{waiting} of {len(found)} trials are missing." if waiting else "",
-        "Grey: other levels." if not rows.told.all() else "",
+        "Grey: other levels." if not rows.distinct.all() else "",
         f"The first {MOST_PANELS} of {len(panels)} combinations are shown." if len(panels) > MOST_PANELS else "",
         describe_provenance(study.frames),
     )
@@ -76,18 +76,18 @@ def _draw_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame
     values = found[along].unique().tolist()  # Python's own numbers
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     places = dict(zip(values, values if numbers else range(len(values)), strict=True))
-    for row in rows.sort_values("told").itertuples():
+    for row in rows.sort_values("distinct").itertuples():
         own = found[found.level == row.level]
         own = own.assign(x=own[along].map(places).astype(float), y=own.validation_accuracy.astype(float))
         means = own.groupby("x").agg(y=("y", lambda y: y.mean(skipna=False)), chosen=("chosen", "any")).reset_index()
-        look: dict[str, Any] = {"color": row.colour, "zorder": 3 if row.told else 1}
+        look: dict[str, Any] = {"color": row.colour, "zorder": 3 if row.distinct else 1}
         dashes: Any = (0, row.dashes) if row.dashes else "solid"
-        panel.plot(means.x, means.y, linestyle=dashes, linewidth=1.2 if row.told else 0.6, **look)
+        panel.plot(means.x, means.y, linestyle=dashes, linewidth=1.2 if row.distinct else 0.6, **look)
         if own.seed.nunique() > 1:
             panel.scatter(own.x, own.y, s=4, alpha=0.6, linewidth=0, **look)
         for chosen, part in means.groupby("chosen"):
             panel.scatter(part.x, part.y, s=22, linewidth=1, edgecolors=row.colour,
-                          facecolors=row.colour if chosen else "white", zorder=4 if row.told else 2)  # fmt: skip
+                          facecolors=row.colour if chosen else "white", zorder=4 if row.distinct else 2)  # fmt: skip
         broken = own[own.status == "diverged"]
         panel.scatter(broken.x, [0.03] * len(broken), marker="x", s=18, transform=panel.get_xaxis_transform(), **look)
     panel.set_xlabel(name_axis(along).replace("_", " ").capitalize())
@@ -102,7 +102,7 @@ def _draw_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame
 def _make_key(found: pd.DataFrame, rows: pd.DataFrame) -> list[Artist]:
     """A line per level that has a colour, and what the marks mean."""
     key: list[Artist] = []
-    for row in rows[rows.told & rows.level.isin(found.level)].to_dict("records"):
+    for row in rows[rows.distinct & rows.level.isin(found.level)].to_dict("records"):
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
         label = style.shorten(mark_base(row["level"], row["is_base"]))
         key.append(Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label))
