@@ -103,7 +103,7 @@ def test_an_effect_figure_shows_the_numbers_of_the_records(results):
     assert [text.get_text() for text in throughput.texts] == ["1,000", "", "500", "−50 %"]
     seeds = next(points for points in accuracy.collections if len(points.get_offsets()) == 6)
     assert sorted(x for x, _ in seeds.get_offsets()) == sorted([*ACCURACY["base"], *ACCURACY["growth_rate 8"]])
-    assert statistics.half_interval(0.8660254, 3) == pytest.approx(4.302653 * 0.5, rel=1e-6)
+    assert statistics.compute_half_interval(0.8660254, 3) == pytest.approx(4.302653 * 0.5, rel=1e-6)
 
 
 def test_a_mean_is_filled_where_its_difference_is_resolved(results):
