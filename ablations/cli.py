@@ -244,7 +244,7 @@ def job(
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
-    from ablations.report.frames import causes
+    from ablations.report.frames import find_causes
     from ablations.storage import locks
 
     frames = _frames(folder)
@@ -256,7 +256,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         for frame in frames.jobs().values()
         for commit, fingerprint in frame[frame.status == "done"].reindex(columns=["commit", "fingerprint"]).to_numpy()
     )
-    failed, holder = causes(frames), locks.holder(folder)
+    failed, holder = find_causes(frames), locks.holder(folder)
     damaged = [str(path.relative_to(folder)) for path in frames.damaged]
     aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
     if as_json:
@@ -285,12 +285,14 @@ def report(
 ) -> None:
     """Rebuilds every table, figure and page from the records alone."""
     from ablations.report import page as reports
+    from ablations.report.results import analyse
 
     frames = _frames(folder)
+    results = analyse(frames)
     if only is not None and only not in reports.PARTS:
         _stop(f"--only {only}: allowed are {', '.join(reports.PARTS)}")
     try:
-        paths = reports.write(frames) if only is None else reports.PARTS[only](frames)
+        paths = reports.write(results) if only is None else reports.PARTS[only](results)
     except OSError as error:
         _stop(str(error))
     _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
@@ -306,10 +308,12 @@ def cite(
 ) -> None:
     """Prints one value with its provenance, and citation marks to paste."""
     from ablations.report import citations
+    from ablations.report.results import analyse
 
-    frames = _frames(folder)
+    results = analyse(_frames(folder))
     try:
-        found, marks = citations.describe(frames, study, level, metric), citations.marks(frames, study, level, metric)
+        found = citations.describe(results, study, level, metric)
+        marks = citations.make_marks(results, study, level, metric)
     except ValueError as error:
         _stop(str(error))
     if form in marks:
@@ -317,6 +321,7 @@ def cite(
     elif form == "text":
         _say(f"{found}\nMarks for a text that lies in this directory (the folder is relative to the text's own):")
         _say("\n".join(marks.values()))
+        _say(rf"In LaTeX, one line before puts the numbers in: \input{{{folder.as_posix()}/numbers}}")
     else:
         _stop(f"--as {form}: allowed are text, {', '.join(marks)}")
 
@@ -390,29 +395,34 @@ def _finish(folder: Path) -> int:
     """Rebuilds all results, prints the tables and where everything lies; gives the exit code."""
     from ablations.execution.display import print_rows
     from ablations.report import page as report
-    from ablations.report import tables
-    from ablations.report.frames import causes, retried
+    from ablations.report.captions import describe_provenance, explain_table
+    from ablations.report.formats import render_cell
+    from ablations.report.frames import find_causes, list_retryable
+    from ablations.report.results import analyse
+    from ablations.report.tables import shorten
 
     frames = _frames(folder)
+    results = analyse(frames)
     try:
         with err.status("Drawing"):
-            paths = report.write(frames)
+            paths = report.write(results)
     except OSError as error:
         _stop(str(error))
-    for study in frames.manifest["studies"]:
-        table = tables.brief(tables.study_table(frames, study["name"]))
-        print_rows(out, f"\n{table.name}: {table.question}", table.heads, table.cells)
-    _say(f"\n{tables.caption(frames, costs=False)}")
-    failed = causes(frames)
+    for table in map(shorten, results.studies):
+        heads = [column.head for column in table.columns]
+        rows = [[*map(render_cell, row.cells)] for row in table.rows]
+        print_rows(out, f"\n{table.name}: {table.question}", heads, rows)
+    _say(f"\n{explain_table(frames, costs=False)}{describe_provenance(frames)}")
+    failed = find_causes(frames)
     if failed:
-        kinds = ",".join(retried(failed))
+        kinds = ",".join(list_retryable(failed))
         count = sum(len(cause["jobs"]) for cause in failed)
         _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
         _say_causes(failed, err)
-    spent = report.time_spent(frames)
+    spent = report.describe_time(frames)
     if spent:
         _say(f"\n{spent}")
-    _say(f"\n{report.counts(frames)} Written:")
+    _say(f"\n{report.count_jobs(frames)} Written:")
     for place in sorted({path.parent for path in paths}):
         names = sorted(path.name for path in paths if path.parent == place)
         _say(f"  {place}/: {', '.join(names)}")

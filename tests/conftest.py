@@ -28,6 +28,10 @@ from ablations.execution.engine import Context
 from ablations.grid.model import Grid, jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
+from ablations.report.formats import render_cell
+from ablations.report.frames import Frames
+from ablations.report.results import StudyResult, analyse
+from ablations.report.tables import Table
 from ablations.storage import files, records
 
 ROOT = Path(__file__).parent.parent
@@ -222,3 +226,13 @@ def step_of(network: torch.nn.Module, images: torch.Tensor, train: bool) -> dict
     scores.logsumexp(1).sum().backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     return {"scores": scores.detach(), **gradients, **dict(network.named_buffers())}
+
+
+def study_of(frames: Frames, name: str = "growth_rate") -> StudyResult:
+    """One study of results."""
+    return analyse(frames).study(name)
+
+
+def texts_of(table: Table) -> list[tuple[str, ...]]:
+    """The cells of a table as they are read, a tuple for each row."""
+    return [tuple(map(render_cell, row.cells)) for row in table.rows]

@@ -127,4 +127,4 @@ def test_cite_and_check(results, tmp_path):
     assert call("cite", results, "growth_rate", "9", "test_accuracy").exit_code == 2
     assert call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "html").exit_code == 2
     latex = call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "latex").output
-    assert latex == f"\\num{{93.00}} % ablate {results} growth_rate 8 test_accuracy\n"
+    assert latex == "\\ablate{growth_rate}{8}{test_accuracy}\n"

@@ -22,8 +22,8 @@ PACKAGES = {
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost",
     "ablations.execution": "engine local inline job display driver plan",
-    "ablations.report": "frames statistics tables",
-    "ablations.report.plotting": "style figures",
+    "ablations.report": "frames statistics results captions tables values formats",
+    "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
     "ablations.report ": "answers page citations",
     "ablations  ": "__init__ cli __main__",
 }

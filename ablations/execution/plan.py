@@ -31,9 +31,6 @@ CALIBRATION_SECONDS = 1.0
 COST_SECONDS, COST_STEPS = 5.0, 20
 """What measuring a variant takes where none is on record: so long, and so many steps of training and of inference."""
 
-COMPARED = ("params", "macs", "activations", "predicted_train_peak_memory_bytes")
-"""Shown with their change against the base."""
-
 Entry = dict[str, Any]
 """A variant of a plan, keys as in METRICS, and what is said of it beside."""
 
@@ -67,7 +64,9 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         )
     for entry in entries:
         entry["change"] = {
-            key: entry[key] / entries[0][key] - 1 for key in COMPARED if key in entry and entries[0].get(key)
+            key: entry[key] / entries[0][key] - 1
+            for key, metric in METRICS.items()
+            if metric.planned and key in entry and entries[0].get(key)
         }
     trials = [job for job in todo if job.kind == "tuning"]
     unmeasured = [job.variant for job in todo if job.kind == "cost"]

@@ -1,47 +1,40 @@
-r"""Numbers cited in a text stay true: marks that name their source, checked or written anew from the records.
+r"""Numbers cited in a text stay true: what a text cites is compared with the records, or written anew from them.
 
 In Markdown or HTML a mark is a comment before the cited text, and the next comment `/ablate` ends it:
 
     <!-- ablate results/digits-cpu growth_rate 10 test_accuracy -->97.1<!-- /ablate -->
     <!-- ablate results/digits-cpu growth_rate -->(the study's whole table)<!-- /ablate -->
 
-In LaTeX, in files named `.tex`, it is a comment behind the cited number, to the end of the line:
+In LaTeX, in files named `.tex`, a macro is the number itself, which the `numbers.tex` of the results folder gives:
 
-    an accuracy of \num{97.1} % ablate results/digits-cpu growth_rate 10 test_accuracy
+    \input{results/digits-cpu/numbers}
+    an accuracy of \ablate{growth_rate}{10}{test_accuracy}
 
-The number is written in plain digits, and, since the comment takes the line's end with it, a space stands before the
-comment where a word follows. `\ablate{growth_rate}{10}{test_accuracy}` is a citation as well, by the `numbers.tex` that
-the file puts in; a chapter that does not put it in itself names it in a comment, `% \input{FOLDER/numbers}`.
+A chapter that does not put `numbers.tex` in itself names it in a comment, `% \input{FOLDER/numbers}`.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ablations.metrics import METRICS
-from ablations.report.frames import Frames, load
-from ablations.report.tables import DERIVED, brief, citable, markdown, numbers_tex, provenance, study_table
+from ablations.report.captions import describe_provenance
+from ablations.report.formats import render_macros, render_markdown
+from ablations.report.frames import load
+from ablations.report.results import Results, analyse
+from ablations.report.tables import shorten
+from ablations.report.values import DERIVED, Values, collect_values
 
 COMMENT = re.compile(
     r"<!--\s*ablate\s+(?P<source>.*?)\s*-->(?P<cited>(?:(?!<!--\s*ablate\s).)*?)"
     r"(?P<end><!--\s*/ablate\s*-->|(?=<!--\s*ablate\s)|\Z)",
     re.DOTALL,
 )
-BEHIND = re.compile(r"^(?P<before>.*?)(?<!\\)(?:\\\\)*%\s*ablate\s+(?P<source>.+?)[ \t\r]*$", re.MULTILINE)
-"""A comment in LaTeX, where `\\\\%` begins one and `\\%` does not."""
-
-NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-LAST = re.compile(rf"(?P<number>{NUMBER.pattern})(?:[}}$~.,;:)&\s]|\\[,% ]|\\points?)*\Z")
-"""A number, and what may stand between it and its mark."""
-
-NOT_PLAIN = re.compile(r"(?:[\w.,:^-]|\{,\}|\\,|\$-\$|−|(?:\+-|±|\\pm|\d)\s*)\Z")
-"""What makes digits behind it a part of something else: of a number with a space, an exponent, a spread, a label."""
-
 MACRO = re.compile(r"\\ablate\s*\{(.*?)\}\s*\{(.*?)\}\s*\{(.*?)\}", re.DOTALL)
 PUT_IN = re.compile(r"\\input\s*\{(.*?)numbers(?:\.tex)?\}")
 WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
@@ -71,57 +64,68 @@ class _Mark:
     """Where the cited number starts and ends in the text."""
 
     source: str
-    problem: str = ""
-    """What makes it no mark."""
+    problem: str
+    """What makes it no mark; empty for a mark that is one."""
 
-    closing: str = ""
+    closing: str
     """What has to follow the number where it is written anew."""
 
 
-def value(frames: Frames, study: str, level: str, metric: str) -> str:
+def find_value(results: Results, study: str, level: str, metric: str) -> str:
     """One number as printed in the tables, without its unit. Raises ValueError naming what there is."""
-    return _looked_up(citable(frames), study, level, metric)
+    return _look_up(collect_values(results), study, level, metric)
 
 
-def _looked_up(cells: Mapping[tuple[str, str, str], str], study: str, level: str, metric: str) -> str:
-    _known("study", study, (each for each, _, _ in cells))
-    _known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
-    _known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
+def _look_up(cells: Values, study: str, level: str, metric: str) -> str:
+    _require_known("study", study, (each for each, _, _ in cells))
+    _require_known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
+    _require_known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
     return cells[study, level, metric]
 
 
-def describe(frames: Frames, study: str, level: str, metric: str) -> str:
+def describe(results: Results, study: str, level: str, metric: str) -> str:
     """A value with its unit, meaning and provenance."""
-    text, entry = value(frames, study, level, metric), METRICS.get(metric)
+    text, entry = find_value(results, study, level, metric), METRICS.get(metric)
     meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED.get(metric, f"train.{metric}, as tuning chose it")
-    return f"{text} {entry.unit if entry else ''}".rstrip() + f"\n{meaning}\n{provenance(frames)}"
+    return f"{text} {entry.unit if entry else ''}".rstrip() + f"\n{meaning}\n{describe_provenance(results.frames)}"
 
 
-def marks(frames: Frames, study: str, level: str, metric: str) -> dict[str, str]:
-    """Marks to paste into a text that lies in this directory, for the folder is relative to the text's own."""
-    text = value(frames, study, level, metric)
-    source = shlex.join([frames.folder.as_posix(), study, level, metric])
-    number = rf"\num{{{text.replace(',', '')}}} % ablate {source}"
-    macro = rf"\ablate{{{study}}}{{{level}}}{{{metric}}}"  # a word has no mark of its own
+def make_marks(results: Results, study: str, level: str, metric: str) -> dict[str, str]:
+    """What to paste into a text, by `markdown` and `latex`.
+
+    The folder of a mark in Markdown is relative to the text's own: this one is for a text that lies in this directory.
+    """
+    text = find_value(results, study, level, metric)
+    source = shlex.join([results.frames.folder.as_posix(), study, level, metric])
     return {
         "markdown": f"<!-- ablate {source} -->{text}<!-- /ablate -->",
-        "latex": number if NUMBER.fullmatch(text) else macro,
+        "latex": _write_macro(study, level, metric),
     }
 
 
+def _write_macro(*words: str) -> str:
+    return r"\ablate" + "".join(f"{{{word}}}" for word in words)
+
+
 def check(path: Path) -> list[Citation]:
-    """Every mark of a text, compared with the records that it names; folders are relative to the text's own."""
-    text = _text(path)
-    found = [_citation(path, text, mark) for mark in _marks(path, text)]
-    return sorted([*found, *_macros(path, text)], key=lambda citation: citation.line)
+    """Every citation of a text, compared with the records that it names; folders are relative to the text's own."""
+    text = _read_text(path)
+    if path.suffix == ".tex":
+        found = [*_check_macros(path, text), *_refuse_old_marks(path, text)]
+    else:
+        found = [_compare(path, text, mark) for mark in _find_marks(text)]
+    return sorted(found, key=lambda citation: citation.line)
 
 
 def rewrite(path: Path) -> int:
-    """Writes every cited number anew from the records; gives how many changed. Marks without a source stay."""
-    text = renewed = _text(path)
+    """Writes every number anew that a text in Markdown or HTML cites; gives how many changed.
+
+    Marks without a source stay. A text in LaTeX holds no numbers: `ablate report` renews its `numbers.tex`.
+    """
+    text = renewed = _read_text(path)
     changed = 0
-    for mark in reversed(list(_marks(path, text))):
-        citation = _citation(path, text, mark)
+    for mark in reversed([] if path.suffix == ".tex" else list(_find_marks(text))):
+        citation = _compare(path, text, mark)
         if citation.problem and citation.recorded is not None:
             changed += 1
             renewed = renewed[: mark.start] + citation.recorded + mark.closing + renewed[mark.end :]
@@ -130,55 +134,36 @@ def rewrite(path: Path) -> int:
     return changed
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """The file's text, with its own line ends."""
     return path.read_bytes().decode()
 
 
-def _marks(path: Path, text: str) -> Iterator[_Mark]:
+def _find_marks(text: str) -> Iterator[_Mark]:
     """The marks of a text, in their order."""
-    if path.suffix == ".tex":
-        for match in BEHIND.finditer(text):
-            yield _behind(match)
-        return
     for match in COMMENT.finditer(text):
         problem = "" if match["end"] else "the mark has no end: <!-- /ablate --> is missing"
         closing = "" if match["end"] else "<!-- /ablate -->"
         yield _Mark(*match.span("cited"), match["source"], problem, closing)
 
 
-def _behind(match: re.Match[str]) -> _Mark:
-    """The number that a mark in LaTeX stands behind."""
-    found, end = LAST.search(match["before"]), match.end("before")
-    if found is None:
-        return _Mark(end, end, match["source"], "no number stands before the mark")
-    start, end = (match.start("before") + place for place in found.span("number"))
-    lead = match["before"][: found.start("number")]
-    if NOT_PLAIN.search(lead):
-        return _Mark(start, end, match["source"], "what stands before the mark is no number in plain digits")
-    if "," in found["number"] and WRAPPED.search(lead):
-        return _Mark(start, end, match["source"], "within \\num a comma is a decimal point: leave it out")
-    return _Mark(start, end, match["source"])
-
-
-def _citation(path: Path, text: str, mark: _Mark) -> Citation:
+def _compare(path: Path, text: str, mark: _Mark) -> Citation:
+    """What a mark cites, and what the records say."""
     line, cited = text.count("\n", 0, mark.start) + 1, text[mark.start : mark.end]
     if mark.problem:
         return Citation(path, line, mark.source, cited, None, mark.problem)
     try:
-        recorded = _recorded(path.parent, shlex.split(mark.source))
+        recorded = _look_up_source(path.parent, shlex.split(mark.source))
     except ValueError as error:
         return Citation(path, line, mark.source, cited, None, str(error))
-    if path.suffix == ".tex" and "," not in cited:  # as in \num{49791}
-        recorded = recorded.replace(",", "")
     same = cited.split() == recorded.split()
     return Citation(path, line, mark.source, cited, recorded, "" if same else "the records say otherwise")
 
 
-def _macros(path: Path, text: str) -> Iterator[Citation]:
+def _check_macros(path: Path, text: str) -> Iterator[Citation]:
     r"""Every `\ablate{STUDY}{LEVEL}{METRIC}` of a LaTeX file; its number stands in the numbers.tex put in before."""
     found = PUT_IN.search(text)
-    for match in MACRO.finditer(text) if path.suffix == ".tex" else ():
+    for match in MACRO.finditer(text):
         words = [" ".join(word.split()) for word in match.groups()]
         if re.search(r"(?<!\\)%", text[text.rfind("\n", 0, match.start()) + 1 : match.start()]):
             continue  # within a comment
@@ -186,43 +171,61 @@ def _macros(path: Path, text: str) -> Iterator[Citation]:
         problem = r"no \input{FOLDER/numbers} says where it is from; in a chapter, write it into a comment"
         if found is not None:
             source = shlex.join([found[1] or ".", *words])
-            recorded, problem = _from_numbers(path.parent / found[1], words)
+            recorded, problem = _read_numbers(path.parent / found[1], words)
         if not problem and WRAPPED.search(text[: match.start()]):
             problem = r"\ablate gives text: \num would take its comma for a decimal point"
         yield Citation(path, line, source, match[0], recorded, problem)
 
 
-def _from_numbers(folder: Path, words: Sequence[str]) -> tuple[str | None, str]:
+def _refuse_old_marks(path: Path, text: str) -> Iterator[Citation]:
+    """Every comment that cited a number in older versions, `% ablate FOLDER STUDY LEVEL METRIC`."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        command, _, source = line.rpartition("%")[2].strip().partition(" ")
+        if "%" in line and command == "ablate":
+            problem = f"a comment cites no number any more: in its place and the number's write {_translate(source)}"
+            yield Citation(path, number, source.strip(), "", None, problem)
+
+
+def _translate(source: str) -> str:
+    """What an old mark is in LaTeX now."""
+    try:
+        folder, study, level, metric = shlex.split(source)
+    except ValueError:
+        folder, study, level, metric = "FOLDER", "STUDY", "LEVEL", "METRIC"
+    return rf"{_write_macro(study, level, metric)}, and once before it \input{{{folder}/numbers}}"
+
+
+def _read_numbers(folder: Path, words: Sequence[str]) -> tuple[str | None, str]:
     """A number as numbers.tex gives it, and what is wrong with that."""
     try:
-        recorded = _looked_up(_cells(folder), *words)
-        fresh = numbers_tex(_cells(folder)) == _text(folder / "numbers.tex")
+        recorded = _look_up(_load_values(folder), *words)
+        fresh = render_macros(_load_values(folder)) == _read_text(folder / "numbers.tex")
     except (ValueError, OSError) as error:
         return None, str(error)
     return recorded, "" if fresh else f"{folder / 'numbers.tex'} is not of these records: `ablate report` renews it"
 
 
-def _recorded(place: Path, words: Sequence[str]) -> str:
+def _look_up_source(place: Path, words: Sequence[str]) -> str:
     if len(words) not in (2, 4):
         raise ValueError("a mark names FOLDER STUDY, or FOLDER STUDY LEVEL METRIC")
     if len(words) == 4:
-        return _looked_up(_cells(place / words[0]), words[1], words[2], words[3])
-    frames = _frames(place / words[0])
-    _known("study", words[1], (study["name"] for study in frames.manifest["studies"]))
-    return f"\n\n{markdown(brief(study_table(frames, words[1])))}\n"
+        return _look_up(_load_values(place / words[0]), words[1], words[2], words[3])
+    results = _load_results(place / words[0])
+    _require_known("study", words[1], (study.name for study in results.studies))
+    return f"\n\n{render_markdown(shorten(results.study(words[1])))}\n"
 
 
-def _known(kind: str, name: str, names: Iterable[str]) -> None:
+def _require_known(kind: str, name: str, names: Iterable[str]) -> None:
     known = dict.fromkeys(names)
     if name not in known:
         raise ValueError(f"unknown {kind}: {name!r}; the records have {', '.join(map(repr, known)) or 'none'}")
 
 
 @cache
-def _cells(folder: Path) -> dict[tuple[str, str, str], str]:
-    return citable(_frames(folder))
+def _load_values(folder: Path) -> Values:
+    return collect_values(_load_results(folder))
 
 
 @cache
-def _frames(folder: Path) -> Frames:
-    return load(folder)
+def _load_results(folder: Path) -> Results:
+    return analyse(load(folder))

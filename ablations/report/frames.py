@@ -20,7 +20,7 @@ import pandas as pd
 
 from ablations.metrics import METRICS
 from ablations.storage import records
-from ablations.storage.manifest import read_manifest
+from ablations.storage.manifest import Fields, Manifest, VariantEntry
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Frames:
     """A results folder as data frames, joined by `variant`."""
 
     folder: Path
-    manifest: dict[str, Any]
-    """jobs.json."""
+    manifest: Manifest
 
     runs: pd.DataFrame
     """A row per run: variant, seed, status, reason, test_accuracy, ..., the fields of its variant."""
@@ -67,43 +66,43 @@ class Frames:
 def load(folder: str | Path) -> Frames:
     """The frames of a results folder. Raises NotResults where it is none."""
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = Manifest.read(folder)
     whole, damaged = records.load(folder)
     attempts = records.load_attempts(folder)
-    variants = _typed(pd.DataFrame([{"variant": name, **_flat(entry)} for name, entry in manifest["variants"].items()]))
-    untuned = _untuned(manifest)
+    variants = _restore_integers(
+        pd.DataFrame([{"variant": name, **_flatten(entry)} for name, entry in manifest.variants.items()])
+    )
+    untuned = _find_untuned(manifest)
     runs = [
-        _row(job, whole, attempts) | untuned.get(job["variant"], {}) for job in manifest["jobs"] if job["kind"] == "run"
+        _make_row(job.kind, job.variant, job.seed, job.id, whole, attempts) | untuned.get(job.variant, {})
+        for job in manifest.jobs
+        if job.kind == "run"
     ]
     return Frames(
         folder,
         manifest,
         pd.DataFrame(runs).merge(variants, on="variant", validate="many_to_one"),
-        pd.DataFrame(_cost_rows(manifest, whole, attempts)),
-        pd.DataFrame(_history_rows(manifest, whole), columns=[*_HISTORY]),
+        pd.DataFrame(_list_costs(manifest, whole, attempts)),
+        pd.DataFrame(_list_epochs(manifest, whole), columns=[*_HISTORY]),
         variants,
         pd.DataFrame(
             [
-                {
-                    "study": study["name"],
-                    "level": level["label"],
-                    "variant": level["variant"],
-                    "is_base": level["is_base"],
-                }
-                for study in manifest["studies"]
-                for level in study["levels"]
+                {"study": study.name, "level": level.label, "variant": level.variant, "is_base": level.is_base}
+                for study in manifest.studies
+                for level in study.levels
             ]
         ),
-        _tuning_frame(manifest, whole, attempts),
+        _list_trials(manifest, whole, attempts),
         tuple(damaged),
     )
 
 
 PACKED = [f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")]
-"""Columns of `runs` that hold a value for every image, as `ablations.evaluation.Evaluation` tells; no CSV has them."""
+"""Columns of `runs` that hold a value for every image, as `ablations.training.evaluation.Evaluation` explains; no CSV
+has them."""
 
 
-def outcomes(frames: Frames) -> pd.DataFrame:
+def unpack_outcomes(frames: Frames) -> pd.DataFrame:
     """Which test images each run classified rightly: a row per run, by (variant, seed), and a column per image.
 
     Runs without a result, and those of records that do not tell, are left out. Raises ValueError for runs of several
@@ -116,72 +115,67 @@ def outcomes(frames: Frames) -> pd.DataFrame:
     data = frames.variants[frames.variants.variant.isin(runs.variant)].data.unique()
     if len(data) > 1:
         raise ValueError(f"these runs are of several data sets ({', '.join(data)}): take the frames of one study")
-    rows = [records.unpacked(run.test_outcomes, int(run.test_images)) for run in runs.itertuples()]
+    outcomes = zip(runs.test_outcomes, runs.test_images, strict=True)
+    rows = [records.unpacked(packed, int(images)) for packed, images in outcomes]
     return pd.DataFrame(rows, index=pd.MultiIndex.from_frame(runs[["variant", "seed"]]), dtype=bool)
 
 
-def trials(frames: Frames, study: str) -> pd.DataFrame:
+def find_trials(frames: Frames, study: str) -> pd.DataFrame:
     """The trainings that chose for a study's levels: level, is_base, and the columns of `Frames.tuning`.
 
     Levels that take what was chosen for the base are left out.
     """
-    names = {entry["variant"]: entry["name"] for entry in frames.manifest["tuning"]}
+    names = {entry.variant: entry.name for entry in frames.manifest.tuning}
     levels = [
-        {"level": level["label"], "is_base": level["is_base"], "name": names[level["tuned_as"]]}
-        for level in _levels(frames.manifest, study)
-        if level["tuned_as"] and not level["follows_base"]
+        {"level": level.label, "is_base": level.is_base, "name": names[level.tuned_as]}
+        for level in frames.manifest.levels(study)
+        if level.tuned_as and not level.follows_base
     ]
     frame = pd.DataFrame(levels, columns=["level", "is_base", "name"])
     return frame.merge(frames.tuning, on="name") if levels else frame
 
 
-def tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
+def list_tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
     """The fields that are tuned in a study, or in any: `train.learning_rate`."""
-    levels = {level["tuned_as"] for level in _levels(frames.manifest, study)}
-    entries = [entry for entry in frames.manifest["tuning"] if study is None or entry["variant"] in levels]
-    return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry["values"]))
+    levels = {level.tuned_as for level in frames.manifest.levels(study)}
+    entries = [entry for entry in frames.manifest.tuning if study is None or entry.variant in levels]
+    return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry.values))
 
 
-def at_the_end(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
+def find_edges(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
     """The variants of a study, or of all, each with a field whose choice is the first or the last value of its list.
 
     A value beyond which the field allows none is no such end. Levels that take the base's choice are left out.
     """
-    tuned = {level["variant"]: level["tuned_as"] for level in reversed(_levels(frames.manifest, study))
-             if level["tuned_as"] and not level["follows_base"]}  # fmt: skip
-    entries = {entry["variant"]: entry for entry in frames.manifest["tuning"] if entry["chosen"]}
+    tuned = {level.variant: level.tuned_as for level in reversed(frames.manifest.levels(study))
+             if level.tuned_as and not level.follows_base}  # fmt: skip
+    entries = {entry.variant: entry for entry in frames.manifest.tuning}
     return {
         (variant, f"train.{name}")
         for variant, subject in tuned.items()
-        if subject in entries
-        for name, ends in entries[subject]["ends"].items()
-        if entries[subject]["chosen"][name] in ends
+        for name, ends in entries[subject].ends.items()
+        if (chosen := entries[subject].chosen) and chosen[name] in ends
     }
 
 
-def _levels(manifest: dict[str, Any], study: str | None) -> list[dict[str, Any]]:
-    """The levels of one study, or of all."""
-    return [level for each in manifest["studies"] if study in (None, each["name"]) for level in each["levels"]]
-
-
-def base_of(frames: Frames) -> str:
+def find_base(frames: Frames) -> str:
     """The variant that most studies have as their base; a study that is tuned in its own way has another."""
     return str(frames.studies[frames.studies.is_base].variant.value_counts(sort=False).idxmax())
 
 
-def of_study(frames: Frames, study: str) -> Frames:
+def select_study(frames: Frames, study: str) -> Frames:
     """The frames of one study alone: its variants, trained with its seeds."""
     variants = frames.studies.variant[frames.studies.study == study]
     parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
     own = {name: part[part.variant.isin(variants)] for name, part in parts.items()}
-    seeds = next(entry["seeds"] for entry in frames.manifest["studies"] if entry["name"] == study)
+    seeds = frames.manifest.study(study).seeds
     own |= {name: own[name][own[name].seed.isin(seeds)] for name in ("runs", "history")}
     return replace(frames, **own)
 
 
-def causes(frames: Frames) -> list[dict[str, Any]]:
+def find_causes(frames: Frames) -> list[dict[str, Any]]:
     """What failed, by status and reason, with the jobs of each; in the grid's order."""
-    names = {job["id"]: f"{job['kind']} {job['name']}" for job in frames.manifest["jobs"]}
+    names = {job.id: f"{job.kind} {job.name}" for job in frames.manifest.jobs}
     found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job is told once
     trials = frames.tuning.reindex(columns=["id", "status", "reason"])
     trials = trials[trials.status != "diverged"]  # which is an answer: that candidate cannot be chosen
@@ -191,7 +185,7 @@ def causes(frames: Frames) -> list[dict[str, Any]]:
     return [{"status": status, "reason": reason, "jobs": list(jobs)} for (status, reason), jobs in found.items()]
 
 
-def retried(found: list[dict[str, Any]]) -> list[str]:
+def list_retryable(found: list[dict[str, Any]]) -> list[str]:
     """The statuses of such causes that `--retry` takes: a run that is not tuned yet follows by itself."""
     return sorted({cause["status"] for cause in found} - {UNTUNED})
 
@@ -207,29 +201,29 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 
-def _flat(entry: dict[str, Any]) -> dict[str, Any]:
-    fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry["fields"].items()}
-    return {"data": entry["data"], **fields}
+def _flatten(entry: VariantEntry) -> Fields:
+    fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry.fields.items()}
+    return {"data": entry.data, **fields}
 
 
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+def _restore_integers(frame: pd.DataFrame) -> pd.DataFrame:
     """Whole numbers stay whole where some variants do not have the field."""
     whole = [name for name in frame if frame[name].dtype.kind == "f" and (frame[name].dropna() % 1 == 0).all()]
     gaps = [name for name in whole if frame[name].isna().any()]
     return frame.astype(dict.fromkeys(gaps, "Int64"))
 
 
-def _row(job: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> dict[str, Any]:
+def _make_row(kind: str, variant: str, seed: int | None, job: str | None, whole: Fields, attempts: Fields) -> Fields:
     """Status, values and environment of a job: its record, else its last failure, else missing."""
-    row = {"variant": job["variant"], "seed": job["seed"], "id": job["id"], "status": "missing", "reason": ""}
-    row |= {key: None for key, metric in METRICS.items() if metric.of == job["kind"]}
-    if job["id"] in whole:
-        record = whole[job["id"]]
+    row: Fields = {"variant": variant, "seed": seed, "id": job, "status": "missing", "reason": ""}
+    row |= {key: None for key, metric in METRICS.items() if metric.of == kind}
+    if job in whole:
+        record = whole[job]
         values = {**record["deterministic"], **record["measured"]}
         scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
         row |= {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
-    elif job["id"] in attempts:
-        last = attempts[job["id"]][-1]
+    elif job in attempts:
+        last = attempts[job][-1]
         row |= {"status": last["status"], "reason": last["reason"]}
     return row
 
@@ -238,28 +232,27 @@ UNTUNED = "untuned"
 """Status of a run whose variant's tuning failed: it has no configuration to be trained with."""
 
 
-def _untuned(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _find_untuned(manifest: Manifest) -> dict[str, Fields]:
     """Status and reason of the runs of each variant whose tuning failed."""
-    failed = {entry["variant"]: entry for entry in manifest["tuning"] if entry["status"] == "failed"}
+    reasons = {entry.variant: entry.reason for entry in manifest.tuning if entry.status == "failed"}
     return {
-        level["variant"]: {"status": UNTUNED, "reason": failed[level["tuned_as"]]["reason"]}
-        for study in manifest["studies"]
-        for level in study["levels"]
-        if level["tuned_as"] in failed
+        level.variant: {"status": UNTUNED, "reason": reasons[level.tuned_as]}
+        for level in manifest.levels()
+        if level.tuned_as in reasons
     }
 
 
-def _tuning_frame(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> pd.DataFrame:
+def _list_trials(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.DataFrame:
     rows = []
-    for entry in manifest["tuning"]:
-        for candidate in entry["candidates"]:
-            fields = {f"train.{name}": value for name, value in candidate["fields"].items()}
-            for seed, trial in zip(entry["seeds"], candidate["trials"], strict=True):
-                row = _row({"kind": "tuning", "variant": entry["becomes"], "seed": seed, "id": trial}, whole, attempts)
-                told = {key: row.get(key) for key in _TUNING}
-                rows.append({"name": entry["name"], **fields, **told, "chosen": candidate["fields"] == entry["chosen"]})
+    for entry in manifest.tuning:
+        for candidate in entry.candidates:
+            fields = {f"train.{name}": value for name, value in candidate.fields.items()}
+            for seed, trial in zip(entry.seeds, candidate.trials, strict=True):
+                row = _make_row("tuning", entry.becomes, seed, trial, whole, attempts)
+                shown = {key: row.get(key) for key in _TUNING}
+                rows.append({"name": entry.name, **fields, **shown, "chosen": candidate.fields == entry.chosen})
     frame = pd.DataFrame(rows)
-    return frame.assign(**_typed(frame.filter(like="train.")))
+    return frame.assign(**_restore_integers(frame.filter(like="train.")))
 
 
 _PARTS = tuple(f"{part}_seconds" for part in ("start", "data", "step", "evaluation", "checkpoint", "rest"))
@@ -269,28 +262,28 @@ _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "
            "commit", "fingerprint")  # fmt: skip
 
 
-def _cost_rows(manifest: dict[str, Any], whole: dict[str, Any], attempts: dict[str, Any]) -> list[dict[str, Any]]:
+def _list_costs(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fields]:
     """Costs of the machine that jobs.json names; variants that differ in training alone share one record."""
-    rows, untuned = [], _untuned(manifest)
-    for variant, entry in manifest["variants"].items():
-        row = _row({"kind": "cost", "variant": variant, "seed": None, "id": entry["cost"]}, whole, attempts)
+    rows, untuned = [], _find_untuned(manifest)
+    for variant, entry in manifest.variants.items():
+        row = _make_row("cost", variant, None, entry.cost, whole, attempts)
         del row["seed"]
-        rows.append(row | untuned.get(variant, {}) if entry["cost"] is None else row)
+        rows.append(row | untuned.get(variant, {}) if entry.cost is None else row)
     return rows
 
 
-def _history_rows(manifest: dict[str, Any], whole: dict[str, Any]) -> list[dict[str, Any]]:
+def _list_epochs(manifest: Manifest, whole: Fields) -> list[Fields]:
     return [
         {
-            "variant": job["variant"],
-            "seed": job["seed"],
+            "variant": job.variant,
+            "seed": job.seed,
             **epoch,
             "seconds": seconds,
             "images_per_second": epoch["images"] / seconds if "images" in epoch else None,
         }
-        for job in manifest["jobs"]
-        if job["kind"] == "run" and job["id"] in whole
+        for job in manifest.jobs
+        if job.kind == "run" and job.id in whole
         for epoch, seconds in zip(
-            whole[job["id"]]["deterministic"]["history"], whole[job["id"]]["measured"]["epoch_seconds"], strict=True
+            whole[job.id]["deterministic"]["history"], whole[job.id]["measured"]["epoch_seconds"], strict=True
         )
     ]

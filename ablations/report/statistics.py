@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from ablations.metrics import level_text
+from ablations.storage.manifest import StudyEntry
 
 LEVEL = 0.05
 
@@ -47,13 +48,13 @@ Runs = Mapping[Key, tuple[float, str]]
 """Accuracy and weights of a variant's finished runs."""
 
 
-def paired(base: Runs, other: Runs) -> Difference:
+def compare_runs(base: Runs, other: Runs) -> Difference:
     """`other` minus `base`, over the runs that both have."""
     keys = [key for key in base if key in other]
-    return judged([other[key][0] - base[key][0] for key in keys], all(other[key][1] == base[key][1] for key in keys))
+    return judge([other[key][0] - base[key][0] for key in keys], all(other[key][1] == base[key][1] for key in keys))
 
 
-def judged(differences: Sequence[float], identical: bool) -> Difference:
+def judge(differences: Sequence[float], identical: bool) -> Difference:
     """Paired differences, a seed each, with the t interval of their mean (Student 1908) and the t-test against 0."""
     differences = [round(difference, 9) for difference in differences]  # sums of floats leave less
     n = len(differences)
@@ -66,12 +67,12 @@ def judged(differences: Sequence[float], identical: bool) -> Difference:
     error = statistics.stdev(differences) / math.sqrt(n)  # exact sums: equal values have deviation 0
     if error <= 1e-9:  # rounding alone: a t-test would call any such difference certain
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    half = half_interval(error * math.sqrt(n), n)
+    half = compute_half_interval(error * math.sqrt(n), n)
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return Difference(n, mean, mean - half, mean + half, p, identical=False)
 
 
-def half_interval(sd: float, n: int) -> float:
+def compute_half_interval(sd: float, n: int) -> float:
     """Half the 95 % t interval of a mean over n seeds; NaN below two."""
     return float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
 
@@ -88,28 +89,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def summarise(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Accuracy per level of one study, in the levels' order, and its difference from the base.
 
     Columns: level, variant, is_base, n, not_done (`1 diverged, 1 missing`), mean, sd, pairs, difference, low, high, p,
     p_holm, verdict.
     """
     own = runs[runs.variant.isin(levels.variant)]
-    seeds, statuses = _finished(own), _not_done(own)
+    seeds, statuses = _collect_runs(own), count_not_done(own)
     base = seeds[str(levels.loc[levels.is_base, "variant"].iloc[0])]
     rows: list[dict[str, Any]] = []
     compared = []
     for level in levels.itertuples(index=False):
         done = seeds[str(level.variant)]
         accuracies = [accuracy for accuracy, _ in done.values()]
-        compared.append(paired(base, done))
+        compared.append(compare_runs(base, done))
         rows.append(
             {
                 "level": level.level,
                 "variant": level.variant,
                 "is_base": level.is_base,
                 "n": len(done),
-                "not_done": statuses[str(level.variant)],
+                "not_done": describe_not_done(statuses[str(level.variant)]),
                 "mean": statistics.fmean(accuracies) if done else math.nan,
                 "sd": statistics.stdev(accuracies) if len(done) > 1 else math.nan,
             }
@@ -121,34 +122,68 @@ def summary(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             row |= {"pairs": each.pairs, "verdict": "base"}
         else:
             row |= {"pairs": each.pairs, "difference": each.mean, "low": each.low, "high": each.high}
-            verdict = "no pairs" if row["n"] and base and not each.pairs else _verdict(each, corrected)
+            verdict = "no pairs" if row["n"] and base and not each.pairs else _decide(each, corrected)
             row |= {"p": each.p, "p_holm": corrected, "verdict": verdict}
     return pd.DataFrame(rows)
 
 
-def effects(study: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
-    """Main effects and interactions of a study that is the product of several axes; no row for any other.
+@dataclass(frozen=True)
+class Move:
+    """A change from one level of an axis to another."""
 
-    `study` is an entry of jobs.json. A main effect is the change from the base's level of an axis to another one, on
-    the average over the levels of all other axes; an interaction is by how much the changes along two axes, made
-    together, differ from their sum. Each is paired by seed, over the seeds that have every cell it needs, and
-    Holm-corrected over all effects of the study. Columns: effect, axes, levels, pairs, difference, low, high, p,
-    p_holm, verdict.
+    axis: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A main effect (one move) or an interaction (two moves) of a product study."""
+
+    moves: tuple[Move, ...]
+    difference: Difference
+    p_holm: float
+    verdict: str
+
+
+def find_effects(study: StudyEntry, runs: pd.DataFrame) -> list[Effect]:
+    """Main effects and interactions of a study that is the product of several axes; none for any other.
+
+    A main effect is the change from the base's level of an axis to another one, on the average over the levels of all
+    other axes; an interaction is by how much the changes along two axes, made together, differ from their sum. Each is
+    paired by seed, over the seeds that have every cell it needs, and Holm-corrected over all effects of the study.
     """
-    product = _product(study)
+    product = _find_product(study)
     if product is None:
-        return pd.DataFrame(columns=_EFFECTS)
-    done = _finished(runs[runs.variant.isin(product.variants.values())])
-    rows: list[dict[str, Any]] = []
-    compared = []
-    for changed in _changes(product):
-        compared.append(_compared(product, changed, done))
-        changes = [f"{product.reference[axis]} -> {level}" for axis, level in changed.items()]
-        kind, names = "main" if len(changed) == 1 else "interaction", [product.axes[axis] for axis in changed]
-        rows.append({"effect": kind, "axes": " x ".join(names), "levels": ", ".join(changes)})
-    for row, each, corrected in zip(rows, compared, holm([each.p for each in compared]), strict=True):
-        row |= {"pairs": each.pairs, "difference": each.mean, "low": each.low, "high": each.high}
-        row |= {"p": each.p, "p_holm": corrected, "verdict": _verdict(each, corrected)}
+        return []
+    done = _collect_runs(runs[runs.variant.isin(product.variants.values())])
+    changes = list(_list_changes(product))
+    compared = [_compare_cells(product, changed, done) for changed in changes]
+    return [
+        Effect(_list_moves(product, changed), difference, corrected, _decide(difference, corrected))
+        for changed, difference, corrected in zip(
+            changes, compared, holm([difference.p for difference in compared]), strict=True
+        )
+    ]
+
+
+def make_effects_frame(effects: Sequence[Effect]) -> pd.DataFrame:
+    """A row per effect: effect, axes, levels, pairs, difference, low, high, p, p_holm, verdict."""
+    rows = [
+        {
+            "effect": "main" if len(effect.moves) == 1 else "interaction",
+            "axes": " x ".join(move.axis for move in effect.moves),
+            "levels": ", ".join(f"{level_text(move.before)} -> {level_text(move.after)}" for move in effect.moves),
+            "pairs": effect.difference.pairs,
+            "difference": effect.difference.mean,
+            "low": effect.difference.low,
+            "high": effect.difference.high,
+            "p": effect.difference.p,
+            "p_holm": effect.p_holm,
+            "verdict": effect.verdict,
+        }
+        for effect in effects
+    ]
     return pd.DataFrame(rows, columns=_EFFECTS)
 
 
@@ -162,7 +197,7 @@ Cell = tuple[str, ...]
 class _Product:
     """A study that has every combination of its axes' levels."""
 
-    axes: list[str]
+    axes: tuple[str, ...]
     levels: list[list[str]]
     """The levels of each axis."""
 
@@ -170,23 +205,27 @@ class _Product:
     """What all cells are compared with: the base, or the first level of each axis where the base stands outside."""
 
     variants: dict[Cell, str]
+    values: dict[tuple[int, str], Any]
+    """The value of a field, by the place of its axis and the text of the level."""
 
 
-def _product(study: Mapping[str, Any]) -> _Product | None:
+def _find_product(study: StudyEntry) -> _Product | None:
     """The study's product; None where it is none."""
-    axes = study["axes"]
-    cells = {tuple(level_text(level["values"].get(axis)) for axis in axes): level for level in study["levels"]}
-    inside = {cell: level for cell, level in cells.items() if not level["is_base"]}
+    axes = study.axes
+    cells = {tuple(level_text(level.values.get(axis)) for axis in axes): level for level in study.levels}
+    inside = {cell: level for cell, level in cells.items() if not level.is_base}
     for each in (cells, inside):
         levels = [list(dict.fromkeys(cell[place] for cell in each)) for place in range(len(axes))]
         if len(axes) > 1 and min(map(len, levels)) > 1 and len(each) == math.prod(map(len, levels)):
-            base = next((cell for cell, level in each.items() if level["is_base"]), None)
-            variants = {cell: str(level["variant"]) for cell, level in each.items()}
-            return _Product(axes, levels, base or tuple(values[0] for values in levels), variants)
+            base = next((cell for cell, level in each.items() if level.is_base), None)
+            variants = {cell: level.variant for cell, level in each.items()}
+            values = {(place, cell[place]): level.values.get(axis)
+                      for cell, level in each.items() for place, axis in enumerate(axes)}  # fmt: skip
+            return _Product(axes, levels, base or tuple(texts[0] for texts in levels), variants, values)
     return None
 
 
-def _changes(product: _Product) -> Iterator[dict[int, str]]:
+def _list_changes(product: _Product) -> Iterator[dict[int, str]]:
     """The other level of each axis, and of each two axes: what an effect changes."""
     others = [
         [level for level in levels if level != own]
@@ -198,7 +237,15 @@ def _changes(product: _Product) -> Iterator[dict[int, str]]:
                 yield dict(zip(axes, levels, strict=True))
 
 
-def _compared(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
+def _list_moves(product: _Product, changed: Mapping[int, str]) -> tuple[Move, ...]:
+    values = product.values
+    return tuple(
+        Move(product.axes[place], values[place, product.reference[place]], values[place, to])
+        for place, to in changed.items()
+    )
+
+
+def _compare_cells(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
     """An effect seed by seed: the cells where all is changed, less those where one axis is not, and so on."""
     choices = [
         [changed[axis], product.reference[axis]] if axis in changed else levels
@@ -215,10 +262,10 @@ def _compared(product: _Product, changed: Mapping[int, str], done: Mapping[str, 
         still = {cell: (*cell[:axis], product.reference[axis], *cell[axis + 1 :]) for cell in runs}
         return all(runs[cell][key][1] == runs[other][key][1] for cell, other in still.items() for key in keys)
 
-    return judged(differences, any(map(moves_nothing, changed)))
+    return judge(differences, any(map(moves_nothing, changed)))
 
 
-def _finished(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
+def _collect_runs(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
     """Accuracy and weights of what is done, for every variant."""
     found: dict[str, dict[Key, tuple[float, str]]] = {str(name): {} for name in runs.variant}
     columns = ["variant", "seed", "device_name", "torch", "test_accuracy", "weights"]
@@ -230,15 +277,20 @@ def _finished(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
     return found
 
 
-def _not_done(runs: pd.DataFrame) -> dict[str, str]:
-    """`1 diverged, 2 missing`, for every variant."""
+def count_not_done(runs: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How many runs of every variant have which status but `done`, the statuses in the order of the alphabet."""
     found: dict[str, Counter[str]] = {str(name): Counter() for name in runs.variant}
     for variant, status in runs[runs.status != "done"][["variant", "status"]].itertuples(index=False):
         found[str(variant)][status] += 1
-    return {name: ", ".join(f"{n} {status}" for status, n in sorted(each.items())) for name, each in found.items()}
+    return {name: dict(sorted(counts.items())) for name, counts in found.items()}
 
 
-def _verdict(difference: Difference, corrected: float) -> str:
+def describe_not_done(counts: Mapping[str, int]) -> str:
+    """`1 diverged, 2 missing`."""
+    return ", ".join(f"{number} {status}" for status, number in counts.items())
+
+
+def _decide(difference: Difference, corrected: float) -> str:
     if not difference.pairs:
         return "no data"
     if difference.identical:

@@ -193,8 +193,3 @@ def _first(error: ValidationError) -> str:
     detail = error.errors()[0]
     place = ".".join(map(str, detail["loc"]))
     return f"it has no {place!r}" if detail["type"] == "missing" else f"{place}: {detail['msg']}"
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """jobs.json of a results folder. Raises NotResults."""
-    return Manifest.read(folder).model_dump(mode="json")

@@ -12,7 +12,8 @@ from ablations.cli import SHIPPED
 from ablations.execution import driver
 from ablations.grid.reader import read
 from ablations.report import page as report
-from ablations.report.frames import causes, load
+from ablations.report.frames import find_causes, load
+from ablations.report.results import analyse
 from ablations.storage import files, records
 
 FAULTY = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]") + "\n[study.rate]\ntrain.learning_rate = [0.1, 1e30]\n"
@@ -42,13 +43,13 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
     frames = load(folder)
     assert sorted(frames.runs.status) == ["diverged", "done", "done"]
     assert set(frames.costs.status) == {"done"}
-    assert "the loss is" in causes(frames)[0]["reason"]
+    assert "the loss is" in find_causes(frames)[0]["reason"]
 
-    report.write(frames)
+    report.write(analyse(frames))
     before = derived(folder)
     again, text = call(grid, folder)
     assert (again.done_before, again.executed, text) == (4, 0, "")
-    report.write(load(folder))
+    report.write(analyse(load(folder)))
     assert derived(folder) == before
 
     retried, _ = call(grid, folder, ["diverged"])

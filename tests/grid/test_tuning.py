@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MACHINE, TINY, context, record_of, write_grid
+from conftest import MACHINE, TINY, context, record_of, study_of, texts_of, write_grid
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -24,11 +24,17 @@ from ablations.grid.model import jobs, trials_of
 from ablations.grid.planning import awaited, make_manifest
 from ablations.grid.reader import read
 from ablations.grid.tuning import _distance, choose
-from ablations.report import citations, tables
+from ablations.report import citations
 from ablations.report import page as report
 from ablations.report.answers import answer
-from ablations.report.frames import causes, load, of_study
-from ablations.report.plotting import figures
+from ablations.report.captions import explain_tuning
+from ablations.report.formats import render_latex, render_latex_words, spell_cell
+from ablations.report.frames import find_causes, load
+from ablations.report.plotting import tuning as figure_of_tuning
+from ablations.report.plotting.figures import list_stems
+from ablations.report.results import analyse
+from ablations.report.tables import Cell, Note, make_overall_table, make_study_table, shorten, spell_value
+from ablations.report.values import collect_values
 from ablations.storage import files, records
 from ablations.training import evaluation
 from ablations.training import loop as train
@@ -350,9 +356,9 @@ def test_captions_say_how_many_seeds_a_level_has(tmp_path):
     for each in jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(each, 90.0, 1.0))
     frames = load(tmp_path / "r")
-    assert "360 test images; 3 seeds." in tables.study_table(frames, "growth_rate").caption
-    assert "360 test images; 1 seed." in tables.study_table(frames, "one").caption
-    assert "360 test images; 1 to 3 seeds." in tables.overall_table(frames).caption
+    assert "360 test images; 3 seeds." in make_study_table(study_of(frames)).caption
+    assert "360 test images; 1 seed." in make_study_table(study_of(frames, "one")).caption
+    assert "360 test images; 1 to 3 seeds." in make_overall_table(analyse(frames)).caption
 
 
 def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
@@ -363,12 +369,12 @@ def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
         if each.kind == "run":
             records.publish(tmp_path / "r", record_of(each, 90.0 + each.config.seed + 5 * ("one" in each.name), 1.0))
     frames = load(tmp_path / "r")
-    level, base = tables.study_table(frames, "one").cells
+    level, base = texts_of(make_study_table(study_of(frames, "one")))
     assert (base[1:3], level[1:4]) == (("1", "90.00"), ("1", "95.00", "+5.00"))
-    assert tables.study_table(frames, "growth_rate").cells[0][1:3] == ("3", "91.0 ± 1.0")
-    overall = {row[0]: row[1:4] for row in tables.overall_table(frames).cells}
+    assert texts_of(make_study_table(study_of(frames)))[0][1:3] == ("3", "91.0 ± 1.0")
+    overall = {row[0]: row[1:4] for row in texts_of(make_overall_table(analyse(frames)))}
     assert overall["one 2"] == ("1", "95.00", "+5.00 (1 pair)"), "91 is the mean of three: the change is of one pair"
-    assert len(of_study(frames, "one").history) == 2
+    assert len(study_of(frames, "one").frames.history) == 2
 
 
 OWN = """
@@ -393,18 +399,21 @@ def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
         if each.kind == "run":
             records.publish(folder, record_of(each, 90.0 + 3 * (each.config.variant.train.learning_rate == 0.2), 1.0))
     frames = load(folder)
-    marks = {name: [row[5] for row in tables.study_table(frames, name).cells] for name in ("growth_rate", "own")}
+    marks = {
+        name: [row[5] for row in texts_of(make_study_table(study_of(frames, name)))] for name in ("growth_rate", "own")
+    }
     assert marks == {"growth_rate": ["0.1 (end of its list)"] * 2, "own": ["0.2", "0.2"]}
-    rows = [(row[0], row[4]) for row in tables.overall_table(frames).cells]
+    rows = [(row[0], row[4]) for row in texts_of(make_overall_table(analyse(frames)))]
     assert rows == [("4 (base)", "base"), ("growth_rate 8", "not resolved"), ("own 2", "not resolved"),
                     ("own 4", "not resolved")]  # fmt: skip
-    assert tables.overall_table(frames).caption.startswith(
+    assert make_overall_table(analyse(frames)).caption.startswith(
         "Compare own within their own tables: they have another base."
     )
 
 
 def test_small_values_are_numbers_in_latex_too():
-    assert tables._numbers("1e-05 (end of its list)") == r"\num{1e-05} (end of its list)"
+    cell = Cell(spell_value(1e-5), notes=(Note(("end of its list",)),))
+    assert render_latex_words(spell_cell(cell)) == r"\num{1e-05} (end of its list)"
 
 
 @pytest.mark.parametrize(("base", "order"), [(0.0, [0.0, 0.5, 1, 5]), (1e-4, [1e-4, 2e-4, 1e-5, 1e-2, 0.0])])
@@ -465,19 +474,20 @@ def test_all_results_of_the_tuning_are_a_frame_and_a_file(shown):
     assert frame.validation_accuracy.tolist() == list(ACCURACIES.values())
     assert frame.chosen.tolist() == [False, True, False, False, False, True]
     assert set(frame.variant) < set(shown.runs.variant)
-    report.write(shown)
+    report.write(analyse(shown))
     lines = (shown.folder / "tuning.csv").read_text().splitlines()
     assert len(lines) == 7
     assert lines[0].startswith("name,train.learning_rate,variant,seed,id,status,reason,validation_accuracy")
 
 
 def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown):
-    table = tables.study_table(shown, "growth_rate")
-    place = table.heads.index("Learning rate")
-    assert [row[place] for row in table.cells] == ["0.1", "0.3 (end of its list)"]
-    assert table.numbers["train.learning_rate"].tolist() == [0.1, 0.3]
-    assert [row[place] for row in tables.brief(table).cells] == ["0.1", "0.3 (end of its list)"]
-    assert r"\shortstack{Verdict} & \shortstack{Learning rate} \\" in tables.latex(table)
+    study = study_of(shown)
+    table = make_study_table(study)
+    place = [column.head for column in table.columns].index("Learning rate")
+    assert [row[place] for row in texts_of(table)] == ["0.1", "0.3 (end of its list)"]
+    assert study.numbers["train.learning_rate"].tolist() == [0.1, 0.3]
+    assert [row[place] for row in texts_of(shorten(study))] == ["0.1", "0.3 (end of its list)"]
+    assert r"\shortstack{Verdict} & \shortstack{Learning rate} \\" in render_latex(table)
     said = (
         "Learning rate: chosen from 0.03, 0.1, 0.3, by the accuracy on 50 validation images, cut from the training set"
     )
@@ -485,17 +495,19 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
         f"{said} (seed 100, batch_size 16); another seed might have chosen another value. Every level was tuned alike."
         in table.caption
     )
-    assert "The levels take what was chosen for the base." in tables.study_table(shown, "recomputed").caption
-    assert "recomputed: Learning rate" in tables.overall_table(shown).caption
+    assert "The levels take what was chosen for the base." in make_study_table(study_of(shown, "recomputed")).caption
+    assert "recomputed: Learning rate" in make_overall_table(analyse(shown)).caption
     said = "The chosen learning_rate of growth_rate 8 is the first or the last of its list: add values beyond it."
-    assert said in answer(shown, table)
-    assert not [each for each in answer(shown, tables.study_table(shown, "recomputed")) if "of its list" in each]
+    assert said in answer(study)
+    assert not [each for each in answer(study_of(shown, "recomputed")) if "of its list" in each]
 
 
 def test_what_was_chosen_is_counted_and_can_be_cited(shown):
-    assert report.counts(shown).startswith("6 trials for tuning, 5 runs and the costs of 3 variants: 14 done")
-    assert tables.citable(shown)["growth_rate", "8", "learning_rate"] == "0.3"
-    assert "train.learning_rate, as tuning chose it" in citations.describe(shown, "growth_rate", "8", "learning_rate")
+    assert report.count_jobs(shown).startswith("6 trials for tuning, 5 runs and the costs of 3 variants: 14 done")
+    assert collect_values(analyse(shown))["growth_rate", "8", "learning_rate"] == "0.3"
+    assert "train.learning_rate, as tuning chose it" in citations.describe(
+        analyse(shown), "growth_rate", "8", "learning_rate"
+    )
     status = CliRunner().invoke(app, ["status", str(shown.folder), "--json"])
     assert {kind: json.loads(status.output)[kind] for kind in ("tuning", "runs", "costs")} == {
         "tuning": {"done": 6}, "runs": {"done": 5}, "costs": {"done": 3},
@@ -504,16 +516,15 @@ def test_what_was_chosen_is_counted_and_can_be_cited(shown):
 
 def test_a_grid_without_tuning_shows_none_of_it(results):
     frames = load(results)
-    table = tables.study_table(frames, "growth_rate")
-    assert (table.beside, tables.tuning_caption(frames), len(frames.tuning)) == ((), "", 0)
-    assert "growth_rate.tuning" not in figures.stems(frames)["growth_rate"]
+    assert (study_of(frames).tuned, explain_tuning(frames), len(frames.tuning)) == ((), "", 0)
+    assert "growth_rate.tuning" not in list_stems(analyse(frames))["growth_rate"]
     assert "tuning" not in frames.tables()
 
 
 def test_the_figure_has_a_line_per_level_and_fills_what_was_chosen(shown):
-    assert figures.stems(shown)["growth_rate"][-1] == "growth_rate.tuning"
-    assert "recomputed.tuning" not in figures.stems(shown)["recomputed"], "one line compares nothing"
-    figure = figures.tuning(shown, tables.study_table(shown, "growth_rate"))
+    assert list_stems(analyse(shown))["growth_rate"][-1] == "growth_rate.tuning"
+    assert "recomputed.tuning" not in list_stems(analyse(shown))["recomputed"], "one line compares nothing"
+    figure = figure_of_tuning.draw(study_of(shown))
     (panel,) = figure.axes
     assert [line.get_xydata().tolist() for line in panel.lines] == [
         [[0.03, 70.0], [0.1, 72.0], [0.3, 71.0]], [[0.03, 73.0], [0.1, 74.0], [0.3, 75.0]],
@@ -537,10 +548,11 @@ def test_a_variant_whose_tuning_failed_is_a_row_that_says_so(tuned, tmp_path, ca
     choices = chosen(folder, tuned)
     make_manifest(tuned, MACHINE, folder, choices).write(folder)
     frames = load(folder)
-    row = tables.study_table(frames, "growth_rate").cells[1]
+    table = make_study_table(study_of(frames))
+    row = texts_of(table)[1]
     assert row[:3] == ("8", "0", "2 untuned")
-    assert row[tables.study_table(frames, "growth_rate").heads.index("Learning rate")] == ""
-    assert [(each["status"], len(each["jobs"])) for each in causes(frames)] == [("oom", 1), ("untuned", 2)]
+    assert row[[column.head for column in table.columns].index("Learning rate")] == ""
+    assert [(each["status"], len(each["jobs"])) for each in find_causes(frames)] == [("oom", 1), ("untuned", 2)]
     assert _finish(folder) == 1
     said = capsys.readouterr()
     assert "`--retry oom` runs them again" in said.err
@@ -554,9 +566,9 @@ def test_a_diverged_candidate_is_drawn_and_is_no_failure(tuned, tmp_path):
     note(folder, trials_of(tuned, wide)[2], "diverged")
     make_manifest(tuned, MACHINE, folder, chosen(folder, tuned)).write(folder)
     frames = load(folder)
-    assert causes(frames) == []
+    assert find_causes(frames) == []
     assert frames.tuning.status.tolist() == ["done"] * 5 + ["diverged"]
-    figure = figures.tuning(frames, tables.study_table(frames, "growth_rate"))
+    figure = figure_of_tuning.draw(study_of(frames))
     assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
@@ -616,7 +628,7 @@ def values(folder):
     """What does not depend on the machine: deterministic parts of records, choices, and the tables but for time."""
     frames = load(folder)
     timed = ("images_per_second", "seconds", "disturbed", "iqr", "repeats", "stopped")
-    table = tables.study_table(frames, "growth_rate").numbers
+    table = study_of(frames).numbers
     kept = [name for name in table if not any(word in name for word in timed)]
     found = {name: each["deterministic"] for name, each in records.load(folder)[0].items()}
     tuning = frames.tuning[[name for name in frames.tuning if "seconds" not in name]]

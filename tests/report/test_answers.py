@@ -5,29 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import MACHINE, TINY, fabricate, record_of, write_grid
+from conftest import MACHINE, TINY, fabricate, record_of, study_of, write_grid
 
 import ablations
 from ablations.grid.model import jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report import answers, tables
+from ablations.report import answers
+from ablations.report.results import phrase_level
 from ablations.storage import records
 
 
-def answer(frames, change=lambda numbers: None, study="growth_rate"):
-    """The answer of a study of frames whose numbers a test has changed."""
-    table = tables.study_table(frames, study)
-    change(table.numbers)
-    return answers.answer(frames, table)
+def answer(frames, study="growth_rate"):
+    return answers.answer(study_of(frames, study))
+
+
+def change_level(level, changes):
+    """The level with other numbers; `macs_change` is a change of its costs."""
+    costs = {key: replace(cost, change=changes.get(f"{key}_change", cost.change)) for key, cost in level.costs.items()}
+    own = {name: value for name, value in changes.items() if not name.endswith("_change")}
+    return replace(level, costs=costs, **own)
 
 
 def with_levels(frames, rows):
-    """Frames whose study has these levels beside its base: a row of numbers is copied for each and changed."""
-    table = tables.study_table(frames, "growth_rate")
-    base, other = table.numbers.to_dict("records")
-    numbers = type(table.numbers)([base, *({**other, "level": f"level-{n}", **row} for n, row in enumerate(rows))])
-    return answers.answer(frames, replace(table, numbers=numbers))
+    """The answer of a study that has these levels beside its base: copies of one level, each with its changes."""
+    study = study_of(frames)
+    others = (change_level(study.others[0], {"phrase": f"level-{n}", **row}) for n, row in enumerate(rows))
+    return answers.answer(replace(study, levels=(study.base, *others)))
 
 
 def test_a_resolved_change_has_its_interval_and_its_price(results):
@@ -46,8 +50,9 @@ def test_a_resolved_change_has_its_interval_and_its_price(results):
         (float("nan"), float("nan"), ""),
     ],
 )
-def test_costs_within_a_percent_are_equal_and_unknown_ones_unsaid(macs, params, price):
-    assert answers._price({"macs_change": macs, "params_change": params}) == price
+def test_costs_within_a_percent_are_equal_and_unknown_ones_unsaid(macs, params, price, results):
+    level = change_level(study_of(ablations.load(results)).base, {"macs_change": macs, "params_change": params})
+    assert answers._say_price(level) == price
 
 
 def test_the_three_largest_changes_are_named_and_the_others_counted(results):
@@ -123,30 +128,31 @@ def test_a_level_without_a_common_seed_is_named(tmp_path, tiny):
 
 
 @pytest.mark.parametrize(
-    ("label", "axes", "name"),
+    ("label", "values", "name"),
     [
-        ("12", ["model.growth_rate"], "growth_rate 12"),
-        ("8-16-32", ["model.growth_rate"], "growth_rate 8-16-32"),
-        ("none", ["model.norm"], "norm none"),
-        ("conv-norm-act", ["model.layer_order"], "conv-norm-act"),
-        ("12, 0.5", ["model.growth_rate", "model.compression"], "“growth_rate 12, compression 0.5”"),
-        ("base", ["model.growth_rate", "model.compression"], "base"),
-        ("added, equal MACs", [], "“added, equal MACs”"),
-        ("ResNet-20", [], "ResNet-20"),
+        ("12", {"model.growth_rate": 12}, "growth_rate 12"),
+        ("8-16-32", {"model.growth_rate": [8, 16, 32]}, "growth_rate 8-16-32"),
+        ("none", {"model.norm": "none"}, "norm none"),
+        ("true", {"model.bias": True}, "bias true"),
+        ("conv-norm-act", {"model.layer_order": "conv-norm-act"}, "conv-norm-act"),
+        ("12, 0.5", {"model.growth_rate": 12, "model.compression": 0.5}, "“growth_rate 12, compression 0.5”"),
+        ("base", {"model.growth_rate": 12, "model.compression": None}, "base"),
+        ("added, equal MACs", {}, "“added, equal MACs”"),
+        ("ResNet-20", {}, "ResNet-20"),
     ],
 )
-def test_levels_are_named_so_that_a_sentence_can_hold_them(label, axes, name):
-    assert answers._name(label, axes) == name
+def test_levels_are_named_so_that_a_sentence_can_hold_them(label, values, name):
+    assert phrase_level(label, values) == name
 
 
 def test_one_point_is_one_point():
-    rows = [{"difference": size, "low": size - 0.5, "high": size + 0.5} for size in (0.5, -0.999, 1.0, 1.3)]
-    assert [answers._points(row) for row in rows] == ["0.50 points", "1.00 point", "1.00 point", "1.30 points"]
-    assert answers._points({"difference": 1.3, "low": -2.0, "high": 4.0}) == "1.3 points"
+    sizes = [answers._say_size(size, size - 0.5, size + 0.5).partition(" (")[0] for size in (0.5, -0.999, 1.0, 1.3)]
+    assert sizes == ["0.50 points", "1.00 point", "1.00 point", "1.30 points"]
+    assert answers._say_size(1.3, -2.0, 4.0).startswith("1.3 points")
 
 
 def test_a_percent_has_a_sign_unless_it_is_none():
-    assert [answers._percent(change) for change in (0.42, -0.031, 0.004, -0.004, 4.41, -0.0001)] == [
+    assert [answers._say_percent(change) for change in (0.42, -0.031, 0.004, -0.004, 4.41, -0.0001)] == [
         "+42 %", "−3 %", "+0.4 %", "−0.4 %", "+441 %", "0 %",
     ]  # fmt: skip
 
@@ -163,12 +169,12 @@ def product(folder, gain):
 
 def test_a_product_study_s_effects_are_told(tmp_path):
     frames = product(tmp_path, lambda wide, longer, seed: wide * (4 + 0.1 * seed) + longer * (1 + 0.01 * seed**2))
-    sentences = answers.answer(frames, tables.study_table(frames, "both"))
+    sentences = answer(frames, "both")
     said = "On the average over the other axes: growth_rate 4 → 8 gains 4.10 points (95 % 3.85–4.35); "
     assert any(sentence.startswith(said) for sentence in sentences), sentences
 
 
 def test_effects_that_are_not_resolved_are_said_to_be_so(tmp_path):
     frames = product(tmp_path, lambda wide, longer, seed: (7 * seed + 3 * wide + 5 * longer * seed) % 4)
-    sentences = answers.answer(frames, tables.study_table(frames, "both"))
+    sentences = answer(frames, "both")
     assert "No main effect and no interaction is resolved with 3 seeds." in sentences

@@ -7,16 +7,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ACCURACY, MACHINE, TINY, fabricate, record_of, write_grid
+from conftest import ACCURACY, MACHINE, TINY, fabricate, record_of, study_of, write_grid
 from matplotlib.text import Text
 
 from ablations.grid.model import jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report import statistics, tables
-from ablations.report.frames import load, of_study
-from ablations.report.plotting import figures
-from ablations.report.plotting import style as drawing
+from ablations.report import statistics
+from ablations.report.frames import load
+from ablations.report.plotting import curves, effect, heat_map, pareto, style, trade, tuning
+from ablations.report.plotting.figures import list_stems, write_figures
+from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
+from ablations.report.results import analyse
 from ablations.storage import records
 
 PRODUCT = TINY + 'model.compression = [0.5, 1.0]\nmodel.checkpoint = ["none", "layer"]\n'
@@ -46,12 +48,10 @@ def product(tmp_path):
     return load(folder)
 
 
-def drawn(frames, stem):
-    """A figure as `write` draws it."""
-    study, kind = stem.partition(".")[::2]
-    own = of_study(frames, study)
-    with drawing.style():
-        return figures.DRAWN[f".{kind}" if kind else ""](own, tables.study_table(own, study))
+def draw(module, frames):
+    """A figure of the study as `write_figures` draws it."""
+    with style.use_style():
+        return module.draw(study_of(frames))
 
 
 def texts(figure):
@@ -66,7 +66,7 @@ def test_every_figure_in_every_format_and_the_same_every_time(results, tmp_path,
     other = tmp_path / "again"
     fabricate(other, tiny)
     for folder in (results, other):
-        paths = figures.write(load(folder))
+        paths = write_figures(analyse(load(folder)))
         names = ("growth_rate", "growth_rate.curves", "pareto")
         assert [path.name for path in paths] == [
             f"{name}.{suffix}" for name in names for suffix in ("svg", "pdf", "png")
@@ -76,16 +76,16 @@ def test_every_figure_in_every_format_and_the_same_every_time(results, tmp_path,
 
 
 def test_a_study_has_the_figures_that_fit_it(results, product):
-    assert figures.stems(load(results)) == {"growth_rate": ["growth_rate", "growth_rate.curves"], "": ["pareto"]}
+    assert list_stems(analyse(load(results))) == {"growth_rate": ["growth_rate", "growth_rate.curves"], "": ["pareto"]}
     kinds = ("", ".curves", ".map", ".trade")
-    assert figures.stems(product)["growth_rate"] == [f"growth_rate{kind}" for kind in kinds]
-    assert len(figures.write(product)) == 15
+    assert list_stems(analyse(product))["growth_rate"] == [f"growth_rate{kind}" for kind in kinds]
+    assert len(write_figures(analyse(product))) == 15
 
 
-@pytest.mark.parametrize("stem", ["growth_rate", "growth_rate.curves", "growth_rate.map", "growth_rate.trade"])
-def test_no_text_is_small_or_cut_off(product, stem):
-    figure = drawn(product, stem)
-    assert figure.get_size_inches()[0] in (drawing.NARROW, drawing.WIDE)
+@pytest.mark.parametrize("module", [effect, curves, heat_map, trade])
+def test_no_text_is_small_or_cut_off(product, module):
+    figure = draw(module, product)
+    assert figure.get_size_inches()[0] in (style.NARROW, style.WIDE)
     assert all(text.get_fontsize() >= 6 for text in figure.findobj(Text) if text.get_text())
     box = figure.get_tightbbox()  # inches
     assert box.x0 >= 0 <= box.y0
@@ -94,7 +94,7 @@ def test_no_text_is_small_or_cut_off(product, stem):
 
 
 def test_an_effect_figure_shows_the_numbers_of_the_records(results):
-    figure = drawn(load(results), "growth_rate")
+    figure = draw(effect, load(results))
     accuracy, params, macs, memory, throughput = figure.axes
     assert [bar.get_width() for panel in (params, macs, memory, throughput) for bar in panel.patches] == [
         1000, 2000, 2, 4, 10, 20, 1000, 500,
@@ -103,36 +103,36 @@ def test_an_effect_figure_shows_the_numbers_of_the_records(results):
     assert [text.get_text() for text in throughput.texts] == ["1,000", "", "500", "−50 %"]
     seeds = next(points for points in accuracy.collections if len(points.get_offsets()) == 6)
     assert sorted(x for x, _ in seeds.get_offsets()) == sorted([*ACCURACY["base"], *ACCURACY["growth_rate 8"]])
-    assert statistics.half_interval(0.8660254, 3) == pytest.approx(4.302653 * 0.5, rel=1e-6)
+    assert statistics.compute_half_interval(0.8660254, 3) == pytest.approx(4.302653 * 0.5, rel=1e-6)
 
 
 def test_a_mean_is_filled_where_its_difference_is_resolved(results):
     frames = load(results)
-    assert "difference from the base resolved" in texts(drawn(frames, "growth_rate"))
-    table = tables.study_table(frames, "growth_rate")
-    table.numbers.loc[1, "verdict"] = "not resolved"
-    found = texts(figures.effect(frames, table))
+    assert "difference from the base resolved" in texts(draw(effect, frames))
+    study = study_of(frames)
+    study.numbers.loc[1, "verdict"] = "not resolved"
+    found = texts(effect.draw(study))
     assert "not resolved" in found
     assert "difference from the base resolved" not in found
 
 
 def test_what_is_missing_or_failed_is_drawn_as_such(product):
-    found = texts(drawn(product, "growth_rate"))
+    found = texts(draw(effect, product))
     assert {"8, 0.5, none\n(3 missing)", "8, 1.0, layer\n(3 oom)", "4, 1.0, none\n(1 diverged)"} <= set(found)
     assert {"3 missing", "3 oom"} <= set(found)
     assert (found.count("missing"), found.count("oom")) == (4, 4)
-    key = texts(drawn(product, "growth_rate.curves"))
+    key = texts(draw(curves, product))
     assert {"8, 0.5, none (3 missing)", "8, 1.0, layer (3 oom)", "4, 1.0, none (1 diverged)"} <= set(key)
 
 
 def test_a_folder_without_records_can_be_drawn(tmp_path):
     make_manifest(read(write_grid(tmp_path, PRODUCT)), MACHINE, tmp_path).write(tmp_path)
     frames = load(tmp_path)
-    assert "4, 0.5, none (base)\n(3 missing)" in texts(drawn(frames, "growth_rate"))
-    assert "nothing trained yet" in texts(drawn(frames, "growth_rate.curves"))
-    assert "nothing measured" in texts(drawn(frames, "growth_rate.trade"))
-    assert texts(figures.pareto(frames)).count("nothing measured") == 4
-    assert len(figures.write(frames)) == 15
+    assert "4, 0.5, none (base)\n(3 missing)" in texts(draw(effect, frames))
+    assert "nothing trained yet" in texts(draw(curves, frames))
+    assert "nothing measured" in texts(draw(trade, frames))
+    assert texts(pareto.draw(frames)).count("nothing measured") == 4
+    assert len(write_figures(analyse(frames))) == 15
 
 
 def test_of_too_many_levels_the_base_and_the_most_accurate_are_shown():
@@ -144,21 +144,21 @@ def test_of_too_many_levels_the_base_and_the_most_accurate_are_shown():
             "not_done": ["", "3 oom", "", "", ""],
         }
     )
-    shown = figures._shown(numbers, 3)
+    shown = choose_levels(numbers, 3)
     assert list(shown.level) == ["c", "d", "e"]
-    assert figures._left_out(numbers, shown) == (
+    assert say_left_out(numbers, shown) == (
         "Shown are the base and the 2 most accurate of the other 4 levels; the table has all (1 of those not shown "
         "have runs that are not done)."
     )
-    assert figures._left_out(numbers, figures._shown(numbers, 5)) == ""
-    assert list(figures._styled(numbers).colour) == [drawing.HUES[0], drawing.HUES[1], drawing.INK, *drawing.HUES[2:4]]
+    assert say_left_out(numbers, choose_levels(numbers, 5)) == ""
+    assert list(colour_levels(numbers).colour) == [style.HUES[0], style.HUES[1], style.INK, *style.HUES[2:4]]
 
 
 def test_curves_are_means_with_bands_from_the_lowest_to_the_highest_seed(results):
     frames = load(results)
     frames.history["train_loss"] = [0.2, 0.5, 0.3, 0.6, 0.4, 1.0]  # seeds in turn: base, other, ...
     assert list(frames.history.variant) == list(frames.variants.variant) * 3
-    (panel,) = drawn(frames, "growth_rate.curves").axes
+    (panel,) = draw(curves, frames).axes
     assert [line.get_ydata().tolist() for line in panel.lines if len(line.get_ydata())] == [
         pytest.approx([0.3]),
         pytest.approx([0.7]),
@@ -170,12 +170,12 @@ def test_curves_are_means_with_bands_from_the_lowest_to_the_highest_seed(results
 def test_accuracies_are_drawn_where_they_were_evaluated(results):
     frames = load(results)
     frames.history["validation_accuracy"] = 80.0
-    figure = drawn(frames, "growth_rate.curves")
+    figure = draw(curves, frames)
     assert [panel.get_ylabel() for panel in figure.axes] == ["Training loss (nats)", "Validation accuracy (%)"]
 
 
 def test_a_map_has_a_panel_for_each_level_of_a_third_axis(product):
-    figure = drawn(product, "growth_rate.map")
+    figure = draw(heat_map, product)
     none, layer, _ = figure.axes
     assert (none.get_title(), layer.get_title()) == ("checkpoint = none", "checkpoint = layer")
     assert (none.get_xlabel(), none.get_ylabel()) == ("compression", "growth_rate")
@@ -189,13 +189,13 @@ def test_a_map_has_a_panel_for_each_level_of_a_third_axis(product):
 def test_a_base_off_the_product_is_not_on_the_map(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", "[8, 12]") + "model.compression = [0.5, 1.0]\n"))
     make_manifest(grid, MACHINE, tmp_path).write(tmp_path)
-    found = drawn(load(tmp_path), "growth_rate.map")
+    found = draw(heat_map, load(tmp_path))
     assert [text.get_text() for text in found.axes[0].texts] == ["3 missing"] * 4
     assert any("The base lies outside the map." in text.replace("\n", " ") for text in texts(found))
 
 
 def test_a_trade_shows_memory_against_time(product):
-    figure = drawn(product, "growth_rate.trade")
+    figure = draw(trade, product)
     panel = figure.axes[0]
     lines = [line.get_xydata().tolist() for line in panel.lines if line.get_marker() != "None"]
     # 64 images at 1,000 or 2,000 a second, 10 or 5 MiB
@@ -208,13 +208,13 @@ def test_a_trade_shows_memory_against_time(product):
 
 
 def test_the_overview_shows_means_and_names_the_front(results):
-    figure = figures.pareto(load(results))
+    figure = pareto.draw(load(results))
     assert sorted(points(figure.axes[0])) == [(1000.0, 91.0), (2000.0, 93.0)]
     assert [text.get_text() for text in figure.axes[0].texts] == ["base", "growth_rate 8"]
 
 
 def test_the_overview_says_what_it_cannot_show(product):
-    small = " ".join(texts(figures.pareto(product))).replace("\n", " ")
+    small = " ".join(texts(pareto.draw(product))).replace("\n", " ")
     absent = "growth_rate 8, 0.5, none; growth_rate 8, 1.0, layer"
     assert f"Not in every panel, for lack of runs or costs: {absent}." in small
     assert "not all of its seeds" in small
@@ -222,18 +222,28 @@ def test_the_overview_says_what_it_cannot_show(product):
 
 def test_the_front_is_what_nothing_beats():
     points = pd.DataFrame({"x": [1, 2, 2, 3, 4], "mean": [90, 95, 94, 93, 96]})
-    assert figures._front(points, more_is_better=False)["mean"].tolist() == [90, 95, 96]
-    assert figures._front(points, more_is_better=True)["mean"].tolist() == [96]
+    assert pareto._find_front(points, more_is_better=False)["mean"].tolist() == [90, 95, 96]
+    assert pareto._find_front(points, more_is_better=True)["mean"].tolist() == [96]
+
+
+def test_values_that_a_level_lacks_are_not_counted_above_the_base():
+    found = pd.DataFrame(
+        [("4", True, 0.1, 70.0), ("4", True, 0.3, 72.0), ("4", True, 1.0, 60.0),
+         ("8", False, 0.1, 71.0), ("8", False, 0.3, np.nan), ("8", False, 1.0, 59.0)],
+        columns=["level", "is_base", "train.learning_rate", "validation_accuracy"],
+    )  # fmt: skip
+    said = "Values at which a level lies above the base: 8 1 of 2."
+    assert tuning._count_above_base(found, ["train.learning_rate"]) == said
 
 
 def test_a_dollar_is_a_dollar(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("What does a wider layer buy?", "Is $\\\\foo$ worth $10?")))
     fabricate(tmp_path / "r", grid)
-    assert len(figures.write(load(tmp_path / "r"))) == 9
+    assert len(write_figures(analyse(load(tmp_path / "r")))) == 9
 
 
 def test_a_reader_s_own_settings_change_no_figure(results, tmp_path):
     frames = load(results)
-    before = {path: path.read_bytes() for path in figures.write(frames)}
+    before = {path: path.read_bytes() for path in write_figures(analyse(frames))}
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.hashsalt": "x"}):
-        assert {path: path.read_bytes() for path in figures.write(frames)} == before
+        assert {path: path.read_bytes() for path in write_figures(analyse(frames))} == before

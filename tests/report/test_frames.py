@@ -16,7 +16,7 @@ import ablations.report.frames
 from ablations.grid.model import jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report.frames import load, outcomes
+from ablations.report.frames import load, unpack_outcomes
 from ablations.storage import records
 from ablations.storage.manifest import NotResults
 
@@ -94,7 +94,7 @@ def test_outcomes_are_a_row_per_run_and_a_column_per_image(tmp_path, tiny):
             }
             records.publish(folder, record)
     frames = load(folder)
-    found = outcomes(frames)
+    found = unpack_outcomes(frames)
     assert found.shape == (2, 360)
     base, wide = frames.studies.variant
     assert found.loc[(base, 0)].tolist() == right.tolist()
@@ -111,12 +111,12 @@ def test_images_of_two_data_sets_are_not_one_table(tmp_path):
         record["deterministic"] |= {"test_outcomes": "ff" * 45, "validation_outcomes": "ff", "validation_mistakes": "0"}
         records.publish(folder, record)
     frames = load(folder)
-    assert outcomes(frames).shape == (9, 360), "other training images, the same test images"
+    assert unpack_outcomes(frames).shape == (9, 360), "other training images, the same test images"
     assert not [name for name in frames.tables()["runs"] if "outcomes" in name or "mistakes" in name]
     frames.variants.loc[0, "data"] = "another"
     with pytest.raises(ValueError, match="several data sets"):
-        outcomes(frames)
+        unpack_outcomes(frames)
 
 
 def test_results_without_outcomes_have_none(results):
-    assert outcomes(load(results)).shape[0] == 0
+    assert unpack_outcomes(load(results)).shape[0] == 0

@@ -15,6 +15,7 @@ from playwright.sync_api import sync_playwright
 import ablations
 from ablations.grid.reader import read
 from ablations.report import page as report
+from ablations.report.results import analyse
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium; this machine has none")
@@ -23,11 +24,16 @@ GRID = TINY.replace("What does a wider layer buy?", f"What is {60 * 'w'}?")
 CELLS = ["1,234 (+3 %)", "oom", "97.1 ± 0.3", "", "-5 [-9, -1]", "97.13, 1 missing", "3 diverged", "9", "8"]
 """What a column may hold, in the grid's order."""
 
-ASCENDING = ["-5 [-9, -1]", "8", "9", "97.1 ± 0.3", "97.13, 1 missing", "1,234 (+3 %)"]
+VALUES = {"-5 [-9, -1]": -5, "8": 8, "9": 9, "97.1 ± 0.3": 97.1, "97.13, 1 missing": 97.13, "1,234 (+3 %)": 1234}
+"""What those that have a number are sorted by."""
+
+ASCENDING = list(VALUES)
 FILL = """<script>{
   const body = document.querySelector("tbody"), row = body.rows[0], rows = CELLS.map(text => {
     const copy = row.cloneNode(true);
     copy.cells[5].textContent = text;
+    delete copy.cells[5].dataset.value;
+    if (text in VALUES) copy.cells[5].dataset.value = VALUES[text];
     return copy;
   });
   body.replaceChildren(...rows);
@@ -38,7 +44,7 @@ FILL = """<script>{
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     fabricate(folder / "made", read(write_grid(folder, GRID)))
-    report.write(ablations.load(folder / "made"))
+    report.write(analyse(ablations.load(folder / "made")))
     return folder / "made" / "report.html"
 
 
@@ -47,7 +53,9 @@ def filled(page):
     """The page with other cells in its sixth column."""
     head, script, rest = page.read_text().rpartition("<script>")
     copy = page.with_name("filled.html")
-    copy.write_text(head + FILL.replace("CELLS", json.dumps(CELLS)) + script + rest)
+    copy.write_text(
+        head + FILL.replace("CELLS", json.dumps(CELLS)).replace("VALUES", json.dumps(VALUES)) + script + rest
+    )
     return copy
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ablations.report import page as report
 from ablations.report.frames import load
+from ablations.report.results import analyse
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in ROOT.glob("results/*/jobs.json") if path.parent.name != "quick")
@@ -24,7 +25,7 @@ def test_committed_results_are_rebuilt_byte_for_byte(folder, tmp_path):
     for name in ("records", "attempts"):
         if (folder / name).exists():
             shutil.copytree(folder / name, copy / name)
-    report.write(load(copy))
+    report.write(analyse(load(copy)))
     for path in (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".png", ".pdf")):
         assert (copy / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import ablations
-from ablations.report.statistics import effects, holm, paired, summary
+from ablations.report.statistics import compare_runs, find_effects, holm, make_effects_frame, summarise
+from ablations.storage.manifest import LevelEntry, StudyEntry
 
 
 def accuracies(values, weights="own"):
@@ -25,7 +26,7 @@ BASE = accuracies([90, 91, 92], "base's")
 
 def test_by_hand():
     """Differences 2, 2.5, 1.5: mean 2, deviation 0.5, error 0.5 / sqrt(3), t(2, 0.975) = 4.302653."""
-    found = paired(BASE, accuracies([92, 93.5, 93.5]))
+    found = compare_runs(BASE, accuracies([92, 93.5, 93.5]))
     assert found.mean == 2.0
     assert found.high - found.mean == pytest.approx(4.302653 * 0.5 / math.sqrt(3), rel=1e-6)
     assert found.p == pytest.approx(2 * (1 - stats.t.cdf(2 / (0.5 / math.sqrt(3)), 2)))
@@ -35,7 +36,7 @@ def test_by_hand():
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=8))
 def test_against_scipy(pairs):
     base, other = zip(*pairs, strict=True)
-    found = paired(accuracies(base, "base's"), accuracies(other))
+    found = compare_runs(accuracies(base, "base's"), accuracies(other))
     assert not found.identical
     if math.isnan(found.p):
         return
@@ -46,23 +47,23 @@ def test_against_scipy(pairs):
 
 
 def test_the_same_weights_are_identical_and_a_tie_by_chance_is_not():
-    assert paired(BASE, BASE).identical
-    tie = paired(BASE, accuracies([90, 91, 92]))
+    assert compare_runs(BASE, BASE).identical
+    tie = compare_runs(BASE, accuracies([90, 91, 92]))
     assert (tie.identical, tie.mean) == (False, 0.0)
     assert math.isnan(tie.p)
 
 
 def test_a_constant_shift_is_not_called_certain():
-    shifted = paired(BASE, accuracies([91, 92, 93]))
+    shifted = compare_runs(BASE, accuracies([91, 92, 93]))
     assert shifted.mean == 1.0
     assert math.isnan(shifted.p)
 
 
 def test_one_pair_or_none_has_no_interval():
-    one = paired(accuracies([90], "base's"), accuracies([91, 95]))
+    one = compare_runs(accuracies([90], "base's"), accuracies([91, 95]))
     assert (one.pairs, one.mean) == (1, 1.0)
     assert math.isnan(one.low)
-    assert paired({}, accuracies([1])).pairs == 0
+    assert compare_runs({}, accuracies([1])).pairs == 0
 
 
 def test_holm_by_hand():
@@ -84,7 +85,7 @@ def test_holm_never_lowers_and_keeps_the_order(p_values):
 
 def test_a_study_s_summary(results):
     frames = ablations.load(results)
-    base, wide = summary(frames.studies, frames.runs).to_dict("records")
+    base, wide = summarise(frames.studies, frames.runs).to_dict("records")
     assert (base["n"], base["mean"], base["sd"], base["verdict"]) == (3, 91.0, 1.0, "base")
     assert (wide["n"], wide["mean"], wide["difference"]) == (3, 93.0, 2.0)
     assert wide["p"] == wide["p_holm"] == pytest.approx(0.0202, abs=1e-4)
@@ -95,7 +96,7 @@ def test_failed_runs_lower_n_and_are_counted(results):
     frames = ablations.load(results)
     runs = frames.runs.copy()
     runs.loc[(runs["model.growth_rate"] == 8) & (runs.seed == 1), ["status", "test_accuracy"]] = ["diverged", math.nan]
-    wide = summary(frames.studies, runs).to_dict("records")[1]
+    wide = summarise(frames.studies, runs).to_dict("records")[1]
     assert (wide["n"], wide["pairs"], wide["mean"], wide["difference"]) == (2, 2, 92.75, 1.75)
     assert wide["not_done"] == "1 diverged"
 
@@ -104,16 +105,25 @@ def test_runs_of_different_devices_are_never_paired(results):
     frames = ablations.load(results)
     runs = frames.runs.copy()
     runs.loc[runs["model.growth_rate"] == 8, "device_name"] = "Another"
-    wide = summary(frames.studies, runs).to_dict("records")[1]
+    wide = summarise(frames.studies, runs).to_dict("records")[1]
     assert (wide["n"], wide["pairs"], wide["verdict"]) == (3, 0, "no pairs")
+
+
+def level_of(label, values, variant, is_base):
+    return LevelEntry(label=label, values=values, variant=variant, is_base=is_base, declared=variant)
+
+
+def study_of(levels, axes=("one", "two")):
+    return StudyEntry(name="both", question="", axes=axes, seeds=(0,), levels=tuple(levels))
+
+
+def effects(study, runs):
+    return make_effects_frame(find_effects(study, runs))
 
 
 def product_of(cells, seeds, base=("a", "x"), weights=None):
     """A study of two axes and its runs, from accuracies per cell and seed; None is a run that is missing."""
-    levels = [
-        {"label": f"{a}, {b}", "values": {"one": a, "two": b}, "variant": f"{a}{b}", "is_base": (a, b) == base}
-        for a, b in cells
-    ]
+    levels = [level_of(f"{a}, {b}", {"one": a, "two": b}, f"{a}{b}", (a, b) == base) for a, b in cells]
     rows = [
         {
             "variant": f"{a}{b}", "seed": seed, "device_name": "cpu", "torch": "1", "test_accuracy": value,
@@ -123,7 +133,7 @@ def product_of(cells, seeds, base=("a", "x"), weights=None):
         for (a, b), values in cells.items()
         for seed, value in zip(seeds, values, strict=True)
     ]  # fmt: skip
-    return {"axes": ["one", "two"], "levels": levels}, pd.DataFrame(rows)
+    return study_of(levels), pd.DataFrame(rows)
 
 
 TWO_BY_TWO = {("a", "x"): [90, 91, 92], ("a", "y"): [92, 92, 95], ("b", "x"): [91, 93, 93], ("b", "y"): [97, 97, 98]}
@@ -162,11 +172,10 @@ def test_an_effect_is_over_the_seeds_that_have_all_its_cells():
 
 def test_a_base_beside_the_product_and_what_is_none():
     study, runs = product_of(TWO_BY_TWO, range(3), base=None)
-    study["levels"].append({"label": "base", "values": {"one": "c", "two": "x"}, "variant": "ax", "is_base": True})
-    assert effects(study, runs).levels.tolist() == ["a -> b", "x -> y", "a -> b, x -> y"]
-    study["levels"].pop(0)
-    assert effects(study, runs).empty
-    assert effects({"axes": ["one"], "levels": study["levels"]}, runs).empty
+    levels = [*study.levels, level_of("base", {"one": "c", "two": "x"}, "ax", True)]
+    assert effects(study_of(levels), runs).levels.tolist() == ["a -> b", "x -> y", "a -> b, x -> y"]
+    assert effects(study_of(levels[1:]), runs).empty
+    assert effects(study_of(levels[1:], axes=("one",)), runs).empty
 
 
 def test_what_is_only_noise_of_sums_is_no_effect():
@@ -183,8 +192,7 @@ def test_what_is_only_noise_of_sums_is_no_effect():
 def test_a_product_without_one_of_its_cells_is_none():
     """The cell that equals the base was left out: the others are no average over both axes."""
     study, runs = product_of(TWO_BY_TWO, range(3))
-    study["levels"] = [level for level in study["levels"] if level["label"] != "a, y"]
-    assert effects(study, runs).empty
+    assert effects(study_of([level for level in study.levels if level.label != "a, y"]), runs).empty
 
 
 def test_an_axis_that_changes_no_bit_is_identical_and_interacts_with_nothing():
@@ -204,7 +212,7 @@ def falsely_resolved(studies, seeds, levels=6):
     for _ in range(studies):
         of_seed = generator.normal(95, 1, seeds)
         runs["test_accuracy"] = of_seed[runs.seed] + generator.normal(0, 0.5, len(runs))
-        found += "resolved" in set(summary(frame, runs).verdict)
+        found += "resolved" in set(summarise(frame, runs).verdict)
     return found / studies
 
 

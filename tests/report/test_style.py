@@ -8,15 +8,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.text import Text
 
-from ablations.report.plotting import style as drawing
+from ablations.report.plotting import style
 
 
 def test_names_hide_no_other_name():
     crowd = pd.DataFrame({"x": [5, 5.1, 5.2, 5.0, 5.1], "y": [5, 5.1, 5.0, 5.2, 5.3], "name": "a rather long name"})
-    with drawing.style():
+    with style.use_style():
         figure, panel = plt.subplots()
         panel.set(xlim=(0, 10), ylim=(0, 10))
-        drawing.name_points(panel, crowd, crowd)
+        style.name_points(panel, crowd, crowd)
         figure.draw_without_rendering()
     boxes = [Text.get_window_extent(text) for text in panel.texts]
     assert len(boxes) == 5
@@ -26,22 +26,24 @@ def test_names_hide_no_other_name():
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
     contents = []
     for name in ("a", "b"):
-        with drawing.style():
+        with style.use_style():
             figure, axes = plt.subplots(figsize=(3.5, 2), layout="constrained")
             axes.plot([1, 2, 3])
-            drawing.frame(figure, "A title that is long enough to be broken into lines, which it is", ["Small print."])
-            paths = drawing.save(figure, tmp_path / name)
+            style.frame_figure(
+                figure, "A title that is long enough to be broken into lines, which it is", ["Small print."]
+            )
+            paths = style.save(figure, tmp_path / name)
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
     assert [path.suffix for path in paths] == [".svg", ".pdf", ".png"]
 
 
 def test_large_counts_have_a_prefix_and_scaled_units_none():
-    with drawing.style():
+    with style.use_style():
         figure, (params, macs) = plt.subplots(1, 2)
         for axes, key in ((params, "params"), (macs, "macs")):
             axes.set_xlim(0, 50_000)
-            drawing.ticks(axes, key, 2)
+            style.set_ticks(axes, key, 2)
         figure.draw_without_rendering()
     assert [label.get_text() for label in params.get_xticklabels()][:2] == ["0", "25k"]
     assert [label.get_text() for label in macs.get_xticklabels()][:2] == ["0", "25,000"]
@@ -49,5 +51,5 @@ def test_large_counts_have_a_prefix_and_scaled_units_none():
 
 
 def test_long_names_are_cut():
-    assert drawing.short("x" * 40) == "x" * 33 + "…"
-    assert drawing.short("short") == "short"
+    assert style.shorten("x" * 40) == "x" * 33 + "…"
+    assert style.shorten("short") == "short"

@@ -8,14 +8,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MACHINE, TINY, fabricate, record_of, write_grid
+from conftest import MACHINE, TINY, fabricate, record_of, study_of, texts_of, write_grid
 
 from ablations.grid.model import jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
+from ablations.metrics import choose_places, format_signed
+from ablations.report import results as analysis
 from ablations.report import tables
 from ablations.report.answers import answer
+from ablations.report.captions import explain_table
+from ablations.report.formats import escape_latex, escape_markdown, render_latex, write_tables
 from ablations.report.frames import load
+from ablations.report.results import analyse
+from ablations.report.tables import make_effects_table, make_overall_table, make_study_table, shorten
+from ablations.report.values import collect_values
 from ablations.storage import records
 
 ROOT = Path(__file__).parents[2]
@@ -24,12 +31,12 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 @pytest.mark.parametrize("name", ["growth_rate.csv", "growth_rate.md", "growth_rate.tex"])
 def test_golden_tables(results, name):
-    tables.write(load(results))
+    write_tables(analyse(load(results)))
     assert (results / "tables" / name).read_text() == (GOLDEN / name).read_text()
 
 
 def test_golden_numbers(results):
-    tables.write(load(results))
+    write_tables(analyse(load(results)))
     assert (results / "numbers.tex").read_text() == (GOLDEN / "numbers.tex").read_text()
 
 
@@ -37,7 +44,7 @@ def test_the_same_records_give_the_same_bytes(results, tmp_path, tiny):
     other = tmp_path / "again"
     fabricate(other, tiny)
     for folder in (results, other):
-        tables.write(load(folder))
+        write_tables(analyse(load(folder)))
     for path in (path for path in results.rglob("*.*") if path.is_file()):
         assert path.read_bytes() == (other / path.relative_to(results)).read_bytes(), path.name
 
@@ -60,7 +67,7 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
         if job.kind == "cost":
             record["deterministic"]["counters_agree"] = job.name != "family ResNet"
         records.publish(tmp_path / "r", record)
-    base, resnet = tables.study_table(load(tmp_path / "r"), "family").cells
+    base, resnet = texts_of(make_study_table(study_of(load(tmp_path / "r"), "family")))
     assert resnet[0] == f"ResNet (params {100 * (match.reached / match.target - 1):+.1f} %)"
     assert (base[6], resnet[6]) == ("2.00", "2.00 (+0.0 %; counters disagree)")
 
@@ -68,10 +75,10 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
 def test_what_is_not_there_is_seen(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1", "growth_rate 8"))
     frames = load(tmp_path / "r")
-    cells = tables.study_table(frames, "growth_rate").cells[1]
+    cells = texts_of(make_study_table(study_of(frames)))[1]
     assert cells[1:3] == ("2", "92.8 ± 1.1, 1 missing")
     assert cells[5] == "missing"
-    assert ("growth_rate", "8", "params") not in tables.citable(frames)
+    assert ("growth_rate", "8", "params") not in collect_values(analyse(frames))
 
 
 def test_a_folder_without_any_record_has_tables_too(tmp_path, tiny):
@@ -80,26 +87,32 @@ def test_a_folder_without_any_record_has_tables_too(tmp_path, tiny):
         tiny,
         skip=("base", "growth_rate 8", *(f"{n}, seed {s}" for n in ("base", "growth_rate 8") for s in range(3))),
     )
-    table = tables.study_table(load(tmp_path / "r"), "growth_rate")
+    table = make_study_table(study_of(load(tmp_path / "r")))
     assert table.caption.endswith("Nothing has been run yet.")
-    assert [row[2] for row in table.cells] == ["3 missing", "3 missing"]
+    assert [row[2] for row in texts_of(table)] == ["3 missing", "3 missing"]
 
 
 @pytest.mark.parametrize(
     ("spread", "places"), [(0.03, 2), (0.28, 2), (0.996, 2), (1.06, 1), (9.9, 1), (12.0, 0), (0.0, 2), (math.nan, 2)]
 )
 def test_a_number_has_as_many_decimals_as_its_spread_carries(spread, places):
-    assert tables.places(spread) == places
+    assert choose_places(spread) == places
 
 
 def test_what_rounds_to_nothing_has_no_minus():
-    assert [tables.signed(value, 2) for value in (-0.001, 0.004, -0.006, 1.0)] == ["+0.00", "+0.00", "-0.01", "+1.00"]
+    assert [format_signed(value, 2) for value in (-0.001, 0.004, -0.006, 1.0)] == ["+0.00", "+0.00", "-0.01", "+1.00"]
 
 
 def test_a_change_over_fewer_pairs_than_runs_says_so(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("base, seed 0",))
-    cells = tables.study_table(load(tmp_path / "r"), "growth_rate").cells[1]
-    assert cells[1:4] == ("3", "93.00 ± 0.87", "+2.0 [-4.4, +8.4] (2 pairs)")
+    study = study_of(load(tmp_path / "r"))
+    assert [cells[1:4] for cells in texts_of(make_study_table(study))] == [
+        ("2", "91.50 ± 0.71, 1 missing", ""),
+        ("3", "93.00 ± 0.87", "+2.0 [-4.4, +8.4] (2 pairs)"),
+    ]
+    short = shorten(study)
+    assert texts_of(short)[1][3] == "+2.0 [-4.4, +8.4] (2 pairs)", "1.5 is the difference of the means"
+    assert texts_of(short)[1][5:7] == ("2,000", "4.00")
 
 
 def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
@@ -108,16 +121,16 @@ def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
     for job in jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(job, 90.0, 1.0))
     frames = load(tmp_path / "r")
-    assert "at batch size 64." in tables.study_table(frames, "growth_rate").caption
-    assert "at batch size 64, 32." in tables.study_table(frames, "batch").caption
+    assert "at batch size 64." in make_study_table(study_of(frames)).caption
+    assert "at batch size 64, 32." in make_study_table(study_of(frames, "batch")).caption
 
 
 def test_every_variant_stands_once_in_the_overall_table(tmp_path):
     text = TINY + "[study.again]\nmodel.growth_rate = [8, 4]\ntrain.epochs = [1, 2]\n"
     grid = read(write_grid(tmp_path, text))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    table = tables.overall_table(load(tmp_path / "r"))
-    assert [row[0] for row in table.cells] == ["4 (base)", "growth_rate 8", "again 8, 2", "again 4, 2"]
+    table = make_overall_table(analyse(load(tmp_path / "r")))
+    assert [row[0] for row in texts_of(table)] == ["4 (base)", "growth_rate 8", "again 8, 2", "again 4, 2"]
 
 
 def test_a_product_study_has_a_table_of_its_effects(tmp_path):
@@ -129,31 +142,32 @@ def test_a_product_study_has_a_table_of_its_effects(tmp_path):
         gain = 2 * wide + longer * (1 + wide) + (job.config.seed % 2) * 0.5 * wide
         records.publish(tmp_path / "r", record_of(job, 90 + job.config.seed + gain, 1.0))
     frames = load(tmp_path / "r")
-    table = tables.effects_table(frames, "both")
-    assert [row[:2] for row in table.cells] == [
+    table = make_effects_table(study_of(frames, "both"))
+    assert [row[:2] for row in texts_of(table)] == [
         ("model.growth_rate", "4 -> 8"),
         ("train.epochs", "1 -> 2"),
         ("model.growth_rate x train.epochs", "4 -> 8, 1 -> 2"),
     ]
-    assert tables.effects_table(frames, "growth_rate") is None
-    tables.write(frames)
+    assert r"train.epochs & \num{1} -$>$ \num{2} & \num{3}" in render_latex(table)
+    assert make_effects_table(study_of(frames)) is None
+    write_tables(analyse(frames))
     assert (
         (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,pairs,difference")
     )
 
 
 def test_special_characters_are_escaped():
-    assert tables._tex("a_b & 50 % #1 {x} \\ ~ ^ $") == (
+    assert escape_latex("a_b & 50 % #1 {x} \\ ~ ^ $") == (
         r"a\_b \& 50 \% \#1 \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$"
     )
-    assert tables._tex("-1.30 [-1.72, +0.88], e-5 norm-act") == "$-$1.30 [$-$1.72, +0.88], e-5 norm-act"
-    assert tables._md("a|b_c*") == r"a\|b\_c\*"
+    assert escape_latex("-1.30 [-1.72, +0.88], e-5 norm-act") == "$-$1.30 [$-$1.72, +0.88], e-5 norm-act"
+    assert escape_markdown("a|b_c*") == r"a\|b\_c\*"
 
 
 def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
     if not shutil.which("kpsewhich") or subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True).returncode:
         pytest.skip("no LaTeX with siunitx on this machine")
-    tables.write(load(results))
+    write_tables(analyse(load(results)))
 
     def compile_tex(body: str) -> subprocess.CompletedProcess:
         text = "\\documentclass{article}\\usepackage{booktabs,siunitx}\\input{numbers}\\begin{document}" + body
@@ -163,11 +177,11 @@ def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
 
     for folder in ROOT.glob("results/*"):
         if (folder / "jobs.json").exists():
-            frames = load(folder)
-            for study in frames.manifest["studies"]:
-                text = tables.latex(tables.study_table(frames, study["name"]))
-                (results / "tables" / f"real-{study['name']}.tex").write_text(text)
-            (results / "tables" / "real-overall.tex").write_text(tables.latex(tables.overall_table(frames)))
+            found = analyse(load(folder))
+            for study in found.studies:
+                text = render_latex(make_study_table(study))
+                (results / "tables" / f"real-{study.name}.tex").write_text(text)
+            (results / "tables" / "real-overall.tex").write_text(render_latex(make_overall_table(found)))
     real = "".join(rf"\input{{tables/{path.stem}}}" for path in sorted((results / "tables").glob("real-*.tex")))
     assert real
     good = compile_tex(real + r"\input{tables/growth_rate} \typeout{cited: \ablate{growth_rate}{8}{test_accuracy}}")
@@ -184,7 +198,7 @@ def test_a_tall_table_is_broken_into_floats(tmp_path):
     levels = ", ".join(map(str, range(2, 22)))
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    text = tables.latex(tables.study_table(load(tmp_path / "r"), "growth_rate"))
+    text = render_latex(make_study_table(study_of(load(tmp_path / "r"))))
     assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
     assert text.count(r"\label{tab:growth_rate}") == 1
 
@@ -219,36 +233,36 @@ def known(tmp_path):
 
 
 def test_published_errors_stand_beside_the_measured_ones(known):
-    table = tables.study_table(known, "known")
-    place = table.heads.index("Test error (%)")
-    assert table.heads[place : place + 3] == tables.PUBLISHED
+    study = study_of(known, "known")
+    table = make_study_table(study)
+    place = table.columns.index(tables.PUBLISHED[0])
+    assert table.columns[place : place + 3] == tables.PUBLISHED
     half = 4.302653 * 0.8660254 / 3**0.5  # t of 2 degrees of freedom, standard deviation of 8, 6.5 and 6.5
-    assert table.numbers.error_low[1] == pytest.approx(7 - half)
-    assert [row[place : place + 3] for row in table.cells] == [
+    assert study.numbers.error_low[1] == pytest.approx(7 - half)
+    assert [row[place : place + 3] for row in texts_of(table)] == [
         ("9.0 [6.5, 11.5]", "9.00", "within"),
         ("7.0 [4.8, 9.2]", "6.00", "within"),
         ("9.00", "8.50", "no interval"),
         ("8.7 [7.2, 10.1]", "", ""),
     ]
     assert "Published errors: a paper, Table 2. Within: in the 95 % t interval" in table.caption
-    assert "Published errors: known: a paper, Table 2." in tables.caption(known)
-    assert "Published" not in tables.study_table(known, "growth_rate").caption
-    cited = {
-        key: text for (study, level, key), text in tables.citable(known).items() if (study, level) == ("known", "wide")
-    }
+    assert "Published errors: known: a paper, Table 2." in explain_table(known)
+    assert "Published" not in make_study_table(study_of(known)).caption
+    cited = {key: text for (study, level, key), text in collect_values(analyse(known)).items()
+             if (study, level) == ("known", "wide")}  # fmt: skip
     assert {key: cited[key] for key in ("test_error", "test_error_low", "test_error_high", "published_error")} == {
         "test_error": "7.0", "test_error_low": "4.8", "test_error_high": "9.2", "published_error": "6.00",
     }  # fmt: skip
-    brief = tables.brief(table)
-    assert brief.cells[1][brief.heads.index("Published is")] == "within"
+    short = shorten(study)
+    assert texts_of(short)[1][short.columns.index(tables.PUBLISHED[2])] == "within"
     said = "Of 2 published errors 2 lie within the interval of the measured ones; without an interval to compare: "
     said += "that of deep."
-    assert said in answer(known, table)
+    assert said in answer(study)
 
 
 @pytest.mark.parametrize(("stated", "where"), [(6.52, "within"), (6.51, "below"), (11.49, "above"), (11.48, "within")])
 def test_a_published_error_is_within_the_interval_or_not(stated, where):
-    constant = {"level": "x", "mean": 91.1, "sd": 0.0, "n": 3}
-    assert tables._against_published(constant, {"x": 8.9})["published_is"] == "no interval"
-    row = {"level": "x", "mean": 91.0, "sd": 1.0, "n": 3}  # half an interval: 4.302653 / sqrt(3) = 2.48414
-    assert tables._against_published(row, {"x": stated})["published_is"] == where
+    constant = {"mean": 91.1, "sd": 0.0, "n": 3}
+    assert analysis._compare_published(constant, 8.9)["published_is"] == "no interval"
+    row = {"mean": 91.0, "sd": 1.0, "n": 3}  # half an interval: 4.302653 / sqrt(3) = 2.48414
+    assert analysis._compare_published(row, stated)["published_is"] == where

@@ -63,6 +63,10 @@ STYLE: dict[str, Any] = {
 INK, GREY, LIGHT, PALE, WRONG = "#1A1A1A", "#595959", "#A6A6A6", "#E2E2E2", "#B2182B"
 
 
+PANELS = [key for key, metric in METRICS.items() if metric.panel]
+"""The costs that stand beside the accuracy."""
+
+
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
 """Okabe and Ito's colours without black and yellow, and a brown: told apart by colour-blind readers."""
 
@@ -86,7 +90,7 @@ DASHES = ((3, 1), (1, 1), (5, 1, 1, 1), (5, 1, 1, 1, 1, 1), (2, 2), (6, 2), (3, 
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def use_style() -> Iterator[None]:
     """The style of all figures; a reader's own matplotlibrc changes none."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -94,16 +98,18 @@ def style() -> Iterator[None]:
         yield
 
 
-def frame(figure: Figure, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any) -> None:
+def frame_figure(
+    figure: Figure, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any
+) -> None:
     """Title above, legend and small print below a figure that so far has the height of its panels; lays it out."""
     width, body = figure.get_size_inches()
     text = textwrap.fill(title, round(12.6 * width))
     head = figure.text(0.5, 1, text, ha="center", va="top", fontsize=8, fontweight="bold", color=INK)
     note = textwrap.fill(" ".join(part for part in small if part), round(21 * width))
     foot = figure.text(0.06 / width, 0, note, va="bottom", fontsize=6, color=GREY)
-    key = _legend(figure, handles, **legend) if handles else None
-    above, below = _inches(head) + 0.1, _inches(foot) + 0.08
-    between = _inches(key) if key else 0.0
+    key = _add_legend(figure, handles, **legend) if handles else None
+    above, below = _measure_height(head) + 0.1, _measure_height(foot) + 0.08
+    between = _measure_height(key) if key else 0.0
     height = above + body + between + below
     figure.set_size_inches(width, height)
     head.set_y(1 - 0.04 / height)
@@ -121,7 +127,7 @@ def frame(figure: Figure, title: str, small: Sequence[str], handles: Sequence[Ar
         axes.set_in_layout(True)
 
 
-def _legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
+def _add_legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
     """One legend in as few lines as the width allows."""
     for columns in range(min(6, len(handles)), 0, -1):
         key = figure.legend(
@@ -134,25 +140,25 @@ def _legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
     return key
 
 
-def _inches(artist: Artist) -> float:
+def _measure_height(artist: Artist) -> float:
     figure = artist.get_figure(root=True)
     assert figure
     return float(artist.get_window_extent().height / figure.dpi)
 
 
-def short(text: str, width: int = 34) -> str:
+def shorten(text: str, width: int = 34) -> str:
     """The text, cut where it is too long."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def ticks(axes: Axes, key: str, most: int) -> None:
+def set_ticks(axes: Axes, key: str, most: int) -> None:
     """Few ticks, large counts as `40k`; a number that has a scaled unit gets no second prefix."""
     axes.xaxis.set_major_locator(ticker.MaxNLocator(most))
     plain = METRICS[key].scale != 1
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}") if plain else ticker.EngFormatter(sep=""))
 
 
-def log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
+def set_log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
     """At 1, 2, 5, 10 where few decades are shown."""
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,)))
     axis.set_major_formatter(form)
@@ -166,7 +172,7 @@ def say_empty(axes: Axes, text: str) -> None:
     axes.tick_params(labelleft=False, labelbottom=False)
 
 
-def dot(marker: str, colour: str, label: str, **options: Any) -> Line2D:
+def make_dot(marker: str, colour: str, label: str, **options: Any) -> Line2D:
     """A marker for a legend."""
     return Line2D([], [], linestyle="", marker=marker, markersize=4.5, color=colour, label=label, **options)
 
@@ -200,23 +206,23 @@ def name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
         return ""
     places = panel.transData.transform(points[["x", "y"]].to_numpy(float))
     drawn = np.vstack(
-        [places] * 8 + [_along(line.get_transform().transform(line.get_xydata())) for line in panel.lines]
+        [places] * 8 + [_trace_line(line.get_transform().transform(line.get_xydata())) for line in panel.lines]
     )
     taken: list[Bbox] = []
     for here, name in zip(panel.transData.transform(named[["x", "y"]].to_numpy(float)), named.name, strict=True):
-        sample = panel.text(0, 0, short(name, 30), fontsize=6)
+        sample = panel.text(0, 0, shorten(name, 30), fontsize=6)
         extent = sample.get_window_extent()
         sample.remove()
-        box = _free(panel.bbox, here, (extent.width + 3, extent.height + 1.5), taken, drawn)
+        box = _find_place(panel.bbox, here, (extent.width + 3, extent.height + 1.5), taken, drawn)
         if box:
             taken.append(box)
-            drawn = np.vstack([drawn, _leader(here, box)])
-            _write_beside(panel, here, box, short(name, 30), places)
+            drawn = np.vstack([drawn, _trace_leader(here, box)])
+            _write_beside(panel, here, box, shorten(name, 30), places)
     unnamed = len(named) - len(taken)
     return f"{unnamed} have no name here, for want of room" if unnamed else ""
 
 
-def _along(corners: Any) -> Any:
+def _trace_line(corners: Any) -> Any:
     """Points along a line, close enough that no name fits between them."""
     parts = [
         a + np.linspace(0, 1, 2 + int(math.dist(a, b) / 3))[:, None] * (b - a) for a, b in itertools.pairwise(corners)
@@ -224,12 +230,12 @@ def _along(corners: Any) -> Any:
     return np.vstack(parts) if parts else np.empty((0, 2))
 
 
-def _leader(here: Any, box: Bbox) -> Any:
+def _trace_leader(here: Any, box: Bbox) -> Any:
     """Points along the way from a point to the nearest of a box."""
-    return _along([here, np.clip(here, box.min, box.max)])
+    return _trace_line([here, np.clip(here, box.min, box.max)])
 
 
-def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
+def _find_place(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
     """A free box near a point, within the panel, that overlaps no other name and hides little of the drawing.
 
     Hiding a point counts like 48 points of distance; where all is crowded there is none.
@@ -243,7 +249,7 @@ def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbo
         inside = panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1
         if distance >= best[0] or not inside or box.count_overlaps(taken):
             continue
-        way = _leader(here, box)
+        way = _trace_leader(here, box)
         crossed = sum(each.count_contains(way) for each in taken)
         score = distance + 6 * box.padded(1.5).count_contains(drawn) + 25 * crossed
         best = min(best, (score, box), key=lambda pair: pair[0])
@@ -252,8 +258,8 @@ def _free(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbo
 
 def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> None:
     """A thin line leads to the point, where another is as near."""
-    gap = _gaps(box, here[None])[0]
-    near = int((_gaps(box, places) <= gap + 4).sum())  # itself too
+    gap = _measure_gaps(box, here[None])[0]
+    near = int((_measure_gaps(box, places) <= gap + 4).sum())  # itself too
     arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
     middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
     panel.annotate(
@@ -263,7 +269,7 @@ def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> 
     )  # fmt: skip
 
 
-def _gaps(box: Bbox, places: Any) -> Any:
+def _measure_gaps(box: Bbox, places: Any) -> Any:
     """How far points lie from a box."""
     across = np.maximum(np.maximum(box.x0 - places[:, 0], places[:, 0] - box.x1), 0)
     up = np.maximum(np.maximum(box.y0 - places[:, 1], places[:, 1] - box.y1), 0)

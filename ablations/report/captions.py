@@ -1,0 +1,116 @@
+"""What stands below a table or a figure: how to read it, how its levels were tuned, and how its numbers were made."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ablations.metrics import COSTS, level_text
+from ablations.report.frames import Frames
+from ablations.storage.manifest import StudyEntry, TuningEntry
+
+
+def name_field(path: str) -> str:
+    """`train.learning_rate` as the head of a column: `Learning rate`."""
+    return path.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+def explain_table(frames: Frames, study: str | None = None, costs: bool = True) -> str:
+    """How to read the table of a study, or of all variants; without `costs`, of a short table."""
+    return f"{_ACCURACY}{explain_tuning(frames, study)}{explain_published(frames, study)}{_COSTS if costs else ''}"
+
+
+def explain_effects() -> str:
+    """How to read a table of main effects and interactions."""
+    return _EFFECTS
+
+
+def explain_published(frames: Frames, study: str | None = None) -> str:
+    """Where the published errors of a study, or of all, stand, and how they are compared; empty without any."""
+    studies = [each for each in frames.manifest.studies if study in (None, each.name)]
+    sources = [each.published_source if study else f"{each.name}: {each.published_source}"
+               for each in studies if each.published_source]  # fmt: skip
+    if not sources:
+        return ""
+    return (
+        f"Published errors: {'; '.join(sources)}. Within: in the 95 % t interval of the measured error over the seeds; "
+        "it does not show how much published runs vary. "
+    )
+
+
+def explain_tuning(frames: Frames, study: str | None = None) -> str:
+    """How the fields that a study's levels are tuned over were chosen; empty where nothing is tuned."""
+    texts: dict[str, list[str]] = {}
+    for each in frames.manifest.studies:
+        if study in (None, each.name):
+            texts.setdefault(_explain_choices(frames, each), []).append(each.name)
+    if len(texts) == 1:
+        return next(iter(texts))
+    return "".join(f"{', '.join(names)}: {text or 'not tuned. '}" for text, names in texts.items())
+
+
+def _explain_choices(frames: Frames, study: StudyEntry) -> str:
+    subjects = {level.tuned_as for level in study.levels}
+    chosen = dict.fromkeys(_explain_choice(entry) for entry in frames.manifest.tuning if entry.variant in subjects)
+    follows = any(level.follows_base for level in study.levels)
+    whom = "The levels take what was chosen for the base." if follows else "Every level was tuned alike."
+    return f"{' '.join(chosen)} {whom} " if chosen else ""
+
+
+def _explain_choice(entry: TuningEntry) -> str:
+    """`Learning rate: chosen from 0.1, 0.3, 1.0 by the accuracy on 5,000 validation images (seed 100, epochs 4).`."""
+    fields = "; ".join(
+        f"{name_field(name)}: chosen from {', '.join(map(level_text, values))}" for name, values in entry.values.items()
+    )
+    seeds = f"seed{'s' * (len(entry.seeds) > 1)} {', '.join(map(str, entry.seeds))}"
+    how = ", ".join([seeds, *(f"{name} {level_text(value)}" for name, value in entry.schedule.items())])
+    images = f"{entry.validation_images:,} validation images, cut from the training set"
+    return f"{fields}, by the accuracy on {images} ({how}); another seed might have chosen another value."
+
+
+_ACCURACY = (
+    "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over n seeds; change paired by seed, with its "
+    "95 % t interval in points, not corrected for the number of comparisons; resolved: Holm-corrected p < 0.05; "
+    "identical: the same weights to the bit. Runs of other devices or torch versions are not paired. "
+)
+_EFFECTS = (
+    "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
+    "interaction, by how much changes along two axes together differ from their sum. Paired by seed, with 95 % t "
+    "intervals in points; resolved: Holm-corrected p < 0.05 over all of these. "
+)
+_COSTS = (
+    "Changes of costs are relative to the base; IQR: interquartile range over repeated steps, relative to their "
+    "median, which says nothing of drift between variants. "
+)
+
+
+def describe_provenance(frames: Frames) -> str:
+    """Seeds, data, batch size, device, versions, commit: from the records alone."""
+    runs, costs = (frame[frame.status == "done"] for frame in (frames.runs, frames.costs))
+    if runs.empty and costs.empty:
+        return "Nothing has been run yet."
+    both = pd.concat([runs.reindex(columns=_MADE_WITH), costs.reindex(columns=_MADE_WITH)])
+    made = {key: ", ".join(str(value) for value in both[key].dropna().unique()) for key in _MADE_WITH}
+    threads = ", ".join(f"{float(number):g}" for number in both.threads.dropna().unique())
+    threads = "1 thread" if threads == "1" else f"{threads} threads"
+    tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
+    counts = frames.runs.groupby("variant").size()
+    seeds = " to ".join(dict.fromkeys(f"{number}" for number in (counts.min(), counts.max())))
+    batches = ", ".join(map(str, frames.variants["train.batch_size"].dropna().unique()))
+    flags = costs.reindex(columns=[metric.disturbed for metric in COSTS.values() if metric.disturbed]).astype(object)
+    number = int(flags.map(lambda flag: isinstance(flag, str) and flag != "").any(axis=1).sum())
+    disturbed = (
+        f" ({number} of {len(costs)} were disturbed by other load, or unsteady, and are marked)" if number else ""
+    )
+    return (
+        f"Data: {', '.join(frames.variants.data.unique())}{f', {tested} test images' if tested else ''}; "
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
+        f"batch size {batches}{disturbed}. Device: {made['device_name']}, {threads}; {made['precision']}; "
+        f"torch {made['torch']}; commit {made['commit']}."
+    )
+
+
+_MADE_WITH = ["device", "device_name", "threads", "precision", "torch", "commit"]
+_MEMORY = {
+    True: "Peak memory is the CUDA allocator's.",
+    False: "Peak memory is what tensors hold at most in one step, operators' workspace not included.",
+}

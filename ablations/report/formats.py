@@ -1,0 +1,242 @@
+"""Tables and values as Markdown, LaTeX, CSV and plain text. The same records give the same bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+
+from ablations.report.results import Results
+from ablations.report.tables import (
+    Cell,
+    Column,
+    Number,
+    Row,
+    Table,
+    Words,
+    make_effects_table,
+    make_overall_table,
+    make_study_table,
+)
+from ablations.report.values import Values, collect_values
+from ablations.storage import files
+
+# The parts of a cell, in the order in which they are read
+
+
+def spell_lead(cell: Cell) -> Words:
+    """Its value, and what lacks one: `97.13 ± 0.28, 1 missing`."""
+    parts = [part for part in (cell.value, *cell.lacks) if part]
+    return tuple(word for part in parts for word in (", ", *part))[1:]
+
+
+def spell_beside(cell: Cell) -> Words:
+    """What stands beside the value: `[-1.72, -0.88] (2 pairs)`."""
+    interval = ("[", cell.interval[0], ", ", cell.interval[1], "]") if cell.interval else ()
+    notes = tuple(word for note in cell.notes for word in ("; ", *note.words))[1:]
+    between = (" ",) if interval and notes else ()
+    return (*interval, *between, *(("(", *notes, ")") if notes else ()))
+
+
+def render_words(words: Words) -> str:
+    """The words as they are read: `97.13 ± 0.28`."""
+    return "".join(word if isinstance(word, str) else _render_number(word) for word in words)
+
+
+def _render_number(number: Number) -> str:
+    return f"{number.text} ± {number.spread}" if number.spread else number.text
+
+
+def spell_cell(cell: Cell) -> Words:
+    """All of a cell."""
+    lead, beside = spell_lead(cell), spell_beside(cell)
+    return (*lead, *((" ",) if lead and beside else ()), *beside)
+
+
+def render_cell(cell: Cell) -> str:
+    """All of a cell as plain text: `-1.30 [-1.72, -0.88] (2 pairs)`."""
+    return render_words(spell_cell(cell))
+
+
+def find_sort_value(cell: Cell) -> float | None:
+    """The number that a cell is sorted by; None for words and for a cell without a value."""
+    first = cell.value[0] if cell.value else None
+    return first.value if isinstance(first, Number) else None
+
+
+# Markdown
+
+
+def render_markdown(table: Table) -> str:
+    """The table in Markdown, its question above and its caption below."""
+    lines = [f"**{escape_markdown(table.question or table.name)}**", ""]
+    lines.append(_render_markdown_row(column.head for column in table.columns))
+    lines.append("|" + "|".join([" :-- ", *[" --: "] * (len(table.columns) - 1)]) + "|")
+    lines += [_render_markdown_row(map(render_cell, row.cells)) for row in table.rows]
+    return "\n".join([*lines, "", f"*{escape_markdown(table.caption)}*", ""])
+
+
+def escape_markdown(text: str) -> str:
+    """The text with nothing in it that Markdown would take for its own."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
+
+
+def _render_markdown_row(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(map(escape_markdown, texts)) + " |"
+
+
+# LaTeX
+
+
+def render_latex(table: Table) -> str:
+    r"""The table in LaTeX, in panels and parts that fit a page; needs \usepackage{booktabs,siunitx}."""
+    floats: list[list[str]] = []
+    for rows in _split_pages(table.rows):
+        parts = [_render_tabular(replace(table, rows=rows), panel) for panel in _group_columns(table.columns)]
+        together = max(1, ROOM // (PANEL + LINE * sum(map(_count_lines, rows))))
+        groups = [parts[index : index + together] for index in range(0, len(parts), together)]
+        floats += [_render_float(table, group, len(floats) + number) for number, group in enumerate(groups)]
+    head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs,siunitx}}."
+    return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
+
+
+def _group_columns(columns: Sequence[Column]) -> list[list[int]]:
+    """The places of the columns of each panel: one for each group, and the first column in all of them."""
+    groups = [[*group] for _, group in groupby(range(len(columns)), key=lambda place: columns[place].group)]
+    return [groups[0], *([0, *group] for group in groups[1:])]
+
+
+def _split_pages(rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
+    """The rows, as many at once as a page has room for."""
+    page: list[Row] = []
+    for row in rows:
+        if page and PANEL + LINE * sum(map(_count_lines, [*page, row])) > ROOM:
+            yield tuple(page)
+            page = []
+        page.append(row)
+    yield tuple(page)
+
+
+def _count_lines(row: Row) -> int:
+    """How many lines a row takes: as many as the name of its level needs."""
+    return -(-len(render_cell(row.cells[0])) // LABEL) or 1
+
+
+LABEL, LINE, PANEL, ROOM = 17, 10, 70, 430
+"""Characters of a level in a line; points that a line takes, a panel without its lines, and all panels of a page: those
+that do not fit go into a table of their own."""
+
+
+def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:
+    """One float; the first has the whole caption and the label, the others continue it."""
+    first = number == 0
+    text = escape_latex(f"{table.question} {table.caption if first else '(continued)'}")
+    label = rf"\label{{tab:{table.name}}}" if first else ""
+    return [
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        r"\sisetup{separate-uncertainty=true, group-separator={,}, group-minimum-digits=4}",
+        rf"\caption{{{text}}}{label}\medskip",
+        *(line for tabular in tabulars for line in tabular),
+        r"\end{table}",
+    ]
+
+
+def _render_tabular(table: Table, places: Sequence[int]) -> list[str]:
+    """One panel; heads are broken where a unit or a condition begins."""
+    heads = [_render_head(table.columns[place]) for place in places]
+    return [
+        rf"\begin{{tabular}}{{@{{}}p{{0.22\linewidth}}{'r' * (len(places) - 1)}@{{}}}}",
+        r"\toprule",
+        " & ".join(rf"\shortstack{{{head}}}" for head in heads) + r" \\",
+        r"\midrule",
+        *("{}" + " & ".join(_render_latex_cell(row, place) for place in places) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}\par\medskip",
+    ]
+
+
+def _render_head(column: Column) -> str:
+    lines = escape_latex(column.label).replace(", ", r",\\")
+    return rf"{lines}\\ ({escape_latex(column.unit)})" if column.unit else lines
+
+
+def _render_latex_cell(row: Row, place: int) -> str:
+    """A cell in LaTeX; the name of a level is text, whatever it is made of."""
+    cell = row.cells[place]
+    return render_latex_words(spell_cell(cell)) if place else escape_latex(render_cell(cell))
+
+
+def render_latex_words(words: Words) -> str:
+    r"""The words in LaTeX, numbers as siunitx's: `97.13 ± 0.28` is `\num{97.13 +- 0.28}`."""
+    return "".join(escape_latex(word) if isinstance(word, str) else _render_siunitx(word) for word in words)
+
+
+def _render_siunitx(number: Number) -> str:
+    text = number.text.replace(",", "")
+    return rf"\num{{{text} +- {number.spread}}}" if number.spread else rf"\num{{{text}}}"
+
+
+def escape_latex(text: str) -> str:
+    """The text with nothing in it that LaTeX would take for its own; a minus before a digit is a minus."""
+    escaped = "".join(_TEX.get(character, character) for character in text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
+
+
+_GREEK = (
+    "alpha", "beta", "gamma", "delta", "epsilon", "theta", "kappa", "lambda", "mu", "nu", "rho", "sigma", "tau", "phi",
+    "omega",
+)  # fmt: skip
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$",
+    "−": "$-$", "→": r"$\to$", "≤": r"$\leq$", "≥": r"$\geq$", "|": r"\textbar{}",
+    **{letter: rf"$\{name}$" for letter, name in zip("αβγδεθκλμνρστφω", _GREEK, strict=True)},
+}  # fmt: skip
+
+
+def render_macros(values: Values) -> str:
+    r"""Macros that give every value: `\ablate{growth_rate}{12}{test_accuracy}`; a wrong name is an error in LaTeX."""
+    lines = [
+        r"% Made by `ablate report`. \ablate{STUDY}{LEVEL}{METRIC} gives a number as text, in the tables' unit:",
+        r"% do not put it into \num, which takes a comma for a decimal point.",
+        r"\newcommand{\ablate}[3]{\ifcsname ablate:\detokenize{#1:#2:#3}\endcsname"
+        r"\csname ablate:\detokenize{#1:#2:#3}\endcsname"
+        r"\else\errmessage{No number for study #1, level #2, metric #3}\fi}",
+    ]
+    for (study, level, key), text in values.items():
+        name = rf"ablate:\detokenize{{{study}:{level}:{key}}}"
+        lines.append(rf"\expandafter\def\csname {name}\endcsname{{{escape_latex(text)}}}")
+    return "\n".join(lines) + "\n"
+
+
+# CSV, and all files together
+
+
+def render_csv(frame: pd.DataFrame, digits: str | None = None) -> bytes:
+    """Every digit that tells one float from another, unless a format such as `%.10g` is given."""
+    return bytes(frame.to_csv(index=False, lineterminator="\n", float_format=digits).encode())
+
+
+def write_tables(results: Results) -> list[Path]:
+    """Writes the tidy CSV files, every study's tables, the one over all variants, numbers.tex; gives the paths."""
+    folder = results.frames.folder
+    contents = {folder / f"{name}.csv": render_csv(frame) for name, frame in results.frames.tables().items()}
+    tables: list[tuple[Table, pd.DataFrame]] = []
+    for study in results.studies:
+        tables.append((make_study_table(study), study.numbers))
+        effects = make_effects_table(study)
+        tables += [(effects, study.effect_numbers)] if effects else []
+    for table, numbers in [*tables, (make_overall_table(results), results.overall.numbers)]:
+        stem = folder / "tables" / table.name
+        contents[stem.with_name(f"{table.name}.csv")] = render_csv(numbers, "%.15g")
+        contents[stem.with_name(f"{table.name}.md")] = render_markdown(table).encode()
+        contents[stem.with_name(f"{table.name}.tex")] = render_latex(table).encode()
+    contents[folder / "numbers.tex"] = render_macros(collect_values(results)).encode()
+    for path, content in contents.items():
+        files.write(path, content)
+    return list(contents)

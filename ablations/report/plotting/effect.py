@@ -1,0 +1,184 @@
+"""Accuracy of the levels of a study with the seeds as points, and costs beside it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import ticker
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ablations.metrics import METRICS
+from ablations.report.captions import describe_provenance, explain_published
+from ablations.report.frames import Frames
+from ablations.report.plotting import style
+from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
+from ablations.report.plotting.style import BLANK, GREY, HUES, INK, PALE, REFERENCE, WIDE, WRONG
+from ablations.report.results import StudyResult, mark_base
+from ablations.report.statistics import compute_half_interval
+
+MOST_LEVELS = 60
+"""What is left out beyond them is said."""
+
+
+def draw(study: StudyResult) -> Figure:
+    """One study: accuracy by level with the seeds as points and 95 % intervals, and four costs beside it."""
+    frames = study.frames
+    rows = choose_levels(colour_levels(study.numbers), MOST_LEVELS)
+    labels = [_label_row(row) for row in rows.to_dict("records")]
+    line = min(0.3, max(0.17, 6 / len(rows)))
+    heights = [line + 0.1 * label.count("\n") for label in labels]
+    ends = list(itertools.accumulate(heights))
+    rows = rows.assign(place=np.subtract(ends, np.divide(heights, 2)), height=heights)
+    figure, axes = plt.subplots(
+        1, 1 + len(style.PANELS), figsize=(WIDE, ends[-1] + 0.42), sharey=True, layout="constrained",
+        width_ratios=[2.6, *[1] * len(style.PANELS)],
+    )  # fmt: skip
+    _draw_accuracy(axes[0], frames, rows)
+    for panel, key in zip(axes[1:], style.PANELS, strict=True):
+        _draw_cost(panel, rows, key)
+    axes[0].set_yticks(rows.place, labels)
+    for text, row in zip(axes[0].get_yticklabels(), rows.itertuples(), strict=True):
+        text.set(color=WRONG if row.not_done else INK, fontweight="bold" if row.is_base else "normal")
+    axes[0].set_ylim(ends[-1], 0)
+    disturbed = rows.reindex(columns=[METRICS["train_images_per_second"].disturbed]).map(_is_text).any(axis=None)
+    small = (
+        "Percentages are changes against the base.",
+        "Colours are those of the learning curves; grey is not named there." if len(rows) > 1 + len(HUES) else "",
+        "† Disturbed by other load, or unsteady." if disturbed else "",
+        explain_published(study.frames, study.name),
+        say_left_out(study.numbers, rows),
+        describe_provenance(study.frames),
+    )
+    style.frame_figure(figure, study.question or study.name, small, _make_key(rows, axes[0].get_xlim()[1] > 100))
+    return figure
+
+
+def _label_row(row: dict[Any, Any]) -> str:
+    """The level, and below it what is not done."""
+    label = textwrap.fill(mark_base(row["level"], row["is_base"]), 28, max_lines=3, placeholder="…")
+    return f"{label}\n({row['not_done']})" if row["not_done"] else label
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
+    seeds = frames.runs.loc[frames.runs.status == "done", ["variant", "test_accuracy"]].merge(rows, on="variant")
+    if len(seeds):
+        group = seeds.groupby("variant")
+        spread = (group.cumcount() + 0.5) / group.variant.transform("size") - 0.5  # equal seeds lie apart
+        sns.scatterplot(
+            x=seeds.test_accuracy.astype(float), y=seeds.place + 0.55 * spread * seeds.height, hue=seeds.level,
+            palette=dict(zip(rows.level, rows.colour, strict=True)), s=9, alpha=0.6, linewidth=0, legend=False, ax=axes,
+        )  # fmt: skip
+    _draw_means(axes, rows[rows.n > 0])
+    empty = rows[rows.n == 0]
+    for place, not_done in zip(empty.place, empty.not_done, strict=True):
+        axes.text(0.5, place, not_done, transform=axes.get_yaxis_transform(), color=WRONG, ha="center",
+                  va="center", fontsize=6.5, bbox=BLANK)  # fmt: skip
+    if "published_error" in rows:
+        axes.scatter(100 - rows.published_error, rows.place, marker="x", s=16, linewidth=1, color=INK, zorder=4)
+    base = rows.loc[rows.is_base, "mean"].iloc[0]
+    if not math.isnan(base):
+        axes.axvline(base, **REFERENCE)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -0.5), min(high, 100.5))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6) if rows.n.any() else ticker.NullLocator())
+    axes.set(xlabel=METRICS["test_accuracy"].head, ylabel="")
+    axes.grid(False, axis="y")
+
+
+def _draw_means(axes: Axes, rows: pd.DataFrame) -> None:
+    half = rows["mean"] * 0 + [compute_half_interval(sd, n) for sd, n in zip(rows.sd, rows.n, strict=True)]
+    axes.hlines(rows.place, rows["mean"] - half, rows["mean"] + half, colors=rows.colour.tolist(), linewidth=1)
+    for end in (rows["mean"] - half, rows["mean"] + half):
+        axes.scatter(end, rows.place, marker="|", s=12, color=rows.colour, linewidth=1)
+    for verdict, part in rows.groupby("verdict"):
+        marker, filled = MARKS[str(verdict)]
+        axes.scatter(part["mean"], part.place, marker=marker, s=20, linewidth=1, edgecolors=part.colour.tolist(),
+                     facecolors=part.colour if filled else "white", zorder=3)  # fmt: skip
+
+
+MARKS = {"base": ("D", True), "resolved": ("o", True), "not resolved": ("o", False), "identical": ("s", False),
+         "no data": ("^", False), "no pairs": ("^", False)}  # fmt: skip
+"""Shape of a mean by its verdict, and whether it is filled."""
+
+
+VERDICTS = {
+    "base": "base",
+    "resolved": "difference from the base resolved",
+    "not resolved": "not resolved",
+    "identical": "identical weights",
+    "no data": "not comparable",
+    "no pairs": "not comparable",
+}
+
+
+def _make_key(rows: pd.DataFrame, cut: bool) -> list[Artist]:
+    """Only what is there."""
+    there = rows[rows.n > 0]
+    if there.empty:
+        return []
+    bar = "mean, 95 % t interval" + (", cut at 100 %" if cut else "")
+    key: list[Artist] = [
+        Line2D([], [], linestyle="", marker="o", markersize=3, color=GREY, alpha=0.6, label="seed"),
+        Line2D([], [], color=GREY, linewidth=1, label=bar),
+    ]
+    for verdict, (marker, filled) in MARKS.items():
+        if verdict in set(there.verdict):
+            face = GREY if filled else "white"
+            key.append(style.make_dot(marker, GREY, VERDICTS[verdict], markerfacecolor=face))
+    if "published_error" in there and there.published_error.notna().any():
+        key.append(style.make_dot("x", INK, "published"))
+    return key
+
+
+def _draw_cost(axes: Axes, rows: pd.DataFrame, key: str) -> None:
+    """A bar behind each number, its change against the base beside it."""
+    metric = METRICS[key]
+    values = rows[key] / metric.scale
+    axes.barh(rows.place, values.fillna(0), color=PALE, height=0.78 * rows.height, linewidth=0)
+    look: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
+    look |= {"in_layout": False}  # they stay within the panel: nothing to measure
+    for value, row in zip(values, rows.to_dict("records"), strict=True):
+        if math.isnan(value):
+            status = "not measured" if row["cost_status"] == "done" else str(row["cost_status"])
+            axes.text(0.04, row["place"], status, color=WRONG, **look)
+            continue
+        mark = "†" if _is_text(row.get(metric.disturbed)) else ""
+        axes.text(0.04, row["place"], _shorten_number(key, value) + mark, color=INK, **look)
+        axes.text(0.97, row["place"], _format_change(row, key), color=GREY, ha="right", **look)
+    axes.set_xlim(0, 1.04 * (values.max() if values.notna().any() else 1))
+    axes.set_xlabel("\n".join(textwrap.wrap(metric.head, 16)))
+    style.set_ticks(axes, key, 2)
+    if values.isna().all():
+        axes.xaxis.set_major_locator(ticker.NullLocator())
+    axes.grid(False)
+
+
+def _shorten_number(key: str, value: float) -> str:
+    """The number as in the tables, shortened where a count is too long."""
+    text = METRICS[key].format(value)
+    return text if len(text) < 10 else ticker.EngFormatter(places=1, sep="")(value)
+
+
+def _format_change(row: dict[Any, Any], key: str) -> str:
+    """`-12 %`; beyond tenfold `×12`; nothing for the base, or where the base has no number."""
+    change = row[f"{key}_change"]
+    if row["is_base"] or math.isnan(change):
+        return ""
+    if change >= 9.995:
+        return f"×{change + 1:,.0f}"
+    places = 0 if METRICS[key].timed or change == 0 or abs(change) >= 0.0995 else 1
+    return f"{100 * change:{'+' if change else ''}.{places}f} %".replace("-", "−")

@@ -1,0 +1,53 @@
+"""Which levels a figure shows, in which colours, and how it names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ablations.report.plotting.style import DASHES, HUES, INK, LIGHT, shorten
+
+
+def choose_levels(numbers: pd.DataFrame, most: int) -> pd.DataFrame:
+    """All levels, or the base and those of the highest mean accuracy, in the grid's order."""
+    best = numbers.sort_values(["is_base", "mean"], ascending=False, kind="stable").index[:most]
+    return numbers.loc[sorted(best)]
+
+
+def say_left_out(numbers: pd.DataFrame, shown: pd.DataFrame) -> str:
+    """What `choose_levels` left out, for the small print."""
+    rest = numbers.drop(shown.index)
+    if rest.empty:
+        return ""
+    bad = int((rest.not_done != "").sum())
+    return (
+        f"Shown are the base and the {len(shown) - 1} most accurate of the other {len(numbers) - 1} levels; the table "
+        f"has all{f' ({bad} of those not shown have runs that are not done)' if bad else ''}."
+    )
+
+
+def colour_levels(numbers: pd.DataFrame) -> pd.DataFrame:
+    """With the colour and dashes that each level has in every figure of its study, and whether the colour is its own.
+
+    The base is black and solid, and so stays visible below what coincides with it; beyond what hues can tell apart, the
+    most accurate have one, the others are grey.
+    """
+    distinct = choose_levels(numbers, 1 + len(HUES))
+    hues = dict(zip(distinct.level[~distinct.is_base], HUES, strict=False))
+    dashes = dict(zip(hues, DASHES, strict=False))
+    return numbers.assign(
+        distinct=numbers.index.isin(distinct.index),
+        colour=[INK if row.is_base else hues.get(row.level, LIGHT) for row in numbers.itertuples()],
+        dashes=[dashes.get(level, ()) for level in numbers.level],
+    )
+
+
+def list_names(names: Sequence[str], most: int = 6) -> str:
+    """The first names, each cut where it is too long, and how many more there are."""
+    return "; ".join(map(shorten, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def name_axis(axis: str) -> str:
+    """A field without its section: `growth_rate`."""
+    return axis.partition(".")[2]

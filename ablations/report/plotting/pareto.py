@@ -1,0 +1,108 @@
+"""Accuracy against each cost, over all variants."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib import ticker
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ablations.metrics import METRICS
+from ablations.report.captions import describe_provenance
+from ablations.report.frames import Frames, find_base
+from ablations.report.plotting import style
+from ablations.report.plotting.levels import list_names
+from ablations.report.plotting.style import GREY, HUES, MARKERS, NOTE, WIDE
+
+
+def draw(frames: Frames) -> Figure:
+    """Accuracy against each cost: families told apart, the best for their price joined and named."""
+    data = _average_variants(frames)
+    figure, axes = plt.subplots(2, 2, figsize=(WIDE, 4.6), sharey=True, layout="constrained")
+    families = list(dict.fromkeys(frames.variants["model.family"]))
+    markers = dict(zip(families, itertools.cycle(MARKERS), strict=False))
+    palette = dict(zip(families, itertools.cycle(HUES), strict=False))
+    fronts = [
+        _draw_panel(panel, data, key, markers, palette) for panel, key in zip(axes.flat, style.PANELS, strict=True)
+    ]
+    key: list[Artist] = [style.make_dot(markers[each], palette[each], each) for each in families]
+    key.append(Line2D([], [], color=GREY, linewidth=0.8, label="front: nothing is both cheaper and more accurate"))
+    if data.partial.any():
+        key.append(style.make_dot("o", GREY, "not all of its seeds", markerfacecolor="white"))
+    style.frame_figure(figure, "What does accuracy cost?", (*_say_more(frames, data), describe_provenance(frames)), key)
+    for panel, (front, points) in zip(axes.flat, fronts, strict=True):
+        panel.set_title(style.name_points(panel, front, points), **NOTE)
+    return figure
+
+
+def _draw_panel(
+    panel: Axes, data: pd.DataFrame, key: str, markers: dict[str, str], palette: dict[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Draws one cost; gives its front and all its points."""
+    metric = METRICS[key]
+    panel.set_title(" ", **NOTE)  # room for it
+    points = data.dropna(subset=[key, "mean"])
+    points = points.assign(x=points[key] / metric.scale, y=points["mean"])
+    front = _find_front(points, metric.better == "higher")
+    panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
+    if points.empty:
+        style.say_empty(panel, "nothing measured")
+        return front, points
+    for part, alpha in ((points.drop(front.index), 0.5), (front, 1)):
+        for family, own in part.groupby("family"):
+            sns.scatterplot(own, x="x", y="y", marker=markers[str(family)], color=palette[str(family)], s=18,
+                            linewidth=0.3, alpha=alpha, ax=panel)  # fmt: skip
+    partial = points[points.partial]
+    panel.scatter(partial.x, partial.y, s=4, color="white", linewidth=0, zorder=3)
+    panel.plot(front.x, front.y, color=GREY, linewidth=0.8, zorder=0.9)
+    panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
+    panel.margins(0.08, 0.15)  # room for names
+    if points.x.min() > 0 and points.x.max() >= 20 * points.x.min():
+        panel.set_xscale("log")
+        plain = ticker.EngFormatter(sep="") if metric.scale == 1 else ticker.StrMethodFormatter("{x:,g}")
+        style.set_log_ticks(panel.xaxis, points.x.max() / points.x.min(), plain)
+    else:
+        style.set_ticks(panel, key, 5)
+    return front, points
+
+
+def _say_more(frames: Frames, data: pd.DataFrame) -> tuple[str, ...]:
+    absent = data[data["mean"].isna() | data[list(style.PANELS)].isna().any(axis=1)]
+    return (
+        "Means over seeds; differences along a front may be unresolved.",
+        f"Not in every panel, for lack of runs or costs: {list_names(list(absent.name))}." if len(absent) else "",
+    )
+
+
+def _average_variants(frames: Frames) -> pd.DataFrame:
+    """Per variant: family, name, n, mean accuracy and costs."""
+    done = frames.runs[frames.runs.status == "done"].astype({"test_accuracy": float})
+    means = done.groupby("variant").test_accuracy.agg(["mean", "count"]).rename(columns={"count": "n"})
+    costs = frames.costs[["variant", *style.PANELS]].astype(dict.fromkeys(style.PANELS, float))
+    data = frames.variants[["variant", "model.family"]].rename(columns={"model.family": "family"})
+    data = data.merge(means, on="variant", how="left").merge(costs, on="variant").fillna({"n": 0})
+    names, planned = _name_variants(frames), frames.runs.groupby("variant").size()
+    return data.assign(name=data.variant.map(names).fillna("base"), partial=data.n < data.variant.map(planned))
+
+
+def _name_variants(frames: Frames) -> dict[str, str]:
+    """A variant is called by the first level that has it; bare values with their study."""
+    names = {find_base(frames): "base"}
+    for study in frames.manifest.studies:
+        for level in study.levels:
+            prefix = f"{study.name} " if study.axes or level.is_base else ""
+            names.setdefault(level.variant, f"{prefix}{level.label}")
+    return names
+
+
+def _find_front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
+    """The variants than which none is both cheaper and more accurate, cheapest first."""
+    ordered = points.astype({"mean": float}).sort_values(["x", "mean"], ascending=[not more_is_better, False])
+    return ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=-math.inf)]

@@ -1,0 +1,95 @@
+"""Memory against time: what recomputation gives and takes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ablations.metrics import METRICS, level_text
+from ablations.report.captions import describe_provenance
+from ablations.report.plotting import style
+from ablations.report.plotting.levels import list_names, name_axis
+from ablations.report.plotting.style import GREY, HUES, MARKERS, NARROW, REFERENCE
+from ablations.report.results import StudyResult
+
+MOST_LINES = 12
+"""What is left out beyond them is said."""
+
+
+CHECKPOINT = "model.checkpoint"
+"""The axis whose studies have a memory-time trade."""
+
+
+def draw(study: StudyResult) -> Figure:
+    """Checkpointing: peak memory against the time of a training step, levels of equal other axes joined."""
+    points = _find_points(study)
+    groups = list(dict.fromkeys(points.group))
+    looks = list(zip(groups[:MOST_LINES], itertools.cycle(HUES), itertools.cycle(MARKERS), strict=False))
+    known = points[points.group.isin(groups[:MOST_LINES])].dropna(subset=["x", "y"])
+    unknown = points[points.x.isna() | points.y.isna()]
+    absent = [f"{row.level} ({row.cost_status})" for row in unknown.itertuples()]
+    figure, axes = plt.subplots(figsize=(NARROW, 2.7), layout="constrained")
+    for group, colour, marker in looks:
+        part = known[known.group == group].sort_values(["x", "y"])
+        axes.hlines(part.y, part.x - part.iqr / 2, part.x + part.iqr / 2, colors=colour, linewidth=0.6, alpha=0.7)
+        sns.lineplot(x=part.x, y=part.y, sort=False, estimator=None, color=colour, marker=marker, markersize=4.5,
+                     linewidth=0.8, markeredgewidth=0, ax=axes)  # fmt: skip
+    axes.set(xlabel="Time of a training step (ms)", ylabel=METRICS["train_peak_memory_bytes"].head)
+    axes.margins(0.14)
+    _add_base_scales(axes, known)
+    small = (
+        "Bars: interquartile range of the step's time.",
+        f"Not measured: {list_names(absent)}." if absent else "",
+        f"The first {MOST_LINES} of {len(groups)} lines are shown." if len(groups) > MOST_LINES else "",
+        describe_provenance(study.frames),
+    )
+    key = [Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=group)
+           for group, colour, marker in looks if group]  # fmt: skip
+    style.frame_figure(figure, study.question or study.name, small, key)
+    axes.text(0.02, 0.02, style.name_points(axes, known, known), transform=axes.transAxes, fontsize=6, color=GREY)
+    return figure
+
+
+def _find_points(study: StudyResult) -> pd.DataFrame:
+    """Per level: x the milliseconds of a step, y its peak memory, the name of its point and its group."""
+    rows = study.numbers.merge(study.frames.variants[["variant", "train.batch_size"]], on="variant")
+    x = 1e3 * rows["train.batch_size"] / rows.train_images_per_second
+    values = [level.values for level in study.levels]
+    others = [axis for axis in (study.entry.axes if study.entry else ()) if axis != CHECKPOINT]
+    return rows.assign(
+        x=x,
+        y=rows.train_peak_memory_bytes / METRICS["train_peak_memory_bytes"].scale,
+        iqr=x * rows[METRICS["train_images_per_second"].spread].astype(float).fillna(0),
+        name=[level_text(each.get(CHECKPOINT, "base")) for each in values],
+        group=[", ".join(f"{name_axis(axis)} = {level_text(each.get(axis))}" for axis in others) for each in values],
+    )
+
+
+def _add_base_scales(axes: Axes, points: pd.DataFrame) -> None:
+    """Scales above and to the right that count in the base's time and memory."""
+    if points.empty:
+        style.say_empty(axes, "nothing measured")
+    base = points[points.is_base]
+    for x, y in zip(base.x.astype(float), base.y.astype(float), strict=True):
+        above = axes.secondary_xaxis("top", functions=_scale_by(x))
+        right = axes.secondary_yaxis("right", functions=_scale_by(y))
+        above.set_xlabel("× the base's time")
+        right.set_ylabel("× the base's memory")
+        for axis in (above.xaxis, right.yaxis):
+            axis.set_major_locator(ticker.MaxNLocator(5))
+            axis.set_tick_params(length=0, labelsize=6.5)
+        axes.axvline(x, **REFERENCE)
+        axes.axhline(y, **REFERENCE)
+
+
+def _scale_by(unit: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    return (lambda value: value / unit, lambda value: value * unit)

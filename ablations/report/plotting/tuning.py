@@ -1,0 +1,112 @@
+"""Validation accuracy over the values that a study is tuned over."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ablations.metrics import level_text
+from ablations.report.captions import describe_provenance, explain_tuning
+from ablations.report.frames import find_trials
+from ablations.report.plotting import style
+from ablations.report.plotting.levels import colour_levels, name_axis
+from ablations.report.plotting.style import GREY, NARROW, WIDE
+from ablations.report.results import StudyResult, mark_base
+
+MOST_PANELS = 9
+"""What is left out beyond them is said."""
+
+
+def draw(study: StudyResult) -> Figure:
+    """Validation accuracy against the values that the levels were tuned over, a line per level; the chosen ones filled.
+
+    The first field that has several values lies along the axis; of more fields, every combination has a panel.
+    """
+    found = find_trials(study.frames, study.name)
+    fields = [field for field in study.tuned if found[field].nunique() > 1]
+    along, others = fields[0], fields[1:]
+    panels = list(itertools.product(*(found[field].unique() for field in others)))
+    lines, width = -(-len(panels[:MOST_PANELS]) // 3), NARROW if len(panels) == 1 else WIDE
+    figure, grid = plt.subplots(lines, min(3, len(panels)), figsize=(width, 2.3 * lines), sharey=True, squeeze=False,
+                                layout="constrained")  # fmt: skip
+    rows = colour_levels(study.numbers)
+    for panel in grid.flat[len(panels) :]:
+        panel.set_axis_off()
+    for panel, combination in zip(grid.flat, panels, strict=False):
+        own = found[(found[others] == list(combination)).all(axis=1)] if others else found
+        _draw_panel(panel, own, along, rows)
+        named = (f"{name_axis(field)} = {level_text(value)}" for field, value in zip(others, combination, strict=True))
+        panel.set_title("\n".join(named))
+    for panel in grid[:, 0]:
+        panel.set_ylabel("Validation accuracy (%)")
+    waiting = int((found.status == "missing").sum())
+    small = (
+        explain_tuning(study.frames, study.name).strip(),
+        _count_above_base(found[found.level.isin(rows.level[rows.distinct])], fields),
+        f"{waiting} of {len(found)} trials are missing." if waiting else "",
+        "Grey: other levels." if not rows.distinct.all() else "",
+        f"The first {MOST_PANELS} of {len(panels)} combinations are shown." if len(panels) > MOST_PANELS else "",
+        describe_provenance(study.frames),
+    )
+    title = f"Is the order of the levels the same at every {name_axis(along).replace('_', ' ')}?"
+    style.frame_figure(figure, title, small, _make_key(found, rows), handlelength=2.6)
+    return figure
+
+
+def _count_above_base(found: pd.DataFrame, fields: list[str]) -> str:
+    """At how many candidates each level is more accurate than the base, of those that both have results for."""
+    base = found.level[found.is_base].iloc[0]
+    accuracy = found.assign(y=found.validation_accuracy.astype(float)).groupby([*fields, "level"]).y
+    means = accuracy.agg(lambda y: y.mean(skipna=False)).unstack("level")
+    both = {level: means[[base, level]].dropna() for level in found.level.unique() if level != base}
+    parts = [f"{style.shorten(level)} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
+             for level, pair in both.items() if len(pair)]  # fmt: skip
+    return f"Values at which a level lies above the base: {'; '.join(parts)}." if parts else ""
+
+
+def _draw_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame) -> None:
+    values = found[along].unique().tolist()  # Python's own numbers
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    places = dict(zip(values, values if numbers else range(len(values)), strict=True))
+    for row in rows.sort_values("distinct").itertuples():
+        own = found[found.level == row.level]
+        own = own.assign(x=own[along].map(places).astype(float), y=own.validation_accuracy.astype(float))
+        means = own.groupby("x").agg(y=("y", lambda y: y.mean(skipna=False)), chosen=("chosen", "any")).reset_index()
+        look: dict[str, Any] = {"color": row.colour, "zorder": 3 if row.distinct else 1}
+        dashes: Any = (0, row.dashes) if row.dashes else "solid"
+        panel.plot(means.x, means.y, linestyle=dashes, linewidth=1.2 if row.distinct else 0.6, **look)
+        if own.seed.nunique() > 1:
+            panel.scatter(own.x, own.y, s=4, alpha=0.6, linewidth=0, **look)
+        for chosen, part in means.groupby("chosen"):
+            panel.scatter(part.x, part.y, s=22, linewidth=1, edgecolors=str(row.colour),
+                          facecolors=row.colour if chosen else "white", zorder=4 if row.distinct else 2)  # fmt: skip
+        broken = own[own.status == "diverged"]
+        panel.scatter(broken.x, [0.03] * len(broken), marker="x", s=18, transform=panel.get_xaxis_transform(), **look)
+    panel.set_xlabel(name_axis(along).replace("_", " ").capitalize())
+    if found.validation_accuracy.isna().all():
+        style.say_empty(panel, "nothing tuned yet")
+    elif numbers and min(values) > 0 and max(values) >= 8 * min(values):
+        panel.set_xscale("log")
+    panel.set_xticks([places[value] for value in values], [level_text(value) for value in values])
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _make_key(found: pd.DataFrame, rows: pd.DataFrame) -> list[Artist]:
+    """A line per level that has a colour, and what the marks mean."""
+    key: list[Artist] = []
+    for row in rows[rows.distinct & rows.level.isin(found.level)].to_dict("records"):
+        dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
+        label = style.shorten(mark_base(row["level"], row["is_base"]))
+        key.append(Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label))
+    key.append(style.make_dot("o", GREY, "chosen"))
+    if (found.status == "diverged").any():
+        key.append(style.make_dot("x", GREY, "diverged"))
+    return key

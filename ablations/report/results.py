@@ -1,0 +1,284 @@
+"""What the records say of every study, level by level. It is computed once, and all that is reported reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.metrics import COSTS, METRICS, level_text
+from ablations.report.frames import Frames, find_base, find_edges, list_tuned_fields, select_study
+from ablations.report.statistics import (
+    Effect,
+    compute_half_interval,
+    count_not_done,
+    find_effects,
+    make_effects_frame,
+    summarise,
+)
+from ablations.storage.manifest import Fields, Match, StudyEntry
+
+OVERALL = "overall"
+"""The name of the table over all variants."""
+
+
+@dataclass(frozen=True)
+class CostResult:
+    """What a level costs in one measure; NaN stands for what is not known."""
+
+    value: float
+    change: float
+    """The share of the base's, less 1: `0.5` is half as much again."""
+
+    spread: float
+    """Relative interquartile range over repeated steps."""
+
+    disturbed: bool
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """A level's test error in %, and the one that was published for it; NaN stands for what is not known."""
+
+    error: float
+    low: float
+    """Lower end of the 95 % t interval over the seeds."""
+
+    high: float
+    stated: float
+    position: str
+    """Where the published error lies: `within`, `below` or `above` the interval, `no interval`, or empty."""
+
+
+@dataclass(frozen=True)
+class LevelResult:
+    """One level of a study. Accuracies and their changes are in % and points; NaN stands for what is not known."""
+
+    level: str
+    phrase: str
+    """What it is called within a sentence: `growth_rate 12`."""
+
+    variant: str
+    is_base: bool
+    values: Fields
+    """The fields that the level sets; empty in the table over all variants."""
+
+    n: int
+    """Seeds that are done."""
+
+    not_done: Mapping[str, int]
+    """How many runs have which other status."""
+
+    mean: float
+    sd: float
+    pairs: int
+    difference: float
+    """Mean change against the base, paired by seed, with its 95 % t interval from `low` to `high`."""
+
+    low: float
+    high: float
+    verdict: str
+    cost_status: str
+    costs: Mapping[str, CostResult]
+    """By the names of METRICS."""
+
+    counters_agree: bool
+    chosen: Fields
+    """What tuning chose, by field: `{"train.learning_rate": 0.1}`."""
+
+    edges: frozenset[str]
+    """The fields whose choice is the first or the last value of its list."""
+
+    published: PublishedResult | None
+    """None where the study states no published errors."""
+
+    match: Match | None
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """One study, or all variants as one."""
+
+    name: str
+    question: str
+    frames: Frames
+    """The frames of this study alone."""
+
+    entry: StudyEntry | None
+    """The study in the plan; None for all variants."""
+
+    numbers: pd.DataFrame
+    """A row per level: accuracy statistics, costs, `<cost>_change`, what tuning chose, published errors."""
+
+    levels: tuple[LevelResult, ...]
+    """The same, typed."""
+
+    effects: tuple[Effect, ...]
+    """Main effects and interactions of a product study; empty for any other."""
+
+    tuned: tuple[str, ...]
+    """The fields that its levels are tuned over."""
+
+    @property
+    def base(self) -> LevelResult:
+        """The level that all others are compared with."""
+        return next(level for level in self.levels if level.is_base)
+
+    @property
+    def others(self) -> list[LevelResult]:
+        """All levels but the base."""
+        return [level for level in self.levels if not level.is_base]
+
+    @property
+    def effect_numbers(self) -> pd.DataFrame:
+        """A row per main effect and interaction."""
+        return make_effects_frame(self.effects)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that is reported of a results folder."""
+
+    frames: Frames
+    studies: tuple[StudyResult, ...]
+    overall: StudyResult
+    """Every variant once, by the first level that has it; the base first. One family of comparisons for Holm."""
+
+    def study(self, name: str) -> StudyResult:
+        """The study of this name. Raises KeyError."""
+        return {study.name: study for study in self.studies}[name]
+
+
+def analyse(frames: Frames) -> Results:
+    """Computes every study of a results folder, and all variants as one study."""
+    return Results(
+        frames, tuple(_analyse_study(frames, entry) for entry in frames.manifest.studies), _analyse_all(frames)
+    )
+
+
+def _analyse_study(frames: Frames, entry: StudyEntry) -> StudyResult:
+    own = select_study(frames, entry.name)
+    levels = frames.studies[frames.studies.study == entry.name]
+    tuned = list_tuned_fields(frames, entry.name)
+    numbers = _collect_numbers(own, levels, tuned)
+    stated = {level.label: level.published for level in entry.levels}
+    if any(error is not None for error in stated.values()):
+        rows = [_compare_published(row, stated.get(row["level"])) for row in numbers.to_dict("records")]
+        numbers = pd.concat([numbers, pd.DataFrame(rows)], axis=1)
+    results = _read_levels(numbers, own, tuned, find_edges(frames, entry.name), entry)
+    effects = tuple(find_effects(entry, frames.runs))
+    return StudyResult(entry.name, entry.question, own, entry, numbers, results, effects, tuple(tuned))
+
+
+def _analyse_all(frames: Frames) -> StudyResult:
+    levels, base = frames.studies, find_base(frames)
+    levels = levels.assign(is_base=levels.variant == base).drop_duplicates("variant")
+    levels = levels.assign(level=levels.level.where(levels.is_base, levels.study + " " + levels.level))
+    levels = levels.sort_values("is_base", ascending=False, kind="stable")
+    tuned = list_tuned_fields(frames)
+    numbers = _collect_numbers(frames, levels, tuned)
+    results = _read_levels(numbers, frames, tuned, find_edges(frames), None)
+    question = "What does every variant cost, and what does it buy?"
+    return StudyResult(OVERALL, question, frames, None, numbers, results, (), tuple(tuned))
+
+
+def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> pd.DataFrame:
+    """Accuracies, costs, their changes and what was chosen: a row per level."""
+    beside = [
+        *(metric.spread for metric in COSTS.values() if metric.spread),
+        *(metric.disturbed for metric in COSTS.values() if metric.disturbed),
+    ]
+    costs = frames.costs.reindex(columns=["variant", "status", *COSTS, *beside, "counters_agree"])
+    costs = costs.rename(columns={"status": "cost_status"})
+    numbers = summarise(levels, frames.runs).merge(costs, on="variant", how="left")
+    base = numbers[numbers.is_base].iloc[0]
+    for key in COSTS:
+        numbers[key] = numbers[key].astype(float)
+        numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
+    return numbers.merge(frames.variants[["variant", *tuned]], on="variant", how="left") if tuned else numbers
+
+
+def _read_levels(
+    numbers: pd.DataFrame, frames: Frames, tuned: list[str], edges: set[tuple[str, str]], entry: StudyEntry | None
+) -> tuple[LevelResult, ...]:
+    """The rows of a study's numbers, typed, with what the plan says of each level."""
+    planned = {level.label: level for level in entry.levels} if entry else {}
+    not_done = count_not_done(frames.runs)
+    keys = ("level", "variant", "is_base", "n", "mean", "sd", "pairs", "difference", "low", "high", "verdict",
+            "cost_status")  # fmt: skip
+    found = []
+    for row in numbers.to_dict("records"):
+        level = planned.get(row["level"])
+        found.append(
+            LevelResult(
+                **{key: row[key] for key in keys},
+                phrase=phrase_level(row["level"], {axis: level.values.get(axis) for axis in entry.axes})
+                if level and entry
+                else row["level"],
+                values=level.values if level else {},
+                not_done=not_done.get(row["variant"], {}),
+                costs={key: _read_cost(row, key) for key in COSTS},
+                counters_agree=row["counters_agree"] is not False,
+                chosen={field: row[field] for field in tuned if not pd.isna(row[field])},
+                edges=frozenset(field for field in tuned if (row["variant"], field) in edges),
+                published=_read_published(row),
+                match=level.match if level else None,
+            )
+        )
+    return tuple(found)
+
+
+def phrase_level(label: str, values: Fields) -> str:
+    """A level within a sentence, from its label and what it sets on the study's axes.
+
+    `conv-norm-act`, but `growth_rate 8`; in quotation marks where a comma would be mistaken for the sentence's.
+    """
+    if label == ", ".join(map(level_text, values.values())):
+        label = ", ".join(
+            f"{axis.rpartition('.')[2]} {level_text(value)}" if len(values) > 1 or _needs_axis(value) else str(value)
+            for axis, value in values.items()
+        )
+    return f"“{label}”" if "," in label else label
+
+
+def _needs_axis(value: object) -> bool:
+    """Whether a value says nothing without its axis: a number, a list, `none`."""
+    return not isinstance(value, str) or value in ("none", "true", "false")
+
+
+def mark_base(level: str, is_base: bool) -> str:
+    """A level's label, the base marked."""
+    return f"{level} (base)" if is_base and level != "base" else level
+
+
+def _read_cost(row: Mapping[Any, Any], key: str) -> CostResult:
+    metric = METRICS[key]
+    spread, flag = row.get(metric.spread), row.get(metric.disturbed)
+    return CostResult(
+        row[key], row[f"{key}_change"], math.nan if spread is None else spread, isinstance(flag, str) and flag != ""
+    )
+
+
+def _compare_published(row: Mapping[Any, Any], stated: float | None) -> dict[str, Any]:
+    """A level's test error with the 95 % t interval of its seeds, and whether the published error lies within it."""
+    error, half = 100 - row["mean"], compute_half_interval(row["sd"], row["n"])
+    half = math.nan if row["sd"] <= 1e-9 else half  # equal seeds say nothing of how far others would lie
+    low, high = float(np.clip(error - half, 0, 100)), float(np.clip(error + half, 0, 100))  # NaN stays NaN
+    if stated is None:
+        where = ""
+    elif math.isnan(half):
+        where = "no interval"
+    else:
+        near = [round(number, 9) for number in (low, stated, high)]  # equal seeds leave an interval of one number
+        where = "within" if near == sorted(near) else "below" if stated < low else "above"
+    known = math.nan if stated is None else float(stated)
+    return {"error": error, "error_low": low, "error_high": high, "published_error": known, "published_is": where}
+
+
+def _read_published(row: Mapping[Any, Any]) -> PublishedResult | None:
+    columns = ("error", "error_low", "error_high", "published_error", "published_is")
+    return PublishedResult(*(row[name] for name in columns)) if "published_error" in row else None
