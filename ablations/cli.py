@@ -96,7 +96,7 @@ def plan(
 
     read = _grid(grid, set_, seeds, max_jobs)
     try:
-        slots = driver.devices(device, 0)
+        slots = driver.list_devices(device, 0)
         driver.refuse(read, slots[0].partition(":")[0])
     except ValueError as error:
         _stop(str(error))
@@ -113,7 +113,7 @@ def plan(
 
 def _show_plan(found: dict[str, Any], title: str) -> None:
     """The variants as a table, and a line on the whole."""
-    from ablations.execution.display import clock, print_rows
+    from ablations.execution.display import format_clock, print_rows
     from ablations.metrics import METRICS
 
     entries = found["variants"]
@@ -136,7 +136,7 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
     _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
          f"{found['missing_costs']} costs missing.")  # fmt: skip
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs")):
-        _say(f"They take about {clock(found['seconds'])}, by {found['timed_by']}.")
+        _say(f"They take about {format_clock(found['seconds'])}, by {found['timed_by']}.")
     for entry in entries:
         for key in ("failed", "prediction_failed", "does_not_fit"):
             if key in entry:
@@ -156,7 +156,7 @@ def run(
     engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
 ) -> None:
     """Runs what is missing, then reports."""
-    signals.hear(_interrupt)
+    signals.handle_stop_signals(_interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
         code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine)
@@ -181,7 +181,7 @@ def _run(
     """Works the grid off and reports; gives the exit code."""
     from ablations.execution import driver
     from ablations.storage.files import StorageError
-    from ablations.storage.locks import Held
+    from ablations.storage.locks import FolderInUse
 
     if device not in ("auto", "cpu", "cuda"):
         _stop(f"--device {device}: allowed are auto, cpu, cuda")
@@ -193,9 +193,9 @@ def _run(
     for note in read.notes:
         _say(f"Note: {note}", err)
     try:
-        workplace = driver.make_engine(engine, driver.devices(device, workers))
+        workplace = driver.make_engine(engine, driver.list_devices(device, workers))
         outcome = driver.work(read, folder, workplace, again, out)
-    except (ValueError, Held) as error:
+    except (ValueError, FolderInUse) as error:
         _stop(str(error))
     except StorageError as error:
         _stop(f"{error}. {KEPT}")
@@ -233,7 +233,7 @@ def job(
     from ablations.storage.manifest import NotResults
 
     asked: list[int] = []
-    signals.hear(lambda number, _: asked.append(number))
+    signals.handle_stop_signals(lambda number, _: asked.append(number))
     try:
         ended = execute_planned(folder, job_id, device, started, lambda: bool(asked), lambda text: _say(text))
     except (NotResults, ValueError, OSError) as error:
@@ -256,7 +256,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         for frame in frames.jobs().values()
         for commit, fingerprint in frame[frame.status == "done"].reindex(columns=["commit", "fingerprint"]).to_numpy()
     )
-    failed, holder = find_causes(frames), locks.holder(folder)
+    failed, holder = find_causes(frames), locks.find_holder(folder)
     damaged = [str(path.relative_to(folder)) for path in frames.damaged]
     aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
     if as_json:
@@ -451,5 +451,5 @@ class Interrupted(BaseException):
 
 
 def _interrupt(*_: object) -> NoReturn:
-    signals.ignore()  # once is enough
+    signals.ignore_stop_signals()  # once is enough
     raise Interrupted

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ablations.storage.records import canonical
+from ablations.storage.records import canonical_json
 from densenet_ablations import check_names
 
 check_names()
@@ -212,7 +212,7 @@ class TrainConfig(Config):
         """Steps of the whole training on so many images."""
         return self.steps or self.epochs * self.steps_per_epoch(images)
 
-    def changed(self, fields: Mapping[str, Any]) -> TrainConfig:
+    def with_fields(self, fields: Mapping[str, Any]) -> TrainConfig:
         """The same training with other fields; of `epochs` and `steps`, the one given replaces the other.
 
         Raises pydantic's ValidationError where they are not valid together.
@@ -264,7 +264,7 @@ class Tuning:
         """The variant as it is trained with a candidate, to be judged on the validation images."""
         fields = {**dict(self.schedule), "keep_weights": False, **candidate}
         data = variant.data.model_copy(update={"validation": float(self.validation)})
-        return Variant(variant.model, data, variant.train.changed(fields))
+        return Variant(variant.model, data, variant.train.with_fields(fields))
 
 
 @dataclass(frozen=True)
@@ -280,9 +280,9 @@ class Variant:
     follows_base: bool = False
     """Whether it takes what is chosen for the base, instead of being tuned itself."""
 
-    def settled(self, chosen: Mapping[str, Any]) -> Variant:
+    def settle(self, chosen: Mapping[str, Any]) -> Variant:
         """The variant with what was chosen for it: the same as one that states these fields outright."""
-        return Variant(self.model, self.data, self.train.changed(chosen))
+        return Variant(self.model, self.data, self.train.with_fields(chosen))
 
 
 @dataclass(frozen=True)
@@ -315,29 +315,29 @@ def beside_identity(config: type[Config]) -> set[str]:
     return {name for name in config.model_fields if not role_of(config, name).identity}
 
 
-def resolved(config: Config) -> dict[str, Any]:
+def hashed_fields(config: Config) -> dict[str, Any]:
     """The fields that differ from their defaults, so that a new field changes no old identity; `family` always."""
     fields = config.model_dump(mode="json", exclude_defaults=True, exclude=beside_identity(type(config)))
     family = getattr(config, "family", None)
     return fields if family is None else {"family": family, **fields}
 
 
-def unhashed(config: Config) -> dict[str, Any]:
+def unhashed_fields(config: Config) -> dict[str, Any]:
     """The fields that differ from their defaults and change no result: what `resolved` leaves out."""
     return config.model_dump(mode="json", exclude_defaults=True, include=beside_identity(type(config)))
 
 
 def identity(value: Any) -> str:
     """Sixteen hexadecimal digits that name a value and the protocol."""
-    return hashlib.sha256(canonical({"protocol": PROTOCOL, "value": value})).hexdigest()[:16]
+    return hashlib.sha256(canonical_json({"protocol": PROTOCOL, "value": value})).hexdigest()[:16]
 
 
 def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
     """A variant as it is hashed and recorded; the data's checksum stands for where the data lay."""
     fields = {
-        "model": resolved(variant.model),
-        "data": {"name": variant.data.name, **resolved(variant.data), "checksum": checksum},
-        "train": resolved(variant.train),
+        "model": hashed_fields(variant.model),
+        "data": {"name": variant.data.name, **hashed_fields(variant.data), "checksum": checksum},
+        "train": hashed_fields(variant.train),
     }
     if variant.tuning is None:
         return fields
@@ -347,7 +347,7 @@ def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
 def cost_fields(cost: CostConfig) -> dict[str, Any]:
     """A cost's configuration as it is hashed and recorded."""
     return {
-        "model": resolved(cost.model),
+        "model": hashed_fields(cost.model),
         "image_size": list(cost.image_size),
-        "train": resolved(cost.train),
+        "train": hashed_fields(cost.train),
     }

@@ -24,7 +24,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     """What a measurement on this device depends on: part of a cost's identity, and recorded with every job."""
     return {
         "device": device.type,
@@ -34,21 +34,21 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def versions(device: torch.device) -> dict[str, Any]:
+def describe_versions(device: torch.device) -> dict[str, Any]:
     """What a training must go on with to give the same bits, the processor's instructions and compiled loops too."""
     python = {"python": platform.python_version(), "numpy": numpy.__version__}
     return {
-        **machine(device),
+        **describe_machine(device),
         **python,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "loops": library_name(),
     }
 
 
-def settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
+def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
     """The rest of what a reader needs to judge a number."""
     return {
-        **versions(device),
+        **describe_versions(device),
         "system": f"{platform.system()} {platform.machine()}",
         "pillow": metadata.version("pillow"),  # which decodes images
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -60,7 +60,7 @@ def settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
 
 
 @cache
-def code() -> dict[str, str]:
+def describe_code() -> dict[str, str]:
     """The commit, marked where the sources differ from it, and the sources' own fingerprint: shown, not identity."""
     return {"commit": _commit(), "fingerprint": _fingerprint()}
 

@@ -9,13 +9,13 @@ from typing import Any
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def hear(handler: Callable[..., Any]) -> dict[signal.Signals, Any]:
+def handle_stop_signals(handler: Callable[..., Any]) -> dict[signal.Signals, Any]:
     """Handles them, but those that are ignored, as `nohup` asks for; gives the handlers before."""
     heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heard}
 
 
-def ignore() -> None:
+def ignore_stop_signals() -> None:
     """Ignores them from now on."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from densenet.config import DenseNetConfig
 from densenet.counting import count_macs, count_operations, count_params, macs_of
 from densenet.densenet import DenseNet
-from densenet.foreign import ForeignConfig, OwnConfig, TorchvisionConfig, source_of
+from densenet.foreign import ForeignConfig, OwnConfig, TorchvisionConfig, describe_source
 from densenet.options import Config
-from densenet.presets import PRESETS, published
+from densenet.presets import PRESETS, find_published
 from densenet.registry import MODELS, build, model_family, textbook
 from densenet.resnet import ResNet, ResNetConfig
 
@@ -32,9 +32,9 @@ __all__ = [
     "count_macs",
     "count_operations",
     "count_params",
+    "describe_source",
+    "find_published",
     "macs_of",
     "model_family",
-    "published",
-    "source_of",
     "textbook",
 ]

@@ -86,7 +86,7 @@ class DenseLayer(nn.Sequential):
 
     def first_convolution(self, features: list[Tensor]) -> Tensor:
         """With the concatenation before it: what torchvision's `memory_efficient` recomputes."""
-        x = concatenated(features)
+        x = concatenate(features)
         for index, part in enumerate(self):
             if index < self.parts_of_first:
                 x = part(x)
@@ -144,7 +144,7 @@ class DenseBlock(nn.ModuleDict):
                 features = [features[0] + new]
             else:
                 features = [new]
-        return concatenated(features)
+        return concatenate(features)
 
     @torch.jit.unused
     def recomputed(self, x: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class DenseBlock(nn.ModuleDict):
         return self.recomputed(x) if self.checkpoint == "block" else self.whole(x)
 
 
-def concatenated(features: list[Tensor]) -> Tensor:
+def concatenate(features: list[Tensor]) -> Tensor:
     """A list of `(N, C_i, H, W)` -> `(N, sum of C_i, H, W)`; one tensor is not copied."""
     return features[0] if len(features) == 1 else torch.cat(features, 1)
 

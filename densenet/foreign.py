@@ -55,7 +55,7 @@ class TorchvisionConfig(ForeignConfig):
     def _is_a_network(self) -> TorchvisionConfig:
         try:
             with torch.device("meta"):
-                torchvision_network(self)
+                build_torchvision(self)
         except NotImplementedError:
             pass  # those that draw plain numbers from tensors cannot be tried without storage
         except Exception as error:  # whatever a builder makes of arguments that it does not check
@@ -64,7 +64,7 @@ class TorchvisionConfig(ForeignConfig):
         return self
 
 
-def torchvision_network(config: TorchvisionConfig) -> nn.Module:
+def build_torchvision(config: TorchvisionConfig) -> nn.Module:
     """The network, `(N, 3, H, W) -> (N, num_classes)`. Raises ValueError for an unknown name."""
     from torchvision import models
 
@@ -86,7 +86,7 @@ class OwnConfig(ForeignConfig):
 
     @model_validator(mode="after")
     def _takes_the_arguments(self) -> OwnConfig:
-        network = own_class(self.family)
+        network = load_class(self.family)
         try:
             inspect.signature(network).bind(**_own_arguments(self))
         except TypeError as error:
@@ -96,7 +96,7 @@ class OwnConfig(ForeignConfig):
         return self
 
 
-def own_class(family: str) -> type[nn.Module]:
+def load_class(family: str) -> type[nn.Module]:
     """The class that `package.module:Class` names. Raises ValueError saying what is not there."""
     module_name, _, name = family.partition(":")
     here = str(Path.cwd())
@@ -116,19 +116,19 @@ def own_class(family: str) -> type[nn.Module]:
     return found
 
 
-def source_of(config: Config) -> dict[str, str]:
+def describe_source(config: Config) -> dict[str, str]:
     """What a record should tell of a network written elsewhere: the version of torchvision, the SHA-256 of a file."""
     if isinstance(config, TorchvisionConfig):
         return {"torchvision": metadata.version("torchvision")}
     if isinstance(config, OwnConfig):
-        file = inspect.getsourcefile(own_class(config.family))
+        file = inspect.getsourcefile(load_class(config.family))
         return {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
     return {}
 
 
-def own_network(config: OwnConfig) -> nn.Module:
+def build_own(config: OwnConfig) -> nn.Module:
     """The user's network, `(N, in_channels, H, W) -> (N, num_classes)`."""
-    return own_class(config.family)(**_own_arguments(config))
+    return load_class(config.family)(**_own_arguments(config))
 
 
 def _own_arguments(config: OwnConfig) -> dict[str, Any]:

@@ -35,10 +35,10 @@ INTERFACE = 1
 def library() -> ctypes.CDLL | None:
     """The compiled loops. Raises ImportError where they were compiled from another kernels.cpp than is beside them."""
     name = library_name()
-    return None if name is None else loaded(Path(__file__).with_name(name))
+    return None if name is None else load_library(Path(__file__).with_name(name))
 
 
-def loaded(path: Path) -> ctypes.CDLL:
+def load_library(path: Path) -> ctypes.CDLL:
     """The library, if it has this interface."""
     found = ctypes.CDLL(str(path))
     number = ctypes.c_ssize_t.in_dll(found, "interface").value if hasattr(found, "interface") else 0
@@ -52,24 +52,24 @@ PARAMETERS = {torch.float32: torch.float32, torch.float64: torch.float64, torch.
 """The types of feature maps that the compiled loops take, and those of the parameters and sums beside them."""
 
 
-def compiled(maps: Tensor, dtype: torch.dtype) -> bool:
+def suits_loops(maps: Tensor, dtype: torch.dtype) -> bool:
     """Whether the compiled loops take these maps, with parameters of this type."""
     suits = maps.device.type == "cpu" and PARAMETERS.get(maps.dtype) == dtype and torch.get_num_threads() == 1
     return suits and not torch.compiler.is_compiling() and library() is not None
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
+def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
     """Writes scale * x + shift, rectified or not, to `out`, `(M, C) -> (M, C)`."""
-    if compiled(x, scale.dtype):
+    if suits_loops(x, scale.dtype):
         _call(_loop("affine", x.dtype), *x.shape, x, x.stride(0), scale, shift, rectified, out, out.stride(0))
         return out
     value = x * scale + shift
     return out.copy_(value.relu_() if rectified else value)
 
 
-def moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def measure_moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, `(M, C) -> (C,)` twice, in the parameters' dtype."""
-    if compiled(x, dtype):
+    if suits_loops(x, dtype):
         mean, variance = torch.empty(2, x.shape[1], dtype=dtype).unbind()
         _call(_loop("moments", x.dtype), *x.shape, x, x.stride(0), mean, variance)
         return mean, variance
@@ -82,7 +82,7 @@ Rectifier = tuple[Tensor, Tensor]
 """Scale and shift of the affine that the rectifier follows: it lets a gradient through where that is positive."""
 
 
-def gathered(
+def gather_sums(
     gradient: Tensor,
     x: Tensor,
     mean: Tensor,
@@ -96,19 +96,19 @@ def gathered(
     to it if it is `fresh`.
     """
     scale, shift = rectifier or (None, None)
-    if compiled(x, mean.dtype):
+    if suits_loops(x, mean.dtype):
         total, product = torch.zeros(2, x.shape[1], dtype=mean.dtype).unbind()
         sums = (into, 0 if into is None else into.stride(0), fresh, total, product)
         arrived = (gradient, gradient.stride(0), x, x.stride(0), mean, scale, shift)
         _call(_loop("gathered", x.dtype, gradient.dtype), *x.shape, *arrived, *sums)
         return total, product
-    g = _before(gradient, x, rectifier).to(mean.dtype)
+    g = _unrectify(gradient, x, rectifier).to(mean.dtype)
     if into is not None and scale is not None:
         into.copy_(g * scale) if fresh else into.add_(g * scale)
     return g.sum(0), (g * (x - mean)).sum(0)
 
 
-def combined(
+def combine_gradient(
     gradient: Tensor,
     x: Tensor,
     mean: Tensor,
@@ -118,15 +118,15 @@ def combined(
 ) -> Tensor:
     """Writes factor * g + slope * (x - mean) + offset to `out`, `(M, C) -> (M, C)`; g as in `gathered`, maybe `out`."""
     scale, shift = rectifier or (None, None)
-    if compiled(x, mean.dtype):
+    if suits_loops(x, mean.dtype):
         arrived = (gradient, gradient.stride(0), x, x.stride(0), mean, scale, shift)
         _call(_loop("combined", x.dtype, gradient.dtype), *x.shape, *arrived, *factors, out)
         return out
     factor, slope, offset = factors
-    return out.copy_(_before(gradient, x, rectifier) * factor + (x - mean) * slope + offset)
+    return out.copy_(_unrectify(gradient, x, rectifier) * factor + (x - mean) * slope + offset)
 
 
-def _before(gradient: Tensor, x: Tensor, rectifier: Rectifier | None) -> Tensor:
+def _unrectify(gradient: Tensor, x: Tensor, rectifier: Rectifier | None) -> Tensor:
     """The gradient before the rectifier."""
     if rectifier is None:
         return gradient

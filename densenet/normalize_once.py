@@ -40,7 +40,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from densenet.blocks import DenseBlock, DenseLayer, Transition
 from densenet.densenet import DenseNet
-from densenet.kernels import Rectifier, affine, combined, gathered, moments
+from densenet.kernels import Rectifier, apply_affine, combine_gradient, gather_sums, measure_moments
 
 PIECE = 2**22
 """Bytes of feature maps that a processor works on at once, so that they stay in its cache from one pass to the next."""
@@ -49,7 +49,7 @@ BATCH = 16
 """On one thread, PyTorch gives smaller batches to a convolution that is several times as slow."""
 
 
-class Size(NamedTuple):
+class MapSize(NamedTuple):
     """The size of feature maps."""
 
     images: int
@@ -74,11 +74,11 @@ def as_rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).contiguous().view(-1, maps.shape[1])
 
 
-def rectified(x: Tensor, rectifier: Rectifier, out: Tensor | None = None) -> Tensor:
+def rectify(x: Tensor, rectifier: Rectifier, out: Tensor | None = None) -> Tensor:
     """max(scale * x + shift, 0), `(M, C) -> (M, C)`; `out`, where it is given, may have more rows."""
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    return affine(x, *rectifier, rectified=True, out=out[: len(x)])
+    return apply_affine(x, *rectifier, rectified=True, out=out[: len(x)])
 
 
 class Convolution(NamedTuple):
@@ -93,22 +93,22 @@ class Convolution(NamedTuple):
         """Scale and shift."""
         return self.scale, self.shift
 
-    def folded(self, mean: Tensor, inverse: Tensor) -> Convolution:
+    def fold(self, mean: Tensor, inverse: Tensor) -> Convolution:
         """With (x - mean) * inverse before it."""
         scale = self.scale * inverse
         return Convolution(scale, self.shift - mean * scale, self.weight)
 
-    def pieces(self, x: Tensor, size: Size, whole: bool = False) -> Iterator[tuple[slice, Tensor]]:
+    def pieces(self, x: Tensor, size: MapSize, whole: bool = False) -> Iterator[tuple[slice, Tensor]]:
         """Rows of x, and what the convolution sees of them: to a 1x1 convolution one pixel is like another."""
         pixelwise, scratch = self.weight.shape[-1] == 1, None
         unit = BATCH if pixelwise else BATCH * size.height * size.width
         for rows in [slice(0, len(x))] if whole else pieces(x, unit):
-            u = rectified(x[rows], self.rectifier, scratch)
+            u = rectify(x[rows], self.rectifier, scratch)
             scratch = u if scratch is None else scratch
             height, width = (len(u) // (1 if len(u) % BATCH else BATCH), 1) if pixelwise else size[1:]
             yield rows, as_maps(u, height, width)
 
-    def forward(self, x: Tensor, size: Size) -> Tensor:
+    def forward(self, x: Tensor, size: MapSize) -> Tensor:
         """`(M, C) -> (M, outputs)`."""
         weight, padding = self.weight.to(x.dtype), self.weight.shape[-1] // 2
         out = torch.empty(len(x), len(weight), dtype=x.dtype, device=x.device)
@@ -117,7 +117,7 @@ class Convolution(NamedTuple):
         return out
 
     def backward(
-        self, gradient: Tensor, x: Tensor, mean: Tensor, size: Size, sums: Tensor | None = None
+        self, gradient: Tensor, x: Tensor, mean: Tensor, size: MapSize, sums: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The gradients of scale, shift and weight, taken at x - mean, and that of the convolution's input.
 
@@ -132,7 +132,7 @@ class Convolution(NamedTuple):
                 arrived, maps, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, False]
             )
             of_rows, into = as_rows(of_maps), None if sums is None else sums[rows]
-            total, product = gathered(of_rows, x[rows], mean, self.rectifier, into)
+            total, product = gather_sums(of_rows, x[rows], mean, self.rectifier, into)
             of_scale += product
             of_shift += total
             of_weight += part
@@ -177,7 +177,7 @@ class Plan(NamedTuple):
         ]
         return [*(parameter for each in of_steps for parameter in each), self.reader.weight, self.reader.bias]
 
-    def parted(self, parameters: Sequence[Tensor]) -> tuple[list[list[Convolution]], Rectifier]:
+    def split(self, parameters: Sequence[Tensor]) -> tuple[list[list[Convolution]], Rectifier]:
         """The same as convolutions, layer by layer, and the reader."""
         each = iter(parameters)
         layers = [[Convolution(next(each), next(each), next(each)) for _ in steps] for steps in self.layers]
@@ -201,17 +201,17 @@ class Plan(NamedTuple):
         torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
 
 
-def read(stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: Size) -> Tensor:
+def read(stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: MapSize) -> Tensor:
     """`(M, C) -> (N, C, H, W)`, smaller where it is pooled: what stands before a transition's convolution."""
     out = []
     for rows in pieces(stream, size.height * size.width):
-        maps = as_maps(rectified(stream[rows], reader), *size[1:])
+        maps = as_maps(rectify(stream[rows], reader), *size[1:])
         out.append(F.avg_pool2d(maps, pool) if pool else maps)
     return torch.cat(out)
 
 
 def read_backward(
-    gradient: Tensor, stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: Size, sums: Tensor
+    gradient: Tensor, stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: MapSize, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the reader's scale and shift; its part of that of x^ is written to `sums`."""
     of_scale, of_shift = (torch.zeros_like(each) for each in reader)
@@ -221,13 +221,13 @@ def read_backward(
         if pool:
             maps = as_maps(stream[rows], *size[1:])  # their values mean nothing to it
             arrived = torch.ops.aten.avg_pool2d_backward(arrived, maps, pool, pool, [0, 0], False, True, None)
-        total, product = gathered(as_rows(arrived), stream[rows], zero, reader, sums[rows], fresh=True)
+        total, product = gather_sums(as_rows(arrived), stream[rows], zero, reader, sums[rows], fresh=True)
         of_scale += product
         of_shift += total
     return of_scale, of_shift
 
 
-def dropped(x: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
+def drop(x: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
     """What dropout leaves of x, and where that is, if it drops something."""
     if not share:
         return x, []
@@ -238,9 +238,9 @@ def dropped(x: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
 def norm_backward(gradient: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
     """dL/dx from dL/dx^ and x^, `(M, C) -> (M, C)`."""
     zero = torch.zeros_like(inverse)
-    total, product = gathered(gradient, x, zero, None)
+    total, product = gather_sums(gradient, x, zero, None)
     factors = inverse, -inverse * product / len(x), -inverse * total / len(x)
-    return combined(gradient, x, zero, None, factors, torch.empty(x.shape, dtype=x.dtype, device=x.device))
+    return combine_gradient(gradient, x, zero, None, factors, torch.empty(x.shape, dtype=x.dtype, device=x.device))
 
 
 class Kept(NamedTuple):
@@ -262,28 +262,28 @@ class DenseBlockFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, x: Tensor, *parameters: Tensor) -> Tensor:
         """The normalised, rectified output of the block, u in the file's head. Updates the running statistics."""
-        layers, reader = plan.parted(parameters)
-        size, eps = Size(x.shape[0], *x.shape[2:]), plan.reader.eps
+        layers, reader = plan.split(parameters)
+        size, eps = MapSize(x.shape[0], *x.shape[2:]), plan.reader.eps
         feature = as_rows(x.to(plan.dtype))
         stream = feature.new_empty(len(feature), plan.reader.num_features)
         mean, variance, inverse = reader[0].new_empty(3, plan.reader.num_features).unbind()
         width, middles, kept = 0, [], []
         for number in range(len(layers) + 1):
             here = slice(width, width := width + feature.shape[1])
-            mean[here], variance[here] = moments(feature, mean.dtype)
+            mean[here], variance[here] = measure_moments(feature, mean.dtype)
             inverse[here] = (variance[here] + eps).rsqrt()
-            affine(feature, inverse[here], -mean[here] * inverse[here], rectified=False, out=stream[:, here])
+            apply_affine(feature, inverse[here], -mean[here] * inverse[here], rectified=False, out=stream[:, here])
             if number == len(layers):
                 break
             first, *second = layers[number]
             shares = [step.dropout for step in plan.layers[number]]
-            feature, masks = dropped(first.forward(stream[:, :width], size), shares[0])
+            feature, masks = drop(first.forward(stream[:, :width], size), shares[0])
             statistics: list[Tensor] = []
             middle = [feature] if second and plan.keeps else []
             for convolution in second:
-                middles.append(moments(feature, mean.dtype))
+                middles.append(measure_moments(feature, mean.dtype))
                 statistics = [middles[-1][0], (middles[-1][1] + eps).rsqrt()]
-                feature, more = dropped(convolution.folded(*statistics).forward(feature, size), shares[1])
+                feature, more = drop(convolution.fold(*statistics).forward(feature, size), shares[1])
                 masks += more
             kept.append(Kept(middle, statistics, masks))
         plan.remember(mean, variance, middles, len(stream))
@@ -298,7 +298,7 @@ class DenseBlockFunction(torch.autograd.Function):
         """The gradients of the input and of every parameter."""
         plan, size = ctx.plan, ctx.size
         stream, inverse, *rest = ctx.saved_tensors
-        layers, reader = plan.parted(rest[: ctx.count])
+        layers, reader = plan.split(rest[: ctx.count])
         each = iter(rest[ctx.count :])
         kept = [Kept(*([next(each) for _ in range(number)] for number in counts)) for counts in ctx.counts]
         sums = torch.empty(stream.shape, dtype=inverse.dtype, device=stream.device)
@@ -319,7 +319,7 @@ def layer_backward(
     convolutions: list[Convolution],
     kept: Kept,
     before: tuple[Tensor, Tensor],
-    size: Size,
+    size: MapSize,
 ) -> list[Tensor]:
     """The gradients of a layer's parameters, from that of its output.
 
@@ -329,24 +329,24 @@ def layer_backward(
     first, *second = convolutions
     masks, found = list(kept.masks), []
     for convolution in second:
-        arrived = undropped(arrived, masks, steps[1].dropout)
-        middle = kept.middle[0] if kept.middle else again(first, stream, size, masks, steps[0].dropout)
+        arrived = drop_backward(arrived, masks, steps[1].dropout)
+        middle = kept.middle[0] if kept.middle else compute_again(first, stream, size, masks, steps[0].dropout)
         mean, inverse = kept.statistics
-        whole, pixels = convolution.folded(mean, inverse), len(middle)
+        whole, pixels = convolution.fold(mean, inverse), len(middle)
         product, total, of_weight, of_rows = whole.backward(arrived, middle, mean, size)
         factors = whole.scale, -whole.scale * inverse**2 * product / pixels, -whole.scale * total / pixels
-        arrived = combined(of_rows, middle, mean, whole.rectifier, factors, of_rows)
+        arrived = combine_gradient(of_rows, middle, mean, whole.rectifier, factors, of_rows)
         found = [inverse * product, total, of_weight]
-    arrived = undropped(arrived, masks, steps[0].dropout)
+    arrived = drop_backward(arrived, masks, steps[0].dropout)
     return [*first.backward(arrived, stream, torch.zeros_like(first.scale), size, sums)[:3], *found]
 
 
-def undropped(gradient: Tensor, masks: list[Tensor], share: float) -> Tensor:
+def drop_backward(gradient: Tensor, masks: list[Tensor], share: float) -> Tensor:
     """The gradient before dropout, whose mask is the last one."""
     return gradient * masks.pop() * (1 / (1 - share)) if share else gradient
 
 
-def again(first: Convolution, stream: Tensor, size: Size, masks: list[Tensor], share: float) -> Tensor:
+def compute_again(first: Convolution, stream: Tensor, size: MapSize, masks: list[Tensor], share: float) -> Tensor:
     """z, from the features before the layer, whose type it has whatever the backward pass is called in."""
     with torch.autocast(stream.device.type, enabled=False):
         middle = first.forward(stream, size)
@@ -354,27 +354,27 @@ def again(first: Convolution, stream: Tensor, size: Size, masks: list[Tensor], s
 
 
 @torch.no_grad()
-def inferred(plan: Plan, x: Tensor) -> Tensor:
+def infer(plan: Plan, x: Tensor) -> Tensor:
     """The same as the function with running statistics, every consumer's own: nothing is normalised beforehand."""
-    layers, reader = plan.parted(plan.parameters())
-    size, width = Size(x.shape[0], *x.shape[2:]), x.shape[1]
+    layers, reader = plan.split(plan.parameters())
+    size, width = MapSize(x.shape[0], *x.shape[2:]), x.shape[1]
     feature = as_rows(x.to(plan.dtype))
     stream = feature.new_empty(len(feature), plan.reader.num_features)
     stream[:, :width] = feature
     for steps, (first, *second) in zip(plan.layers, layers, strict=True):
-        new = running(first, steps[0].norm).forward(stream[:, :width], size)
+        new = use_running_statistics(first, steps[0].norm).forward(stream[:, :width], size)
         for convolution in second:
-            new = running(convolution, steps[1].norm).forward(new, size)
+            new = use_running_statistics(convolution, steps[1].norm).forward(new, size)
         stream[:, width : (width := width + new.shape[1])] = new
-    whole = running(Convolution(*reader, reader[0]), plan.reader)
+    whole = use_running_statistics(Convolution(*reader, reader[0]), plan.reader)
     return read(stream, whole.rectifier, plan.pool, size)
 
 
-def running(convolution: Convolution, norm: nn.BatchNorm2d) -> Convolution:
+def use_running_statistics(convolution: Convolution, norm: nn.BatchNorm2d) -> Convolution:
     """With the norm's running statistics before it."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    return convolution.folded(norm.running_mean, (norm.running_var + norm.eps).rsqrt())
+    return convolution.fold(norm.running_mean, (norm.running_var + norm.eps).rsqrt())
 
 
 class NormalizeOnce(DenseNet):
@@ -389,7 +389,7 @@ class NormalizeOnce(DenseNet):
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`. Raises ValueError for an image that is too small."""
         self.check(images)
-        mode = None if recorded(images) or len(images) == 0 else one_mode(self)
+        mode = None if is_recorded(images) or len(images) == 0 else one_mode(self)
         if mode is None or (torch.is_grad_enabled() and not mode):
             return super().forward(images)
         x, block = images.contiguous(memory_format=torch.channels_last), None
@@ -399,9 +399,9 @@ class NormalizeOnce(DenseNet):
             elif block is None:
                 x = part(x)
             elif isinstance(part, Transition):
-                x = through_transition(block, part, x, mode)
+                x = apply_transition(block, part, x, mode)
             elif isinstance(part, nn.BatchNorm2d):
-                x = through(block, part, x, (int(x.shape[2]), int(x.shape[3])), mode)
+                x = apply_block(block, part, x, (int(x.shape[2]), int(x.shape[3])), mode)
         scores: Tensor = self.classifier(x.flatten(1))
         return scores
 
@@ -418,7 +418,7 @@ def one_mode(network: DenseNet) -> bool | None:
     where the modules are no longer those that `build` made, each of which does no more than its own work.
     """
     parts = list(network.features.modules())
-    if any(type(part) not in MADE or hooked(part) for part in parts):
+    if any(type(part) not in MADE or has_hooks(part) for part in parts):
         return None
     norms = [part for part in parts if isinstance(part, nn.BatchNorm2d)]
     found = {(norm.eps, norm.momentum, norm.track_running_stats, getattr(norm.weight, "dtype", None)) for norm in norms}
@@ -428,19 +428,19 @@ def one_mode(network: DenseNet) -> bool | None:
     return modes.pop() if alike and dtype in (torch.float32, torch.float64) else None
 
 
-def recorded(images: Tensor) -> bool:
+def is_recorded(images: Tensor) -> bool:
     """Whether this is a trace or an export, which would not see the compiled loops, or has no numbers at all."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch.compiler.is_exporting() or get_proxy_mode() is not None or images.is_meta
 
 
-def hooked(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Whether somebody wants to see, or change, what goes in or comes out."""
     return any((module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # which would only cut it into pieces
-def through(
+def apply_block(
     block: DenseBlock, reader: nn.BatchNorm2d, x: Tensor, pool: tuple[int, int] | None, training: bool
 ) -> Tensor:
     """A block, the norm and the rectifier after it, and an average pool."""
@@ -449,21 +449,21 @@ def through(
     dtype = torch.get_autocast_dtype(device) if narrow else x.dtype
     plan = Plan([steps_of(layer) for layer in block.values()], reader, pool, dtype, block.checkpoint == "none")
     if not training:
-        return inferred(plan, x)
+        return infer(plan, x)
     if x.numel() == x.shape[1]:
         raise ValueError(f"a batch norm cannot train on one value per channel: {tuple(x.shape)}; take more images")
     result: Tensor = DenseBlockFunction.apply(plan, x, *plan.parameters())
     return result
 
 
-def through_transition(block: DenseBlock, transition: Transition, x: Tensor, training: bool) -> Tensor:
+def apply_transition(block: DenseBlock, transition: Transition, x: Tensor, training: bool) -> Tensor:
     """A block and the transition after it, whose pool comes first where nothing is dropped in between."""
     norm, _, *rest = transition.children()
     assert isinstance(norm, nn.BatchNorm2d)
     if [type(part) for part in rest] == [nn.Conv2d, nn.AvgPool2d]:
-        x = through(block, norm, x, (2, 2), training)
+        x = apply_block(block, norm, x, (2, 2), training)
         return rest[0](x)  # type: ignore[no-any-return]
-    x = through(block, norm, x, None, training)
+    x = apply_block(block, norm, x, None, training)
     for part in rest:
         x = part(x)
     return x

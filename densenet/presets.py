@@ -47,7 +47,7 @@ PRESETS: dict[str, Config] = {
 
 
 @dataclass(frozen=True)
-class Size:
+class PublishedSize:
     """What is known of a network from elsewhere, at the image size and the number of classes it was published for."""
 
     image: int
@@ -59,41 +59,41 @@ class Size:
     digits."""
 
 
-PUBLISHED: dict[str, Size] = {
-    "densenet-40-12": Size(32, 1_019_722, 264_812_928),
-    "densenet-100-12": Size(32, 6_979_642, 1_769_516_448),
-    "densenet-100-24": Size(32, 27_249_082, 6_889_347_744),
-    "densenet-bc-100-12": Size(32, 769_162, 287_929_692),
-    "densenet-bc-250-24": Size(32, 15_324_406, 5_418_785_724),
-    "densenet-bc-190-40": Size(32, 25_624_430, 9_301_945_740),
-    "densenet121": Size(224, 7_978_856, 2_834_161_664),
-    "densenet161": Size(224, 28_681_000, 7_727_907_072),
-    "densenet169": Size(224, 14_149_480, 3_359_843_328),
-    "densenet201": Size(224, 20_013_928, 4_291_365_888),
-    "resnet20": Size(32, 269_722, 40_550_000),
-    "resnet32": Size(32, 464_154, 68_860_000),
-    "resnet44": Size(32, 658_586, 97_170_000),
-    "resnet56": Size(32, 853_018, 125_490_000),
-    "resnet110": Size(32, 1_727_962, 252_890_000),
-    "resnet18": Size(224, 11_689_512, 1_814_000_000),
-    "resnet34": Size(224, 21_797_672, 3_664_000_000),
-    "resnet50": Size(224, 25_557_032, 4_089_000_000),
-    "resnet101": Size(224, 44_549_160, 7_801_000_000),
-    "resnet152": Size(224, 60_192_808, 11_514_000_000),
+PUBLISHED: dict[str, PublishedSize] = {
+    "densenet-40-12": PublishedSize(32, 1_019_722, 264_812_928),
+    "densenet-100-12": PublishedSize(32, 6_979_642, 1_769_516_448),
+    "densenet-100-24": PublishedSize(32, 27_249_082, 6_889_347_744),
+    "densenet-bc-100-12": PublishedSize(32, 769_162, 287_929_692),
+    "densenet-bc-250-24": PublishedSize(32, 15_324_406, 5_418_785_724),
+    "densenet-bc-190-40": PublishedSize(32, 25_624_430, 9_301_945_740),
+    "densenet121": PublishedSize(224, 7_978_856, 2_834_161_664),
+    "densenet161": PublishedSize(224, 28_681_000, 7_727_907_072),
+    "densenet169": PublishedSize(224, 14_149_480, 3_359_843_328),
+    "densenet201": PublishedSize(224, 20_013_928, 4_291_365_888),
+    "resnet20": PublishedSize(32, 269_722, 40_550_000),
+    "resnet32": PublishedSize(32, 464_154, 68_860_000),
+    "resnet44": PublishedSize(32, 658_586, 97_170_000),
+    "resnet56": PublishedSize(32, 853_018, 125_490_000),
+    "resnet110": PublishedSize(32, 1_727_962, 252_890_000),
+    "resnet18": PublishedSize(224, 11_689_512, 1_814_000_000),
+    "resnet34": PublishedSize(224, 21_797_672, 3_664_000_000),
+    "resnet50": PublishedSize(224, 25_557_032, 4_089_000_000),
+    "resnet101": PublishedSize(224, 44_549_160, 7_801_000_000),
+    "resnet152": PublishedSize(224, 60_192_808, 11_514_000_000),
 }
 """Sizes from elsewhere: for the ImageNet networks as torchvision states them with its weights (params to the unit; MACs
 of the ResNets to a million); for CIFAR's the papers round, and the exact integers are of reference implementations."""
 
 
-def published(config: Config, image_size: tuple[int, int]) -> Size | None:
+def find_published(config: Config, image_size: tuple[int, int]) -> PublishedSize | None:
     """What was published for exactly this network on images of this size."""
     for name, size in PUBLISHED.items():
-        if _stated(PRESETS[name]) == _stated(config) and image_size == (size.image, size.image):
+        if _state_stem_width(PRESETS[name]) == _state_stem_width(config) and image_size == (size.image, size.image):
             return size
     return None
 
 
-def _stated(config: Config) -> Config:
+def _state_stem_width(config: Config) -> Config:
     """With the width of the stem as a number, which may also stand as twice the growth rate."""
     if not isinstance(config, DenseNetConfig):
         return config

@@ -9,7 +9,7 @@ from torch import nn
 
 from densenet.config import DenseNetConfig
 from densenet.densenet import DenseNet
-from densenet.foreign import OwnConfig, TorchvisionConfig, own_network, torchvision_network
+from densenet.foreign import OwnConfig, TorchvisionConfig, build_own, build_torchvision
 from densenet.normalize_once import NormalizeOnce
 from densenet.options import Config, lookup
 from densenet.presets import PRESETS
@@ -18,7 +18,7 @@ from densenet.resnet import ResNet, ResNetConfig
 MODELS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "densenet": (DenseNetConfig, lambda config: IMPLEMENTATIONS[config.implementation](config)),
     "resnet": (ResNetConfig, ResNet),
-    "torchvision": (TorchvisionConfig, torchvision_network),
+    "torchvision": (TorchvisionConfig, build_torchvision),
 }
 """Network families: name -> configuration and what builds it. A new one is a file in this folder and an entry here."""
 
@@ -32,7 +32,7 @@ def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
 
     Raises ValueError for an unknown name, naming the known ones.
     """
-    return (OwnConfig, own_network) if ":" in name else lookup("model family", name, MODELS)
+    return (OwnConfig, build_own) if ":" in name else lookup("model family", name, MODELS)
 
 
 def build(network: str | Config) -> nn.Module:

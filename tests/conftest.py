@@ -25,7 +25,7 @@ from PIL import Image
 
 from ablations import environment
 from ablations.execution.engine import Context
-from ablations.grid.model import Grid, jobs
+from ablations.grid.model import Grid, list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report.formats import render_cell
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_benchmark_generate_machine_info() -> dict:
     """What a published benchmark says of its machine: no name, no path, no user."""
     packages = [name for name in ("torchvision", "timm") if find_spec(name)]
-    versions = environment.versions(torch.device("cpu"))
+    versions = environment.describe_versions(torch.device("cpu"))
     return {key: versions[key] for key in ("device_name", "threads", "torch", "python")} | {
         name: version(name) for name in packages
     }
@@ -82,7 +82,7 @@ def pytest_benchmark_generate_machine_info() -> dict:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_commit_info() -> dict:
-    return environment.code()
+    return environment.describe_code()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -179,7 +179,7 @@ def fabricate(folder: Path, grid: Grid, skip: tuple[str, ...] = ()) -> None:
     """A results folder whose numbers are known by hand; jobs named in `skip` have no record."""
     make_manifest(grid, MACHINE, folder).write(folder)
     files.write(folder / "grid.toml", grid.text.encode())
-    for job in jobs(grid, MACHINE):
+    for job in list_jobs(grid, MACHINE):
         if job.name in skip:
             continue
         name, _, seed = job.name.partition(", seed ")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ablations.training.loop import stream
+from ablations.training.loop import derive_seed
 
 
 class Faulty(torch.nn.Module):
@@ -17,7 +17,7 @@ class Faulty(torch.nn.Module):
 
     def __init__(self, in_channels, num_classes):
         super().__init__()
-        seeds = {stream(seed, "initialisation"): seed for seed in range(11)}
+        seeds = {derive_seed(seed, "initialisation"): seed for seed in range(11)}
         self.seed = seeds.get(torch.initial_seed(), 0)
         self.classifier = torch.nn.Linear(64 * in_channels, num_classes)
 

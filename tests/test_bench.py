@@ -37,15 +37,15 @@ from torchvision.transforms import v2
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.augmentation import SHIFT, augment
 from ablations.data.dataset import Dataset, load
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.profiling.memory import LiveStorage
 from ablations.profiling.timing import Accounts, disturbance
 from ablations.storage import records
 from ablations.training.evaluation import EVALUATION_BATCH
-from ablations.training.loop import initialised, stream, train, weights_hash
-from ablations.training.step import as_input, optimizer_for, prepared, training_step
+from ablations.training.loop import derive_seed, hash_weights, make_network, train
+from ablations.training.step import make_optimizer, prepare, prepare_images, training_step
 from densenet import DenseNetConfig, build, kernels, macs_of
 
 SHAPE = {"block_config": (16, 16, 16), "growth_rate": 12}
@@ -201,9 +201,9 @@ AVAILABLE = {name: case for name, case in CASES.items() if not case.missing}
 def ready(case: Case, batch: int = BATCH) -> tuple[nn.Module, Callable[..., Any]]:
     """A network and its training step, which begins with no gradients."""
     config = TrainConfig(precision=case.precision, memory_format=case.memory_format)
-    network = prepared(case.make(), config).train()
-    images, labels = as_input(torch.randn(batch, 3, 32, 32), config), torch.zeros(batch, dtype=torch.long)
-    return network, partial(training_step, network, optimizer_for(network, config), images, labels, config)
+    network = prepare(case.make(), config).train()
+    images, labels = prepare_images(torch.randn(batch, 3, 32, 32), config), torch.zeros(batch, dtype=torch.long)
+    return network, partial(training_step, network, make_optimizer(network, config), images, labels, config)
 
 
 def memory(case: Case, batch: int = BATCH) -> dict[str, int]:
@@ -405,7 +405,7 @@ SMALL = DenseNetConfig(block_config=(6, 6, 6), growth_rate=12)
 def bare_loop(network: nn.Module, data: Dataset, config: TrainConfig) -> float:
     """The test accuracy in % after a training as one writes it by hand."""
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
-    order = torch.Generator().manual_seed(stream(0, "order"))
+    order = torch.Generator().manual_seed(derive_seed(0, "order"))
     images, labels = data.train.images, data.train.labels
     network.train()
     for _ in range(config.epochs):
@@ -431,8 +431,8 @@ LOOPS = {"this suite": suite, "bare loop": bare_loop}
 
 def whole_training(loop: Callable[..., float], data: Dataset, config: TrainConfig) -> tuple[float, str]:
     """Test accuracy and the weights' checksum."""
-    network = initialised(SMALL, 0, torch.device("cpu"))
-    return loop(network, data, config), weights_hash(network)
+    network = make_network(SMALL, 0, torch.device("cpu"))
+    return loop(network, data, config), hash_weights(network)
 
 
 @pytest.fixture(scope="module")
@@ -473,13 +473,13 @@ def large(tmp_path_factory):
     grid = read(write_grid(folder, text), max_jobs=20_000)
     make_manifest(grid, MACHINE, folder / "r").write(folder / "r")
     (folder / "r" / "records").mkdir()
-    for job in jobs(grid, MACHINE):
+    for job in list_jobs(grid, MACHINE):
         record = record_of(job, generator.gauss(90, 1), generator.uniform(0.5, 2))
         if job.kind == "run":
             (line,) = record["deterministic"]["history"]
             history = [{**line, "epoch": n + 1, "train_loss": 2 / (n + 1) + generator.random() / 9} for n in range(20)]
             record["deterministic"]["history"], record["measured"]["epoch_seconds"] = history, [2.5] * 20
-        (folder / "r" / "records" / f"{job.id}.json").write_bytes(records.sealed(record))
+        (folder / "r" / "records" / f"{job.id}.json").write_bytes(records.seal(record))
     return folder / "r"
 
 

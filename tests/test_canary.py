@@ -18,14 +18,14 @@ from ablations.cli import app
 from ablations.config import CostConfig, DataConfig, TrainConfig
 from ablations.data import dataset
 from ablations.data.images import DataError
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from ablations.profiling import memory
 from ablations.storage.paths import cache_folder
 from ablations.training.checkpoint import CheckpointStore, State
-from ablations.training.loop import initialised
-from ablations.training.step import optimizer_for
+from ablations.training.loop import make_network
+from ablations.training.step import make_optimizer
 from ablations.training.weights import NotWeights
 from densenet import DenseNetConfig
 
@@ -112,7 +112,7 @@ def test_as_anything_in_the_cache(egg, tmp_path, monkeypatch):
 
 
 def test_as_anything_in_a_results_folder(egg, results, tiny):
-    for job in jobs(tiny, MACHINE)[:2]:
+    for job in list_jobs(tiny, MACHINE)[:2]:
         (results / "records" / f"{job.id}.json").write_bytes(egg)
         (results / "attempts").mkdir(exist_ok=True)
         (results / "attempts" / f"{job.id}-1.json").write_bytes(egg)
@@ -127,8 +127,8 @@ def test_as_anything_in_a_results_folder(egg, results, tiny):
 
 
 def test_as_a_checkpoint(egg, tmp_path):
-    network = initialised(SMALL, 0, torch.device("cpu"))
-    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    network = make_network(SMALL, 0, torch.device("cpu"))
+    state = State(network, None, make_optimizer(network, TrainConfig()), torch.Generator().get_state())
     store = CheckpointStore(tmp_path, "job", {})
     store.write(state.dump(), (0, 0))
     for path in store.paths:

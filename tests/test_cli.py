@@ -9,7 +9,7 @@ from conftest import MACHINE, TINY, write_grid
 from typer.testing import CliRunner
 
 from ablations.cli import _finish, app
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.storage import records
 
 
@@ -99,7 +99,7 @@ def test_report_rebuilds_all_or_a_part(results):
 def test_failed_jobs_are_told_and_the_exit_code_is_1(results, tiny, capsys):
     assert _finish(results) == 0
     assert "93.00 ± 0.87" in capsys.readouterr().out
-    run = next(job for job in jobs(tiny, MACHINE) if job.name == "growth_rate 8, seed 1")
+    run = next(job for job in list_jobs(tiny, MACHINE) if job.name == "growth_rate 8, seed 1")
     (results / "records" / f"{run.id}.json").unlink()
     note = {"id": run.id, "name": run.name, "status": "oom", "reason": "MemoryError: 3 GiB"}
     records.note_attempt(results, note)

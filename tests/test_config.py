@@ -13,8 +13,8 @@ from ablations.config import (
     Variant,
     beside_identity,
     cost_fields,
+    hashed_fields,
     identity,
-    resolved,
     role_of,
     variant_fields,
 )
@@ -26,9 +26,9 @@ def variant(**fields) -> Variant:
 
 
 def test_defaults_are_left_out_and_the_family_never():
-    assert resolved(DenseNetConfig()) == {"family": "densenet"}
-    assert resolved(DenseNetConfig(growth_rate=12)) == {"family": "densenet"}
-    assert resolved(ResNetConfig(depth=20, width=0.5)) == {"family": "resnet", "width": 0.5}
+    assert hashed_fields(DenseNetConfig()) == {"family": "densenet"}
+    assert hashed_fields(DenseNetConfig(growth_rate=12)) == {"family": "densenet"}
+    assert hashed_fields(ResNetConfig(depth=20, width=0.5)) == {"family": "resnet", "width": 0.5}
 
 
 def test_where_the_data_lies_is_not_in_the_identity():
@@ -69,10 +69,10 @@ def test_invalid_training_is_refused(fields):
 
 
 def test_what_changes_no_result_is_not_in_the_identity_and_only_there():
-    assert resolved(DataConfig(root="x", workers=7, memory_limit=1)) == {}
-    assert resolved(TrainConfig(checkpoint_seconds=5.0, keep_weights=True)) == {}
+    assert hashed_fields(DataConfig(root="x", workers=7, memory_limit=1)) == {}
+    assert hashed_fields(TrainConfig(checkpoint_seconds=5.0, keep_weights=True)) == {}
     own = OwnConfig(family="torch.nn:Module", workers=3, root=1)
-    assert resolved(own) == {"family": "torch.nn:Module", "workers": 3, "root": 1}
+    assert hashed_fields(own) == {"family": "torch.nn:Module", "workers": 3, "root": 1}
 
 
 def test_a_step_without_decay_is_another_step():
@@ -92,7 +92,7 @@ def test_a_field_without_a_role_is_no_field(monkeypatch):
     field = TrainConfig.model_fields["momentum"]
     monkeypatch.setattr(field, "metadata", [each for each in field.metadata if not isinstance(each, Role)])
     with pytest.raises(TypeError, match=r"TrainConfig.momentum names no role: write Annotated\[..., RESULT\]"):
-        resolved(TrainConfig())
+        hashed_fields(TrainConfig())
 
 
 def test_what_roles_mean():

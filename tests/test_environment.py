@@ -12,8 +12,8 @@ from ablations.config import TrainConfig
 
 def test_a_record_s_environment_is_complete_and_names_no_path():
     found = {
-        **environment.settings(torch.device("cpu"), TrainConfig(memory_format="channels_last")),
-        **environment.code(),
+        **environment.describe_settings(torch.device("cpu"), TrainConfig(memory_format="channels_last")),
+        **environment.describe_code(),
     }
     assert found["torch"] == torch.__version__
     assert found["threads"] == torch.get_num_threads()
@@ -23,7 +23,7 @@ def test_a_record_s_environment_is_complete_and_names_no_path():
 
 def test_the_commit_is_this_repository_s():
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=environment.PACKAGES[0])
-    commit = environment.code()["commit"]
+    commit = environment.describe_code()["commit"]
     assert commit == "unknown" if head.returncode else head.stdout.startswith(commit.removesuffix(" + changes"))
 
 

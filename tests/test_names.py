@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT, TINY, write_grid
 
-from densenet.foreign import own_class
+from densenet.foreign import load_class
 
 RUN_NOTHING = "raise SystemExit('a training of a week')\n"
 """What stands in a user's files, none of which may be run."""
@@ -90,7 +90,7 @@ def test_a_user_s_class_in_a_file_of_this_name_cannot_be_meant(tmp_path, monkeyp
     write(tmp_path / "densenet.py")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"own networks: rename {tmp_path / 'densenet.py'}"):
-        own_class("densenet:DenseNet")
+        load_class("densenet:DenseNet")
 
 
 IN_A_WORKER = """

@@ -20,7 +20,7 @@ def handlers():
 
 def test_every_one_is_heard_and_the_handlers_before_are_given(handlers):
     heard = []
-    assert signals.hear(lambda number, _: heard.append(number)) == handlers
+    assert signals.handle_stop_signals(lambda number, _: heard.append(number)) == handlers
     for number in signals.STOPPING:
         os.kill(os.getpid(), number)
     assert heard == list(signals.STOPPING)
@@ -28,11 +28,11 @@ def test_every_one_is_heard_and_the_handlers_before_are_given(handlers):
 
 def test_an_ignored_signal_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert signal.SIGHUP not in signals.hear(lambda *_: pytest.fail("heard"))
+    assert signal.SIGHUP not in signals.handle_stop_signals(lambda *_: pytest.fail("heard"))
     os.kill(os.getpid(), signal.SIGHUP)
 
 
 def test_none_is_heard_any_more():
-    signals.ignore()
+    signals.ignore_stop_signals()
     for number in signals.STOPPING:
         os.kill(os.getpid(), number)

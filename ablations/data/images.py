@@ -167,7 +167,7 @@ class FileImages(data.Dataset[Tensor]):
 
 def _ignore_stop_signals(worker: int) -> None:
     """Makes a reading process ignore the signals that ask to stop: the training ends it."""
-    signals.ignore()
+    signals.ignore_stop_signals()
 
 
 def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> Pixels:

@@ -131,12 +131,12 @@ class Board:
         left = len(self.works) - done - len(self.running)
         counts = [f"{count} {status}" for status, count in sorted(self.statuses.items())] or ["0 done"]
         to_go = self.seconds_left(workers)
-        rest = "time to go not known yet" if to_go is None else f"about {clock(to_go)} to go"
-        so_far = clock(time.monotonic() - self.clock)
+        rest = "time to go not known yet" if to_go is None else f"about {format_clock(to_go)} to go"
+        so_far = format_clock(time.monotonic() - self.clock)
         return f"{', '.join(counts)}, {len(self.running)} running, {left} left; {so_far} so far, {rest}"
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """`1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

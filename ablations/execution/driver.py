@@ -17,14 +17,14 @@ from rich.console import Console
 
 from ablations import signals
 from ablations.config import RunConfig
-from ablations.environment import code
+from ablations.environment import describe_code
 from ablations.execution.display import Work, show
 from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
 from ablations.execution.inline import InlineEngine
 from ablations.execution.job import describe_loss, execute, job_machine
 from ablations.execution.local import LocalEngine
-from ablations.grid.model import Choice, Grid, Job, jobs
-from ablations.grid.planning import awaited, make_manifest
+from ablations.grid.model import Choice, Grid, Job, list_jobs
+from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.storage import files, locks, manifest, records
 from ablations.storage.manifest import Manifest, NotResults
@@ -66,7 +66,7 @@ class Outcome:
     """Whether it was asked to stop before all was done."""
 
 
-def devices(device: str, workers: int) -> list[str]:
+def list_devices(device: str, workers: int) -> list[str]:
     """One entry per worker: every core, or every GPU; `workers` = 0 takes all there are. Raises ValueError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,31 +87,34 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
-    with locks.folder(folder):
-        _prepare(grid, folder, make_manifest(grid, where, folder, _choices(grid, folder)))
+    with locks.lock_folder(folder):
+        _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, folder)))
         whole, damaged = records.load(folder)
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in whole:  # whoever published it may have died before it could do this
             CheckpointStore(folder, each, {}).clear()
-        first = _left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
+        first = _list_left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
         stopped = bool(first) and _execute(first, grid, folder, engine, console)
-        make_manifest(grid, where, folder, _choices(grid, folder)).write(folder)
+        make_manifest(grid, where, folder, _choose(grid, folder)).write(folder)
         tried = {each.id for each in first}
-        then = [] if stopped else [job for job in _left(grid, folder, where, retry) if job.id not in tried]
+        then = [] if stopped else [job for job in _list_left(grid, folder, where, retry) if job.id not in tried]
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console))
-        choices = _choices(grid, folder)
-        ids = [*(job.id for job in jobs(grid, where, choices)), *(run.id for run in awaited(grid.settle(choices)))]
+        choices = _choose(grid, folder)
+        ids = [
+            *(job.id for job in list_jobs(grid, where, choices)),
+            *(run.id for run in list_awaited(grid.settle(choices))),
+        ]
         files.sweep(folder)
         files.sweep(cache_folder())
     return Outcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
 
 
-def _choices(grid: Grid, folder: Path) -> dict[str, Choice]:
+def _choose(grid: Grid, folder: Path) -> dict[str, Choice]:
     """What the records of a folder choose for the variants that are tuned."""
     return choose(grid, records.load(folder)[0], records.load_attempts(folder))
 
 
-def _left(
+def _list_left(
     grid: Grid,
     folder: Path,
     where: Mapping[str, Any],
@@ -122,7 +125,7 @@ def _left(
     whole, attempts = records.load(folder)[0], records.load_attempts(folder)
     return [
         each
-        for each in jobs(grid, where, choose(grid, whole, attempts))
+        for each in list_jobs(grid, where, choose(grid, whole, attempts))
         if each.kind in kinds
         and each.id not in whole
         and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
@@ -131,7 +134,7 @@ def _left(
 
 def refuse(grid: Grid, device: str) -> None:
     """Raises ValueError for what this kind of device, `cpu` or `cuda`, cannot do."""
-    trained = [job.config.variant.train for job in jobs(grid, {}) if isinstance(job.config, RunConfig)]
+    trained = [job.config.variant.train for job in list_jobs(grid, {}) if isinstance(job.config, RunConfig)]
     if device == "cpu" and any(training.precision == "tf32" for training in trained):
         raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
 
@@ -142,8 +145,8 @@ def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
             before = Manifest.read(folder)
         except NotResults as error:
             raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
-        runs = _declared(before)
-        lost = len(runs - _declared(plan))
+        runs = _list_declared(before)
+        lost = len(runs - _list_declared(plan))
         if lost:  # growing is fine: more levels, studies, seeds
             difference = "; ".join(_differences(before, plan)[:5]) or "other studies"
             raise WrongFolder(
@@ -158,7 +161,7 @@ def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
     files.write(folder / "grid.toml", grid.text.encode())
 
 
-def _declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
+def _list_declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
     """What a grid asks to be trained, whatever tuning chooses: levels with their seeds, tuned or not, and trials."""
     levels = {
         (level.declared, seed, level.tuned_as is not None)
@@ -191,12 +194,12 @@ def _tuned_over(plan: Manifest) -> dict[str, Any]:
 def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, console: Console) -> bool:
     """Works the jobs off; whether it was stopped on the way. Raises StorageError."""
     by_id = {each.id: each for each in left}
-    works = {each.id: Work(each.name, each.kind, _epochs(each, grid)) for each in left}
+    works = {each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}
     tasks = [
         Task(
             each.id,
             execute,
-            (each, folder, code()),
+            (each, folder, describe_code()),
             exclusive=each.kind == "cost",
             stoppable=each.kind != "cost",
             limit=grid.time_limit,
@@ -204,7 +207,7 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, cons
         for each in left
     ]
     ended = 0
-    with _asked_to_stop() as stopping, closing(engine.run(tasks, stopping)) as events:
+    with _listen_for_stop() as stopping, closing(engine.run(tasks, stopping)) as events:
         for event in show(console, events, works, engine.slots):
             if isinstance(event, Lost):
                 records.note_attempt(folder, describe_loss(by_id[event.task.key], event.status, event.reason))
@@ -215,7 +218,7 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, cons
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+def _listen_for_stop() -> Iterator[Callable[[], bool]]:
     """The first signal requests a stop, which the yielded function tells; a second Ctrl-C interrupts at once."""
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}
@@ -228,7 +231,7 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield lambda: False
         return
-    before |= signals.hear(ask)
+    before |= signals.handle_stop_signals(ask)
     try:
         yield lambda: bool(asked)
     finally:
@@ -236,7 +239,7 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(heard, handler)
 
 
-def _epochs(each: Job, grid: Grid) -> float:
+def _count_epochs(each: Job, grid: Grid) -> float:
     """How many epochs a run has; 0 for a cost."""
     if not isinstance(each.config, RunConfig):
         return 0

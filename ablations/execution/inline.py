@@ -98,7 +98,7 @@ class InlineEngine:
 
         before, started = time.monotonic(), time.monotonic()
         try:
-            with locks.device(self._device, task.exclusive, lambda: put(Waiting(task, 0))):
+            with locks.lock_device(self._device, task.exclusive, lambda: put(Waiting(task, 0))):
                 begin()
                 started += time.monotonic() - before
                 context = Context(self._device, started, lambda message: put(Told(task, 0, message)), keep, asked)

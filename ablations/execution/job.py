@@ -15,8 +15,8 @@ import torch
 from ablations.config import CostConfig, RunConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
-from ablations.environment import code as read_code
-from ablations.environment import machine, settings, versions
+from ablations.environment import describe_code as read_code
+from ablations.environment import describe_machine, describe_settings, describe_versions
 from ablations.execution.engine import Context, Stopping
 from ablations.grid.model import Job
 from ablations.grid.planning import job_of
@@ -28,9 +28,9 @@ from ablations.training import weights
 from ablations.training.checkpoint import CheckpointStore, Stopped
 from ablations.training.evaluation import Evaluation
 from ablations.training.events import Progress
-from ablations.training.loop import Diverged, initialised, train
+from ablations.training.loop import Diverged, make_network, train
 from ablations.training.stopwatch import Stopwatch
-from densenet import source_of
+from densenet import describe_source
 
 
 def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
@@ -45,7 +45,7 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.set_device(device)
-    made_with = {**versions(device), "fingerprint": code.get("fingerprint")}
+    made_with = {**describe_versions(device), "fingerprint": code.get("fingerprint")}
     store = CheckpointStore(folder, job.id, made_with, written=context.kept)
     watch = Stopwatch(context.started, device.type == "cuda")
     try:
@@ -91,7 +91,9 @@ def execute_planned(
             say(f"{job.name}: epoch {message.epochs:.1f}, loss {message.loss:.3f}")
 
     before = time.monotonic()
-    with locks.device(str(place), job.kind == "cost", lambda: say("waiting for the device: another process uses it")):
+    with locks.lock_device(
+        str(place), job.kind == "cost", lambda: say("waiting for the device: another process uses it")
+    ):
         waited = time.monotonic() - before
         context = Context(str(place), started + waited, tell, lambda state: None, stopping)
         status = execute(job, folder, read_code(), context)
@@ -101,7 +103,7 @@ def execute_planned(
 
 def job_machine(device: str) -> dict[str, Any]:
     """What a measurement by a job on this device depends on: `execute` gives it one thread."""
-    return {**machine(torch.device(device)), "threads": 1}
+    return {**describe_machine(torch.device(device)), "threads": 1}
 
 
 def choose_device(name: str) -> str:
@@ -134,7 +136,7 @@ def _record(
         "config": job.fields,
         "deterministic": deterministic,
         "measured": measured,
-        "environment": {**settings(device, training), **exact, **code, **source_of(model)},
+        "environment": {**describe_settings(device, training), **exact, **code, **describe_source(model)},
     }
 
 
@@ -188,7 +190,7 @@ def _run(
     tuning = job.kind == "tuning"
     if tuning:  # what is chosen must know nothing of the test images: they are not there
         data = replace(data, test=data.test.subset(torch.arange(0)))
-    network = initialised(variant.model, config.seed, device)
+    network = make_network(variant.model, config.seed, device)
     outcome = train(
         network,
         data,
@@ -196,7 +198,7 @@ def _run(
         variant.train,
         config.seed,
         observe=context.tell,
-        store=replace(store, source=source_of(variant.model)),
+        store=replace(store, source=describe_source(variant.model)),
         stopping=context.stopping,
         watch=watch,
         tested=not tuning,

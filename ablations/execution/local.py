@@ -251,7 +251,7 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
             os.killpg(0, signal.SIGKILL)  # without a driver there is nobody to work for
 
     before = time.monotonic()
-    with locks.device(device, task.exclusive, lambda: send("waiting")):
+    with locks.lock_device(device, task.exclusive, lambda: send("waiting")):
         started += time.monotonic() - before
         send("begun")
         if task.stoppable:

@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.progress import track
 
 from ablations.config import CostConfig, RunConfig, Variant
-from ablations.environment import machine
-from ablations.grid.model import Choices, Grid, Job, cost_ids, jobs
-from ablations.grid.planning import awaited
+from ablations.environment import describe_machine
+from ablations.grid.model import Choices, Grid, Job, list_cost_ids, list_jobs
+from ablations.grid.planning import list_awaited
 from ablations.grid.tuning import choose
 from ablations.metrics import METRICS
 from ablations.profiling import counts, memory
 from ablations.profiling.subject import Subject
 from ablations.profiling.timing import measure_time
 from ablations.storage import records
-from densenet import published
+from densenet import find_published
 
 CALIBRATION_SECONDS = 1.0
 """The most that is spent on each kind of step of the base, where a variant has no cost of this device on record."""
@@ -42,22 +42,22 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         torch.set_num_threads(1)  # as in the workers
     whole = records.load(folder)[0] if folder.is_dir() else {}
     failed = records.load_attempts(folder) if folder.is_dir() else {}
-    where = machine(device)
+    where = describe_machine(device)
     choices = choose(grid, whole, failed)
-    everything, settled = jobs(grid, where, choices), grid.settle(choices)
+    everything, settled = list_jobs(grid, where, choices), grid.settle(choices)
     todo = [job for job in everything if job.id not in whole and job.id not in failed]
-    waiting = awaited(settled)
-    given_up = {name for name, each in settled.variants.items() if _failed(choices, grid, each)}
+    waiting = list_awaited(settled)
+    given_up = {name for name, each in settled.variants.items() if _has_failed(choices, grid, each)}
     missing = Counter([job.variant for job in todo if job.kind == "run"])
     missing += Counter(run.variant for run in waiting if run.variant not in given_up)
-    ids = cost_ids(settled, where)
+    ids = list_cost_ids(settled, where)
     recorded = {name: whole[cost_id] for name, cost_id in ids.items() if cost_id in whole}
     entries: list[Entry] = []
     for variant_id, variant in track(settled.variants.items(), "Counting", console=console, transient=True):
         levels = [f"{study.name} {level.label}" for study in settled.studies for level in study.levels
                   if level.variant == variant]  # fmt: skip
         numbers = _numbers(settled.cost(variant), recorded.get(variant_id), counts_only)
-        size = published(variant.model, grid.datasets[variant.data].image_size)
+        size = find_published(variant.model, grid.datasets[variant.data].image_size)
         beside = {"published": {"params": size.params, "macs": size.macs}} if size else {}
         entries.append(
             {"variant": variant_id, "levels": levels, **numbers, **beside, "missing_runs": missing[variant_id]}
@@ -88,7 +88,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     return result
 
 
-def _failed(choices: Choices, grid: Grid, variant: Variant) -> bool:
+def _has_failed(choices: Choices, grid: Grid, variant: Variant) -> bool:
     """Whether nothing could be chosen for a variant: its runs are not started."""
     choice = choices.get(grid.followed(variant)) if variant.tuning is not None else None
     return choice is not None and choice.status == "failed"
@@ -137,7 +137,7 @@ def _seconds(
     by = "costs on record"
     if guessed:
         try:
-            calibrated = _calibrated(grid.cost(grid.base), torch.device(slots[0]))
+            calibrated = _calibrate(grid.cost(grid.base), torch.device(slots[0]))
         except Exception:  # the base cannot be run, which its own entry says
             return None, "nothing: the base could not be timed"
         base_macs = entries[0].get("macs") or float("nan")
@@ -167,7 +167,7 @@ def _rates(record: Mapping[str, Any]) -> tuple[float, float]:
     return 1 / measured["train_images_per_second"], 1 / measured["inference_images_per_second"]
 
 
-def _calibrated(config: CostConfig, device: torch.device) -> tuple[float, float]:
+def _calibrate(config: CostConfig, device: torch.device) -> tuple[float, float]:
     subject = Subject(config, device)
     train, infer = (
         measure_time(step, device, CALIBRATION_SECONDS, warmup=1, fewest=2).median

@@ -160,7 +160,7 @@ class Grid:
 
         def settled(variant: Variant) -> Variant:
             choice = choices.get(self.followed(variant)) if variant.tuning is not None else None
-            return variant.settled(choice.fields) if choice is not None and choice.status == "chosen" else variant
+            return variant.settle(choice.fields) if choice is not None and choice.status == "chosen" else variant
 
         studies = tuple(
             replace(study, levels=tuple(replace(level, variant=settled(level.variant)) for level in study.levels))
@@ -169,7 +169,7 @@ class Grid:
         return replace(self, base=settled(self.base), studies=studies)
 
 
-def jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> list[Job]:
+def list_jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> list[Job]:
     """Costs first, then trials, then runs seed by seed, so that an early stop leaves whole comparisons.
 
     A run is there as soon as its variant is tuned, and so is a cost that depends on what was chosen. `machine` is part
@@ -188,11 +188,11 @@ def jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None)
         for variant_id, variant in variants.items():
             if variant.tuning is None and seed in seeds_of[variant_id]:
                 runs.append(_training(settled, "run", f"{names[variant_id]}, seed {seed}", variant_id, variant, seed))
-    trials = {job.id: job for variant_id in grid.tuned for job in trials_of(grid, variant_id)}
+    trials = {job.id: job for variant_id in grid.tuned for job in list_trials(grid, variant_id)}
     return [*costs.values(), *trials.values(), *runs]
 
 
-def trials_of(grid: Grid, variant_id: str) -> list[Job]:
+def list_trials(grid: Grid, variant_id: str) -> list[Job]:
     """The trials of one variant: a training with each candidate and each of the tuning's seeds."""
     variant = grid.tuned[variant_id]
     name = grid.names[variant_id]
@@ -222,7 +222,7 @@ def _training(
     return Job(job_id, kind, name, variant_id, RunConfig(variant, seed), fields)
 
 
-def cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
+def list_cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
     """The cost of each variant; those that differ in training alone share one."""
     return {name: cost_id(grid.cost(variant), machine) for name, variant in grid.variants.items()}
 
@@ -230,7 +230,7 @@ def cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
 def cost_is_known(variant: Variant) -> bool:
     """Whether every candidate of an untuned variant costs the same."""
     tuning = variant.tuning
-    steps = [] if tuning is None else [variant.train.changed(each).of_a_step for each in tuning.candidates()]
+    steps = [] if tuning is None else [variant.train.with_fields(each).of_a_step for each in tuning.candidates()]
     return all(step == variant.train.of_a_step for step in steps)
 
 

@@ -18,7 +18,7 @@ from ablations.config import (
     Variant,
     beside_identity,
     identity,
-    unhashed,
+    unhashed_fields,
 )
 from ablations.grid.model import (
     SECTIONS,
@@ -31,8 +31,8 @@ from ablations.grid.model import (
     Table,
     cost_id,
     cost_is_known,
-    jobs,
-    trials_of,
+    list_jobs,
+    list_trials,
 )
 from ablations.storage.manifest import (
     CandidateEntry,
@@ -51,7 +51,7 @@ def make_manifest(grid: Grid, machine: Mapping[str, Any], folder: Path, choices:
     """The plan of a results folder: the grid as resolved, and what each of its jobs is made from."""
     choices = choices or {}
     settled = grid.settle(choices)
-    todo = jobs(grid, machine, choices)
+    todo = list_jobs(grid, machine, choices)
     configurations = {job.id: _configuration(job, folder) for job in todo}
     names = {job: identity(entry.model_dump(mode="json")) for job, entry in configurations.items()}
     return Manifest(
@@ -69,7 +69,7 @@ def make_manifest(grid: Grid, machine: Mapping[str, Any], folder: Path, choices:
         },
         studies=tuple(_study_entry(grid, *pair) for pair in zip(grid.studies, settled.studies, strict=True)),
         tuning=tuple(_tuning_entry(grid, settled, name, choices.get(name, UNDECIDED)) for name in grid.tuned),
-        jobs=(*(_job_entry(job, names[job.id]) for job in todo), *awaited(settled)),
+        jobs=(*(_job_entry(job, names[job.id]) for job in todo), *list_awaited(settled)),
         configurations={names[job]: entry for job, entry in configurations.items()},
     )
 
@@ -96,7 +96,7 @@ def _configuration(job: Job, folder: Path) -> ConfigurationEntry:
     if isinstance(job.config, CostConfig):
         return ConfigurationEntry(identity=job.fields)
     variant = job.config.variant
-    beside = {"data": unhashed(variant.data), "train": unhashed(variant.train)}
+    beside = {"data": unhashed_fields(variant.data), "train": unhashed_fields(variant.train)}
     if variant.data.root:
         beside["data"]["root"] = os.path.relpath(Path(variant.data.root).expanduser().absolute(), folder.absolute())
     fields = {key: value for key, value in job.fields.items() if key != "seed"}
@@ -121,7 +121,7 @@ def _job_entry(job: Job, configuration: str) -> JobEntry:
     return JobEntry(**own, seed=job.fields.get("seed"), configuration=configuration)
 
 
-def awaited(settled: Grid) -> list[JobEntry]:
+def list_awaited(settled: Grid) -> list[JobEntry]:
     """The runs of variants that are not tuned yet: they have no configuration, and so no record can have their ids."""
     names, seeds_of = settled.names, settled.seeds_of
     return [
@@ -140,12 +140,12 @@ def awaited(settled: Grid) -> list[JobEntry]:
 
 def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) -> TuningEntry:
     variant = grid.tuned[variant_id]
-    tuning, trials = variant.tuning, trials_of(grid, variant_id)
+    tuning, trials = variant.tuning, list_trials(grid, variant_id)
     assert tuning is not None
     seeds = len(tuning.seeds)
     return TuningEntry(
         variant=variant_id,
-        becomes=settled.variant_id(variant.settled(choice.fields) if choice.status == "chosen" else variant),
+        becomes=settled.variant_id(variant.settle(choice.fields) if choice.status == "chosen" else variant),
         name=grid.names[variant_id],
         values={name: list(values) for name, values in tuning.axes},
         ends={name: _ends(name, values) for name, values in tuning.axes},

@@ -96,7 +96,7 @@ def _check_candidates(variants: VariantReader, prefix: str, level: Level, tuning
     """Whether the level can be trained with each candidate, in a trial and in a run; what is wrong is reported."""
     for candidate in tuning.candidates():
         try:
-            trained = (tuning.trial(level.variant, candidate), level.variant.settled(candidate))
+            trained = (tuning.trial(level.variant, candidate), level.variant.settle(candidate))
         except ValidationError as error:
             where = f"{prefix} {level.label}, tuned with {candidate}"
             for detail in error.errors():

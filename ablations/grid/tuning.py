@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablations.config import TrainConfig, Tuning
-from ablations.grid.model import Choice, Grid, Job, trials_of
+from ablations.grid.model import Choice, Grid, Job, list_trials
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -25,7 +25,7 @@ def choose(grid: Grid, records: Records, attempts: Mapping[str, Sequence[Mapping
     """
     failures = {job: notes[-1] for job, notes in attempts.items() if job not in records}
     return {
-        name: _choice(grid.base.train, variant.tuning, trials_of(grid, name), records, failures)
+        name: _choice(grid.base.train, variant.tuning, list_trials(grid, name), records, failures)
         for name, variant in grid.tuned.items()
         if variant.tuning is not None
     }

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ablations.config import CostConfig, cost_fields, identity
-from ablations.environment import code
+from ablations.environment import describe_code
 from ablations.profiling.subject import Held, Subject
 from ablations.storage import files, records
 from ablations.storage.paths import cache_folder
@@ -44,12 +44,12 @@ def predict(cost: CostConfig) -> dict[str, Any]:
     A network written elsewhere may decide by its tensors' values, which these have not: then there is no prediction,
     but its reason, as `prediction_failed`.
     """
-    key = identity({"cost": cost_fields(cost), "torch": torch.__version__, "code": code()["fingerprint"]})
+    key = identity({"cost": cost_fields(cost), "torch": torch.__version__, "code": describe_code()["fingerprint"]})
     path = cache_folder() / "predictions" / f"{key}.json"
     own = not isinstance(cost.model, ForeignConfig)  # the code of others may change without our knowing
     if own:
         with suppress(OSError, ValueError):
-            return records.unsealed(files.read(path))
+            return records.unseal(files.read(path))
     try:
         values = asdict(_predict(cost))
     except Exception as error:
@@ -58,7 +58,7 @@ def predict(cost: CostConfig) -> dict[str, Any]:
         return {"prediction_failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
     if own:
         with suppress(OSError):
-            files.write(path, records.sealed(values))
+            files.write(path, records.seal(values))
     return values
 
 
@@ -150,7 +150,7 @@ def train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Hel
     subject.train()
     restart(subject.network)
     subject.train()
-    return subject.held()
+    return subject.measure_held()
 
 
 def inference_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
@@ -159,7 +159,7 @@ def inference_probe(cost: CostConfig, device: torch.device, restart: Restart) ->
     subject.infer()
     restart(subject.network)
     subject.infer()
-    return subject.held()
+    return subject.measure_held()
 
 
 Probe = Callable[[CostConfig, torch.device, Restart], Held]

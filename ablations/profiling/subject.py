@@ -12,7 +12,15 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ablations.config import CostConfig
 from ablations.profiling.timing import Mark
-from ablations.training.step import as_input, averaged, optimizer_for, prepared, scored, training_step, update_average
+from ablations.training.step import (
+    make_average,
+    make_optimizer,
+    prepare,
+    prepare_images,
+    score,
+    training_step,
+    update_average,
+)
 from densenet import build
 
 
@@ -31,11 +39,11 @@ class Subject:
     def __init__(self, cost: CostConfig, device: torch.device, batch_size: int = 0) -> None:
         self.config = cost.train
         self.network, self.average = build_networks(cost, device)
-        self.optimizer = optimizer_for(self.network, cost.train)
+        self.optimizer = make_optimizer(self.network, cost.train)
         if cost.train.compile:
             self.network.compile()
         shape = (batch_size or cost.batch_size, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
-        self.images = as_input(torch.randn(shape, device=device), cost.train)
+        self.images = prepare_images(torch.randn(shape, device=device), cost.train)
         self.labels = torch.zeros(shape[0], dtype=torch.long, device=device)
 
     def train(self, mark: Mark = lambda phase: None) -> None:
@@ -50,9 +58,9 @@ class Subject:
     def infer(self, mark: Mark = lambda phase: None) -> None:
         """A forward pass in eval mode."""
         self.network.eval()
-        scored(self.network, self.images, self.config)
+        score(self.network, self.images, self.config)
 
-    def held(self) -> Held:
+    def measure_held(self) -> Held:
         """What stays from one training step to the next; an average of the weights counts with the optimizer's."""
         kept = [*(self.average.state_dict().values() if self.average is not None else ())]
         kept += [value for state in self.optimizer.state.values() for value in state.values()]
@@ -72,8 +80,8 @@ def storage_bytes(tensors: Sequence[Tensor]) -> int:
 def build_networks(cost: CostConfig, device: torch.device) -> tuple[nn.Module, nn.Module | None]:
     """The network, and the average of its weights where there is one; without storage where tensors have none."""
     with _disable_current_modes():  # some networks read numbers from tensors while they are built
-        network = prepared(build(cost.model).to(device), cost.train)
-        average = averaged(network, cost.train)
+        network = prepare(build(cost.model).to(device), cost.train)
+        average = make_average(network, cost.train)
     if isinstance(torch.empty(0), FakeTensor):
         return _without_storage(network), None if average is None else _without_storage(average)
     return network, average

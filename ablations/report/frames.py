@@ -116,7 +116,7 @@ def unpack_outcomes(frames: Frames) -> pd.DataFrame:
     if len(data) > 1:
         raise ValueError(f"these runs are of several data sets ({', '.join(data)}): take the frames of one study")
     outcomes = zip(runs.test_outcomes, runs.test_images, strict=True)
-    rows = [records.unpacked(packed, int(images)) for packed, images in outcomes]
+    rows = [records.unpack_bits(packed, int(images)) for packed, images in outcomes]
     return pd.DataFrame(rows, index=pd.MultiIndex.from_frame(runs[["variant", "seed"]]), dtype=bool)
 
 

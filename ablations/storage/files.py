@@ -30,11 +30,11 @@ def write(path: Path, content: bytes) -> None:
 
     Raises StorageError, as all functions here.
     """
-    with _named(path):
+    with _name_errors(path):
         if path.is_file() and path.read_bytes() == content:
             return
-        _make(path.parent)
-        _rename(_aside(path.parent, content), path)
+        _make_folder(path.parent)
+        _rename(_write_aside(path.parent, content), path)
 
 
 def rotate(path: Path, before: Path, *content: bytes) -> None:
@@ -42,9 +42,9 @@ def rotate(path: Path, before: Path, *content: bytes) -> None:
 
     One of both is whole at any moment.
     """
-    with _named(path):
-        _make(path.parent)
-        temporary = _aside(path.parent, *content)
+    with _name_errors(path):
+        _make_folder(path.parent)
+        temporary = _write_aside(path.parent, *content)
         with suppress(FileNotFoundError):
             os.replace(path, before)
         _rename(temporary, path)
@@ -52,43 +52,43 @@ def rotate(path: Path, before: Path, *content: bytes) -> None:
 
 def create(path: Path, content: bytes) -> bool:
     """Makes a file that is not there yet. Of two writers the first wins; False for the second."""
-    with _named(path):
-        _make(path.parent)
-        temporary = _aside(path.parent, content)
+    with _name_errors(path):
+        _make_folder(path.parent)
+        temporary = _write_aside(path.parent, content)
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
         finally:
             os.unlink(temporary)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     return True
 
 
 def read(path: Path) -> bytes:
     """A file's content. Raises FileNotFoundError where there is none, StorageError where it cannot be read."""
-    with _named(path, "read"):
+    with _name_errors(path, "read"):
         return path.read_bytes()
 
 
 def move(path: Path, place: Path) -> None:
     """Moves a file out of the way."""
-    with _named(place):
-        _make(place.parent)
+    with _name_errors(place):
+        _make_folder(place.parent)
         os.replace(path, place)
 
 
 def remove(path: Path) -> None:
     """Removes a file, if it is there."""
-    with _named(path, "removed"):
+    with _name_errors(path, "removed"):
         path.unlink(missing_ok=True)
 
 
 def probe(folder: Path) -> None:
     """Makes a folder where it is missing, and a file in it for a moment: raises StorageError where that fails."""
-    with _named(folder):
-        _make(folder)
-        os.unlink(_aside(folder, b"can this be written?"))
+    with _name_errors(folder):
+        _make_folder(folder)
+        os.unlink(_write_aside(folder, b"can this be written?"))
 
 
 def sweep(folder: Path) -> None:
@@ -98,12 +98,12 @@ def sweep(folder: Path) -> None:
     for path in folder.rglob(".*.*.*.tmp"):
         host, _, number = path.name[1:].rsplit(".", 2)[0].rpartition(".")
         with suppress(FileNotFoundError):
-            dead = host == socket.gethostname() and number.isdecimal() and not alive(int(number))
+            dead = host == socket.gethostname() and number.isdecimal() and not is_alive(int(number))
             if dead or time.time() - path.stat().st_mtime > ABANDONED:
                 remove(path)
 
 
-def alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
     """Whether a process of this machine is there."""
     try:
         os.kill(process, 0)
@@ -115,7 +115,7 @@ def alive(process: int) -> bool:
 
 
 @contextmanager
-def _named(path: Path, deed: str = "written") -> Iterator[None]:
+def _name_errors(path: Path, deed: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -124,15 +124,15 @@ def _named(path: Path, deed: str = "written") -> Iterator[None]:
         raise StorageError(error.errno, f"cannot be {deed}: {error.strerror or error}", str(path)) from error
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     """The folder and those above it, each known to the one that holds it."""
     if not folder.is_dir():
-        _make(folder.parent)
+        _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        _sync_folder(folder.parent)
 
 
-def _aside(folder: Path, *content: bytes) -> str:
+def _write_aside(folder: Path, *content: bytes) -> str:
     """A file in `folder` whose content has reached the disk."""
     name = f"{folder}/.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -157,7 +157,7 @@ def _rename(temporary: str, path: Path) -> None:
     except BaseException:
         _discard(temporary)
         raise
-    _sync(path.parent)
+    _sync_folder(path.parent)
 
 
 def _discard(name: str) -> None:
@@ -165,7 +165,7 @@ def _discard(name: str) -> None:
         os.unlink(name)
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -165,7 +165,7 @@ class Manifest(Entry):
         path = folder / NAME
         again = "delete it, and `ablate run` with the grid of this folder makes it anew"
         try:
-            return cls.model_validate(records.unsealed(files.read(path)))
+            return cls.model_validate(records.unseal(files.read(path)))
         except FileNotFoundError:
             raise NotResults(f"{folder} holds no results: there is no {NAME}; `ablate run` makes one") from None
         except ValidationError as error:
@@ -177,7 +177,7 @@ class Manifest(Entry):
 
     def write(self, folder: Path) -> None:
         """Replaces the plan of a results folder. Raises StorageError."""
-        files.write(folder / NAME, records.sealed(self.model_dump(mode="json")))
+        files.write(folder / NAME, records.seal(self.model_dump(mode="json")))
 
     def study(self, name: str) -> StudyEntry:
         """The study of this name. Raises KeyError."""

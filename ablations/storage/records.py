@@ -22,35 +22,35 @@ class Damaged(ValueError):
     """A file that is not the record that was published."""
 
 
-def canonical(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
     """One JSON text per value: sorted keys, no white space, no NaN. What is hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def pretty(value: Any) -> bytes:
+def pretty_json(value: Any) -> bytes:
     """The value as a file to read, keys in their own order."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
-def sealed(record: Record) -> bytes:
+def seal(record: Record) -> bytes:
     """The record as a file that tells every change of it."""
-    lines = pretty(record).removesuffix(b"\n}\n") + b",\n"
-    return lines + _seal(lines)
+    lines = pretty_json(record).removesuffix(b"\n}\n") + b",\n"
+    return lines + _checksum_line(lines)
 
 
-def unsealed(content: bytes) -> Record:
+def unseal(content: bytes) -> Record:
     """The record in such a file, byte for byte as it was sealed. Raises ValueError for anything else."""
-    length = len(_seal(b""))
+    length = len(_checksum_line(b""))
     if not content[-length:].startswith(b' "checksum": "'):
         raise ValueError("there is no checksum at its end: it was cut off, or changed, or made by an earlier version")
-    if content[-length:] != _seal(content[:-length]):
+    if content[-length:] != _checksum_line(content[:-length]):
         raise ValueError("its checksum does not match")
     record: Record = json.loads(content)
     del record["checksum"]
     return record
 
 
-def packed(bits: np.ndarray) -> str:
+def pack_bits(bits: np.ndarray) -> str:
     """Booleans as hexadecimal text, four a digit; the last byte is filled up with zeros.
 
     >>> packed(np.array([True, False, False, False, True]))
@@ -59,7 +59,7 @@ def packed(bits: np.ndarray) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def unpacked(text: str, count: int) -> np.ndarray:
+def unpack_bits(text: str, count: int) -> np.ndarray:
     """The first `count` booleans of such a text, `(count,)`. Raises ValueError where it holds other than so many."""
     octets = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
     if len(octets) != -(-count // 8):
@@ -69,20 +69,20 @@ def unpacked(text: str, count: int) -> np.ndarray:
 
 def publish(folder: Path, record: Record) -> bool:
     """Makes a record permanent in `folder`/records. Of two writers the first wins; False for the second."""
-    return files.create(folder / "records" / f"{record['id']}.json", sealed(record))
+    return files.create(folder / "records" / f"{record['id']}.json", seal(record))
 
 
 def note_attempt(folder: Path, attempt: Record) -> None:
     """Keeps what failed in `folder`/attempts, beside earlier attempts of the same job."""
     number = 1
-    while not files.create(folder / "attempts" / f"{attempt['id']}-{number}.json", sealed(attempt)):
+    while not files.create(folder / "attempts" / f"{attempt['id']}-{number}.json", seal(attempt)):
         number += 1
 
 
 def read(path: Path) -> Record:
     """A record as it was published. Raises Damaged for anything else, StorageError for what cannot be read."""
     try:
-        record = unsealed(files.read(path))
+        record = unseal(files.read(path))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
     if record.get("id") != path.stem.partition("-")[0]:
@@ -128,5 +128,5 @@ def _load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
     return whole, damaged
 
 
-def _seal(lines: bytes) -> bytes:
+def _checksum_line(lines: bytes) -> bytes:
     return f' "checksum": "{hashlib.sha256(lines).hexdigest()}"\n}}\n'.encode()

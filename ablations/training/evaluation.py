@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ablations.config import TrainConfig
 from ablations.data.dataset import Dataset, count_classes
 from ablations.data.images import ImageSource
-from ablations.storage.records import packed
+from ablations.storage.records import pack_bits
 from ablations.training.checkpoint import Stopped
-from ablations.training.step import as_input, scored
+from ablations.training.step import prepare_images, score
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
 """Images at once; on a CPU, feature maps of 512 images take three times as long as those of 64, nearer its caches."""
@@ -66,9 +66,9 @@ def evaluate(
         for batch in images.batches(places):
             if stopping():
                 raise Stopped
-            yield as_input(data.normalise(batch), config)
+            yield prepare_images(data.normalise(batch), config)
 
-    scores = torch.cat([scored(network, each, config) for each in inputs()])
+    scores = torch.cat([score(network, each, config) for each in inputs()])
     labels, classes = images.labels, scores.shape[1]
     right = scores.argmax(1) == labels
     hits = labels[right].bincount(minlength=classes).tolist()
@@ -83,7 +83,7 @@ def evaluate(
         top5_accuracy=100 * int(among_five.sum()) / len(labels) if classes > 10 else None,
         calibration_error=calibration_error(scores, right),
         per_class_accuracy=tuple(per_class),
-        outcomes=packed(right.cpu().numpy()),
+        outcomes=pack_bits(right.cpu().numpy()),
         mistakes="".join(f"{each:0{digits}x}" for each in wrong),
     )
 

@@ -21,11 +21,11 @@ from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, St
 from ablations.training.evaluation import Evaluation, evaluate
 from ablations.training.events import Epoch, Observer, Progress
 from ablations.training.step import (
-    as_input,
-    averaged,
     learning_rate,
-    optimizer_for,
-    prepared,
+    make_average,
+    make_optimizer,
+    prepare,
+    prepare_images,
     training_step,
     update_average,
 )
@@ -60,20 +60,20 @@ class Outcome:
     """Whether a part was made on another device, or by other code or versions."""
 
 
-def stream(seed: int, purpose: str) -> int:
+def derive_seed(seed: int, purpose: str) -> int:
     """The seed of one purpose: changing the architecture moves no draw of another purpose."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7])
 
 
-def initialised(model: Config, seed: int, device: torch.device) -> nn.Module:
+def make_network(model: Config, seed: int, device: torch.device) -> nn.Module:
     """A network whose weights depend on its configuration and the seed alone, drawn on the CPU."""
-    _sow(stream(seed, "initialisation"))
+    _seed_generators(derive_seed(seed, "initialisation"))
     network = build(model)
-    _sow(stream(seed, "dropout"))
+    _seed_generators(derive_seed(seed, "dropout"))
     return network.to(device)
 
 
-def _sow(seed: int) -> None:
+def _seed_generators(seed: int) -> None:
     """Seeds every generator that a network may draw from."""
     torch.manual_seed(seed)
     random.seed(seed)
@@ -101,9 +101,9 @@ class _Course:
 
     def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The inputs of each batch of training images, `(N, C, H, W)`: normalised and varied."""
-        draw = stream(self.seed, f"augmentation {epoch}")
+        draw = derive_seed(self.seed, f"augmentation {epoch}")
         for images in augment(self.data, batches, draw, self.variation):
-            yield as_input(images, self.config)
+            yield prepare_images(images, self.config)
 
     def checkpoint(self, state: State) -> None:
         """Saves the state; the device has done its steps."""
@@ -147,10 +147,10 @@ def train(
         StorageError: a checkpoint could not be written.
 
     """
-    prepared(network, config)
-    order = torch.Generator().manual_seed(stream(seed, "order")).get_state()
+    prepare(network, config)
+    order = torch.Generator().manual_seed(derive_seed(seed, "order")).get_state()
     watch = watch or Stopwatch(cuda=data.train.labels.is_cuda)
-    state = State(network, averaged(network, config), optimizer_for(network, config), order, watch=watch)
+    state = State(network, make_average(network, config), make_optimizer(network, config), order, watch=watch)
     if store is not None:
         store.restore(state)
     if config.compile:
@@ -160,13 +160,13 @@ def train(
     per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
     with closing(AsyncCheckpointer(store)) as checkpointer:
         course = _Course(data, variation, config, seed, per_epoch, total, tested, observe, checkpointer, stopping)
-        outcome = _trained(state, course)
+        outcome = _train_epochs(state, course)
         watch.lap("rest")
     watch.lap("checkpoint")
     return outcome
 
 
-def _trained(state: State, course: _Course) -> Outcome:
+def _train_epochs(state: State, course: _Course) -> Outcome:
     """All epochs that are left, and the evaluations."""
     data, config, stopping = course.data, course.config, course.stopping
     final = state.network if state.average is None else state.average
@@ -187,10 +187,10 @@ def _trained(state: State, course: _Course) -> Outcome:
         for name, found in (("validation", validation), ("test", test)):
             if found and not math.isfinite(found.loss):
                 raise Diverged(f"the loss on the {name} images is {found.loss} after epoch {number + 1}")
-        state.end_epoch(_with(epoch, validation, test if config.test_curve else None), order.get_state())
+        state.end_epoch(_add_evaluations(epoch, validation, test if config.test_curve else None), order.get_state())
         course.observe(state.history[-1])
     history = tuple(state.history)
-    return Outcome(history, total, test, validation, weights_hash(final), final, state.resumes, state.mixed)
+    return Outcome(history, total, test, validation, hash_weights(final), final, state.resumes, state.mixed)
 
 
 def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Epoch:
@@ -219,7 +219,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         now, stopping = time.perf_counter(), course.stopping()
         if (stopping or now - kept > config.checkpoint_seconds) and state.steps < len(batches):
             state.seconds += now - begun
-            _check(state, course)
+            _check_finite(state, course)
             course.checkpoint(state)
             begun = kept = time.perf_counter()
             if stopping:
@@ -227,7 +227,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         if now - shown > 1:
             shown = now
             course.observe(Progress(number + state.steps / course.per_epoch, loss.item()))
-    line = _line(state, course, [len(batch) for batch in batches])
+    line = _summarise_epoch(state, course, [len(batch) for batch in batches])
     if left:  # else it is kept as it is
         state.seconds += time.perf_counter() - begun
         course.checkpoint(state)
@@ -240,7 +240,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
     return replace(line, seconds=state.seconds)
 
 
-def _check(state: State, course: _Course) -> None:
+def _check_finite(state: State, course: _Course) -> None:
     """Raises Diverged, naming the step: what has diverged is neither reported nor kept."""
     number = len(state.history)
     for what, gathered in (("loss", state.losses), ("gradient's norm", state.norms)):
@@ -252,9 +252,9 @@ def _check(state: State, course: _Course) -> None:
             raise Diverged(f"the {what} is {values[place].item()} at step {step}, in epoch {number + 1}")
 
 
-def _line(state: State, course: _Course, sizes: Sequence[int]) -> Epoch:
+def _summarise_epoch(state: State, course: _Course, sizes: Sequence[int]) -> Epoch:
     """The history's line of an epoch whose steps are done. Raises Diverged."""
-    _check(state, course)
+    _check_finite(state, course)
     number, each, steepness = len(state.history), torch.stack(state.losses), torch.stack(state.norms)
     weights = torch.tensor(sizes, dtype=each.dtype, device=each.device)
     mean = float((each * weights).sum() / weights.sum())
@@ -265,7 +265,7 @@ def _line(state: State, course: _Course, sizes: Sequence[int]) -> Epoch:
     return Epoch(number + 1, mean, accuracy, None, None, None, None, rate, steep, sum(sizes), 0.0)
 
 
-def _with(epoch: Epoch, validation: Evaluation | None, test: Evaluation | None) -> Epoch:
+def _add_evaluations(epoch: Epoch, validation: Evaluation | None, test: Evaluation | None) -> Epoch:
     """The line with what was evaluated at its end."""
     return replace(
         epoch,
@@ -276,7 +276,7 @@ def _with(epoch: Epoch, validation: Evaluation | None, test: Evaluation | None) 
     )
 
 
-def weights_hash(network: nn.Module) -> str:
+def hash_weights(network: nn.Module) -> str:
     """SHA-256 of all parameters and buffers, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ablations.config import TrainConfig
 
 
-def prepared(network: nn.Module, config: TrainConfig) -> nn.Module:
+def prepare(network: nn.Module, config: TrainConfig) -> nn.Module:
     """The same network in the precision and memory format of the training."""
     torch.use_deterministic_algorithms(config.deterministic and torch.cuda.is_available())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
@@ -25,13 +25,13 @@ def prepared(network: nn.Module, config: TrainConfig) -> nn.Module:
     return network
 
 
-def as_input(images: Tensor, config: TrainConfig) -> Tensor:
+def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:
     """Normalised images in the precision and memory format of the training."""
     images = images.double() if config.precision == "fp64" else images
     return images.contiguous(memory_format=torch.channels_last) if config.memory_format == "channels_last" else images
 
 
-def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW; in one kernel on CUDA."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.decay_norms_and_biases:
@@ -47,7 +47,7 @@ def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=fused)
 
 
-def averaged(network: nn.Module, config: TrainConfig) -> nn.Module | None:
+def make_average(network: nn.Module, config: TrainConfig) -> nn.Module | None:
     """A copy of the network for the exponential moving average of its weights and buffers, where there is one."""
     return copy.deepcopy(network) if config.ema else None
 
@@ -105,7 +105,7 @@ def training_step(
     `mark` is called at the end of each phase, by whoever times them.
     """
     optimizer.zero_grad(set_to_none=True)
-    scores = scored(network, images, config)
+    scores = score(network, images, config)
     loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
     mark("forward")
     loss.backward()
@@ -118,7 +118,7 @@ def training_step(
     return loss.detach(), scores.detach(), norm
 
 
-def scored(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
+def score(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
     """The network's scores in the precision of the training, `(N, C, H, W) -> (N, classes)`, at least fp32."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         scores: Tensor = network(images)

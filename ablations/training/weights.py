@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ablations.config import resolved
+from ablations.config import hashed_fields
 from ablations.data.dataset import Dataset
 from ablations.storage import files
 from densenet import Config, build, model_family
@@ -22,7 +22,7 @@ class NotWeights(ValueError):
 
 def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dict[str, Any]) -> None:
     """Writes a network's parameters and buffers, and all that is needed to use it on other images."""
-    described = json.dumps({"model": resolved(model), "data": data.described(), "job": job})
+    described = json.dumps({"model": hashed_fields(model), "data": data.described(), "job": job})
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     files.write(path, save(tensors, metadata={"described": described}))
 
@@ -34,7 +34,7 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
     A class outside this package is imported only with `own_code`: a file from elsewhere should not choose what runs.
     Raises NotWeights for any other file.
     """
-    config = described(path)["model"]
+    config = read_description(path)["model"]
     try:
         if ":" in str(config["family"]) and not own_code:
             raise ValueError(f"its network is {config['family']}, outside this package: own_code=True imports it")
@@ -49,7 +49,7 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
     return network.eval()
 
 
-def described(path: str | Path) -> dict[str, Any]:
+def read_description(path: str | Path) -> dict[str, Any]:
     """What stands beside the weights: `model`, `data` and `job`. Raises NotWeights."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from ablations.execution.display import Board, Work, clock, show
+from ablations.execution.display import Board, Work, format_clock, show
 from ablations.execution.engine import Broken, Finished, Kept, Lost, Restarted, Started, Stopped, Task, Told, Waiting
 from ablations.training.events import Epoch, Progress
 
@@ -65,7 +65,7 @@ def test_the_board_tells_what_is_running_and_how_long_it_will_take():
 
 
 def test_clock():
-    assert [clock(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
+    assert [format_clock(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
 
 
 def test_an_epoch_s_validation_accuracy_is_shown_with_its_loss():

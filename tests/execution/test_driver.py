@@ -99,10 +99,10 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(tiny, tmp_path):
 
 
 def test_a_worker_per_core_and_no_gpu_that_is_not_there():
-    assert driver.devices("cpu", 3) == ["cpu"] * 3
-    assert len(driver.devices("cpu", 0)) >= 1
+    assert driver.list_devices("cpu", 3) == ["cpu"] * 3
+    assert len(driver.list_devices("cpu", 0)) >= 1
     with pytest.raises(ValueError, match="this machine has"):
-        driver.devices("cuda", 1000)
+        driver.list_devices("cuda", 1000)
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
         who = rf"process {process.pid} on \S+ since \S+ \S+"
         assert second.returncode == 2
         assert re.search(rf"^{folder} is being worked on by {who}$", second.stderr, re.MULTILINE)
-        assert re.fullmatch(who, locks.holder(folder))
+        assert re.fullmatch(who, locks.find_holder(folder))
         before = amid_epochs(folder)
         asked = time.monotonic()
         process.terminate()
@@ -432,7 +432,7 @@ def test_two_drivers_that_meet_lose_nothing(tmp_path):
 def test_the_lock_of_the_dead_holds_nothing(tmp_path, tiny):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").write_text(json.dumps({"process": 1, "host": "elsewhere", "since": "1999"}))
-    with locks.folder(tmp_path / "out"):
+    with locks.lock_folder(tmp_path / "out"):
         descriptor = os.open(tmp_path / "out" / ".lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,9 +12,9 @@ from conftest import MACHINE, TINY, context, write_grid
 from typer.testing import CliRunner
 
 from ablations.cli import app
-from ablations.environment import code
+from ablations.environment import describe_code
 from ablations.execution import job
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.storage import records
@@ -23,7 +23,7 @@ from ablations.training.stopwatch import PARTS
 
 
 def test_a_run_s_record_is_complete(tiny, tmp_path):
-    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     code = {"commit": "c", "fingerprint": "f"}
     assert job.execute(run, tmp_path, code, context(started=time.monotonic() - 7)) == "done"
     record = records.load(tmp_path)[0][run.id]
@@ -46,7 +46,7 @@ def test_a_run_s_record_is_complete(tiny, tmp_path):
 
 
 def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
-    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     found = []
     for place in (tmp_path / "a", tmp_path / "b"):
         job.execute(run, place, {}, context())
@@ -69,7 +69,7 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
         raise error
 
     monkeypatch.setattr(job, "train", broken)
-    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     assert job.execute(run, tmp_path, {}, context()) == status
     (attempt,) = records.load_attempts(tmp_path)[run.id]
     assert attempt["status"] == status
@@ -79,7 +79,7 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
 
 
 def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):
-    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     run.fields["data"]["checksum"] = "0" * 64
     assert job.execute(run, tmp_path, {}, context()) == "failed"
     assert (
@@ -93,7 +93,7 @@ def test_a_killed_reader_of_files_is_the_death_of_the_process_and_no_failure(wor
         raise RuntimeError(f"DataLoader worker {words}")
 
     monkeypatch.setattr(job, "train", broken)
-    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     with pytest.raises(SystemExit, match="DataLoader worker"):
         job.execute(run, tmp_path, {}, context())
     assert records.load_attempts(tmp_path) == {}
@@ -101,7 +101,7 @@ def test_a_killed_reader_of_files_is_the_death_of_the_process_and_no_failure(wor
 
 @pytest.mark.parametrize(("fingerprint", "exact"), [("f", True), ("g", False)])
 def test_the_same_sources_under_another_commit_go_on_exactly(fingerprint, exact, tiny, tmp_path):
-    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     first = {"commit": "a", "fingerprint": "f"}
     assert job.execute(run, tmp_path, first, context(lambda: True)) == "stopped"
     assert job.execute(run, tmp_path, {"commit": "b", "fingerprint": fingerprint}, context()) == "done"
@@ -121,7 +121,7 @@ def planned(tiny, tmp_path):
     """A results folder that holds a plan and nothing else, and the jobs of the plan."""
     machine = job.job_machine("cpu")
     make_manifest(tiny, machine, tmp_path / "r").write(tmp_path / "r")
-    return tmp_path / "r", {each.name: each for each in jobs(tiny, machine)}
+    return tmp_path / "r", {each.name: each for each in list_jobs(tiny, machine)}
 
 
 def test_jobs_are_run_from_disk_in_bare_processes(tmp_path, planned):
@@ -131,7 +131,7 @@ def test_jobs_are_run_from_disk_in_bare_processes(tmp_path, planned):
         found = start(folder, todo[name].id)
         assert (found.returncode, found.stderr) == (0, "")
         assert found.stdout.endswith(f"{name}: done\n")
-        job.execute(todo[name], tmp_path / "here", code(), context())
+        job.execute(todo[name], tmp_path / "here", describe_code(), context())
     there, here = (records.load(place)[0] for place in (folder, tmp_path / "here"))
     assert {key: each["deterministic"] for key, each in there.items()} == {
         key: each["deterministic"] for key, each in here.items()
@@ -147,7 +147,7 @@ def test_what_is_wrong_with_a_job_is_told_without_a_traceback(tiny, tmp_path, pl
     (folder / "records").mkdir()
     (folder / "records" / f"{todo['base'].id}.json").write_text("{}")
     make_manifest(tiny, MACHINE, tmp_path / "other").write(tmp_path / "other")
-    cost = next(each for each in jobs(tiny, MACHINE) if each.kind == "cost")
+    cost = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "cost")
     for arguments, said in (
         ((tmp_path / "nowhere", "0"), "holds no results"),
         ((folder, "0123"), "it is none of its 8; `ablate run` plans the grid anew"),
@@ -164,7 +164,7 @@ def test_a_job_that_is_asked_to_stop_keeps_its_state(tmp_path):
     text = TINY.replace("train.epochs = 1", "train.epochs = 300").replace("seeds = [0, 1, 2]", "seeds = [0]")
     grid = read(write_grid(tmp_path, text))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    run = next(each for each in jobs(grid, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(grid, MACHINE) if each.kind == "run")
     with subprocess.Popen([*COMMAND, str(tmp_path / "r"), run.id], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("base, seed 0: epoch 1.0, loss")
         process.terminate()
@@ -177,6 +177,6 @@ def test_a_job_that_fails_notes_why(tmp_path):
     text = TINY.replace("train.epochs = 1", "train.epochs = 1\ntrain.learning_rate = 1e30")
     grid = read(write_grid(tmp_path, text))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    run = next(each for each in jobs(grid, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(grid, MACHINE) if each.kind == "run")
     assert start(tmp_path / "r", run.id).returncode == 1
     assert records.load_attempts(tmp_path / "r")[run.id][0]["status"] == "diverged"

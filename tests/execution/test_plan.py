@@ -9,7 +9,7 @@ from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 from rich.console import Console
 
 from ablations.execution import plan as plans
-from ablations.grid.model import jobs, trials_of
+from ablations.grid.model import list_jobs, list_trials
 from ablations.grid.reader import read
 from ablations.storage import files, records
 
@@ -53,7 +53,7 @@ def test_time_comes_from_costs_on_record(tmp_path, tiny, planned):
 
 
 def test_without_costs_the_base_is_timed_and_scaled_by_macs(tiny, planned, monkeypatch):
-    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.01, 0.001))
+    monkeypatch.setattr(plans, "_calibrate", lambda config, device: (0.01, 0.001))
     found = planned(tiny)
     base, wide = found["variants"]
     ratio = wide["macs"] / base["macs"]
@@ -64,7 +64,7 @@ def test_without_costs_the_base_is_timed_and_scaled_by_macs(tiny, planned, monke
 
 
 def test_evaluations_take_time_too(tmp_path, planned, monkeypatch):
-    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.0, 1.0))
+    monkeypatch.setattr(plans, "_calibrate", lambda config, device: (0.0, 1.0))
     text = TINY.replace("train.epochs = 1", "train.epochs = 5\ntrain.evaluation_interval = 2\ndata.validation = 50")
     found = planned(read(write_grid(tmp_path, text.replace("[4, 8]", "[4]").replace("[0, 1, 2]", "[0]"))))
     assert found["seconds"] == pytest.approx(3 * 50 + 360 + plans.COST_SECONDS + plans.COST_STEPS * 64)
@@ -75,7 +75,7 @@ def test_variants_that_differ_in_training_alone_share_a_cost(tmp_path, planned):
     grid = read(write_grid(tmp_path, text))
     assert (planned(grid)["costs"], planned(grid)["missing_costs"]) == (1, 1)
     files.write(tmp_path / "r" / "jobs.json", b"{}")
-    for job in jobs(grid, MACHINE):
+    for job in list_jobs(grid, MACHINE):
         if job.kind == "cost":
             records.publish(tmp_path / "r", record_of(job, 0.0, 1.0))
     found = planned(grid, tmp_path / "r")
@@ -84,7 +84,7 @@ def test_variants_that_differ_in_training_alone_share_a_cost(tmp_path, planned):
 
 
 def test_what_has_failed_is_not_missing_since_it_is_not_run_again(tiny, tmp_path, planned):
-    run = next(job for job in jobs(tiny, MACHINE) if job.kind == "run")
+    run = next(job for job in list_jobs(tiny, MACHINE) if job.kind == "run")
     records.note_attempt(tmp_path / "r", {"id": run.id, "name": run.name, "status": "timeout", "reason": ""})
     assert planned(tiny, tmp_path / "r", counts_only=True)["missing_runs"] == 5
 
@@ -109,12 +109,12 @@ def test_the_calibration_is_in_seconds_per_image(tiny):
     import torch
 
     config = tiny.cost(tiny.base)
-    train, infer = plans._calibrated(config, torch.device("cpu"))
+    train, infer = plans._calibrate(config, torch.device("cpu"))
     assert 0 < infer < train < 1
 
 
 def test_both_phases_are_counted_and_timed(tmp_path, planned, monkeypatch):
-    monkeypatch.setattr(plans, "_calibrated", lambda config, device: (0.01, 0.001))
+    monkeypatch.setattr(plans, "_calibrate", lambda config, device: (0.01, 0.001))
     text = TINY.replace("[0, 1, 2]", "[0]").replace("model.growth_rate = [4, 8]", "model.growth_rate = [4]")
     text += "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9, 10]\nvalidation = 40\ntrain.epochs = 3\n"
     grid = read(write_grid(tmp_path, text))
@@ -125,7 +125,7 @@ def test_both_phases_are_counted_and_timed(tmp_path, planned, monkeypatch):
     costs = plans.COST_SECONDS + plans.COST_STEPS * 64 * (0.01 + 0.001)
     assert found["seconds"] == pytest.approx(trials + runs + costs)
     folder = tmp_path / "r"
-    for each in trials_of(grid, *grid.tuned):
+    for each in list_trials(grid, *grid.tuned):
         record = record_of(each, 0.0, 1.0)
         record["deterministic"] = {"validation_accuracy": 100 * each.config.variant.train.learning_rate}
         records.publish(folder, record)

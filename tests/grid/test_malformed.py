@@ -24,7 +24,7 @@ from ablations.data import dataset
 from ablations.data.images import DataError
 from ablations.data.registry import DATASETS
 from ablations.grid import matching, reader, variants
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
@@ -153,7 +153,7 @@ def check(grid):
             given = {key: value for key, value in config.model_dump().items() if key in config.model_fields_set}
             given |= config.model_extra or {}
             assert type(config).model_validate(given) == config
-    todo = jobs(grid, MACHINE)
+    todo = list_jobs(grid, MACHINE)
     assert len({job.id for job in todo}) == len(todo) <= reader.MAX_JOBS
     assert make_manifest(grid, MACHINE, Path("results")).title == grid.title
     grid.text.encode()

@@ -9,7 +9,7 @@ from conftest import MACHINE, TINY, write_grid, write_images
 
 from ablations.cli import SHIPPED
 from ablations.data.dataset import load
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import job_of, make_manifest
 from ablations.grid.reader import read
 from ablations.storage.manifest import Manifest
@@ -22,7 +22,7 @@ def test_every_job_of_the_shipped_grids_comes_back_from_its_plan(grid, tmp_path)
     found = read(SHIPPED / f"{grid}.toml", NOISE if grid.startswith("cifar10") else ())
     make_manifest(found, MACHINE, tmp_path).write(tmp_path)
     plan = Manifest.read(tmp_path)
-    for job in jobs(found, MACHINE):
+    for job in list_jobs(found, MACHINE):
         assert job_of(plan, tmp_path, job.id) == job
 
 
@@ -36,7 +36,7 @@ def test_data_is_found_again_when_it_moves_with_the_results(tmp_path, monkeypatc
     shutil.move(tmp_path / "here", tmp_path / "there")
     monkeypatch.chdir("/")
     folder = tmp_path / "there" / "results"
-    job = job_of(Manifest.read(folder), folder, jobs(found, MACHINE)[-1].id)
+    job = job_of(Manifest.read(folder), folder, list_jobs(found, MACHINE)[-1].id)
     assert load(job.config.variant.data).checksum == job.fields["data"]["checksum"]
     assert job.config.variant.train.keep_weights
     assert str(tmp_path) not in (folder / "jobs.json").read_text()

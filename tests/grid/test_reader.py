@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ablations.cli import SHIPPED, app
 from ablations.config import DataConfig
 from ablations.grid.matching import find_nearest
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.problems import Findings, GridError
 from ablations.grid.reader import build, read
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig, count_macs, count_params
@@ -200,7 +200,7 @@ def test_more_jobs_than_a_slip_are_refused_before_they_are_made(tmp_path):
 def test_the_cap_on_jobs_is_exact_for_a_plain_grid(tmp_path):
     text = TINY + "[[study.s.variant]]\nname = 'base'\n[[study.s.variant]]\nname = 'nine'\nmodel.growth_rate = 9\n"
     path = write_grid(tmp_path, text)
-    assert len(jobs(read(path, max_jobs=12), MACHINE)) == 12
+    assert len(list_jobs(read(path, max_jobs=12), MACHINE)) == 12
     with pytest.raises(GridError, match="up to 12 jobs; at most 11 are taken, --max-jobs N lifts that"):
         read(path, max_jobs=11)
     assert len(read(path, seeds=range(5000), max_jobs=15_003).seeds) == 5000
@@ -213,7 +213,7 @@ def test_the_cap_counts_trials_of_the_studies_that_are_tuned(tmp_path):
     path = write_grid(tmp_path, TINY.replace("[4, 8]", "[4, 8]\ntune = false") + tune)
     with pytest.raises(GridError, match="up to 10 jobs; at most 9"):
         read(path, max_jobs=9)  # six runs, two costs, and the base's two trials
-    assert len(jobs(read(path, max_jobs=10), MACHINE)) == 8
+    assert len(list_jobs(read(path, max_jobs=10), MACHINE)) == 8
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])

@@ -20,8 +20,8 @@ from ablations.cli import _finish, app
 from ablations.config import DataConfig, TrainConfig, Tuning, Variant
 from ablations.data.dataset import load as load_data
 from ablations.execution import driver, job
-from ablations.grid.model import jobs, trials_of
-from ablations.grid.planning import awaited, make_manifest
+from ablations.grid.model import list_jobs, list_trials
+from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.reader import read
 from ablations.grid.tuning import _distance, choose
 from ablations.report import citations
@@ -59,7 +59,7 @@ def tuned(tmp_path):
 def publish_trials(folder, grid, accuracies, skip=()):
     """Made-up trials: their validation accuracy by variant and candidate."""
     for variant_id in grid.tuned:
-        for each in trials_of(grid, variant_id):
+        for each in list_trials(grid, variant_id):
             name = each.name.rpartition(", seed ")[0]
             if name not in skip:
                 record = record_of(each, 0.0, 1.0)
@@ -79,7 +79,7 @@ def chosen(folder, grid):
 
 
 def fields_of(choices, grid):
-    names = {variant_id: trials_of(grid, variant_id)[0].name.partition(",")[0] for variant_id in choices}
+    names = {variant_id: list_trials(grid, variant_id)[0].name.partition(",")[0] for variant_id in choices}
     return {names[variant_id]: choice.fields for variant_id, choice in choices.items()}
 
 
@@ -89,7 +89,7 @@ def fields_of(choices, grid):
 def test_every_level_has_the_same_budget_and_seeds_of_its_own(tuned):
     budgets, models = {}, {}
     for variant_id in tuned.tuned:
-        found = trials_of(tuned, variant_id)
+        found = list_trials(tuned, variant_id)
         budgets[variant_id] = [(each.fields["train"], each.fields["data"], each.fields["seed"]) for each in found]
         models[variant_id] = {json.dumps(each.fields["model"]) for each in found}
     first, second = budgets.values()
@@ -113,7 +113,7 @@ def test_levels_that_follow_the_base_are_not_tuned(tuned):
 
 def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
     """Whatever the test images are, a trial is the same, and nothing but validation images is ever evaluated."""
-    trial, seen = trials_of(tuned, next(iter(tuned.tuned)))[0], []
+    trial, seen = list_trials(tuned, next(iter(tuned.tuned)))[0], []
 
     def spy(network, data, images, *more):
         seen.append((len(images), len(data.test)))
@@ -138,7 +138,7 @@ def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
 
 
 def test_a_trial_trains_as_a_run_of_the_same_fields_does(tuned, tmp_path):
-    trial = trials_of(tuned, next(iter(tuned.tuned)))[0]
+    trial = list_trials(tuned, next(iter(tuned.tuned)))[0]
     run = replace(trial, kind="run", id="0" * 16)
     for each in (trial, run):
         job.execute(each, tmp_path, {}, context())
@@ -149,11 +149,13 @@ def test_a_trial_trains_as_a_run_of_the_same_fields_does(tuned, tmp_path):
 
 def test_the_reported_run_is_that_of_a_grid_that_states_the_value(tuned, tmp_path):
     publish_trials(tmp_path / "r", tuned, ACCURACIES)
-    settled = jobs(tuned, MACHINE, chosen(tmp_path / "r", tuned))
+    settled = list_jobs(tuned, MACHINE, chosen(tmp_path / "r", tuned))
     stated = TINY.replace("[0, 1, 2]", "[0, 1]").replace("train_limit = 100", "train_limit = 200")
     for value, name in ((0.1, "base"), (0.3, "growth_rate 8")):
         text = stated.replace("train.epochs = 1", f"train.epochs = 1\ntrain.learning_rate = {value}")
-        there = {each.name: each.id for each in jobs(read(write_grid(tmp_path, text)), MACHINE) if each.kind == "run"}
+        there = {
+            each.name: each.id for each in list_jobs(read(write_grid(tmp_path, text)), MACHINE) if each.kind == "run"
+        }
         here = {each.name: each.id for each in settled if each.kind == "run"}
         for run in (f"{name}, seed 0", f"{name}, seed 1"):
             assert here[run] == there[run]
@@ -191,7 +193,7 @@ def test_a_product_of_fields_with_two_seeds(tmp_path):
     )
     grid = read(write_grid(tmp_path, text))
     (base, *_) = grid.tuned
-    found = trials_of(grid, base)
+    found = list_trials(grid, base)
     assert len(found) == 3 * 2 * 2
     for number, each in enumerate(found):
         record = record_of(each, 0.0, 1.0)
@@ -210,13 +212,13 @@ def test_what_diverged_is_no_candidate_and_what_failed_leaves_no_choice(tuned, t
     base, wide = tuned.tuned
     publish_trials(tmp_path, tuned, ACCURACIES,
                    skip=("base, learning_rate 0.1", "growth_rate 8, learning_rate 0.3"))  # fmt: skip
-    note(tmp_path, trials_of(tuned, base)[1], "diverged")
-    note(tmp_path, trials_of(tuned, wide)[2], "oom")
+    note(tmp_path, list_trials(tuned, base)[1], "diverged")
+    note(tmp_path, list_trials(tuned, wide)[2], "oom")
     choices = chosen(tmp_path, tuned)
     assert choices[base].fields == {"learning_rate": 0.3}
     assert (choices[wide].status, choices[wide].fields) == ("failed", {})
     assert choices[wide].reason == "its tuning failed (growth_rate 8, learning_rate 0.3, seed 100: oom, because)"
-    for each in trials_of(tuned, base):
+    for each in list_trials(tuned, base):
         note(tmp_path / "all", each, "diverged")
     assert chosen(tmp_path / "all", tuned)[base].reason == "its tuning failed (every candidate diverged)"
     assert chosen(tmp_path / "all", tuned)[wide].status == "missing"
@@ -226,20 +228,20 @@ def test_before_all_trials_are_there_nothing_is_chosen(tuned, tmp_path):
     publish_trials(tmp_path, tuned, ACCURACIES, skip=("base, learning_rate 0.03",))
     choices = chosen(tmp_path, tuned)
     assert sorted(choice.status for choice in choices.values()) == ["chosen", "missing"]
-    kinds = [each.kind for each in jobs(tuned, MACHINE, choices)]
+    kinds = [each.kind for each in list_jobs(tuned, MACHINE, choices)]
     assert (kinds.count("cost"), kinds.count("tuning"), kinds.count("run")) == (3, 6, 2)
-    assert len(awaited(tuned.settle(choices))) == 3, "the base with two seeds, and what follows it with one"
+    assert len(list_awaited(tuned.settle(choices))) == 3, "the base with two seeds, and what follows it with one"
 
 
 def test_a_cost_that_depends_on_the_choice_waits_for_it(tmp_path):
     grid = read(write_grid(tmp_path, TUNED.replace("train.batch_size = 16", "train.batch_size = [16, 64]")))
-    assert not [each for each in jobs(grid, MACHINE) if each.kind == "cost"]
+    assert not [each for each in list_jobs(grid, MACHINE) if each.kind == "cost"]
     (base, *_) = grid.tuned
-    for each in trials_of(grid, base):
+    for each in list_trials(grid, base):
         record = record_of(each, 0.0, 1.0)
         record["deterministic"] = {"validation_accuracy": 50.0 + each.config.variant.train.batch_size}
         records.publish(tmp_path, record)
-    (cost,) = (each for each in jobs(grid, MACHINE, chosen(tmp_path, grid)) if each.kind == "cost")
+    (cost,) = (each for each in list_jobs(grid, MACHINE, chosen(tmp_path, grid)) if each.kind == "cost")
     assert cost.config.batch_size == 64
 
 
@@ -249,7 +251,7 @@ def test_a_schedule_in_steps_takes_the_place_of_epochs():
     trial = tuning.trial(variant, {"learning_rate": 0.3})
     assert (trial.train.steps, trial.train.total_steps(640)) == (10, 10)
     assert (trial.train.keep_weights, trial.data.validation) == (False, 50.0)
-    assert variant.settled({"learning_rate": 0.3}).train == TrainConfig(epochs=3, keep_weights=True, learning_rate=0.3)
+    assert variant.settle({"learning_rate": 0.3}).train == TrainConfig(epochs=3, keep_weights=True, learning_rate=0.3)
 
 
 # The grid file
@@ -313,7 +315,7 @@ def test_a_study_may_be_tuned_in_its_own_way_or_not_at_all(tmp_path):
     axes = {study.name: {level.variant.tuning and level.variant.tuning.axes[0][0] for level in study.levels}
             for study in grid.studies}  # fmt: skip
     assert axes == {"growth_rate": {"learning_rate"}, "own": {"momentum"}, "plain": {None}}
-    assert [each.name for each in jobs(grid, MACHINE) if each.kind == "run"] == [
+    assert [each.name for each in list_jobs(grid, MACHINE) if each.kind == "run"] == [
         f"plain {size}, seed {seed}" for seed in (0, 1) for size in (4, 2)
     ], "the base that is not tuned is another variant than the one that is"
 
@@ -337,7 +339,7 @@ def test_trials_count_among_the_jobs_that_a_grid_may_have(tmp_path):
 
 def test_a_study_has_its_own_seeds_and_a_variant_those_of_all_its_studies(tmp_path):
     grid = read(write_grid(tmp_path, TINY + "[study.one]\nseeds = [5]\nmodel.bn_size = [2, 4]\n"))
-    names = [each.name for each in jobs(grid, MACHINE) if each.kind == "run"]
+    names = [each.name for each in list_jobs(grid, MACHINE) if each.kind == "run"]
     assert names == [
         "base, seed 0", "growth_rate 8, seed 0", "base, seed 1", "growth_rate 8, seed 1", "base, seed 2",
         "growth_rate 8, seed 2", "base, seed 5", "one 2, seed 5",
@@ -353,7 +355,7 @@ def test_seeds_of_the_command_line_choose_among_a_study_s_own(asked, own, tmp_pa
 def test_captions_say_how_many_seeds_a_level_has(tmp_path):
     grid = read(write_grid(tmp_path, TINY + "[study.one]\nseeds = [0]\nmodel.bn_size = [2, 4]\n"))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    for each in jobs(grid, MACHINE):
+    for each in list_jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(each, 90.0, 1.0))
     frames = load(tmp_path / "r")
     assert "360 test images; 3 seeds." in make_study_table(study_of(frames)).caption
@@ -365,7 +367,7 @@ def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
     """The base of 90, 91 and 92 % is 90 % in a study of seed 0: the change is the difference of what stands there."""
     grid = read(write_grid(tmp_path, TINY + "[study.one]\nseeds = [0]\nmodel.bn_size = [2, 4]\n"))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    for each in jobs(grid, MACHINE):
+    for each in list_jobs(grid, MACHINE):
         if each.kind == "run":
             records.publish(tmp_path / "r", record_of(each, 90.0 + each.config.seed + 5 * ("one" in each.name), 1.0))
     frames = load(tmp_path / "r")
@@ -389,13 +391,13 @@ def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
     text = TUNED.replace("[0.03, 0.1, 0.3]", "[0.03, 0.1]") + OWN.replace("0.1, 0.9", "0.2, 0.9")
     grid, folder = read(write_grid(tmp_path, text)), tmp_path / "r"
     for variant_id in grid.tuned:
-        for each in trials_of(grid, variant_id):
+        for each in list_trials(grid, variant_id):
             record, rate = record_of(each, 0.0, 1.0), each.config.variant.train.learning_rate
             record["deterministic"] = {"validation_accuracy": {0.1: 80.0, 0.2: 90.0}.get(rate, 10.0)}
             records.publish(folder, record)
     choices = chosen(folder, grid)
     make_manifest(grid, MACHINE, folder, choices).write(folder)
-    for each in jobs(grid, MACHINE, choices):
+    for each in list_jobs(grid, MACHINE, choices):
         if each.kind == "run":
             records.publish(folder, record_of(each, 90.0 + 3 * (each.config.variant.train.learning_rate == 0.2), 1.0))
     frames = load(folder)
@@ -462,7 +464,7 @@ def shown(tuned, tmp_path):
     choices = chosen(folder, tuned)
     make_manifest(tuned, MACHINE, folder, choices).write(folder)
     files.write(folder / "grid.toml", tuned.text.encode())
-    for each in jobs(tuned, MACHINE, choices):
+    for each in list_jobs(tuned, MACHINE, choices):
         if each.kind != "tuning":
             records.publish(folder, record_of(each, 90.0 + each.fields.get("seed", 0), 1.0))
     return load(folder)
@@ -544,7 +546,7 @@ def test_a_variant_whose_tuning_failed_is_a_row_that_says_so(tuned, tmp_path, ca
     folder = tmp_path / "r"
     publish_trials(folder, tuned, ACCURACIES, skip=("growth_rate 8, learning_rate 0.3",))
     (_, wide) = tuned.tuned
-    note(folder, trials_of(tuned, wide)[2], "oom")
+    note(folder, list_trials(tuned, wide)[2], "oom")
     choices = chosen(folder, tuned)
     make_manifest(tuned, MACHINE, folder, choices).write(folder)
     frames = load(folder)
@@ -563,7 +565,7 @@ def test_a_diverged_candidate_is_drawn_and_is_no_failure(tuned, tmp_path):
     folder = tmp_path / "r"
     publish_trials(folder, tuned, ACCURACIES, skip=("growth_rate 8, learning_rate 0.3",))
     (_, wide) = tuned.tuned
-    note(folder, trials_of(tuned, wide)[2], "diverged")
+    note(folder, list_trials(tuned, wide)[2], "diverged")
     make_manifest(tuned, MACHINE, folder, chosen(folder, tuned)).write(folder)
     frames = load(folder)
     assert find_causes(frames) == []
@@ -611,7 +613,7 @@ def test_one_run_tunes_and_trains_and_a_grid_may_grow(tmp_path):
 def test_a_failed_trial_is_tried_again_when_asked_to(tmp_path, monkeypatch):
     grid, folder = read(write_grid(tmp_path, ALIKE)), tmp_path / "r"
     (_, other) = grid.tuned
-    note(folder, trials_of(grid, other)[0], "timeout")
+    note(folder, list_trials(grid, other)[0], "timeout")
     first = work(grid, folder)
     assert (first.total, first.executed, first.stopped) == (1 + 6 + 2, 1 + 5 + 1, False)
     assert sorted(load(folder).runs.status) == ["done", "untuned"]
@@ -638,7 +640,7 @@ def values(folder):
 def strike(path, folder, kind, number):
     """Starts a driver, and ends it by a signal as soon as a training of this kind has kept a state; its exit code."""
     grid, begun = read(path), time.time()
-    trials = {each.id for variant_id in grid.tuned for each in trials_of(grid, variant_id)}
+    trials = {each.id for variant_id in grid.tuned for each in list_trials(grid, variant_id)}
     command = [sys.executable, "-m", "ablations", "run", str(path), "--device", "cpu", "--workers", "2", "--out"]
     with subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         while not [each for each in folder.glob("checkpoints/*.latest")

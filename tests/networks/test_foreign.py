@@ -19,8 +19,8 @@ from densenet import (
     build,
     count_macs,
     count_params,
+    describe_source,
     model_family,
-    source_of,
 )  # fmt: skip
 
 
@@ -130,10 +130,12 @@ def test_frozen_parameters_are_not_trainable_ones():
 
 
 def test_a_record_tells_which_source_a_network_came_from():
-    assert source_of(DenseNetConfig()) == {}
-    assert source_of(TorchvisionConfig(name="resnet18")) == {"torchvision": torchvision.__version__.partition("+")[0]}
+    assert describe_source(DenseNetConfig()) == {}
+    assert describe_source(TorchvisionConfig(name="resnet18")) == {
+        "torchvision": torchvision.__version__.partition("+")[0]
+    }
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    assert source_of(OwnConfig(family=OWN)) == {"network_source": digest}
+    assert describe_source(OwnConfig(family=OWN)) == {"network_source": digest}
 
 
 def test_macs_of_attention_are_those_of_its_linear_layers():

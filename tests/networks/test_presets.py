@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision import models
 
-from densenet import PRESETS, DenseNetConfig, published
+from densenet import PRESETS, DenseNetConfig, find_published
 from densenet.counting import count_macs, count_params
 from densenet.presets import PUBLISHED
 from densenet.registry import build
@@ -91,10 +91,10 @@ def test_what_is_shown_as_published_is_what_the_tests_know():
 
 
 def test_a_published_size_belongs_to_exactly_that_network_and_image():
-    assert published(DenseNetConfig(), (32, 32)) == PUBLISHED["densenet-bc-100-12"]
-    assert published(DenseNetConfig(init_features=24), (32, 32)) == PUBLISHED["densenet-bc-100-12"]
-    assert published(DenseNetConfig(), (28, 28)) is None
-    assert published(DenseNetConfig(in_channels=1), (32, 32)) is None
+    assert find_published(DenseNetConfig(), (32, 32)) == PUBLISHED["densenet-bc-100-12"]
+    assert find_published(DenseNetConfig(init_features=24), (32, 32)) == PUBLISHED["densenet-bc-100-12"]
+    assert find_published(DenseNetConfig(), (28, 28)) is None
+    assert find_published(DenseNetConfig(in_channels=1), (32, 32)) is None
 
 
 def test_an_unknown_preset_names_the_nearest():

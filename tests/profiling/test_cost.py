@@ -204,7 +204,7 @@ def test_what_is_held_is_counted_to_the_byte():
     subject.train()
     params = counts.count(SMALL)["params"]
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in subject.network.buffers())
-    held = subject.held()
+    held = subject.measure_held()
     steps = 4 * len(list(subject.network.parameters()))
     assert held == Held(
         weights_bytes=4 * params + buffers,

@@ -8,7 +8,7 @@ import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, study_of, write_grid
 
 import ablations
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import answers
@@ -161,7 +161,7 @@ def product(folder, gain):
     """A product study of growth rate and epochs; `gain(wide, long, seed)` is what a run is above 90."""
     grid = read(write_grid(folder, TINY + "[study.both]\nmodel.growth_rate = [4, 8]\ntrain.epochs = [1, 2]\n"))
     make_manifest(grid, MACHINE, folder / "r").write(folder / "r")
-    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+    for job in (job for job in list_jobs(grid, MACHINE) if job.kind == "run"):
         wide, longer = job.fields["model"]["growth_rate"] == 8, job.fields["train"].get("epochs") == 2
         records.publish(folder / "r", record_of(job, 90 + gain(wide, longer, job.config.seed), 1.0))
     return ablations.load(folder / "r")

@@ -10,7 +10,7 @@ import pytest
 from conftest import ACCURACY, MACHINE, TINY, fabricate, record_of, study_of, write_grid
 from matplotlib.text import Text
 
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import statistics
@@ -37,7 +37,7 @@ def product(tmp_path):
     folder = tmp_path / "product"
     grid = read(write_grid(tmp_path, PRODUCT))
     make_manifest(grid, MACHINE, folder).write(folder)
-    for job in jobs(grid, MACHINE):
+    for job in list_jobs(grid, MACHINE):
         name = job.name.removeprefix("growth_rate ")
         status = "oom" if name.startswith("8, 1.0, layer") else "diverged" if name == "4, 1.0, none, seed 1" else None
         if status:

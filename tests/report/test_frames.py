@@ -13,7 +13,7 @@ from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
 import ablations
 import ablations.report.frames
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report.frames import load, unpack_outcomes
@@ -40,9 +40,9 @@ def test_frames_join_by_variant(results):
 
 def test_missing_failed_and_damaged_are_three_things(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("base, seed 0", "base, seed 1"))
-    run = next(job for job in jobs(tiny, MACHINE) if job.name == "base, seed 1")
+    run = next(job for job in list_jobs(tiny, MACHINE) if job.name == "base, seed 1")
     records.note_attempt(tmp_path / "r", {"id": run.id, "name": run.name, "status": "oom", "reason": "MemoryError: "})
-    broken = next(job for job in jobs(tiny, MACHINE) if job.name == "base, seed 2")
+    broken = next(job for job in list_jobs(tiny, MACHINE) if job.name == "base, seed 2")
     path = tmp_path / "r" / "records" / f"{broken.id}.json"
     path.write_bytes(path.read_bytes().replace(b"92.0", b"99.0"))
     frames = ablations.load(tmp_path / "r")
@@ -84,12 +84,12 @@ def test_outcomes_are_a_row_per_run_and_a_column_per_image(tmp_path, tiny):
     folder = tmp_path / "r"
     fabricate(folder, tiny, skip=("base, seed 0", "growth_rate 8, seed 2"))
     right = np.arange(360) % 3 == 0
-    for job in jobs(tiny, MACHINE):
+    for job in list_jobs(tiny, MACHINE):
         if job.name in ("base, seed 0", "growth_rate 8, seed 2"):
             record = record_of(job, 100 / 3, 1.0)
             told = right if job.name == "base, seed 0" else ~right
             record["deterministic"] |= {
-                "test_outcomes": records.packed(told),
+                "test_outcomes": records.pack_bits(told),
                 "test_mistakes": "7" * int((~told).sum()),
             }
             records.publish(folder, record)
@@ -106,7 +106,7 @@ def test_images_of_two_data_sets_are_not_one_table(tmp_path):
     grid = read(write_grid(tmp_path, TINY + "[study.data]\ndata.validation = [0.0, 0.1]\n"))
     folder = tmp_path / "r"
     make_manifest(grid, MACHINE, folder).write(folder)
-    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+    for job in (job for job in list_jobs(grid, MACHINE) if job.kind == "run"):
         record = record_of(job, 90.0, 1.0)
         record["deterministic"] |= {"test_outcomes": "ff" * 45, "validation_outcomes": "ff", "validation_mistakes": "0"}
         records.publish(folder, record)

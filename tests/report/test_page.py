@@ -10,7 +10,7 @@ import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, study_of, write_grid
 
 import ablations
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.report import page as report
 from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead
@@ -23,7 +23,7 @@ from ablations.storage import files, records
 def failing(folder, tiny, status="failed", reason="E: <b>"):
     """Frames of results in which the base's first run failed, and another run is missing."""
     fabricate(folder, tiny, skip=("base, seed 0", "growth_rate 8, seed 2"))
-    run = next(job for job in jobs(tiny, MACHINE) if job.name == "base, seed 0")
+    run = next(job for job in list_jobs(tiny, MACHINE) if job.name == "base, seed 0")
     records.note_attempt(folder, {"id": run.id, "name": run.name, "status": status, "reason": reason})
     return ablations.load(folder)
 
@@ -49,7 +49,7 @@ def test_the_page_is_the_same_from_wherever_it_is_made(results, monkeypatch):
 
 
 def test_before_anything_has_run_there_is_a_page(tmp_path, tiny):
-    names = {job.name for job in jobs(tiny, MACHINE)}
+    names = {job.name for job in list_jobs(tiny, MACHINE)}
     fabricate(tmp_path / "r", tiny, skip=tuple(names))
     report.write(analyse(ablations.load(tmp_path / "r")))
     page = (tmp_path / "r" / "report.html").read_text()
@@ -162,7 +162,7 @@ def test_the_time_of_trainings_divides_into_steps_and_all_else(tmp_path, tiny):
     fabricate(tmp_path, tiny)
     assert report.describe_time(ablations.load(tmp_path)) == "", "records of before tell nothing of it"
     parts = {"start": 0.5, "data": 0.25, "step": 8.0, "evaluation": 0.75, "checkpoint": 0.5, "rest": 0.0}
-    told = [job for job in jobs(tiny, MACHINE) if job.kind == "run"][:2]
+    told = [job for job in list_jobs(tiny, MACHINE) if job.kind == "run"][:2]
     for job in told:
         (tmp_path / "records" / f"{job.id}.json").unlink()
         record = record_of(job, 90.0, 1.0)

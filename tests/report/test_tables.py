@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, study_of, texts_of, write_grid
 
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.metrics import choose_places, format_signed
@@ -62,7 +62,7 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
     grid = read(write_grid(tmp_path, text))
     match = grid.studies[1].levels[1].match
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    for job in jobs(grid, MACHINE):
+    for job in list_jobs(grid, MACHINE):
         record = record_of(job, 90.0, 1.0)
         if job.kind == "cost":
             record["deterministic"]["counters_agree"] = job.name != "family ResNet"
@@ -118,7 +118,7 @@ def test_a_change_over_fewer_pairs_than_runs_says_so(tmp_path, tiny):
 def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
     grid = read(write_grid(tmp_path, TINY + "[study.batch]\ntrain.batch_size = [64, 32]\n"))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    for job in jobs(grid, MACHINE):
+    for job in list_jobs(grid, MACHINE):
         records.publish(tmp_path / "r", record_of(job, 90.0, 1.0))
     frames = load(tmp_path / "r")
     assert "at batch size 64." in make_study_table(study_of(frames)).caption
@@ -137,7 +137,7 @@ def test_a_product_study_has_a_table_of_its_effects(tmp_path):
     text = TINY + "[study.both]\nmodel.growth_rate = [4, 8]\ntrain.epochs = [1, 2]\n"
     grid = read(write_grid(tmp_path, text))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
-    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+    for job in (job for job in list_jobs(grid, MACHINE) if job.kind == "run"):
         wide, longer = "8" in job.name.partition(",")[0], "8, 2" in job.name or "4, 2" in job.name
         gain = 2 * wide + longer * (1 + wide) + (job.config.seed % 2) * 0.5 * wide
         records.publish(tmp_path / "r", record_of(job, 90 + job.config.seed + gain, 1.0))
@@ -225,7 +225,7 @@ def known(tmp_path):
         "known deep": [91],
         "known new": [91, 91, 92],
     }
-    for job in (job for job in jobs(grid, MACHINE) if job.kind == "run"):
+    for job in (job for job in list_jobs(grid, MACHINE) if job.kind == "run"):
         own = accuracies[job.name.partition(", seed")[0]]
         if job.config.seed < len(own):
             records.publish(tmp_path / "r", record_of(job, own[job.config.seed], 1.0))

@@ -16,7 +16,7 @@ from ablations.storage.files import StorageError
 
 
 def hold(device, seconds, ready):
-    with locks.device(device, True, lambda: None):
+    with locks.lock_device(device, True, lambda: None):
         ready.set()
         time.sleep(seconds)
 
@@ -33,19 +33,19 @@ def test_the_device_lock_waits_for_its_holder_and_outlives_no_one(exclusive):
         waited.append(True)
         holder.kill()
 
-    with locks.device(device, exclusive, end_the_holder):
+    with locks.lock_device(device, exclusive, end_the_holder):
         assert waited == [True]
     holder.join()
 
 
 def test_shared_holders_do_not_wait_for_each_other():
     device = f"test-shared-{os.getpid()}"
-    with locks.device(device, False, pytest.fail), locks.device(device, False, pytest.fail):
+    with locks.lock_device(device, False, pytest.fail), locks.lock_device(device, False, pytest.fail):
         pass
 
 
 def grab(folder, ready):
-    with locks.folder(folder):
+    with locks.lock_folder(folder):
         ready.set()
         time.sleep(60)
 
@@ -58,32 +58,32 @@ def test_a_folder_has_one_holder_who_is_named_and_outlived(tmp_path, monkeypatch
     other.start()
     assert ready.wait(30)
     who = rf"process {other.pid} on {socket.gethostname()} since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\+00:00"
-    assert re.fullmatch(who, locks.holder(tmp_path))
-    with pytest.raises(locks.Held, match=f"is being worked on by {who}"), locks.folder(tmp_path):
+    assert re.fullmatch(who, locks.find_holder(tmp_path))
+    with pytest.raises(locks.FolderInUse, match=f"is being worked on by {who}"), locks.lock_folder(tmp_path):
         pass
     other.kill()
     other.join()
     assert (tmp_path / ".lock").exists(), "the dead leave their file, and hold nothing"
-    assert locks.holder(tmp_path) == ""
-    with locks.folder(tmp_path):
-        assert f"process {os.getpid()} " in locks.holder(tmp_path)
+    assert locks.find_holder(tmp_path) == ""
+    with locks.lock_folder(tmp_path):
+        assert f"process {os.getpid()} " in locks.find_holder(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_file_that_was_removed_is_no_lock(tmp_path):
     """Whoever waited for a holder who removed the file must not hold what nobody else can see."""
-    with locks.folder(tmp_path):
+    with locks.lock_folder(tmp_path):
         descriptor = os.open(tmp_path / ".lock", os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with locks.folder(tmp_path):
-        assert locks.holder(tmp_path)
+    with locks.lock_folder(tmp_path):
+        assert locks.find_holder(tmp_path)
     os.close(descriptor)
 
 
 def test_whoever_ends_does_not_remove_another_s_lock(tmp_path):
-    with locks.folder(tmp_path):
+    with locks.lock_folder(tmp_path):
         (tmp_path / ".lock").unlink()
-        with locks.folder(tmp_path):
+        with locks.lock_folder(tmp_path):
             pass
         (tmp_path / ".lock").touch()
     assert (tmp_path / ".lock").exists()
@@ -91,7 +91,7 @@ def test_whoever_ends_does_not_remove_another_s_lock(tmp_path):
 
 def count_up(folder, times):
     for _ in range(times):
-        with locks.folder(folder):
+        with locks.lock_folder(folder):
             number = int((folder / "number").read_text())
             time.sleep(0.001)
             (folder / "number").write_text(str(number + 1))
@@ -113,11 +113,11 @@ def test_where_there_are_no_locks_work_goes_on(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with locks.folder(tmp_path):
-        assert locks.holder(tmp_path) == ""
+    with locks.lock_folder(tmp_path):
+        assert locks.find_holder(tmp_path) == ""
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="file cannot be written"), locks.folder(tmp_path / "file"):
+    with pytest.raises(StorageError, match="file cannot be written"), locks.lock_folder(tmp_path / "file"):
         pass

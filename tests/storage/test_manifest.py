@@ -23,7 +23,7 @@ def test_a_plan_of_an_older_version_is_read_too(tiny, tmp_path):
     old = make_manifest(tiny, MACHINE, tmp_path).model_dump(mode="json", exclude={"configurations"})
     for job in old["jobs"]:
         del job["configuration"]
-    files.write(tmp_path / NAME, records.sealed(old))
+    files.write(tmp_path / NAME, records.seal(old))
     assert [job.name for job in Manifest.read(tmp_path).jobs][:2] == ["base", "growth_rate 8"]
 
 
@@ -39,7 +39,7 @@ def test_a_plan_of_an_older_version_is_read_too(tiny, tmp_path):
 def test_what_is_no_plan_is_told(tiny, tmp_path, change, said):
     plan = make_manifest(tiny, MACHINE, tmp_path).model_dump(mode="json")
     change(plan)
-    files.write(tmp_path / NAME, records.sealed(plan))
+    files.write(tmp_path / NAME, records.seal(plan))
     with pytest.raises(NotResults) as error:
         Manifest.read(tmp_path)
     assert said in str(error.value)

@@ -54,7 +54,7 @@ def test_every_truncation_is_found(tmp_path):
 
 
 def test_every_changed_byte_is_found():
-    content = records.sealed(RECORD)
+    content = records.seal(RECORD)
     assert not damaged(content)
     assert all(
         damaged(content[:place] + bytes([other]) + content[place + 1 :])
@@ -66,7 +66,7 @@ def test_every_changed_byte_is_found():
 
 def damaged(content):
     try:
-        return records.unsealed(content) != RECORD
+        return records.unseal(content) != RECORD
     except ValueError:
         return True
 
@@ -147,19 +147,19 @@ def test_nan_never_enters_a_record(tmp_path):
     )
 )
 def test_canonical_text_is_one_per_value(value):
-    text = records.canonical(value)
-    assert records.canonical(dict(reversed(value.items()))) == text
-    assert records.canonical(json.loads(text)) == text
+    text = records.canonical_json(value)
+    assert records.canonical_json(dict(reversed(value.items()))) == text
+    assert records.canonical_json(json.loads(text)) == text
 
 
 @given(bits=st.lists(st.booleans(), max_size=70))
 def test_packed_booleans_come_back(bits):
-    text = records.packed(np.array(bits, dtype=bool))
+    text = records.pack_bits(np.array(bits, dtype=bool))
     assert len(text) == 2 * -(-len(bits) // 8)
-    assert records.unpacked(text, len(bits)).tolist() == bits
+    assert records.unpack_bits(text, len(bits)).tolist() == bits
     with pytest.raises(ValueError, match="are not those of"):
-        records.unpacked(text + "00", len(bits))
+        records.unpack_bits(text + "00", len(bits))
 
 
 def test_ten_thousand_outcomes_take_two_and_a_half_kilobytes():
-    assert len(records.packed(np.ones(10_000, dtype=bool))) == 2500
+    assert len(records.pack_bits(np.ones(10_000, dtype=bool))) == 2500

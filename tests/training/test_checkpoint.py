@@ -27,8 +27,8 @@ from ablations.storage import files
 from ablations.training import loop as module
 from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, Stopped
 from ablations.training.events import Epoch, Progress
-from ablations.training.loop import initialised, train
-from ablations.training.step import averaged, optimizer_for
+from ablations.training.loop import make_network, train
+from ablations.training.step import make_average, make_optimizer
 from densenet import DenseNetConfig, ResNetConfig
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def go(folder, model, augmentation="none", stop_at=None, die_at=None, environmen
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "training_step", step)
         return train(
-            initialised(model, 0, device), data, DataConfig(augmentation=augmentation), config, 0, silent, store,
+            make_network(model, 0, device), data, DataConfig(augmentation=augmentation), config, 0, silent, store,
             lambda: step.number == stop_at,
         )  # fmt: skip
 
@@ -183,8 +183,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 
 
 def taken_up(folder, model=DENSENET):
-    network = initialised(model, 0, CPU)
-    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    network = make_network(model, 0, CPU)
+    state = State(network, None, make_optimizer(network, TrainConfig()), torch.Generator().get_state())
     CheckpointStore(folder, "job", HERE).restore(state)
     return state if state.resumes else None
 
@@ -198,10 +198,10 @@ def test_another_network_s_checkpoint_is_not_taken_up(tmp_path):
 
 
 def taken_up_with(folder, frozen):
-    network = initialised(DENSENET, 0, CPU)
+    network = make_network(DENSENET, 0, CPU)
     for parameter in network.features.parameters():
         parameter.requires_grad_(not frozen)
-    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    state = State(network, None, make_optimizer(network, TrainConfig()), torch.Generator().get_state())
     return CheckpointStore(folder, "job", HERE), state
 
 
@@ -270,8 +270,8 @@ def test_checkpoints_come_at_every_epoch_s_end_and_at_their_interval(tmp_path):
 
 
 def test_every_generator_is_kept(tmp_path):
-    network = initialised(DENSENET, 0, CPU)
-    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    network = make_network(DENSENET, 0, CPU)
+    state = State(network, None, make_optimizer(network, TrainConfig()), torch.Generator().get_state())
     keep(CheckpointStore(tmp_path, "job", HERE), state)
     drawn = random.random(), np.random.rand(), torch.rand(1)
     random.random(), np.random.normal(), torch.rand(5)
@@ -280,9 +280,11 @@ def test_every_generator_is_kept(tmp_path):
 
 
 def test_the_average_goes_on_too(tmp_path):
-    network = initialised(DENSENET, 0, CPU)
+    network = make_network(DENSENET, 0, CPU)
     config = TrainConfig(ema=0.5)
-    state = State(network, averaged(network, config), optimizer_for(network, config), torch.Generator().get_state())
+    state = State(
+        network, make_average(network, config), make_optimizer(network, config), torch.Generator().get_state()
+    )
     keep(CheckpointStore(tmp_path, "job", HERE), state)
     kept = state.average.classifier.weight.clone()
     torch.nn.init.zeros_(state.average.classifier.weight)
@@ -307,8 +309,8 @@ def test_a_place_for_checkpoints_that_is_none_is_told_with_its_path(tmp_path):
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
 def test_the_old_state_or_the_new_whichever_call_of_a_checkpoint_fails(error, tmp_path, monkeypatch):
-    network = initialised(DENSENET, 0, CPU)
-    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    network = make_network(DENSENET, 0, CPU)
+    state = State(network, None, make_optimizer(network, TrainConfig()), torch.Generator().get_state())
     counted = Faults(0, None)
     for at in range(1, 100):
         store = CheckpointStore(tmp_path / str(at), "job", HERE)
@@ -328,8 +330,8 @@ def test_the_old_state_or_the_new_whichever_call_of_a_checkpoint_fails(error, tm
 
 def fresh():
     """A state that its next steps will change, and a function that takes one."""
-    network = initialised(DENSENET, 0, CPU)
-    state = State(network, None, optimizer_for(network, TrainConfig()), torch.Generator().get_state())
+    network = make_network(DENSENET, 0, CPU)
+    state = State(network, None, make_optimizer(network, TrainConfig()), torch.Generator().get_state())
     images = torch.randn(4, 1, 8, 8)
 
     def step():
@@ -449,7 +451,7 @@ def test_nothing_is_being_written_while_readers_of_files_are_forked(tmp_path, mo
 
     monkeypatch.setattr(files, "rotate", late)
     monkeypatch.setattr(FileImages, "batches", forked)
-    network = initialised(DENSENET.model_copy(update={"in_channels": 3}), 0, CPU)
+    network = make_network(DENSENET.model_copy(update={"in_channels": 3}), 0, CPU)
     train(network, data, DataConfig(), TrainConfig(epochs=2), 0, silent, CheckpointStore(tmp_path, "job", HERE))
     assert len(begun) == 3, "two epochs and the test"
 

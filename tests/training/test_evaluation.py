@@ -12,7 +12,7 @@ from ablations.config import DataConfig, TrainConfig
 from ablations.data.dataset import load
 from ablations.training.checkpoint import Stopped
 from ablations.training.evaluation import calibration_error, evaluate
-from ablations.training.loop import initialised
+from ablations.training.loop import make_network
 from densenet import DenseNetConfig
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_accuracy_is_the_share_of_right_answers():
 
 def test_bf16_is_what_is_evaluated_too():
     data = load(DataConfig(train_limit=64))
-    network = initialised(SMALL, 0, CPU)
+    network = make_network(SMALL, 0, CPU)
     plain, rounded = (evaluate(network, data, data.test, TrainConfig(precision=p)).loss for p in ("fp32", "bf16"))
     assert plain != rounded
     assert plain == pytest.approx(rounded, rel=0.05)
@@ -43,7 +43,7 @@ def test_bf16_is_what_is_evaluated_too():
 
 def test_smoothing_is_for_training_alone():
     data = load(DataConfig(train_limit=64))
-    network = initialised(SMALL, 0, CPU)
+    network = make_network(SMALL, 0, CPU)
     smoothed = evaluate(network, data, data.test, TrainConfig(label_smoothing=0.3))
     assert smoothed.loss == evaluate(network, data, data.test, TrainConfig()).loss
 
@@ -71,7 +71,7 @@ def test_top_five_where_there_are_more_than_ten_classes():
 def test_an_evaluation_that_is_asked_to_stop_stops():
     data = load(DataConfig())
     with pytest.raises(Stopped):
-        evaluate(initialised(SMALL, 0, CPU), data, data.test, TrainConfig(), lambda: True)
+        evaluate(make_network(SMALL, 0, CPU), data, data.test, TrainConfig(), lambda: True)
 
 
 @pytest.mark.parametrize("classes", [2, 10, 16, 17, 300])

@@ -18,8 +18,8 @@ from ablations.data.dataset import load
 from ablations.training import loop as module
 from ablations.training.evaluation import evaluate
 from ablations.training.events import Epoch, Progress
-from ablations.training.loop import Diverged, initialised, stream, train, weights_hash
-from ablations.training.step import averaged, learning_rate, optimizer_for, training_step
+from ablations.training.loop import Diverged, derive_seed, hash_weights, make_network, train
+from ablations.training.step import learning_rate, make_average, make_optimizer, training_step
 from densenet import DenseNetConfig, ResNetConfig
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def silent(event: Progress | Epoch) -> None:
 
 def outcome(model=SMALL, seed=0, limit=200, validation=0, variation=DataConfig(), **fields):  # noqa: B008, it is frozen
     data = load(DataConfig(train_limit=limit, validation=validation))
-    network = initialised(model, seed, CPU)
+    network = make_network(model, seed, CPU)
     length = {} if fields.keys() & {"epochs", "steps"} else {"epochs": 2}
     return train(network, data, variation, TrainConfig(**length, batch_size=32, **fields), seed, silent)
 
@@ -86,7 +86,7 @@ def test_every_seed_and_epoch_has_batches_of_its_own(inputs):
 
 
 def test_streams_of_a_seed_differ():
-    assert len({stream(seed, purpose) for seed in range(20) for purpose in ("initialisation", "order")}) == 40
+    assert len({derive_seed(seed, purpose) for seed in range(20) for purpose in ("initialisation", "order")}) == 40
 
 
 @pytest.mark.parametrize("augmentation", ["none", "standard"])
@@ -104,9 +104,9 @@ def test_the_recipe_in_plain_pytorch_gives_the_same_losses_step_by_step(augmenta
     outcome(model, seed=3, variation=DataConfig(augmentation=augmentation), epochs=4, precision="fp64")
 
     data = load(DataConfig(train_limit=200))
-    network = initialised(model, 3, CPU).double().train()
+    network = make_network(model, 3, CPU).double().train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
-    order = torch.Generator().manual_seed(stream(3, "order"))
+    order = torch.Generator().manual_seed(derive_seed(3, "order"))
     mean, std = data.train.images.float().mean(), data.train.images.float().std(correction=0)
     plain = []
     for epoch in range(4):
@@ -114,7 +114,7 @@ def test_the_recipe_in_plain_pytorch_gives_the_same_losses_step_by_step(augmenta
         for batch in torch.randperm(200, generator=order).split(32):
             images = (data.train.images[batch].double() - mean) / std
             if augmentation == "standard":
-                numbers = random_numbers(stream(3, f"augmentation {epoch}"), batch, 3)
+                numbers = random_numbers(derive_seed(3, f"augmentation {epoch}"), batch, 3)
                 for place, (down, right, mirror) in enumerate(numbers.T.tolist()):
                     padded = F.pad(images[place], (4, 4, 4, 4))
                     window = padded[:, down % 9 :, right % 9 :][:, :8, :8]
@@ -134,7 +134,7 @@ def test_observers_are_told_the_course():
     """At every epoch's end how far it is, and then the line of the history."""
     seen = []
     data = load(DataConfig(train_limit=64, validation=64))
-    network = initialised(SMALL, 0, CPU)
+    network = make_network(SMALL, 0, CPU)
     result = train(network, data, DataConfig(), TrainConfig(epochs=3), 0, seen.append)
     assert [epoch.epoch for epoch in result.history] == [1, 2, 3]
     told = [(Progress(epoch.epoch, epoch.train_loss), epoch) for epoch in result.history]
@@ -189,8 +189,8 @@ def test_a_last_batch_may_be_dropped(inputs):
 
 def test_the_average_of_the_weights_is_what_is_tested():
     result = outcome(ema=0.9, epochs=2)
-    network = initialised(SMALL, 0, CPU)
-    average = averaged(network, TrainConfig(ema=0.9))
+    network = make_network(SMALL, 0, CPU)
+    average = make_average(network, TrainConfig(ema=0.9))
     assert result.network.features.conv0.weight.shape == average.features.conv0.weight.shape
     assert result.weights != outcome(epochs=2).weights
     assert result.history[0].train_loss == outcome(epochs=2).history[0].train_loss, "the training is the same"
@@ -215,7 +215,7 @@ def test_channels_last_is_how_weights_and_images_lie(monkeypatch):
 
     monkeypatch.setattr(module, "training_step", spy)
     data = load(DataConfig(name="random", shape=(3, 8, 8), classes=4, size=8))
-    network = initialised(SMALL.model_copy(update={"in_channels": 3}), 0, CPU)
+    network = make_network(SMALL.model_copy(update={"in_channels": 3}), 0, CPU)
     train(network, data, DataConfig(), TrainConfig(epochs=1, memory_format="channels_last"), 0, silent)
     for tensor in seen[0]:
         assert tensor.is_contiguous(memory_format=torch.channels_last)
@@ -223,12 +223,12 @@ def test_channels_last_is_how_weights_and_images_lie(monkeypatch):
 
 
 def test_the_average_covers_buffers_and_is_updated_once_a_step():
-    network = initialised(SMALL, 0, CPU)
+    network = make_network(SMALL, 0, CPU)
     data = load(DataConfig(train_limit=64))
     result = train(network, data, DataConfig(), TrainConfig(steps=3, batch_size=32, ema=0.5), 0, silent)
-    again, average, weights = initialised(SMALL, 0, CPU).train(), None, []
-    optimizer = optimizer_for(again, TrainConfig())
-    order = torch.Generator().manual_seed(stream(0, "order"))
+    again, average, weights = make_network(SMALL, 0, CPU).train(), None, []
+    optimizer = make_optimizer(again, TrainConfig())
+    order = torch.Generator().manual_seed(derive_seed(0, "order"))
     batches = [batch for _ in range(2) for batch in torch.randperm(64, generator=order).split(32)][:3]
     for step, batch in enumerate(batches):
         optimizer.param_groups[0]["lr"] = learning_rate(TrainConfig(), step, 3, 2)
@@ -242,7 +242,7 @@ def test_the_average_covers_buffers_and_is_updated_once_a_step():
 
 
 def test_a_gradient_that_overflows_has_diverged():
-    network = initialised(SMALL.model_copy(update={"norm": "none"}), 0, CPU)
+    network = make_network(SMALL.model_copy(update={"norm": "none"}), 0, CPU)
     data = load(DataConfig(train_limit=64))
     torch.nn.init.constant_(network.classifier.weight, 1e30)
     with pytest.raises(Diverged, match=r"the (gradient's norm|loss) is (inf|nan) at step \d, in epoch 1"):
@@ -274,7 +274,7 @@ def test_nothing_is_read_from_the_device_between_steps_or_batches(fields, monkey
     monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)  # no second passes, after which progress is shown
     found = []
     for limit in (64, 448):
-        data, network = load(DataConfig(train_limit=limit)), initialised(SMALL, 0, CPU)
+        data, network = load(DataConfig(train_limit=limit)), make_network(SMALL, 0, CPU)
         config = TrainConfig(epochs=1, batch_size=32, **fields)
         with Reads() as reads:
             train(network, data, DataConfig(augmentation="cutout"), config, 0, silent)
@@ -294,14 +294,14 @@ def test_dropout_has_a_stream_of_its_own():
     first = outcome(dropped, epochs=1)
     assert first.weights == outcome(dropped, epochs=1).weights
     assert first.weights != outcome(epochs=1).weights
-    assert weights_hash(initialised(dropped, 0, CPU)) == weights_hash(initialised(SMALL, 0, CPU))
+    assert hash_weights(make_network(dropped, 0, CPU)) == hash_weights(make_network(SMALL, 0, CPU))
 
 
 def test_the_hash_covers_buffers():
-    network = initialised(SMALL, 0, CPU)
-    before = weights_hash(network)
+    network = make_network(SMALL, 0, CPU)
+    before = hash_weights(network)
     network.features.norm5.running_mean += 1
-    assert weights_hash(network) != before
+    assert hash_weights(network) != before
 
 
 def test_the_golden_training():

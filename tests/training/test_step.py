@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ablations.config import TrainConfig
-from ablations.training.loop import initialised
-from ablations.training.step import averaged, learning_rate, optimizer_for, training_step, update_average
+from ablations.training.loop import make_network
+from ablations.training.step import learning_rate, make_average, make_optimizer, training_step, update_average
 from densenet import DenseNetConfig
 
 CPU = torch.device("cpu")
@@ -60,13 +60,13 @@ def test_every_schedule_but_one_cycle_warms_up(schedule):
 
 
 def test_norms_and_biases_may_be_left_undecayed():
-    network = initialised(SMALL, 0, CPU)
-    all_of_them, rest = optimizer_for(network, TrainConfig(decay_norms_and_biases=False)).param_groups
+    network = make_network(SMALL, 0, CPU)
+    all_of_them, rest = make_optimizer(network, TrainConfig(decay_norms_and_biases=False)).param_groups
     assert (all_of_them["weight_decay"], rest["weight_decay"]) == (1e-4, 0.0)
     assert {parameter.dim() for parameter in rest["params"]} == {1}
     count = len(all_of_them["params"]) + len(rest["params"])
     assert count == len(list(network.parameters()))
-    assert len(optimizer_for(network, TrainConfig()).param_groups) == 1
+    assert len(make_optimizer(network, TrainConfig()).param_groups) == 1
 
 
 def one_step(**fields):
@@ -76,7 +76,7 @@ def one_step(**fields):
     before = [parameter.detach().clone() for parameter in network.parameters()]
     config = TrainConfig(weight_decay=0.0, **fields)
     images, labels = torch.randn(6, 1, 2, 2), torch.tensor([0, 1, 2, 3, 4, 11])
-    result = training_step(network, optimizer_for(network, config), images, labels, config)
+    result = training_step(network, make_optimizer(network, config), images, labels, config)
     return network, before, result, images, labels
 
 
@@ -99,7 +99,7 @@ def test_smoothed_labels_are_what_is_minimised():
 
 
 def test_adamw_takes_momentum_as_its_first_beta():
-    optimizer = optimizer_for(initialised(SMALL, 0, CPU), TrainConfig(optimizer="adamw", momentum=0.8))
+    optimizer = make_optimizer(make_network(SMALL, 0, CPU), TrainConfig(optimizer="adamw", momentum=0.8))
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["betas"] == (0.8, 0.999)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}
@@ -107,7 +107,7 @@ def test_adamw_takes_momentum_as_its_first_beta():
 
 def test_the_average_is_the_closed_formula():
     network = torch.nn.Linear(1, 1, bias=False)
-    average = averaged(network, TrainConfig(ema=0.75))
+    average = make_average(network, TrainConfig(ema=0.75))
     for step, value in enumerate((1.0, 2.0, 3.0)):
         torch.nn.init.constant_(network.weight, value)
         update_average(average, network, 0.75 if step else 0.0)
@@ -118,9 +118,9 @@ def test_the_average_is_the_closed_formula():
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_on_cuda_the_optimizer_is_one_kernel(optimizer):
     config = TrainConfig(optimizer=optimizer)
-    assert optimizer_for(initialised(SMALL, 0, torch.device("cuda")), config).defaults["fused"]
+    assert make_optimizer(make_network(SMALL, 0, torch.device("cuda")), config).defaults["fused"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_on_a_cpu_the_optimizer_is_torch_s_default(optimizer):
-    assert optimizer_for(initialised(SMALL, 0, CPU), TrainConfig(optimizer=optimizer)).defaults["fused"] is None
+    assert make_optimizer(make_network(SMALL, 0, CPU), TrainConfig(optimizer=optimizer)).defaults["fused"] is None

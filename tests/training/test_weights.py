@@ -13,11 +13,11 @@ import ablations
 from ablations.config import DataConfig
 from ablations.data.dataset import load
 from ablations.execution import job
-from ablations.grid.model import jobs
+from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.storage import records
 from ablations.training.evaluation import evaluate
-from ablations.training.weights import NotWeights, described, load_model, write
+from ablations.training.weights import NotWeights, load_model, read_description, write
 from densenet import OwnConfig, build
 
 
@@ -27,7 +27,7 @@ def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
         "train.epochs = 1", f'train.epochs = 1\ntrain.keep_weights = true\ntrain.precision = "{precision}"'
     )
     grid = read(write_grid(tmp_path, text.replace("growth_rate = 4", "growth_rate = [4, 6]")))
-    run = next(each for each in jobs(grid, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(grid, MACHINE) if each.kind == "run")
     assert job.execute(run, tmp_path, {}, context()) == "done"
     record = records.load(tmp_path)[0][run.id]
     path = tmp_path / "weights" / f"{run.id}.safetensors"
@@ -37,14 +37,14 @@ def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
     found = evaluate(network, data, data.test, grid.base.train)
     assert found.accuracy == record["deterministic"]["test_accuracy"]
     assert found.loss == record["deterministic"]["test_loss"]
-    beside = described(path)
+    beside = read_description(path)
     assert beside["model"]["growth_rate"] == [4, 6]
     assert beside["job"] == json.loads(json.dumps(run.fields))
     assert beside["data"]["mean"] == pytest.approx(data.mean.flatten().tolist(), abs=1e-4)
 
 
 def test_without_being_asked_nothing_is_kept(tmp_path, tiny):
-    run = next(each for each in jobs(tiny, MACHINE) if each.kind == "run")
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     job.execute(run, tmp_path, {}, context())
     assert not (tmp_path / "weights").exists()
 
