@@ -19,12 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 def library_name() -> str | None:
     """The file of the compiled loops that suit this processor; None where there was no compiler at the installation."""
-    kinds = KINDS.get(torch.backends.cpu.get_cpu_capability(), ("",))
+    kinds = LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), ("",))
     files = (f"_kernels{kind}{suffix}" for kind in kinds for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if Path(__file__).with_name(file).exists()), None)
 
 
-KINDS = {"AVX512": ("_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
+LIBRARIES = {"AVX512": ("_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
 """Which compiled libraries to try for each CPU capability that PyTorch reports, best first."""
 
 INTERFACE = 1

@@ -243,7 +243,7 @@ def norm_backward(gradient: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
     return combine_gradient(gradient, x, zero, None, factors, torch.empty(x.shape, dtype=x.dtype, device=x.device))
 
 
-class Kept(NamedTuple):
+class LayerState(NamedTuple):
     """What the backward pass of a layer needs."""
 
     middle: list[Tensor]
@@ -285,7 +285,7 @@ class DenseBlockFunction(torch.autograd.Function):
                 statistics = [middles[-1][0], (middles[-1][1] + eps).rsqrt()]
                 feature, more = drop(convolution.fold(*statistics).forward(feature, size), shares[1])
                 masks += more
-            kept.append(Kept(middle, statistics, masks))
+            kept.append(LayerState(middle, statistics, masks))
         plan.remember(mean, variance, middles, len(stream))
         ctx.plan, ctx.size = plan, size
         ctx.count, ctx.counts = len(parameters), [[len(tensors) for tensors in each] for each in kept]
@@ -300,7 +300,7 @@ class DenseBlockFunction(torch.autograd.Function):
         stream, inverse, *rest = ctx.saved_tensors
         layers, reader = plan.split(rest[: ctx.count])
         each = iter(rest[ctx.count :])
-        kept = [Kept(*([next(each) for _ in range(number)] for number in counts)) for counts in ctx.counts]
+        kept = [LayerState(*([next(each) for _ in range(number)] for number in counts)) for counts in ctx.counts]
         sums = torch.empty(stream.shape, dtype=inverse.dtype, device=stream.device)
         found = list(read_backward(gradient, stream, reader, plan.pool, size, sums))
         width = stream.shape[1]
@@ -317,7 +317,7 @@ def layer_backward(
     arrived: Tensor,
     steps: list[Step],
     convolutions: list[Convolution],
-    kept: Kept,
+    kept: LayerState,
     before: tuple[Tensor, Tensor],
     size: MapSize,
 ) -> list[Tensor]:
@@ -406,8 +406,8 @@ class NormalizeOnce(DenseNet):
         return scores
 
 
-MADE = {nn.Sequential, DenseBlock, DenseLayer, Transition}
-MADE |= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d}
+KNOWN = {nn.Sequential, DenseBlock, DenseLayer, Transition}
+KNOWN |= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d}
 """The modules that `build` makes."""
 
 
@@ -418,7 +418,7 @@ def one_mode(network: DenseNet) -> bool | None:
     where the modules are no longer those that `build` made, each of which does no more than its own work.
     """
     parts = list(network.features.modules())
-    if any(type(part) not in MADE or has_hooks(part) for part in parts):
+    if any(type(part) not in KNOWN or has_hooks(part) for part in parts):
         return None
     norms = [part for part in parts if isinstance(part, nn.BatchNorm2d)]
     found = {(norm.eps, norm.momentum, norm.track_running_stats, getattr(norm.weight, "dtype", None)) for norm in norms}

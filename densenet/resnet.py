@@ -24,7 +24,7 @@ Order = Literal[
 ]
 """Figure 4 (a) to (e) of He et al. 2016b: where a unit's norms and activations stand."""
 
-PARTS: dict[str, tuple[str, str, str, str]] = {
+PLACES: dict[str, tuple[str, str, str, str]] = {
     "original": ("", "norm act", "norm", "act"),
     "norm-after-addition": ("", "norm act", "", "norm act"),
     "act-before-addition": ("", "norm act", "norm act", ""),
@@ -120,7 +120,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, config: ResNetConfig, in_channels: int, width: int, stride: int, first: bool) -> None:
         super().__init__()
-        before, between, last, after = (parts.split() for parts in PARTS[config.order])
+        before, between, last, after = (parts.split() for parts in PLACES[config.order])
         basic = config.block == "basic"
         kernels, strides = ((3, 3), (stride, 1)) if basic else ((1, 3, 1), (1, stride, 1))
         self.out_channels = width if basic else 4 * width
@@ -195,7 +195,7 @@ class ResNet(nn.Module):
                 channels = unit.out_channels
             self.stages.append(f"layer{stage + 1}")
             self.add_module(self.stages[-1], layer)
-        before = PARTS[config.order][0].split()
+        before = PLACES[config.order][0].split()
         self.head = nn.Sequential()  # what a pre-activation network still owes its last sum
         if "norm" in before:
             self.head.append(nn.BatchNorm2d(channels))

@@ -17,7 +17,7 @@ from ablations.storage.paths import cache_folder
 CLOCK_STEP = 2.0
 """Seconds within which two changes of a file may have the same time: the coarsest step of a file system's clock."""
 
-Entry = tuple[list[int], str]
+Stamp = tuple[list[int], str]
 """A file's stamp and its SHA-256."""
 
 
@@ -29,8 +29,8 @@ def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
     written, the files are hashed again. Raises DataError for a data file that cannot be read.
     """
     place = cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()}.sha256"
-    known = _read(place)
-    found: dict[str, Entry] = {}
+    known = _read_stamps(place)
+    found: dict[str, Stamp] = {}
     digests = []
     for path in paths:
         name, now, stamp = str(path.absolute()), time.time_ns(), _stamp(path)
@@ -42,7 +42,7 @@ def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
             found[name] = stamp, digest
     if found != known:
         with suppress(files.StorageError):
-            files.write(place, _sign(json.dumps(found).encode("utf-8")))
+            files.write(place, _checksum_of(json.dumps(found).encode("utf-8")))
     return digests
 
 
@@ -64,18 +64,18 @@ def _stamp(path: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
-def _read(path: Path) -> dict[str, Entry]:
+def _read_stamps(path: Path) -> dict[str, Stamp]:
     """The entries in a file of the cache, by path; none if the file is missing or damaged."""
     try:
         content = path.read_bytes()
         _, _, body = content.partition(b"\n")
-        if content != _sign(body):
+        if content != _checksum_of(body):
             return {}
         return {name: (stamp, digest) for name, (stamp, digest) in json.loads(body).items()}
     except (OSError, ValueError):
         return {}
 
 
-def _sign(body: bytes) -> bytes:
+def _checksum_of(body: bytes) -> bytes:
     """The text with its checksum in a line before it."""
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body

@@ -53,7 +53,7 @@ class WrongFolder(ValueError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GridOutcome:
     """What a call of `work` found and did."""
 
     total: int
@@ -78,7 +78,7 @@ def list_devices(device: str, workers: int) -> list[str]:
     return ["cpu"] * (workers or len(os.sched_getaffinity(0)))
 
 
-def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], console: Console) -> Outcome:
+def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], console: Console) -> GridOutcome:
     """Runs every job that has no record; those that failed only where `retry` names their status.
 
     SIGTERM, SIGHUP and Ctrl-C end it early, with every training's state kept; a second Ctrl-C ends it at once.
@@ -106,7 +106,7 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
         ]
         files.sweep(folder)
         files.sweep(cache_folder())
-    return Outcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
+    return GridOutcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
 
 
 def _choose(grid: Grid, folder: Path) -> dict[str, Choice]:

@@ -25,7 +25,7 @@ from ablations.storage import locks, records
 from ablations.storage.files import StorageError
 from ablations.storage.manifest import Manifest
 from ablations.training import weights
-from ablations.training.checkpoint import CheckpointStore, Stopped
+from ablations.training.checkpoint import CheckpointStore, StopRequested
 from ablations.training.evaluation import Evaluation
 from ablations.training.events import Progress
 from ablations.training.loop import Diverged, make_network, train
@@ -50,7 +50,7 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
     watch = Stopwatch(context.started, device.type == "cuda")
     try:
         records.publish(folder, _record(job, store, device, code, context, watch))
-    except Stopped:
+    except StopRequested:
         return "stopped"
     except StorageError:
         raise
@@ -173,12 +173,12 @@ def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
     return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": []}
 
 
-Values = dict[str, Any]
+Fields = dict[str, Any]
 
 
 def _run(
     job: Job, config: RunConfig, store: CheckpointStore, device: torch.device, context: Context, watch: Stopwatch
-) -> tuple[Values, Values, Values]:
+) -> tuple[Fields, Fields, Fields]:
     """What a training gives, what depends on the machine, and whether an interruption changes a bit of it."""
     variant = config.variant
     data = load(variant.data).to(device)
@@ -225,11 +225,11 @@ def _run(
     return values, measured, {"exact_resume": exact}
 
 
-def _named(part: str, evaluation: Evaluation | None) -> Values:
+def _named(part: str, evaluation: Evaluation | None) -> Fields:
     """An evaluation's values under names of their own, `test_accuracy` and so on."""
     return {} if evaluation is None else {f"{part}_{name}": value for name, value in asdict(evaluation).items()}
 
 
-def _cost(config: CostConfig, device: torch.device) -> tuple[Values, Values]:
+def _cost(config: CostConfig, device: torch.device) -> tuple[Fields, Fields]:
     """What a variant needs as counted and predicted, and as measured."""
     return {**counts.count(config), **memory.predict(config)}, cost.measure(config, device)

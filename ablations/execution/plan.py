@@ -31,7 +31,7 @@ CALIBRATION_SECONDS = 1.0
 COST_SECONDS, COST_STEPS = 5.0, 20
 """What measuring a variant takes where none is on record: so long, and so many steps of training and of inference."""
 
-Entry = dict[str, Any]
+Row = dict[str, Any]
 """A variant of a plan, keys as in METRICS, and what is said of it beside."""
 
 
@@ -52,7 +52,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     missing += Counter(run.variant for run in waiting if run.variant not in given_up)
     ids = list_cost_ids(settled, where)
     recorded = {name: whole[cost_id] for name, cost_id in ids.items() if cost_id in whole}
-    entries: list[Entry] = []
+    entries: list[Row] = []
     for variant_id, variant in track(settled.variants.items(), "Counting", console=console, transient=True):
         levels = [f"{study.name} {level.label}" for study in settled.studies for level in study.levels
                   if level.variant == variant]  # fmt: skip
@@ -94,7 +94,7 @@ def _has_failed(choices: Choices, grid: Grid, variant: Variant) -> bool:
     return choice is not None and choice.status == "failed"
 
 
-def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: bool) -> Entry:
+def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: bool) -> Row:
     """What is on record, or as far as it can be counted, and why it cannot."""
     if record is not None:
         values = {**record["deterministic"], **record["measured"]}
@@ -109,7 +109,7 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
     return {key: values[key] for key in (*kept, *(each for each in ("failed", "prediction_failed") if each in values))}
 
 
-def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
+def _warn_of_memory(entries: list[Row], device: torch.device) -> None:
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
     else:
@@ -123,7 +123,7 @@ def _warn_of_memory(entries: list[Entry], device: torch.device) -> None:
 
 def _seconds(
     grid: Grid,
-    entries: list[Entry],
+    entries: list[Row],
     recorded: Mapping[str, Any],
     slots: list[str],
     unmeasured: list[str],

@@ -24,7 +24,7 @@ from ablations.storage.manifest import (
 
 SECTIONS = ("model", "data", "train")
 
-Table = dict[str, Any]
+TomlTable = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Level:
     """One row of a study."""
 
     label: str
-    values: Table
+    values: TomlTable
     """The fields that this level sets, `{"model.growth_rate": 12}`."""
 
     variant: Variant
@@ -66,7 +66,7 @@ class Job:
     name: str
     variant: str
     config: RunConfig | CostConfig
-    fields: Table
+    fields: TomlTable
     """The configuration as hashed and recorded."""
 
 
@@ -75,7 +75,7 @@ class Choice:
     """What tuning a variant has come to."""
 
     status: Literal["chosen", "missing", "failed"]
-    fields: Table = field(default_factory=dict)
+    fields: TomlTable = field(default_factory=dict)
     """What was chosen, `{"learning_rate": 0.1}`."""
 
     reason: str = ""
@@ -202,7 +202,7 @@ def list_trials(grid: Grid, variant_id: str) -> list[Job]:
     ]
 
 
-def _trials(variant: Variant) -> Iterator[tuple[Table, Variant, int]]:
+def _trials(variant: Variant) -> Iterator[tuple[TomlTable, Variant, int]]:
     if variant.tuning is not None:
         for candidate in variant.tuning.candidates():
             for seed in variant.tuning.seeds:

@@ -28,7 +28,7 @@ from ablations.grid.model import (
     Grid,
     Job,
     Study,
-    Table,
+    TomlTable,
     cost_id,
     cost_is_known,
     list_jobs,
@@ -209,7 +209,7 @@ def _study_entry(grid: Grid, study: Study, settled: Study) -> StudyEntry:
     )
 
 
-def _all_fields(variant: Variant) -> Table:
+def _all_fields(variant: Variant) -> TomlTable:
     """Every field of a variant, defaults too, as `section.key`; where the data lay is left out.
 
     A field that is yet to be chosen is null.

@@ -15,7 +15,7 @@ from typing import Any
 
 from ablations.config import Tuning, Variant
 from ablations.grid.matching import match_level
-from ablations.grid.model import SECTIONS, Grid, Level, Study, Table
+from ablations.grid.model import SECTIONS, Grid, Level, Study, TomlTable
 from ablations.grid.problems import NOTHING, Findings, GridError, Problem, quote
 from ablations.grid.schema import GridFile, MatchTable, StudyTable, check_shape
 from ablations.grid.trials import (
@@ -73,7 +73,7 @@ def _load_text(path: Path) -> str:
         raise GridError(str(path), [Problem("TOML", NOTHING, str(error))]) from None
 
 
-def _parse(path: Path, text: str) -> Table:
+def _parse(path: Path, text: str) -> TomlTable:
     try:
         table = tomllib.loads(text)
         _refuse_extremes(table)
@@ -95,7 +95,7 @@ def _refuse_extremes(value: Any, depth: int = 0) -> None:
         raise ValueError(f"a whole number of {value.bit_length()} bits; at most 64 are taken")
 
 
-def _apply(table: Table, setting: str, findings: Findings) -> None:
+def _apply(table: TomlTable, setting: str, findings: Findings) -> None:
     """Lay `train.epochs=3` over the base of a parsed file, or `tune.seeds=[9]` over its tuning."""
     path, equals, text = setting.partition("=")
     section, dot, key = path.strip().partition(".")
@@ -125,7 +125,7 @@ def _set(table: Any, path: Sequence[str], value: Any) -> None:
 
 
 def build(
-    table: Table, findings: Findings, asked: Sequence[int] | None = None, max_jobs: int = MAX_JOBS
+    table: TomlTable, findings: Findings, asked: Sequence[int] | None = None, max_jobs: int = MAX_JOBS
 ) -> Grid | None:
     """The grid in a parsed file, without its text; None where there is a problem.
 
@@ -315,6 +315,6 @@ def _list_variants(prefix: str, table: StudyTable) -> Iterator[_Entry]:
         yield _Entry(f"{prefix}.variant[{number}]", each.name, own, each.match)
 
 
-def _label(values: Table) -> str:
+def _label(values: TomlTable) -> str:
     """`12`, `8-16-32`, or `12, 0.5` for a product."""
     return ", ".join(map(level_text, values.values()))

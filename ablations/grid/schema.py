@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema, ErrorDetails
 
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.registry import DATASETS
-from ablations.grid.model import SECTIONS, Table
+from ablations.grid.model import SECTIONS, TomlTable
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import PRESETS, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
 
@@ -77,15 +77,15 @@ def _check_different(values: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Fields:
+class SectionFields:
     """Gives editors the fields that a section may have, which its configurations check when they are made."""
 
     configs: tuple[type[Config], ...]
     form: Literal["level", "axis", "either"] = "level"
     """Whether a field is one level, a list of levels, or either."""
 
-    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> Table:
-        fields: dict[str, list[Table]] = {}
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> TomlTable:
+        fields: dict[str, list[TomlTable]] = {}
         for config in self.configs:
             for name, schema in config.model_json_schema()["properties"].items():
                 fields.setdefault(name, []).append(schema)
@@ -97,15 +97,15 @@ class Fields:
         properties = {name: self._write(_unite(schemas)) for name, schemas in fields.items()}
         return {"type": "object", "properties": properties, "additionalProperties": OwnConfig in self.configs}
 
-    def _write(self, level: Table) -> Table:
+    def _write(self, level: TomlTable) -> TomlTable:
         if self.form == "level":
             return level
-        about: Table = {key: level[key] for key in ("title", "description") if key in level}
-        axis: Table = {**about, "type": "array", "items": level, "minItems": 1}
+        about: TomlTable = {key: level[key] for key in ("title", "description") if key in level}
+        axis: TomlTable = {**about, "type": "array", "items": level, "minItems": 1}
         return axis if self.form == "axis" else {**about, "anyOf": [level, axis]}
 
 
-def _unite(schemas: list[Table]) -> Table:
+def _unite(schemas: list[TomlTable]) -> TomlTable:
     """One schema for a field that several kinds of networks have."""
     different = [schema for number, schema in enumerate(schemas) if schema not in schemas[:number]]
     if len(different) == 1:
@@ -145,9 +145,9 @@ VariantName = Annotated[
 ]
 Axis = Annotated[list[Any], Field(min_length=1), state("an axis is a list of levels, at least one")]
 
-ModelLevels = Annotated[Table, Fields(NETWORKS)]
-DataLevels = Annotated[Table, Fields((DataConfig,))]
-TrainLevels = Annotated[Table, Fields((TrainConfig,))]
+ModelLevels = Annotated[TomlTable, SectionFields(NETWORKS)]
+DataLevels = Annotated[TomlTable, SectionFields((DataConfig,))]
+TrainLevels = Annotated[TomlTable, SectionFields((TrainConfig,))]
 
 
 class MatchTable(Config):
@@ -224,7 +224,7 @@ class TuneTable(Config):
     """How fields of the training are chosen for each variant, on validation images."""
 
     train: Annotated[
-        dict[str, Annotated[Any, AfterValidator(_check_different)]], Fields((TrainConfig,), form="either")
+        dict[str, Annotated[Any, AfterValidator(_check_different)]], SectionFields((TrainConfig,), form="either")
     ] = Field(default={})
     """Lists of values to choose from, and single values that hold while it is tuned, for example fewer epochs."""
 
@@ -281,13 +281,13 @@ class StudyTable(Config):
     published_source: Line = ""
     """Where the published errors stand."""
 
-    model: Annotated[dict[str, Axis], Fields(NETWORKS, form="axis")] = Field(default={})
+    model: Annotated[dict[str, Axis], SectionFields(NETWORKS, form="axis")] = Field(default={})
     """Axes of the network: for each field a list of levels."""
 
-    data: Annotated[dict[str, Axis], Fields((DataConfig,), form="axis")] = Field(default={})
+    data: Annotated[dict[str, Axis], SectionFields((DataConfig,), form="axis")] = Field(default={})
     """Axes of the images."""
 
-    train: Annotated[dict[str, Axis], Fields((TrainConfig,), form="axis")] = Field(default={})
+    train: Annotated[dict[str, Axis], SectionFields((TrainConfig,), form="axis")] = Field(default={})
     """Axes of the training."""
 
     @property
@@ -320,7 +320,7 @@ class GridFile(Config):
     """The studies by name, [study.NAME]."""
 
 
-def make_schema() -> Table:
+def make_schema() -> TomlTable:
     """The JSON Schema of a grid file, for editors.
 
     It allows in each field of `model` what any kind of network takes there, and other fields, which are arguments of
@@ -330,7 +330,7 @@ def make_schema() -> Table:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": ["study"]}
 
 
-def check_shape(table: Table, findings: Findings) -> GridFile:
+def check_shape(table: TomlTable, findings: Findings) -> GridFile:
     """The grid file in a parsed table; all that is wrong with its shape is reported.
 
     What is wrong is left out, so that the rest can be checked further; a required value is replaced by its example.

@@ -10,12 +10,12 @@ from pydantic_core import ErrorDetails
 
 from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
-from ablations.grid.model import SECTIONS, Table
+from ablations.grid.model import SECTIONS, TomlTable
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import PRESETS, Config, model_family
 from densenet.options import lookup
 
-Tables = dict[str, Table]
+Tables = dict[str, TomlTable]
 """The tables model, data and train."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -56,7 +56,7 @@ class VariantReader:
             return None
         return Variant(model, data, train)
 
-    def check(self, kind: type[AnyConfig], prefix: str, table: Table, own: Table) -> AnyConfig | None:
+    def check(self, kind: type[AnyConfig], prefix: str, table: TomlTable, own: TomlTable) -> AnyConfig | None:
         """The configuration in a table, of which a level gives its `own` keys; None where it is not valid."""
         try:
             return kind.model_validate(table)
@@ -79,10 +79,10 @@ class VariantReader:
         absent = not detail["loc"] or detail["type"] == "missing"
         self.findings.add(path, NOTHING if absent else detail["input"], describe(detail, kind.model_fields))
 
-    def _read_model(self, prefix: str, table: Table, own: Table) -> Config | None:
+    def _read_model(self, prefix: str, table: TomlTable, own: TomlTable) -> Config | None:
         """The model of a table, from its preset where it names one."""
         preset, family = table.get("preset"), _family(table)
-        start: Table = {"family": family}
+        start: TomlTable = {"family": family}
         try:
             key = "preset"
             if preset is not None:
@@ -113,7 +113,7 @@ class VariantReader:
                 self.datasets[config] = None
         return self.datasets[config]
 
-    def _fit(self, prefix: str, model: Config, table: Table, own: Table, dataset: DatasetInfo) -> Config:
+    def _fit(self, prefix: str, model: Config, table: TomlTable, own: TomlTable, dataset: DatasetInfo) -> Config:
         """The model with the data's channels and classes; what does not fit them is reported."""
         given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
         for key, value in given.items():
@@ -135,7 +135,9 @@ class VariantReader:
                 self.findings.add(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
             return model
 
-    def check_length(self, prefix: str, train: TrainConfig, table: Table, own: Table, dataset: DatasetInfo) -> bool:
+    def check_length(
+        self, prefix: str, train: TrainConfig, table: TomlTable, own: TomlTable, dataset: DatasetInfo
+    ) -> bool:
         """Whether there are steps at all, and more of them than of the warm-up; what is wrong is reported."""
         count = dataset.train_images
         key = next((key for place in (own, table) for key in LENGTH if key in place), "")
@@ -180,13 +182,13 @@ def inherit(base: Tables, own: Tables) -> Tables:
     return tables
 
 
-def lay_over(lower: Table, upper: Table) -> Table:
+def lay_over(lower: TomlTable, upper: TomlTable) -> TomlTable:
     """Both tables' keys, the upper one's where both have one or an alternative of one."""
     replaced = {ALTERNATIVES.get(key) for key in upper}
     return {**{key: value for key, value in lower.items() if key not in replaced}, **upper}
 
 
-def split(values: Table) -> Tables:
+def split(values: TomlTable) -> Tables:
     """`{"model.growth_rate": 12}` as the tables model, data and train."""
     tables: Tables = {section: {} for section in SECTIONS}
     for path, value in values.items():
@@ -195,7 +197,7 @@ def split(values: Table) -> Tables:
     return tables
 
 
-def flatten(tables: Tables) -> Table:
+def flatten(tables: Tables) -> TomlTable:
     """The tables model, data and train as `{"model.growth_rate": 12}`."""
     return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
 
@@ -207,12 +209,12 @@ def value_of(variant: Variant, path: str) -> Any:
     return {**vars(config), **(config.model_extra or {})}.get(key)
 
 
-def _family(table: Table) -> Any:
+def _family(table: TomlTable) -> Any:
     """The family that a model's table names, by itself or by its preset."""
     return table.get("family", getattr(PRESETS.get(str(table.get("preset"))), "family", "densenet"))
 
 
-def _is_of(own: Table, detail: ErrorDetails) -> bool:
+def _is_of(own: TomlTable, detail: ErrorDetails) -> bool:
     """Whether a pydantic error is one of these keys, or of one that their family lacks."""
     if not detail["loc"]:
         return bool(own)

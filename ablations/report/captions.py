@@ -21,7 +21,7 @@ def explain_table(frames: Frames, study: str | None = None, costs: bool = True) 
 
 def explain_effects() -> str:
     """How to read a table of main effects and interactions."""
-    return _EFFECTS
+    return _EFFECTS_NOTE
 
 
 def explain_published(frames: Frames, study: str | None = None) -> str:
@@ -72,7 +72,7 @@ _ACCURACY = (
     "95 % t interval in points, not corrected for the number of comparisons; resolved: Holm-corrected p < 0.05; "
     "identical: the same weights to the bit. Runs of other devices or torch versions are not paired. "
 )
-_EFFECTS = (
+_EFFECTS_NOTE = (
     "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
     "interaction, by how much changes along two axes together differ from their sum. Paired by seed, with 95 % t "
     "intervals in points; resolved: Holm-corrected p < 0.05 over all of these. "

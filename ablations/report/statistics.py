@@ -21,7 +21,7 @@ from scipy import stats
 from ablations.metrics import level_text
 from ablations.storage.manifest import StudyEntry
 
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def judge(differences: Sequence[float], identical: bool) -> Difference:
 
 def compute_half_interval(sd: float, n: int) -> float:
     """Half the 95 % t interval of a mean over n seeds; NaN below two."""
-    return float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
+    return float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -184,12 +184,12 @@ def make_effects_frame(effects: Sequence[Effect]) -> pd.DataFrame:
         }
         for effect in effects
     ]
-    return pd.DataFrame(rows, columns=_EFFECTS)
+    return pd.DataFrame(rows, columns=_EFFECT_COLUMNS)
 
 
-_EFFECTS = ["effect", "axes", "levels", "pairs", "difference", "low", "high", "p", "p_holm", "verdict"]
+_EFFECT_COLUMNS = ["effect", "axes", "levels", "pairs", "difference", "low", "high", "p", "p_holm", "verdict"]
 
-Cell = tuple[str, ...]
+Combination = tuple[str, ...]
 """A level of each axis, as text."""
 
 
@@ -201,10 +201,10 @@ class _Product:
     levels: list[list[str]]
     """The levels of each axis."""
 
-    reference: Cell
+    reference: Combination
     """What all cells are compared with: the base, or the first level of each axis where the base stands outside."""
 
-    variants: dict[Cell, str]
+    variants: dict[Combination, str]
     values: dict[tuple[int, str], Any]
     """The value of a field, by the place of its axis and the text of the level."""
 
@@ -295,4 +295,4 @@ def _decide(difference: Difference, corrected: float) -> str:
         return "no data"
     if difference.identical:
         return "identical"
-    return "resolved" if corrected < LEVEL else "not resolved"
+    return "resolved" if corrected < SIGNIFICANCE else "not resolved"

@@ -28,7 +28,7 @@ LAYOUT = 2
 """The version of the checkpoint's layout; a checkpoint of another version is not used."""
 
 
-class Stopped(RuntimeError):
+class StopRequested(RuntimeError):
     """The training was asked to stop; its state is kept."""
 
 

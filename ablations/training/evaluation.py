@@ -13,7 +13,7 @@ from ablations.config import TrainConfig
 from ablations.data.dataset import Dataset, count_classes
 from ablations.data.images import ImageSource
 from ablations.storage.records import pack_bits
-from ablations.training.checkpoint import Stopped
+from ablations.training.checkpoint import StopRequested
 from ablations.training.step import prepare_images, score
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
@@ -65,7 +65,7 @@ def evaluate(
     def inputs() -> Iterator[Tensor]:
         for batch in images.batches(places):
             if stopping():
-                raise Stopped
+                raise StopRequested
             yield prepare_images(data.normalise(batch), config)
 
     scores = torch.cat([score(network, each, config) for each in inputs()])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.augmentation import augment
 from ablations.data.dataset import Dataset
-from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, Stopped
+from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, StopRequested
 from ablations.training.evaluation import Evaluation, evaluate
 from ablations.training.events import Epoch, Observer, Progress
 from ablations.training.step import (
@@ -223,7 +223,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
             course.checkpoint(state)
             begun = kept = time.perf_counter()
             if stopping:
-                raise Stopped
+                raise StopRequested
         if now - shown > 1:
             shown = now
             course.observe(Progress(number + state.steps / course.per_epoch, loss.item()))
@@ -235,7 +235,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
             course.checkpointer.wait()
             state.watch.lap("checkpoint")
     if course.stopping():
-        raise Stopped
+        raise StopRequested
     course.observe(Progress(number + len(batches) / course.per_epoch, line.train_loss))
     return replace(line, seconds=state.seconds)
 

@@ -80,7 +80,9 @@ def test_every_engine_gives_the_same_results(tmp_path):
 
 
 def test_an_engine_that_is_not_there_is_told():
-    with pytest.raises(ValueError, match=r"unknown engine 'lokal', did you mean local\?"):
+    with pytest.raises(
+        ValueError, match=r"unknown engine 'lokal': allowed are 'local', 'inline'; did you mean 'local'\?"
+    ):
         driver.make_engine("lokal", ["cpu"])
 
 

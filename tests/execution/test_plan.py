@@ -17,7 +17,7 @@ from ablations.storage import files, records
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
     """Plans a grid on the machine that made-up records come from."""
-    monkeypatch.setattr(plans, "machine", lambda device: MACHINE)
+    monkeypatch.setattr(plans, "describe_machine", lambda device: MACHINE)
 
     def call(grid, folder=tmp_path / "nothing", counts_only=False, workers=1):
         return plans.plan(grid, folder, ["cpu"] * workers, counts_only, Console(file=io.StringIO()))

@@ -194,7 +194,7 @@ def test_a_prediction_that_is_not_as_it_was_kept_is_made_again(content):
 
 def kept_names(config) -> list[str]:
     key = memory.identity(
-        {"cost": memory.cost_fields(config), "torch": torch.__version__, "code": memory.code()["fingerprint"]}
+        {"cost": memory.cost_fields(config), "torch": torch.__version__, "code": memory.describe_code()["fingerprint"]}
     )
     return [f"{key}.json"]
 

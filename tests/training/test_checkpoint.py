@@ -25,7 +25,7 @@ from ablations.data.dataset import load
 from ablations.data.images import FileImages
 from ablations.storage import files
 from ablations.training import loop as module
-from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, Stopped
+from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, StopRequested
 from ablations.training.events import Epoch, Progress
 from ablations.training.loop import make_network, train
 from ablations.training.step import make_average, make_optimizer
@@ -116,7 +116,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize("step", [1, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 2, 2 * PER_EPOCH, EPOCHS * PER_EPOCH])
 def test_a_stopped_training_ends_like_one_that_was_not(case, step, tmp_path, uninterrupted):
     model, fields = CASES[case]
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, model, stop_at=step, **fields)
     outcome = go(tmp_path, model, **fields)
     assert result(outcome, tmp_path) == uninterrupted[case]
@@ -151,7 +151,7 @@ def test_a_training_asked_to_stop_while_it_is_evaluated_repeats_the_evaluation_a
         return original(network, data, images, config, lambda: len(seen) == 2)
 
     monkeypatch.setattr(module, "evaluate", asked)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, DENSENET)
     monkeypatch.undo()
     calls = []
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     whole = go(tmp_path / "whole", DENSENET)
     for damage in (flip, lambda path: path.write_bytes(path.read_bytes()[:-7]), lambda path: path.unlink()):
         folder = tmp_path / str(damage)
-        with pytest.raises(Stopped):
+        with pytest.raises(StopRequested):
             go(folder, DENSENET, stop_at=6)
         latest, before = CheckpointStore(folder, "job", HERE).paths
         damage(latest)
@@ -190,7 +190,7 @@ def taken_up(folder, model=DENSENET):
 
 
 def test_another_network_s_checkpoint_is_not_taken_up(tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, DENSENET, stop_at=2)
     other = DENSENET.model_copy(update={"growth_rate": 5})
     assert taken_up(tmp_path, other) is None
@@ -221,7 +221,7 @@ def test_the_state_of_other_parameters_is_left_alone(frozen, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_neither_lost_nor_ignored(tmp_path, monkeypatch):
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, DENSENET, stop_at=6)
 
     def fail(path):
@@ -235,7 +235,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_neither_lost_nor_ignored(tmp_pa
 
 
 def test_a_damaged_checkpoint_does_not_push_out_the_whole_one_before(tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, DENSENET, stop_at=6)
     store = CheckpointStore(tmp_path, "job", HERE)
     flip(store.paths[0])
@@ -244,9 +244,9 @@ def test_a_damaged_checkpoint_does_not_push_out_the_whole_one_before(tmp_path):
 
 
 def test_a_training_that_goes_on_elsewhere_is_mixed_for_good(tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, DENSENET, stop_at=1)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, DENSENET, stop_at=1, environment={"device": "another"})
     outcome = go(tmp_path, DENSENET, environment={"device": "another"})
     assert (outcome.resumes, outcome.mixed) == (2, True)
@@ -419,7 +419,7 @@ def test_a_training_ends_with_what_it_kept_whole_or_says_that_it_is_not(stop_at,
         original(*arguments)
 
     monkeypatch.setattr(files, "rotate", late)
-    with suppress(Stopped):
+    with suppress(StopRequested):
         go(tmp_path, DENSENET, stop_at=stop_at, epochs=1)
     assert taken_up(tmp_path).steps == (stop_at or PER_EPOCH)
 
@@ -473,6 +473,6 @@ def test_on_cuda_a_deterministic_training_goes_on_bit_for_bit(optimizer, tmp_pat
     model = DENSENET.model_copy(update={"dropout": 0.3})
     fields = {"augmentation": "standard", "deterministic": True, "device": torch.device("cuda"), "optimizer": optimizer}
     whole = result(go(tmp_path / "whole", model, **fields), tmp_path / "whole")
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         go(tmp_path, model, stop_at=PER_EPOCH + 2, **fields)
     assert result(go(tmp_path, model, **fields), tmp_path) == whole

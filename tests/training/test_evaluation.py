@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.dataset import load
-from ablations.training.checkpoint import Stopped
+from ablations.training.checkpoint import StopRequested
 from ablations.training.evaluation import calibration_error, evaluate
 from ablations.training.loop import make_network
 from densenet import DenseNetConfig
@@ -70,7 +70,7 @@ def test_top_five_where_there_are_more_than_ten_classes():
 
 def test_an_evaluation_that_is_asked_to_stop_stops():
     data = load(DataConfig())
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         evaluate(make_network(SMALL, 0, CPU), data, data.test, TrainConfig(), lambda: True)
 
 
