@@ -323,7 +323,7 @@ def hashed_fields(config: Config) -> dict[str, Any]:
 
 
 def unhashed_fields(config: Config) -> dict[str, Any]:
-    """The fields that differ from their defaults and change no result: what `resolved` leaves out."""
+    """The fields that differ from their defaults and change no result: what `hashed_fields` leaves out."""
     return config.model_dump(mode="json", exclude_defaults=True, include=beside_identity(type(config)))
 
 

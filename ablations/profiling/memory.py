@@ -33,7 +33,7 @@ class Prediction:
 
     predicted_train_peak_memory_bytes: int
     predicted_activations_bytes: int
-    """Of the training step: its peak without weights and optimizer."""
+    """The training step's peak without weights and optimizer."""
 
     predicted_inference_peak_memory_bytes: int
 

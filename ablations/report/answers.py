@@ -1,4 +1,4 @@
-"""What a study answers, in sentences that say what the seeds carry, and no more."""
+"""What a study answers, in sentences that say no more than its seeds show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Levels = Sequence[LevelResult]
 
 
 def answer(study: StudyResult) -> list[str]:
-    """What the seeds carry of a study's question, and no more; the first sentence is the answer."""
+    """What the seeds show of a study's question, and no more; the first sentence is the answer."""
     base, others = study.base, study.others
     if not others:
         sentences = [f"There is nothing to compare {base.phrase} with."]
@@ -136,7 +136,7 @@ def _tell_unresolved(levels: Levels, of: int) -> str:
         return ""
     largest = max(levels, key=lambda level: abs(level.difference))
     if math.isnan(largest.low):
-        reach = "the same in every seed, which carries no interval"
+        reach = "the same in every seed, which gives no interval"
     else:
         reach = f"95 % {_say_signed(largest, largest.low)} to {_say_signed(largest, largest.high)}"
         reach += f", not corrected for {of} comparisons" if largest.low * largest.high > 0 else ""
@@ -151,7 +151,7 @@ def _tell_one_seed(levels: Levels, of: int) -> str:
         return ""
     largest = max(levels, key=lambda level: abs(level.difference))
     which = _say_which(levels, of, f"{largest.phrase}, {_say_signed(largest, largest.difference)} points")
-    return f"One seed carries no interval, and so cannot resolve the change in accuracy of {which}."
+    return f"One seed gives no interval, so it cannot resolve the change in accuracy of {which}."
 
 
 def _say_which(levels: Levels, of: int, largest: str) -> str:

@@ -1,4 +1,4 @@
-"""What the seeds carry: paired differences, 95 % intervals, and one rule that decides.
+"""Compares levels over their seeds: paired differences, 95 % intervals, and one rule that decides.
 
 A difference is *resolved* when its paired t-test, Holm-corrected over the study, has p < 0.05. The interval is of the
 seeds alone: that the test set is itself a sample is not in it.

@@ -87,14 +87,14 @@ def test_an_unresolved_change_is_said_to_be_so(results):
 def test_one_seed_carries_no_interval(tmp_path):
     fabricate(tmp_path / "r", read(write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[0]"))))
     assert answer(ablations.load(tmp_path / "r"))[0] == (
-        "One seed carries no interval, and so cannot resolve the change in accuracy of growth_rate 8, +2.00 points."
+        "One seed gives no interval, so it cannot resolve the change in accuracy of growth_rate 8, +2.00 points."
     )
 
 
 def test_the_same_change_in_every_seed_carries_no_interval(results):
     row = {"verdict": "not resolved", "low": float("nan"), "high": float("nan")}
     assert (
-        "+2.00 points (the same in every seed, which carries no interval)"
+        "+2.00 points (the same in every seed, which gives no interval)"
         in with_levels(ablations.load(results), [row])[0]
     )
 
