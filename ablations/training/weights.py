@@ -30,7 +30,7 @@ def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dic
 def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
     """The trained network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
 
-    Its images are standardised by `mean` and `std` per channel, from 0 to 255, as `read_description(path)["data"]` says.
+    Its images, from 0 to 255, are standardised per channel by `mean` and `std` of `read_description(path)["data"]`.
     A class outside this package is imported only with `own_code`: a file from elsewhere should not choose what runs.
     Raises NotWeights for any other file.
     """

@@ -128,7 +128,7 @@ def deaf(context):
 
 def test_what_may_be_stopped_is_asked_and_the_rest_is_ended(monkeypatch):
     monkeypatch.setattr("ablations.execution.local.GRACE", 1.0)
-    ready = []
+    ready: list[str] = []
     tasks = [Task("good", obey, (), stoppable=True), Task("deaf", deaf, (), stoppable=True), Task("other", deaf, ())]
     tasks += [Task("never begun", obey, (), stoppable=True)]
     start = time.monotonic()

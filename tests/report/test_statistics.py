@@ -95,7 +95,8 @@ def test_a_study_s_summary(results):
 def test_failed_runs_lower_n_and_are_counted(results):
     frames = ablations.load(results)
     runs = frames.runs.copy()
-    runs.loc[(runs["model.growth_rate"] == 8) & (runs.seed == 1), ["status", "test_accuracy"]] = ["diverged", math.nan]
+    one = (runs["model.growth_rate"] == 8) & (runs.seed == 1)
+    runs.loc[one, "status"], runs.loc[one, "test_accuracy"] = "diverged", math.nan
     wide = summarise(frames.studies, runs).to_dict("records")[1]
     assert (wide["n"], wide["pairs"], wide["mean"], wide["difference"]) == (2, 2, 92.75, 1.75)
     assert wide["not_done"] == "1 diverged"
@@ -182,8 +183,8 @@ def test_what_is_only_noise_of_sums_is_no_effect():
     """Accuracies of 360 images whose interaction is none in every seed, but for the last bits of floats."""
     counts = {("a", "x"): (330, 331, 333, 329, 335), ("a", "y"): (340, 337, 344, 341, 341)}
     gains = (7, 5, 11, 2, 4)
-    counts |= {("b", b): [n + gain for n, gain in zip(counts["a", b], gains, strict=True)] for b in "xy"}
-    cells = {cell: [100 * count / 360 for count in row] for cell, row in counts.items()}
+    more = {("b", b): [n + gain for n, gain in zip(counts["a", b], gains, strict=True)] for b in "xy"}
+    cells = {cell: [100 * count / 360 for count in row] for cell, row in (counts | more).items()}
     found = effects(*product_of(cells, range(5))).set_index("effect")
     assert (found.difference["interaction"], found.verdict["interaction"]) == (0.0, "not resolved")
     assert math.isnan(found.p["interaction"])

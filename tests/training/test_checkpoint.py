@@ -358,7 +358,7 @@ def gated(monkeypatch):
 def test_what_is_kept_is_the_state_of_then_and_the_steps_go_on_meanwhile(tmp_path, monkeypatch):
     state, step = fresh()
     gate, begun = gated(monkeypatch)
-    told = []
+    told: list[tuple[int, int]] = []
     with closing(AsyncCheckpointer(CheckpointStore(tmp_path, "job", HERE, written=told.append))) as checkpointer:
         step()
         state.steps = 0  # nothing was gathered

@@ -132,7 +132,7 @@ def test_the_recipe_in_plain_pytorch_gives_the_same_losses_step_by_step(augmenta
 
 def test_observers_are_told_the_course():
     """At every epoch's end how far it is, and then the line of the history."""
-    seen = []
+    seen: list[Progress | Epoch] = []
     data = load(DataConfig(train_limit=64, validation=64))
     network = make_network(SMALL, 0, CPU)
     result = train(network, data, DataConfig(), TrainConfig(epochs=3), 0, seen.append)
@@ -281,7 +281,7 @@ def test_nothing_is_read_from_the_device_between_steps_or_batches(fields, monkey
         found.append(reads.count)
     assert found[0] == found[1] > 0
     with Reads() as reads:
-        evaluate(network, data, replace(data.test, images=data.test.images[:64], labels=data.test.labels[:64]), config)
+        evaluate(network, data, data.test.subset(torch.arange(64)), config)
     assert 0 < reads.count < found[0]
     few = reads.count
     with Reads() as reads:
