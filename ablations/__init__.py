@@ -15,9 +15,20 @@ __all__ = ["load", "load_model"]
 
 
 def load(folder: str | Path) -> Frames:
-    """The tidy data frames of a results folder, as `ablations.report.frames.Frames` tells.
+    """Read a results folder as tidy data frames.
 
-    Raises NotResults where it is none.
+    Args:
+        folder: where `ablate run` wrote its results.
+
+    Returns:
+        Frames with a row per run, cost, epoch, variant and level, joined by the column `variant`.
+
+    Raises:
+        NotResults: the folder holds no results, or a damaged plan.
+
+    Example:
+        >>> frames = load("results/digits-cpu")
+        >>> frames.runs.groupby("model.growth_rate").test_accuracy.mean()  # doctest: +SKIP
     """
     from ablations.report.frames import load
 
@@ -25,9 +36,21 @@ def load(folder: str | Path) -> Frames:
 
 
 def load_model(path: str | Path, own_code: bool = False) -> Any:
-    """The trained network of a run with `train.keep_weights`, in eval mode.
+    """Read the trained network of a run with `train.keep_weights`.
 
-    `own_code` allows classes outside this package to be imported. Raises NotWeights for any other file.
+    Args:
+        path: a file of the folder `weights/` of a results folder.
+        own_code: allows that a class outside this package is imported. A file from elsewhere should not choose what
+            runs.
+
+    Returns:
+        The network in eval mode, `(N, C, H, W) -> (N, num_classes)`.
+
+    Raises:
+        NotWeights: the file was not written by `ablate run`, or needs `own_code`.
+
+    Example:
+        >>> network = load_model("results/mine/weights/0123456789abcdef.safetensors")  # doctest: +SKIP
     """
     from ablations.training.weights import load_model
 

@@ -14,12 +14,28 @@ from densenet.registry import build, textbook
 
 
 def count_params(config: Config) -> int:
-    """Trainable parameters of a network, counted without giving it storage."""
+    """Count the trainable parameters of a network, without giving it storage.
+
+    Example:
+        >>> from densenet import PRESETS
+        >>> count_params(PRESETS["densenet121"])
+        7978856
+    """
     return sum(parameter.numel() for parameter in _without_storage(config).parameters() if parameter.requires_grad)
 
 
 def count_macs(config: Config, image_size: tuple[int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image of (height, width), without storage."""
+    """Count the multiply-accumulates of convolutions and linear layers for one image, without storage.
+
+    Args:
+        config: of the network.
+        image_size: height and width, in pixels.
+
+    Example:
+        >>> from densenet import PRESETS
+        >>> count_macs(PRESETS["densenet121"], (224, 224))
+        2834161664
+    """
     images = torch.empty(1, getattr(config, "in_channels", 3), *image_size, device="meta")
     return macs_of(_without_storage(textbook(config)).eval(), images)
 

@@ -36,9 +36,20 @@ def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
 
 
 def build(network: str | Config) -> nn.Module:
-    """A network, from a preset's name or from a configuration.
+    """Build a network with new weights.
 
-    Raises ValueError for an unknown name, naming the known ones.
+    Args:
+        network: the name of a preset, such as `densenet121`, or a configuration.
+
+    Returns:
+        A module in training mode, `(N, in_channels, H, W) -> (N, num_classes)`.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones and the nearest.
+
+    Example:
+        >>> build(DenseNetConfig(depth=22, growth_rate=8)).classifier.out_features
+        10
     """
     config = lookup("preset", network, PRESETS) if isinstance(network, str) else network
     return model_family(getattr(config, "family", ""))[1](config)

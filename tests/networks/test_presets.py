@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 import torch
 from torchvision import models
 
+import densenet
 from densenet import PRESETS, DenseNetConfig, find_published
 from densenet.counting import count_macs, count_params
 from densenet.presets import PUBLISHED
@@ -100,3 +103,10 @@ def test_a_published_size_belongs_to_exactly_that_network_and_image():
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'densenet121'"):
         build("densenet12")
+
+
+@pytest.mark.parametrize("module", [densenet, densenet.registry, densenet.counting])
+def test_the_examples_of_the_docstrings_hold(module):
+    found = doctest.testmod(module)
+    assert found.attempted >= 1
+    assert not found.failed
