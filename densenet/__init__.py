@@ -3,7 +3,7 @@
 >>> from densenet import DenseNetConfig, build
 >>> network = build(DenseNetConfig(depth=22, growth_rate=8))
 >>> sum(parameter.numel() for parameter in network.parameters())
-32602
+32606
 """
 
 from __future__ import annotations
