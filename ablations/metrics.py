@@ -172,6 +172,9 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 """Every measure that tables, figures and citations know. A new one is an entry here, and its value in a record."""
 
+BESIDE_ACCURACY = {key: metric for key, metric in METRICS.items() if metric.of == "run" and key != "test_accuracy"}
+"""Measures of runs that stand beside the accuracy, as mean and standard deviation over the seeds, without a verdict."""
+
 COSTS = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
 
 MATCHED = {key: metric.phrase for key, metric in METRICS.items() if metric.matched}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.metrics import COSTS, METRICS, level_text
+from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, level_text
 from ablations.report.frames import Frames, find_base, find_edges, list_tuned_fields, select_study
 from ablations.report.statistics import (
     Effect,
@@ -38,6 +38,14 @@ class CostResult:
     """Relative interquartile range over repeated steps."""
 
     disturbed: bool
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the runs of a level give in one measure; NaN stands for what is not known."""
+
+    mean: float
+    sd: float
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,9 @@ class LevelResult:
     low: float
     high: float
     verdict: str
+    beside: Mapping[str, RunResult]
+    """Other measures of the runs, by the names of METRICS."""
+
     cost_status: str
     costs: Mapping[str, CostResult]
     """By the names of METRICS."""
@@ -132,6 +143,11 @@ class StudyResult:
     def others(self) -> list[LevelResult]:
         """All levels but the base."""
         return [level for level in self.levels if not level.is_base]
+
+    @property
+    def beside(self) -> list[str]:
+        """The measures of runs, beside the accuracy, that any of its records has."""
+        return [key for key in BESIDE_ACCURACY if key in self.numbers]
 
     @property
     def effect_numbers(self) -> pd.DataFrame:
@@ -194,12 +210,26 @@ def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> 
     ]
     costs = frames.costs.reindex(columns=["variant", "status", *COSTS, *beside, "counters_agree"])
     costs = costs.rename(columns={"status": "cost_status"})
-    numbers = summarise(levels, frames.runs).merge(costs, on="variant", how="left")
+    numbers = summarise(levels, frames.runs)
+    for found in (_summarise_beside(frames.runs), costs):
+        numbers = numbers.merge(found, on="variant", how="left")
     base = numbers[numbers.is_base].iloc[0]
     for key in COSTS:
         numbers[key] = numbers[key].astype(float)
         numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
     return numbers.merge(frames.variants[["variant", *tuned]], on="variant", how="left") if tuned else numbers
+
+
+def _summarise_beside(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation (ddof = 1) of each other measure of the runs that any of them has, by variant."""
+    done = runs[runs.status == "done"]
+    found = {"variant": runs.variant.drop_duplicates()}
+    for key in BESIDE_ACCURACY:
+        values = done[key].astype(float)
+        if values.notna().any():
+            of_variant = values.groupby(done.variant)
+            found |= {key: found["variant"].map(of_variant.mean()), f"{key}_sd": found["variant"].map(of_variant.std())}
+    return pd.DataFrame(found)
 
 
 def _read_levels(
@@ -221,6 +251,7 @@ def _read_levels(
                 else row["level"],
                 values=level.values if level else {},
                 not_done=not_done.get(row["variant"], {}),
+                beside={key: RunResult(row[key], row[f"{key}_sd"]) for key in BESIDE_ACCURACY if key in row},
                 costs={key: _read_cost(row, key) for key in COSTS},
                 counters_agree=row["counters_agree"] is not False,
                 chosen={field: row[field] for field in tuned if not pd.isna(row[field])},

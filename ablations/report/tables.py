@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.metrics import COSTS, MATCHED, METRICS, choose_places, format_signed, level_text
+from ablations.metrics import BESIDE_ACCURACY, COSTS, MATCHED, METRICS, Metric, choose_places, format_signed, level_text
 from ablations.report.captions import describe_provenance, explain_effects, explain_table, name_field
 from ablations.report.results import LevelResult, Results, StudyResult
 from ablations.report.statistics import Effect
@@ -103,12 +103,17 @@ def make_study_table(study: StudyResult) -> Table:
     """The table of a study, rows in the grid's order."""
     columns = (
         *(LEVEL, SEEDS, ACCURACY, CHANGE, VERDICT),
+        *(_make_column(BESIDE_ACCURACY[key]) for key in study.beside),
         *(Column(name_field(field)) for field in study.tuned),
         *(PUBLISHED if study.base.published else ()),
-        *(Column(metric.label, metric.unit, metric.group, metric.brief) for metric in COSTS.values()),
+        *(_make_column(metric) for metric in COSTS.values()),
     )
     rows = tuple(Row(tuple(_fill_row(study, level)), level.is_base) for level in study.levels)
     return Table(study.name, study.question, columns, rows, _write_caption(study))
+
+
+def _make_column(metric: Metric) -> Column:
+    return Column(metric.label, metric.unit, metric.group, metric.brief)
 
 
 def make_overall_table(results: Results) -> Table:
@@ -156,6 +161,7 @@ def _fill_row(study: StudyResult, level: LevelResult) -> Iterator[Cell]:
     yield _make_accuracy_cell(level)
     yield _make_change_cell(study, level)
     yield Cell((level.verdict,))
+    yield from (_make_beside_cell(level, key) for key in study.beside)
     yield from (_make_chosen_cell(level, field) for field in study.tuned)
     yield from _make_published_cells(level)
     yield from (_make_cost_cell(level, key) for key in COSTS)
@@ -203,6 +209,14 @@ def _make_accuracy_cell(level: LevelResult) -> Cell:
     places = choose_places(level.sd)
     spread = f"{level.sd:.{places}f}" if level.n > 1 else ""
     return Cell((Number(level.mean, f"{level.mean:.{places}f}", spread),), lacks)
+
+
+def _make_beside_cell(level: LevelResult, key: str) -> Cell:
+    """`1.234 ± 0.017`, another measure of the runs; empty where no record has it."""
+    found, show = level.beside[key], METRICS[key].show
+    if math.isnan(found.mean):
+        return Cell()
+    return Cell((Number(found.mean, show(found.mean), "" if math.isnan(found.sd) else show(found.sd)),))
 
 
 def _make_change_cell(study: StudyResult, level: LevelResult) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ablations.metrics import COSTS, METRICS, choose_places, format_signed, level_text
+from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, format_signed, level_text
 from ablations.report.results import LevelResult, Results
 from ablations.report.tables import format_percent
 
@@ -23,6 +23,8 @@ DERIVED = {
     "test_error_low": "lower end of the test error's 95 % t interval over the seeds, in %",
     "test_error_high": "upper end of the test error's 95 % t interval over the seeds, in %",
     "published_error": "test error that was published, in %",
+    **{f"{key}_sd": f"{metric.label}: standard deviation over the seeds (ddof = 1), in {metric.unit}"
+       for key, metric in BESIDE_ACCURACY.items()},
     **{f"{key}_change": f"{metric.label}: change against the base, in %"
        for key, metric in METRICS.items() if metric.compared},
 }  # fmt: skip
@@ -51,14 +53,17 @@ def _list_values(level: LevelResult) -> dict[str, str]:
         **{key: (level.costs[key].value, METRICS[key].show(level.costs[key].value))
            for key in COSTS if not math.isnan(level.costs[key].value)},
     }  # fmt: skip
+    for key, found in level.beside.items():
+        known = {name: value for name, value in ((key, found.mean), (f"{key}_sd", found.sd)) if not math.isnan(value)}
+        numbers |= {name: (value, METRICS[key].show(value)) for name, value in known.items()}
     for key, cost in level.costs.items():
         if METRICS[key].compared and not level.is_base and not math.isnan(cost.change):
             numbers[f"{key}_change"] = cost.change, format_percent(key, cost.change)
     if level.published:
-        found = level.published
-        width = choose_places((found.high - found.low) / 2)
-        errors = {"test_error": found.error, "test_error_low": found.low, "test_error_high": found.high}
+        stated = level.published
+        width = choose_places((stated.high - stated.low) / 2)
+        errors = {"test_error": stated.error, "test_error_low": stated.low, "test_error_high": stated.high}
         numbers |= {key: (value, f"{value:.{width}f}") for key, value in errors.items()}
-        numbers["published_error"] = found.stated, f"{found.stated:.2f}"
+        numbers["published_error"] = stated.stated, f"{stated.stated:.2f}"
     texts |= {key: text for key, (value, text) in numbers.items() if not math.isnan(value)}
     return texts | {field.partition(".")[2]: level_text(value) for field, value in level.chosen.items()}
