@@ -82,8 +82,8 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
     SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
-    once. Raises WrongFolder if the folder holds another grid, Held if another process works on the folder, StorageError
-    if the folder cannot be written.
+    once. Raises WrongFolder if the folder holds another grid, FolderInUse if another process works on the folder,
+    StorageError if the folder cannot be written.
     """
     where = engine.machine
     refuse(grid, str(where["device"]))

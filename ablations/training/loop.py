@@ -129,22 +129,22 @@ def train(
     """Trains a network in place and tests it once, after the last epoch.
 
     Args:
-        network: in any state; its parameters are what the training starts from.
+        network: trained from its current parameters.
         data: on the device of the network.
         variation: how the images are augmented.
         config: the recipe.
-        seed: of the data's order and of augmentation; see `stream`.
-        observe: is told `Progress` about once a second and at the end of an epoch's steps, and an `Epoch` when it has
-            been evaluated.
-        store: the checkpoints, from which the training goes on, bit for bit. New ones are written at every epoch's
-            end, in between after `checkpoint_seconds`, and when it is `stopping`.
-        stopping: whether somebody has asked to stop.
+        seed: of the order of the images and of augmentation; see `derive_seed`.
+        observe: called with `Progress` about once a second and after the last step of an epoch, and with `Epoch` after
+            the evaluations of an epoch.
+        store: the checkpoints, from which the training resumes bit for bit. New ones are written at the end of each
+            epoch, every `checkpoint_seconds` in between, and when `stopping` returns True.
+        stopping: returns whether a stop was requested.
         watch: counts the seconds of each part of the work.
-        tested: whether the test images are looked at.
+        tested: whether the network is evaluated on the test images.
 
     Raises:
-        Stopped: when it was `stopping`; the state is kept.
-        Diverged: names the step at which the loss or the gradient's norm was no number.
+        StopRequested: `stopping` returned True; the state is saved.
+        Diverged: the loss or the norm of the gradient is not finite; the message says at which step.
         StorageError: a checkpoint could not be written.
 
     """
