@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 class _Lasting(Console):
-    """A console that outlives its reader: work goes on when `| head` has seen enough."""
+    """A console that stays silent after its reader, for example `| head`, has closed the pipe, so that work goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

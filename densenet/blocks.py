@@ -109,7 +109,7 @@ class DenseLayer(nn.Sequential):
 
     @torch.jit.unused
     def recomputed(self, features: list[Tensor]) -> Tensor:
-        """Computes the same, but keeps only a part of the intermediate results, or none, for the backward pass."""
+        """Computes the same as `whole`, but keeps some or no intermediate results for the backward pass."""
         if self.checkpoint == "layer":
             return recompute(self, self.whole, features)
         return self.second_convolution(recompute(self, self.first_convolution, features))
@@ -152,7 +152,7 @@ class DenseBlock(nn.ModuleDict):
 
     @torch.jit.unused
     def recomputed(self, x: Tensor) -> Tensor:
-        """Computes the same, but keeps no intermediate results for the backward pass."""
+        """Computes the same as `whole`, but keeps no intermediate results for the backward pass."""
         return recompute(self, self.whole, x)
 
     def forward(self, x: Tensor) -> Tensor:

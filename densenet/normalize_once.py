@@ -330,7 +330,7 @@ def layer_backward(
 ) -> list[Tensor]:
     """Returns the gradients of a layer's parameters, given the gradient of its output.
 
-    `before` has x^ of all features before the layer, and the sum of their gradients, to which the layer adds its part.
+    `before` has x^ of all features before the layer, and the sum of their gradients so far. The layer adds its part.
     """
     stream, sums = before
     first, *second = convolutions

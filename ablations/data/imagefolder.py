@@ -28,7 +28,7 @@ def imagefolder(config: DataConfig) -> Source:
     """A folder `train` and a folder `test` (or `val`), each with a folder of images for every class.
 
     Without a test set, data.test_share of the images becomes the test set. Images that need more memory than
-    data.memory_limit are read from their files in each epoch. Raises DataError.
+    data.memory_limit are read from their files when they are needed. Raises DataError.
     """
     if not config.root:
         raise DataError(

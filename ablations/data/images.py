@@ -42,7 +42,7 @@ class ImageSource(Protocol):
     def forks(self) -> bool:
         """Whether `batches` forks processes.
 
-        Then no other thread should write, because they would inherit its locks.
+        Then no other thread should write: the processes would inherit its locks.
         """
 
     def __len__(self) -> int: ...

@@ -162,7 +162,7 @@ def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
 
 
 def _list_declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
-    """Returns the trainings that a grid asks for, before tuning chooses values: levels with their seeds, and trials."""
+    """Returns the trainings that a grid asks for, for any choice of the tuning: levels with their seeds, and trials."""
     levels = {
         (level.declared, seed, level.tuned_as is not None)
         for study in plan.studies
@@ -219,7 +219,10 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, cons
 
 @contextmanager
 def _listen_for_stop() -> Iterator[Callable[[], bool]]:
-    """A context that yields a function: whether a signal has requested a stop. A second Ctrl-C interrupts at once."""
+    """A context that yields a function, which returns whether a signal has requested a stop.
+
+    A second Ctrl-C interrupts at once.
+    """
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}
 

@@ -22,7 +22,7 @@ Stopping = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Context:
-    """What an engine gives to a task that it runs. Any thread of the task may call the functions."""
+    """The values and functions that an engine gives to a task. Any thread of the task may call the functions."""
 
     device: str
     """`cpu`, or `cuda:1`."""

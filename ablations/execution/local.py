@@ -214,7 +214,7 @@ def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
 def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
     _start_server()
     here, there = context.Pipe(duplex=False)
-    # not a daemon: a daemon may not start processes, which read images
+    # not a daemon, because a daemon may not start processes that read images
     process = context.Process(target=_work, args=(there, task, device, time.monotonic()))
     process.start()
     there.close()
@@ -222,7 +222,7 @@ def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot:
 
 
 def _start_server() -> None:
-    """Starts the server if it does not run. The server ignores stop signals, which are meant for the driver.
+    """Starts the server if it does not run. The server blocks stop signals, which are meant for the driver.
 
     Without PYTHONSAFEPATH, the server would import modules from the current folder first, where a user's file may have
     the name of one of them.

@@ -73,7 +73,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         }
     trials = [job for job in todo if job.kind == "tuning"]
     unmeasured = [job.variant for job in todo if job.kind == "cost"]
-    known = {job.id for job in everything if job.kind == "cost"}  # for other variants the tuning is not finished
+    known = {job.id for job in everything if job.kind == "cost"}  # other costs depend on tuning
     unmeasured += [name for name, cost in ids.items() if cost not in known and name not in given_up]
     result: dict[str, Any] = {
         "title": grid.title,

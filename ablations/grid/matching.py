@@ -62,7 +62,7 @@ def find_nearest(
 
 
 def match_level(variants: VariantReader, where: str, level: Level, table: MatchTable, base: Variant) -> Level:
-    """Returns the level with the field solved that a table `match` names. Reports what cannot be solved."""
+    """Solves the field that a `match` table names, and returns the new level. Reports what cannot be solved."""
     findings, measure, path = variants.findings, table.measure, table.path
     section, _, key = path.partition(".")
     model = level.variant.model

@@ -89,7 +89,7 @@ def known_values(measured: Any) -> dict[str, Any]:
 
 
 def _params_per_stage(network: nn.Module) -> dict[str, int]:
-    """Returns the trainable parameters of each part of the network that has any.
+    """Returns the number of trainable parameters of each part of the network that has any.
 
     The parts of `features` are separate.
     """

@@ -171,7 +171,7 @@ def _say_signed(level: LevelResult, value: float) -> str:
 
 
 def _tell_no_data(levels: Levels) -> str:
-    """Returns a sentence on levels that cannot be compared, because the level or the base has no result."""
+    """Returns a sentence on levels without a result."""
     return f"No result to compare: {_name_some(levels)}." if levels else ""
 
 

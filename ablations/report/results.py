@@ -91,7 +91,7 @@ class LevelResult:
     """The values that tuning chose, by field: `{"train.learning_rate": 0.1}`."""
 
     edges: frozenset[str]
-    """The fields whose chosen value is the first or the last of its list."""
+    """The fields whose chosen value is the least or the greatest of its list."""
 
     published: PublishedResult | None
     """None if the study has no published errors."""

@@ -64,7 +64,7 @@ def judge(differences: Sequence[float], identical: bool) -> Difference:
     mean = statistics.fmean(differences) if n else math.nan
     if n < 2:
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    error = statistics.stdev(differences) / math.sqrt(n)  # fmean and stdev are exact: equal values have deviation 0
+    error = statistics.stdev(differences) / math.sqrt(n)  # stdev sums exactly: equal values have deviation 0
     if error <= 1e-9:  # only rounding: a t-test would call any such difference certain
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
     half = compute_half_interval(error * math.sqrt(n), n)
@@ -150,7 +150,7 @@ def find_effects(study: StudyEntry, runs: pd.DataFrame) -> list[Effect]:
     """Returns main effects and interactions of a study that is the product of several axes; an empty list for others.
 
     A main effect is the change from the base's level of an axis to another level, averaged over the levels of all other
-    axes. An interaction is the difference between two changes along two axes made together and their sum. Each is
+    axes. An interaction is how much two changes along two axes, made together, differ from their sum. Each is
     paired by seed, over the seeds of all cells that it needs, and Holm-corrected over all effects of the study.
     """
     product = _find_product(study)

@@ -107,7 +107,7 @@ class TuningEntry(Entry):
     name: str
     values: dict[str, list[Any]]
     ends: dict[str, list[Any]]
-    """The first and the last value of each list of numbers, if the field allows values beyond it."""
+    """The least and the greatest value of each list of numbers, each only if the field allows values beyond it."""
 
     base: Fields
     schedule: Fields

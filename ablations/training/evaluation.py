@@ -48,8 +48,8 @@ class Evaluation:
     them."""
 
     mistakes: str
-    """The predicted class of each wrongly classified image, in the order of the images, as hexadecimal digits. All
-    classes have as many digits as the highest one."""
+    """The predicted class of each wrongly classified image, in the order of the images, as hexadecimal digits. Each
+    class is written with as many digits as the highest one needs."""
 
 
 @torch.no_grad()

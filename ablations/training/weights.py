@@ -31,7 +31,7 @@ def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dic
 
 
 def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
-    """Load the network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
+    """Loads the network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
 
     Its input images, with values from 0 to 255, must be standardised per channel with `mean` and `std` of
     `read_description(path)["data"]`. A class outside this package is imported only with `own_code=True`, so that a file
@@ -53,7 +53,7 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Read the description beside the weights: `model`, `data` and `job`. Raises NotWeights."""
+    """Reads the description beside the weights: `model`, `data` and `job`. Raises NotWeights."""
     try:
         with safe_open(path, framework="pt") as file:
             found = json.loads((file.metadata() or {})["described"])
