@@ -61,7 +61,7 @@ def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, 
 
 @cache
 def describe_code() -> dict[str, str]:
-    """Returns the commit, marked if the sources differ from it, and the sources' fingerprint: no part of ids."""
+    """Returns the commit, marked if the sources differ from it, and the sources' fingerprint. Ids contain neither."""
     return {"commit": _commit(), "fingerprint": _fingerprint()}
 
 

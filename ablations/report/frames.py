@@ -143,7 +143,7 @@ def list_tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
 
 
 def find_edges(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
-    """Returns pairs of variant and field whose chosen value is the least or greatest of its list, in one or all studies.
+    """Returns the pairs of variant and field whose chosen value is the least or greatest of its list.
 
     A value beyond which the field allows no other does not count. Levels that take the values of the base are left out.
     """

@@ -174,7 +174,7 @@ def _shorten_number(key: str, value: float) -> str:
 
 
 def _format_change(row: dict[Any, Any], key: str) -> str:
-    """Returns `-12 %`, or `×12` above a factor of ten; an empty text for the base, or if there is no change."""
+    """Returns `-12 %`, or `×12` above a factor of ten; an empty text for the base, or if it is unknown."""
     change = row[f"{key}_change"]
     if row["is_base"] or math.isnan(change):
         return ""

@@ -259,7 +259,7 @@ def _find_place(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequen
 
 
 def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> None:
-    """Writes a name, with a thin line to its point if another point is as near."""
+    """Writes a name, with a thin line to its point if the point is far or another point is as near."""
     gap = _measure_gaps(box, here[None])[0]
     near = int((_measure_gaps(box, places) <= gap + 4).sum())  # including the point itself
     arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}

@@ -60,7 +60,7 @@ def draw(study: StudyResult) -> Figure:
 
 
 def _find_points(study: StudyResult) -> pd.DataFrame:
-    """Returns for each level x, the milliseconds of a step, y, its peak memory, its point's name, and its group."""
+    """Returns for each level: x (milliseconds of a step), y (peak memory), the name of its point, and its group."""
     rows = study.numbers.merge(study.frames.variants[["variant", "train.batch_size"]], on="variant")
     x = 1e3 * rows["train.batch_size"] / rows.train_images_per_second
     values = [level.values for level in study.levels]
