@@ -94,7 +94,7 @@ def find_published(config: Config, image_size: tuple[int, int]) -> PublishedSize
 
 
 def _state_stem_width(config: Config) -> Config:
-    """Returns the configuration with the stem's width as a number, where 0 may stand for twice the growth rate."""
+    """Replaces `init_features = 0` by the number of channels that it means, twice the growth rate."""
     if not isinstance(config, DenseNetConfig):
         return config
     return config.model_copy(update={"init_features": config.stem_features})

@@ -145,7 +145,7 @@ def format_clock(seconds: float) -> str:
 
 
 def show(console: Console, events: Iterable[Event], works: Mapping[str, Work], workers: int) -> Iterable[Event]:
-    """Yields the events unchanged and displays the progress meanwhile."""
+    """Yields the events unchanged, and displays the progress."""
     board = Board(works)
     return _live(console, events, board, workers) if console.is_terminal else _plain(console, events, board, workers)
 
