@@ -1,6 +1,6 @@
 """The suite: a grid of variants is trained and measured, and ends in tables and figures.
 
-What is imported from here is loaded when it is used: the commands start at once.
+The functions here import what they need when they are called, so that commands start without delay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def load(folder: str | Path) -> Frames:
     """Read a results folder as tidy data frames.
 
     Args:
-        folder: where `ablate run` wrote its results.
+        folder: the results folder of `ablate run`.
 
     Returns:
         Frames with a row per run, cost, epoch, variant and level, joined by the column `variant`.
@@ -40,8 +40,8 @@ def load_model(path: str | Path, own_code: bool = False) -> Any:
 
     Args:
         path: a file of the folder `weights/` of a results folder.
-        own_code: allows that a class outside this package is imported. A file from elsewhere should not choose what
-            runs.
+        own_code: whether a class outside this package may be imported. Otherwise a file from elsewhere cannot choose
+            the code that runs.
 
     Returns:
         The network in eval mode, `(N, C, H, W) -> (N, num_classes)`.

@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 class _Lasting(Console):
-    """A console that outlives its reader: work goes on when `| head` has seen enough."""
+    """A console that stays silent after its reader, for example `| head`, has closed the pipe, so that work goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -112,7 +112,7 @@ def plan(
 
 
 def _show_plan(found: dict[str, Any], title: str) -> None:
-    """The variants as a table, and a line on the whole."""
+    """Prints the variants as a table, and a line on all jobs."""
     from ablations.execution.display import format_clock, print_rows
     from ablations.metrics import METRICS
 
@@ -162,7 +162,7 @@ def run(
         code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine)
     except Interrupted:
         code = _stopped(folder)
-    except (OSError, EOFError) as error:  # of this machine, not of the grid
+    except (OSError, EOFError) as error:  # an error of this machine, not of the grid
         _stop(f"{folder}: {error or 'a process that starts others was killed'}. {KEPT}")
     raise typer.Exit(code)
 
@@ -178,7 +178,7 @@ def _run(
     retry: str,
     engine: str,
 ) -> int:
-    """Works the grid off and reports; gives the exit code."""
+    """Runs the grid and reports. Returns the exit code."""
     from ablations.execution import driver
     from ablations.storage.files import StorageError
     from ablations.storage.locks import FolderInUse
@@ -354,7 +354,7 @@ def check(
 
 
 def _apart(citation: Any) -> str:
-    """Where a cited text and the records part: the number, or the first line of a table that is another one."""
+    """Returns the difference of a cited text from the records: the numbers, or the first different line of a table."""
     if citation.recorded is None or not citation.cited:
         return ""
     lines = zip_longest(citation.cited.strip().split("\n"), citation.recorded.strip().split("\n"), fillvalue="")
@@ -392,7 +392,7 @@ def _frames(folder: Path) -> Any:
 
 
 def _finish(folder: Path) -> int:
-    """Rebuilds all results, prints the tables and where everything lies; gives the exit code."""
+    """Rebuilds all results, prints the tables and the folders. Returns the exit code."""
     from ablations.execution.display import print_rows
     from ablations.report import page as report
     from ablations.report.captions import describe_provenance, explain_table
@@ -430,7 +430,7 @@ def _finish(folder: Path) -> int:
 
 
 def _say_causes(causes: list[dict[str, Any]], console: Console = out) -> None:
-    """What failed, each cause once."""
+    """Prints the failures, each cause once."""
     for cause in causes:
         _say(f"  {len(cause['jobs'])} {cause['status']}: {cause['reason']}", console)
         for name in cause["jobs"]:
@@ -447,9 +447,9 @@ def _stop(message: str) -> NoReturn:
 
 
 class Interrupted(BaseException):
-    """A signal asked to stop. No KeyboardInterrupt: Python may end with that signal even after one was caught."""
+    """A signal requested a stop. Not a KeyboardInterrupt: Python may end with that signal even after it was caught."""
 
 
 def _interrupt(*_: object) -> NoReturn:
-    signals.ignore_stop_signals()  # once is enough
+    signals.ignore_stop_signals()  # later signals are ignored
     raise Interrupted

@@ -1,4 +1,4 @@
-"""What a run and a cost are made from, and the identity that names them."""
+"""The configuration of a run and of a cost, and the identity that names them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ check_names()
 from densenet import Config  # noqa: E402
 
 PROTOCOL = 3
-"""Raised by hand whenever the same configuration would give other results than before."""
+"""The version of the protocol, raised by hand if the same configuration would give other results than before."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a field of DataConfig or TrainConfig belongs to. Every field names its role."""
+    """The role of a field of DataConfig or TrainConfig. Every field must have one."""
 
     identity: bool = True
     """Whether it is part of a run's identity. Not: where data lies, how it is read, and what is kept."""
@@ -36,11 +36,11 @@ class Role:
 
 
 RESULT, STEP, BESIDE = Role(), Role(step=True), Role(identity=False)
-"""A field that changes what a training gives; one that changes the cost of a step as well; one that changes neither."""
+"""The roles of a field: it changes a training's results; it also changes the cost of a step; it changes neither."""
 
 
 def role_of(config: type[Config], name: str) -> Role:
-    """The role of a field. Raises TypeError for a field of DataConfig or TrainConfig that names none."""
+    """Returns the role of a field. Raises TypeError for a field of DataConfig or TrainConfig without a role."""
     roles = [each for each in config.model_fields[name].metadata if isinstance(each, Role)]
     if not roles and config in (DataConfig, TrainConfig):
         raise TypeError(f"{config.__name__}.{name} names no role: write Annotated[..., RESULT], or STEP, or BESIDE")
@@ -204,18 +204,18 @@ class TrainConfig(Config):
         return self
 
     def steps_per_epoch(self, images: int) -> int:
-        """Batches of an epoch of so many images, the incomplete one where it is kept."""
+        """Returns the number of batches in an epoch of `images` images, with the incomplete one if it is kept."""
         whole, rest = divmod(images, self.batch_size)
         return whole + (rest > 0 and self.last_batch == "keep")
 
     def total_steps(self, images: int) -> int:
-        """Steps of the whole training on so many images."""
+        """Returns the number of steps of the whole training on `images` images."""
         return self.steps or self.epochs * self.steps_per_epoch(images)
 
     def with_fields(self, fields: Mapping[str, Any]) -> TrainConfig:
-        """The same training with other fields; of `epochs` and `steps`, the one given replaces the other.
+        """Returns the same training with other fields. `epochs` replaces `steps`, and `steps` replaces `epochs`.
 
-        Raises pydantic's ValidationError where they are not valid together.
+        Raises pydantic's ValidationError if the fields are not valid together.
         """
         replaced = {"epochs": "steps", "steps": "epochs"}
         gone = {replaced[name] for name in fields if name in replaced}
@@ -224,11 +224,11 @@ class TrainConfig(Config):
 
     @property
     def of_a_step(self) -> TrainConfig:
-        """The fields that what one step costs depends on; the others at their defaults."""
+        """The fields that change the cost of one step. The others have their defaults."""
         names = [name for name in type(self).model_fields if role_of(type(self), name).step]
         fields: dict[str, Any] = {name: getattr(self, name) for name in names}
         if not self.weight_decay:
-            fields["weight_decay"] = 0.0  # how much decays costs nothing, that something does may
+            fields["weight_decay"] = 0.0  # only whether there is weight decay may change the cost, not how much
         return TrainConfig(**fields)
 
 
@@ -237,10 +237,10 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tuning:
-    """How fields of the training are chosen for a variant, every variant alike.
+    """How fields of the training are chosen for a variant, in the same way for all variants.
 
-    A candidate is one combination of the listed values; a trial is a training with a candidate and a seed, judged on
-    validation images.
+    A candidate is one combination of the listed values. A trial is a training with a candidate and a seed, which is
+    evaluated on validation images.
     """
 
     axes: tuple[tuple[str, tuple[Any, ...]], ...]
@@ -256,12 +256,12 @@ class Tuning:
     """Other fields of the training while it is tuned, for example fewer epochs."""
 
     def candidates(self) -> list[Fields]:
-        """Every combination of the values, `{"learning_rate": 0.1}`, in the order of the lists."""
+        """Returns every combination of the values, `{"learning_rate": 0.1}`, in the order of the lists."""
         names = [name for name, _ in self.axes]
         return [dict(zip(names, values, strict=True)) for values in itertools.product(*(each for _, each in self.axes))]
 
     def trial(self, variant: Variant, candidate: Mapping[str, Any]) -> Variant:
-        """The variant as it is trained with a candidate, to be judged on the validation images."""
+        """Returns the variant with the fields of a trial of this candidate, and with validation images."""
         fields = {**dict(self.schedule), "keep_weights": False, **candidate}
         data = variant.data.model_copy(update={"validation": float(self.validation)})
         return Variant(variant.model, data, variant.train.with_fields(fields))
@@ -281,7 +281,7 @@ class Variant:
     """Whether it takes what is chosen for the base, instead of being tuned itself."""
 
     def settle(self, chosen: Mapping[str, Any]) -> Variant:
-        """The variant with what was chosen for it: the same as one that states these fields outright."""
+        """Returns the variant with its chosen fields. It is equal to a variant that sets these fields itself."""
         return Variant(self.model, self.data, self.train.with_fields(chosen))
 
 
@@ -295,7 +295,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class CostConfig:
-    """What the cost of a variant depends on; not on how long it is trained, nor on a seed."""
+    """The fields that determine the cost of a variant. The length of training and the seed are not among them."""
 
     model: Config
     image_size: tuple[int, int]
@@ -306,34 +306,34 @@ class CostConfig:
 
     @property
     def batch_size(self) -> int:
-        """Images a step, in training and in inference."""
+        """Images per step, in training and in inference."""
         return self.train.batch_size
 
 
 def beside_identity(config: type[Config]) -> set[str]:
-    """The fields of a configuration that change no result."""
+    """Returns the fields of a configuration that change no result."""
     return {name for name in config.model_fields if not role_of(config, name).identity}
 
 
 def hashed_fields(config: Config) -> dict[str, Any]:
-    """The fields that differ from their defaults, so that a new field changes no old identity; `family` always."""
+    """Returns the fields that differ from their defaults, so that a new field changes no old identity, and `family`."""
     fields = config.model_dump(mode="json", exclude_defaults=True, exclude=beside_identity(type(config)))
     family = getattr(config, "family", None)
     return fields if family is None else {"family": family, **fields}
 
 
 def unhashed_fields(config: Config) -> dict[str, Any]:
-    """The fields that differ from their defaults and change no result: what `hashed_fields` leaves out."""
+    """Returns the fields that differ from their defaults and change no result, which `hashed_fields` leaves out."""
     return config.model_dump(mode="json", exclude_defaults=True, include=beside_identity(type(config)))
 
 
 def identity(value: Any) -> str:
-    """Sixteen hexadecimal digits that name a value and the protocol."""
+    """Returns sixteen hexadecimal digits that name a value and the protocol."""
     return hashlib.sha256(canonical_json({"protocol": PROTOCOL, "value": value})).hexdigest()[:16]
 
 
 def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
-    """A variant as it is hashed and recorded; the data's checksum stands for where the data lay."""
+    """Returns a variant as it is hashed and recorded, with the checksum of the data instead of its place."""
     fields = {
         "model": hashed_fields(variant.model),
         "data": {"name": variant.data.name, **hashed_fields(variant.data), "checksum": checksum},
@@ -345,7 +345,7 @@ def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
 
 
 def cost_fields(cost: CostConfig) -> dict[str, Any]:
-    """A cost's configuration as it is hashed and recorded."""
+    """Returns a cost's configuration as it is hashed and recorded."""
     return {
         "model": hashed_fields(cost.model),
         "image_size": list(cost.image_size),

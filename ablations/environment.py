@@ -1,4 +1,4 @@
-"""Where and with what a number was made: device, versions, commit, code fingerprint."""
+"""The environment of a number: device, versions, commit, fingerprint of the code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("den
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's own name."""
+    """Returns the name of the GPU or of the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a measurement on this device depends on: part of a cost's identity, and recorded with every job."""
+    """Describes the machine that measurements depend on: part of a cost's identity, recorded with every job."""
     return {
         "device": device.type,
         "device_name": device_name(device),
@@ -35,7 +35,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def describe_versions(device: torch.device) -> dict[str, Any]:
-    """What a training must go on with to give the same bits, the processor's instructions and compiled loops too."""
+    """Describes all that must be the same for a resumed training to give the same bits, also CPU instructions."""
     python = {"python": platform.python_version(), "numpy": numpy.__version__}
     return {
         **describe_machine(device),
@@ -46,11 +46,11 @@ def describe_versions(device: torch.device) -> dict[str, Any]:
 
 
 def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, Any]:
-    """The rest of what a reader needs to judge a number."""
+    """Describes all other settings that a reader needs to judge a number."""
     return {
         **describe_versions(device),
         "system": f"{platform.system()} {platform.machine()}",
-        "pillow": metadata.version("pillow"),  # which decodes images
+        "pillow": metadata.version("pillow"),  # it decodes images
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "precision": training.precision,
@@ -61,7 +61,7 @@ def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, 
 
 @cache
 def describe_code() -> dict[str, str]:
-    """The commit, marked where the sources differ from it, and the sources' own fingerprint: shown, not identity."""
+    """Returns the commit, marked if the sources differ from it, and the sources' fingerprint. Ids contain neither."""
     return {"commit": _commit(), "fingerprint": _fingerprint()}
 
 
@@ -75,7 +75,7 @@ def _fingerprint() -> str:
 
 
 def _commit() -> str:
-    """Unknown where the sources are not what git tracks here, for example in a user's own repository."""
+    """Returns the commit, or `unknown` if git does not track the sources, for example in a user's own repository."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGES[1]), *arguments]

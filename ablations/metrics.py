@@ -1,4 +1,4 @@
-"""What is measured. The one place that says what a measure is called, how it is printed and where it is shown."""
+"""The measures: their names, how they are printed and where they are shown, all in this one place."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from dataclasses import dataclass
 from typing import Literal
 
 Group = Literal["accuracy", "counts", "memory", "throughput", "latency"]
-"""Measures that belong together: a panel of a table in LaTeX holds one group."""
+"""Groups of measures. A panel of a LaTeX table has one group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A measure: what it is called, how it is printed, and where it is shown."""
+    """A measure: its name, how it is printed, and where it is shown."""
 
     label: str
-    """Head of a column, start of an axis label."""
+    """The head of its column and the start of its axis label."""
 
     unit: str = ""
-    """Unit of the printed number; empty for a plain count."""
+    """The unit of the printed number; empty for a plain count."""
 
     meaning: str
-    """One line for a reader."""
+    """One line for readers."""
 
     scale: float = 1.0
     """Printed number = recorded number / scale."""
 
     format: Callable[[float], str]
-    """The scaled number as text."""
+    """Returns the scaled number as text."""
 
     better: Literal["higher", "lower"]
     of: Literal["run", "cost"] = "cost"
-    """Measured once a run, or once a variant and device."""
+    """Whether it is measured once per run, or once per variant and device."""
 
     group: Group
     spread: str = ""
-    """The field of a record that holds the relative interquartile range of this measure of time."""
+    """The field of a record with the relative interquartile range of this measure of time."""
 
     disturbed: str = ""
-    """The field of a record that says what speaks against this measure of time; empty where nothing does."""
+    """The field of a record with the reasons not to trust this measure of time; the text is empty if there are none."""
 
     phrase: str = ""
-    """What it is called within a sentence; where none is given, no sentence names it."""
+    """Its name within a sentence. Without one, no sentence names it."""
 
     compared: bool = False
-    """Whether its change against the base is shown, so that a gain is not read without its price."""
+    """Whether its change against the base is shown, so that readers see the cost of a gain."""
 
     planned: bool = False
     """Whether a plan shows its change against the base."""
@@ -54,14 +54,14 @@ class Metric:
     """Whether it is in the short table of a terminal and a README."""
 
     panel: bool = False
-    """Whether it has a panel of its own beside the accuracy in figures."""
+    """Whether it has its own panel beside the accuracy in figures."""
 
     matched: bool = False
-    """Whether a match may solve for it."""
+    """Whether a match may solve a field for it."""
 
     @property
     def timed(self) -> bool:
-        """Whether it is a measure of time, which repeats to some percent; counts and bytes repeat exactly."""
+        """Whether it is a measure of time, which repeats only to some percent. Counts and bytes repeat exactly."""
         return bool(self.spread)
 
     @property
@@ -70,24 +70,24 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def show(self, value: float) -> str:
-        """A recorded number as printed, without its unit."""
+        """Returns a recorded number as it is printed, without its unit."""
         return self.format(value / self.scale)
 
 
 def level_text(value: object) -> str:
-    """A level's value as it is read: `12`, `true`, `8-16-32`."""
+    """Returns a level's value as text: `12`, `true`, `8-16-32`."""
     if isinstance(value, bool):
         return str(value).lower()
     return "-".join(map(level_text, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def choose_places(spread: float) -> int:
-    """Decimals that a number in % or points is printed with: two digits of its spread, and two decimals at most."""
+    """Returns the decimals of a number in % or points: two digits of its spread, and at most two decimals."""
     return min(2, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 2
 
 
 def format_signed(value: float, places: int) -> str:
-    """`+1.30`; what rounds to nothing is `+0.00`, from whichever side."""
+    """Returns `+1.30`. Numbers that are rounded to 0 give `+0.00`, even if they are negative."""
     return f"{round(value, places) + 0.0:+.{places}f}"
 
 
@@ -96,14 +96,14 @@ def _round_to(places: int) -> Callable[[float], str]:
 
 
 def _format_digits(value: float) -> str:
-    """Three significant digits, more where the whole part has more, never an exponent."""
+    """Writes three significant digits, or all digits of a larger whole part, without an exponent."""
     rounded = float(f"{value:.3g}")
     places = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
     return f"{value:,.{max(0, places)}f}"
 
 
 def _format_repeated(value: float) -> str:
-    """Three significant digits and no more: what repeats to some percent."""
+    """Writes three significant digits only, for values that repeat to some percent."""
     return _format_digits(float(f"{value:.3g}"))
 
 
@@ -170,7 +170,7 @@ METRICS: dict[str, Metric] = {
         disturbed="latency_disturbed",
     ),
 }  # fmt: skip
-"""Every measure that tables, figures and citations know. A new one is an entry here, and its value in a record."""
+"""Every measure of tables, figures and citations. A new one needs an entry here and a value in a record."""
 
 BESIDE_ACCURACY = {key: metric for key, metric in METRICS.items() if metric.of == "run" and key != "test_accuracy"}
 """Measures of runs that stand beside the accuracy, as mean and standard deviation over the seeds, without a verdict."""
@@ -178,4 +178,4 @@ BESIDE_ACCURACY = {key: metric for key, metric in METRICS.items() if metric.of =
 COSTS = {key: metric for key, metric in METRICS.items() if metric.of == "cost"}
 
 MATCHED = {key: metric.phrase for key, metric in METRICS.items() if metric.matched}
-"""What a match may solve for, as it is written within a sentence."""
+"""The measures that a match may solve for, by their names within a sentence."""

@@ -10,12 +10,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def handle_stop_signals(handler: Callable[..., Any]) -> dict[signal.Signals, Any]:
-    """Handles them, but those that are ignored, as `nohup` asks for; gives the handlers before."""
+    """Sets a handler for the stop signals, except for ignored ones (as with `nohup`). Returns the previous handlers."""
     heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heard}
 
 
 def ignore_stop_signals() -> None:
-    """Ignores them from now on."""
+    """Ignores the stop signals from now on."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -1,15 +1,15 @@
 """The DenseNet paper's equations as modules (Huang et al. 2017, arXiv 1608.06993, section 3).
 
     x_l = H_l([x_0, x_1, ..., x_(l-1)])      equation 2: a layer sees all features before it
-    x_l = H_l(x_(l-1)) + x_(l-1)             equation 1: the ResNet's, here as `connectivity = "sum"`
+    x_l = H_l(x_(l-1)) + x_(l-1)             equation 1: a ResNet's layer, here `connectivity = "sum"`
     H_l = BN . ReLU . Conv1x1 . BN . ReLU . Conv3x3      bottleneck layer (DenseNet-B)
     a transition maps m channels to floor(theta * m) and halves height and width      compression (DenseNet-C)
 
-A layer order is a permutation of norm, act and conv, read as *pre* . conv . *post*.
-Modules carry torchvision's names, so that state dicts are interchangeable.
+A layer order is a permutation of norm, act and conv. The parts before conv are called *pre*, those after it *post*.
+Modules have torchvision's names, so that state dicts are interchangeable.
 """
 
-# annotations are not postponed here: TorchScript reads those of methods that it leaves out as they stand
+# No `from __future__ import annotations` here: TorchScript evaluates the annotations of the methods that it ignores.
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
@@ -24,14 +24,18 @@ Part = tuple[str, nn.Module]
 
 
 def conv2d(config: DenseNetConfig, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """`(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)`, rounded up; biased where no norm shifts it."""
+    """Makes a convolution, `(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)`, rounded up.
+
+    It has a bias only if the network has no norms.
+    """
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=NORMS[config.norm] is None)
 
 
 def norm_act(config: DenseNetConfig, parts: Iterable[str], channels: int, suffix: str, inplace: bool) -> Iterator[Part]:
-    """The norm and the activation among `parts`, in their order.
+    """Yields the norm and the activation among `parts`, in their order.
 
-    `inplace`: the first of them may write over its input, which nobody else reads; those after it always may.
+    `inplace`: whether the first of them may overwrite its input, because no other module reads it. The second always
+    may.
     """
     for part in parts:
         if part == "act":
@@ -44,19 +48,19 @@ def norm_act(config: DenseNetConfig, parts: Iterable[str], channels: int, suffix
 
 
 def pre(config: DenseNetConfig, channels: int, suffix: str) -> Iterator[Part]:
-    """What stands before a convolution."""
+    """Yields the modules before a convolution."""
     parts = config.layer_order.split("-")
     yield from norm_act(config, parts[: parts.index("conv")], channels, suffix, inplace=False)
 
 
 def post(config: DenseNetConfig, channels: int, suffix: str) -> Iterator[Part]:
-    """What stands after a convolution."""
+    """Yields the modules after a convolution."""
     parts = config.layer_order.split("-")
     yield from norm_act(config, parts[parts.index("conv") + 1 :], channels, suffix, inplace=True)
 
 
 def convolution(config: DenseNetConfig, middle: nn.Conv2d, suffix: str, dropped: bool) -> Iterator[Part]:
-    """*pre* . conv . *post*, with dropout right after the convolution, `(N, in, H, W) -> (N, out, H, W)`."""
+    """Yields *pre*, conv, dropout if there is one, and *post*, `(N, in, H, W) -> (N, out, H, W)`."""
     yield from pre(config, middle.in_channels, suffix)
     yield f"conv{suffix}", middle
     if config.dropout and dropped:
@@ -65,9 +69,9 @@ def convolution(config: DenseNetConfig, middle: nn.Conv2d, suffix: str, dropped:
 
 
 class DenseLayer(nn.Sequential):
-    """H_l, a list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` where the stream keeps its width C.
+    """H_l, a list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` if features are added or replaced.
 
-    With a bottleneck (`bn_size` > 0) a 1x1 convolution to `bn_size * k` channels comes before the 3x3 one.
+    With a bottleneck (`bn_size` > 0), a 1x1 convolution to `bn_size * k` channels comes before the 3x3 convolution.
     """
 
     def __init__(self, config: DenseNetConfig, in_channels: int, growth_rate: int) -> None:
@@ -85,7 +89,7 @@ class DenseLayer(nn.Sequential):
         self.checkpoint = config.checkpoint
 
     def first_convolution(self, features: list[Tensor]) -> Tensor:
-        """With the concatenation before it: what torchvision's `memory_efficient` recomputes."""
+        """Concatenates and runs the first convolution: torchvision's `memory_efficient` recomputes this part."""
         x = concatenate(features)
         for index, part in enumerate(self):
             if index < self.parts_of_first:
@@ -93,25 +97,25 @@ class DenseLayer(nn.Sequential):
         return x
 
     def second_convolution(self, x: Tensor) -> Tensor:
-        """Where there is one."""
+        """Runs the second convolution with its norm and activation, if the layer has one."""
         for index, part in enumerate(self):
             if index >= self.parts_of_first:
                 x = part(x)
         return x
 
     def whole(self, features: list[Tensor]) -> Tensor:
-        """H_l([x_0, ..., x_(l-1)])."""
+        """Computes H_l([x_0, ..., x_(l-1)])."""
         return self.second_convolution(self.first_convolution(features))
 
     @torch.jit.unused
     def recomputed(self, features: list[Tensor]) -> Tensor:
-        """The same, forgotten in part or in whole until the backward pass."""
+        """Computes the same as `whole`, but keeps some or no intermediate results for the backward pass."""
         if self.checkpoint == "layer":
             return recompute(self, self.whole, features)
         return self.second_convolution(recompute(self, self.first_convolution, features))
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """A list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` where the stream keeps its width C."""
+        """A list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` if features are added or replaced."""
         if self.checkpoint == "layer" or self.checkpoint == "bottleneck":
             return self.recomputed(features)
         return self.whole(features)
@@ -120,7 +124,7 @@ class DenseLayer(nn.Sequential):
 class DenseBlock(nn.ModuleDict):
     """Layers that each see all features before them, `(N, C, H, W) -> (N, C + layers * k, H, W)`.
 
-    Where features are added or replaced instead, `(N, C, H, W) -> (N, C, H, W)`.
+    If features are added or replaced instead of concatenated: `(N, C, H, W) -> (N, C, H, W)`.
     """
 
     def __init__(self, config: DenseNetConfig, layers: int, in_channels: int, growth_rate: int) -> None:
@@ -134,12 +138,12 @@ class DenseBlock(nn.ModuleDict):
                 self.out_channels += growth_rate
 
     def whole(self, x: Tensor) -> Tensor:
-        """[x_0, x_1, ..., x_layers], or their sum, or the last of them."""
+        """Computes [x_0, x_1, ..., x_layers] concatenated, or their sum, or the last of them."""
         features = [x]
         for layer in self.values():
             new = layer(features)
             if self.connectivity == "concat":
-                features = features + [new]  # noqa: RUF005, as TorchScript reads it
+                features = features + [new]  # noqa: RUF005, TorchScript does not compile [*features, new]
             elif self.connectivity == "sum":
                 features = [features[0] + new]
             else:
@@ -148,21 +152,21 @@ class DenseBlock(nn.ModuleDict):
 
     @torch.jit.unused
     def recomputed(self, x: Tensor) -> Tensor:
-        """The same, forgotten until the backward pass."""
+        """Computes the same as `whole`, but keeps no intermediate results for the backward pass."""
         return recompute(self, self.whole, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W) -> (N, C + layers * k, H, W)`, or `(N, C, H, W)` where the stream keeps its width C."""
+        """`(N, C, H, W) -> (N, C + layers * k, H, W)`, or `(N, C, H, W)` if features are added or replaced."""
         return self.recomputed(x) if self.checkpoint == "block" else self.whole(x)
 
 
 def concatenate(features: list[Tensor]) -> Tensor:
-    """A list of `(N, C_i, H, W)` -> `(N, sum of C_i, H, W)`; one tensor is not copied."""
+    """Concatenates channels: a list of `(N, C_i, H, W)` -> `(N, sum of C_i, H, W)`. A single tensor is not copied."""
     return features[0] if len(features) == 1 else torch.cat(features, 1)
 
 
 class Transition(nn.Sequential):
-    """Between two blocks: a 1x1 convolution that compresses, and a 2x2 average pool.
+    """The layers between two blocks: a 1x1 convolution that compresses, and a 2x2 average pool.
 
     `(N, m, H, W) -> (N, floor(theta * m), H // 2, W // 2)`
     """

@@ -29,7 +29,7 @@ IMAGENET_BLOCKS: dict[int, Blocks] = {
     201: (6, 12, 48, 32),
     264: (6, 12, 64, 48),
 }
-"""Layers of the ImageNet networks by the depth that names them: the paper's Table 1, and 161 as torchvision has it."""
+"""Layers in each block, by the depth that names the ImageNet network: the paper's Table 1; 161 is from torchvision."""
 
 
 NORMALISED_FIRST = {
@@ -39,7 +39,7 @@ NORMALISED_FIRST = {
     "connectivity": ("concat",),
     "checkpoint": ("none", "bottleneck"),
 }
-"""What the implementation normalize-once needs: all consumers of a feature normalise it by the same statistics."""
+"""The fields that normalize-once needs, so that all layers that read a feature normalise it by the same statistics."""
 
 
 def _one_or_per_block(value: Any) -> Any:
@@ -54,11 +54,11 @@ def _one_or_per_block(value: Any) -> Any:
 
 
 def blocks_of(depth: int, bn_size: int, stem: Stem) -> Blocks:
-    """The layers of each block that give the paper's depth L.
+    """Returns the number of layers in each block that gives the paper's depth L.
 
-    On CIFAR, three equal blocks of n layers (section 3, "Implementation Details"): with the stem, two transitions and
-    the classifier L is 3n + 4, with bottlenecks 6n + 4.
-    Raises ValueError for a depth that does not fit, naming the nearest that do.
+    CIFAR networks have three equal blocks of n layers (section 3, "Implementation Details"). With the stem, two
+    transitions and the classifier, L is 3n + 4, or 6n + 4 with bottlenecks. Raises ValueError for a depth that does not
+    fit, and names the nearest ones that do.
     """
     if stem == "imagenet":
         if depth in IMAGENET_BLOCKS and bn_size:
@@ -161,16 +161,16 @@ class DenseNetConfig(Config):
 
     @model_validator(mode="after")
     def _depth_and_blocks_agree(self) -> DenseNetConfig:
-        """One network has one configuration, whichever of the two it was given by."""
+        """Computes depth and block_config from each other: equal networks get equal configurations."""
         blocks, depth = self.block_config, self.depth
         if depth:
             if "block_config" in self.model_fields_set:
                 raise ValueError("depth and block_config say the same thing: give one of them")
             blocks = blocks_of(depth, self.bn_size, self.stem)
         depth = (2 if self.bn_size else 1) * sum(blocks) + len(blocks) + 1
-        if self.stem == "imagenet" and self.bn_size:  # 264 is the name of a network of 265 weighted layers
+        if self.stem == "imagenet" and self.bn_size:  # the network that is called 264 has 265 weighted layers
             depth = next((name for name, layers in IMAGENET_BLOCKS.items() if layers == blocks), depth)
-        self.__dict__.update(block_config=blocks, depth=depth)  # frozen for everybody else
+        self.__dict__.update(block_config=blocks, depth=depth)  # sets fields of a frozen model
         return self
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ class DenseNetConfig(Config):
 
     @model_validator(mode="after")
     def _one_network_has_one_configuration(self) -> DenseNetConfig:
-        """Fields that say the same, or nothing, take one value, so that equal networks are found equal."""
+        """Sets fields without effect to their defaults, and equal growth rates to one number."""
         rates = set(self.growth_rates)
         fields: dict[str, Any] = {"growth_rate": rates.pop()} if len(rates) == 1 else {}
         idle = {
@@ -215,24 +215,24 @@ class DenseNetConfig(Config):
 
     @property
     def stem_features(self) -> int:
-        """Channels that the stem gives to the first block."""
+        """Channels of the stem's output."""
         return self.init_features or 2 * self.growth_rates[0]
 
     @property
     def smallest_image(self) -> int:
-        """Height and width, in pixels, below which some pooling would leave nothing.
+        """The smallest height and width of an image, in pixels. With less, some pooling would have no output.
 
-        Transitions round down; the ImageNet stem's convolution and pool round up.
+        Transitions round down. The ImageNet stem's convolution and pool round up.
         """
         before_transitions = 2 ** (len(self.block_config) - 1)
         return int(before_transitions if self.stem == "cifar" else 4 * before_transitions - 3)
 
     def layer_width(self, growth_rate: int, stream: int) -> int:
-        """Channels that a layer gives: k where they are appended, else those of the stream."""
+        """Returns the channels of a layer's output: k if features are concatenated, else the width of its input."""
         return growth_rate if self.connectivity == "concat" else stream
 
     def transition_width(self, channels: int) -> int:
-        """Channels that a transition makes of `channels`: floor(theta * m), or twice the stream."""
+        """Returns the channels of a transition's output: floor(theta * m) after concatenation, else 2 * m."""
         if self.connectivity != "concat":
             return 2 * channels
         return max(1, floor(round(self.compression * channels, 6)))

@@ -1,4 +1,4 @@
-"""How large a network is: params, and the multiply-accumulates and activations of a forward pass."""
+"""The size of a network: params, and the multiply-accumulates and activations of a forward pass."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def count_macs(config: Config, image_size: tuple[int, int]) -> int:
 
 
 def macs_of(network: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulates of convolutions and linear layers in a forward pass, as torch's dispatcher sees them.
+    """Count the multiply-accumulates of convolutions and linear layers that torch's dispatcher sees in a forward pass.
 
-    Products that attention makes of activations are none of these.
+    Products of two activations in attention are not counted.
     """
     return count_operations(network, images)[0]
 
 
 def count_operations(network: nn.Module, images: Tensor) -> tuple[int, int]:
-    """MACs of convolutions and linear layers in a forward pass, as `macs_of`, and the elements that they put out."""
+    """Count the MACs of convolutions and linear layers, as `macs_of` does, and the elements of their outputs."""
     attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # which hides linear layers in one operator
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path hides linear layers in one operator
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as flops, _OutputCounter() as outputs:
             network(images)
@@ -65,7 +65,7 @@ _COUNTED = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
 
 
 class _OutputCounter(TorchDispatchMode):
-    """Counts the elements that convolutions and linear layers put out."""
+    """Counts the elements of the outputs of convolutions and linear layers."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -82,5 +82,5 @@ def _without_storage(config: Config) -> nn.Module:
     try:
         with torch.device("meta"):
             return build(config)
-    except (NotImplementedError, RuntimeError):  # some draw plain numbers from tensors
+    except (NotImplementedError, RuntimeError):  # a network that converts tensors to Python numbers needs storage
         return build(config).to("meta")

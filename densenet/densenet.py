@@ -10,9 +10,9 @@ from densenet.options import initialise
 
 
 class DenseNet(nn.Module):
-    """Images to class scores, `(N, in_channels, H, W) -> (N, num_classes)`.
+    """A DenseNet maps images to class scores, `(N, in_channels, H, W) -> (N, num_classes)`.
 
-    Parameters are named as torchvision names them, convolutions initialised after He et al. 2015.
+    Parameters have torchvision's names. Convolutions are initialised as in He et al. 2015.
     """
 
     def __init__(self, config: DenseNetConfig) -> None:
@@ -29,7 +29,7 @@ class DenseNet(nn.Module):
                 transition = Transition(config, channels)
                 self.features.add_module(f"transition{number}", transition)
                 channels = transition.out_channels
-        for name, module in pre(config, channels, "5"):  # torchvision's name, whatever the number of blocks
+        for name, module in pre(config, channels, "5"):  # torchvision's name, for any number of blocks
             self.features.add_module(name, module)
         self.classifier = nn.Linear(channels, config.num_classes)
         for module in self.modules():
@@ -52,9 +52,9 @@ class DenseNet(nn.Module):
 
 
 def stem(config: DenseNetConfig) -> nn.Sequential:
-    """The first convolution, `(N, in_channels, H, W) -> (N, stem_features, H, W)`, a quarter of H, W for ImageNet.
+    """Makes the first layers, `(N, in_channels, H, W) -> (N, stem_features, H, W)`; for ImageNet, H / 4 and W / 4.
 
-    The ImageNet stem is torchvision's in every layer order: conv, norm, act, max pool.
+    The ImageNet stem is torchvision's for every layer order: conv, norm, act, max pool.
     """
     channels = config.stem_features
     parts = nn.Sequential()

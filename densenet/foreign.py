@@ -18,7 +18,7 @@ from densenet.options import Config, lookup
 
 
 class ForeignConfig(Config):
-    """A network written elsewhere: every field that is not listed here is an argument of its constructor."""
+    """A network written elsewhere. Every field that is not listed here is an argument of its constructor."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
@@ -33,7 +33,8 @@ class ForeignConfig(Config):
 
 
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
-"""Two networks give more than scores unless they are told not to, and warn unless they are told how to start."""
+"""Without the first argument, two networks return more than scores; without the second, they warn about
+initialisation."""
 
 
 class TorchvisionConfig(ForeignConfig):
@@ -57,15 +58,15 @@ class TorchvisionConfig(ForeignConfig):
             with torch.device("meta"):
                 build_torchvision(self)
         except NotImplementedError:
-            pass  # those that draw plain numbers from tensors cannot be tried without storage
-        except Exception as error:  # whatever a builder makes of arguments that it does not check
+            pass  # a network that converts tensors to Python numbers cannot be built without storage
+        except Exception as error:  # a builder may raise anything for arguments that it does not check
             said = str(error) if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {error}"
             raise ValueError(said) from None
         return self
 
 
 def build_torchvision(config: TorchvisionConfig) -> nn.Module:
-    """The network, `(N, 3, H, W) -> (N, num_classes)`. Raises ValueError for an unknown name."""
+    """Builds the network, `(N, 3, H, W) -> (N, num_classes)`. Raises ValueError for an unknown name."""
     from torchvision import models
 
     builders = {name: models.get_model_builder(name) for name in models.list_models(module=models)}
@@ -76,7 +77,7 @@ def build_torchvision(config: TorchvisionConfig) -> nn.Module:
 
 
 class OwnConfig(ForeignConfig):
-    """A user's own network: `family` names its class, which takes in_channels, num_classes and every other field."""
+    """A user's own network. `family` names its class, which takes in_channels, num_classes and all other fields."""
 
     family: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """`package.module:Class`."""
@@ -97,15 +98,15 @@ class OwnConfig(ForeignConfig):
 
 
 def load_class(family: str) -> type[nn.Module]:
-    """The class that `package.module:Class` names. Raises ValueError saying what is not there."""
+    """Imports the class that `package.module:Class` names. Raises ValueError if the module or class is missing."""
     module_name, _, name = family.partition(":")
     here = str(Path.cwd())
     if module_name == __package__ and (hidden := Path(here) / f"{module_name}.py").exists():
         raise ValueError(f"{module_name} is the package of this project's own networks: rename {hidden}")
-    sys.path.append(here)  # for this import alone: what lies here must not hide anything from anybody else
+    sys.path.append(here)  # only during this import, so that files in the current folder hide no other modules
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a user's module may raise while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
     finally:
         sys.path.remove(here)
@@ -117,7 +118,7 @@ def load_class(family: str) -> type[nn.Module]:
 
 
 def describe_source(config: Config) -> dict[str, str]:
-    """What a record should tell of a network written elsewhere: the version of torchvision, the SHA-256 of a file."""
+    """Returns the source of a network written elsewhere: torchvision's version, or part of its file's SHA-256."""
     if isinstance(config, TorchvisionConfig):
         return {"torchvision": metadata.version("torchvision")}
     if isinstance(config, OwnConfig):
@@ -127,7 +128,7 @@ def describe_source(config: Config) -> dict[str, str]:
 
 
 def build_own(config: OwnConfig) -> nn.Module:
-    """The user's network, `(N, in_channels, H, W) -> (N, num_classes)`."""
+    """Builds the user's network, `(N, in_channels, H, W) -> (N, num_classes)`."""
     return load_class(config.family)(**_own_arguments(config))
 
 

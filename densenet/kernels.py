@@ -1,7 +1,7 @@
 """The elementwise passes of normalize-once over matrices of pixels x channels, whose rows may lie apart.
 
-Each has its formula in PyTorch's operators here, and a compiled loop in kernels.cpp that reads every value once. The
-loops have one thread: they run where PyTorch has one too, on a processor; elsewhere the formulas do.
+Each pass has two implementations: a formula in PyTorch's operators here, and a compiled loop in kernels.cpp that reads
+every value once. The loops use one thread: they run on a CPU if PyTorch uses one thread too, else the formulas run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def library_name() -> str | None:
-    """The file of the compiled loops that suit this processor; None where there was no compiler at the installation."""
+    """Returns the file name of the compiled loops for this CPU; None if there was no compiler at the installation."""
     kinds = LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), ("",))
     files = (f"_kernels{kind}{suffix}" for kind in kinds for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if Path(__file__).with_name(file).exists()), None)
@@ -33,13 +33,13 @@ INTERFACE = 1
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled loops. Raises ImportError where they were compiled from another kernels.cpp than is beside them."""
+    """Loads the compiled loops. Raises ImportError if they were compiled from another version of kernels.cpp."""
     name = library_name()
     return None if name is None else load_library(Path(__file__).with_name(name))
 
 
 def load_library(path: Path) -> ctypes.CDLL:
-    """The library, if it has this interface."""
+    """Loads a library. Raises ImportError if its interface has another version."""
     found = ctypes.CDLL(str(path))
     number = ctypes.c_ssize_t.in_dll(found, "interface").value if hasattr(found, "interface") else 0
     if number != INTERFACE:
@@ -49,17 +49,17 @@ def load_library(path: Path) -> ctypes.CDLL:
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 PARAMETERS = {torch.float32: torch.float32, torch.float64: torch.float64, torch.bfloat16: torch.float32}
-"""The types of feature maps that the compiled loops take, and those of the parameters and sums beside them."""
+"""The types of feature maps that the compiled loops take, each with the type of the parameters and sums beside it."""
 
 
 def suits_loops(maps: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the compiled loops take these maps, with parameters of this type."""
+    """Returns whether the compiled loops take these feature maps, with parameters of this type."""
     suits = maps.device.type == "cpu" and PARAMETERS.get(maps.dtype) == dtype and torch.get_num_threads() == 1
     return suits and not torch.compiler.is_compiling() and library() is not None
 
 
 def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
-    """Writes scale * x + shift, rectified or not, to `out`, `(M, C) -> (M, C)`."""
+    """Writes scale * x + shift to `out`, `(M, C) -> (M, C)`; with `rectified`, max(scale * x + shift, 0)."""
     if suits_loops(x, scale.dtype):
         _call(_loop("affine", x.dtype), *x.shape, x, x.stride(0), scale, shift, rectified, out, out.stride(0))
         return out
@@ -68,7 +68,7 @@ def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: 
 
 
 def measure_moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, `(M, C) -> (C,)` twice, in the parameters' dtype."""
+    """Returns the mean and the biased variance of each channel, `(M, C) -> (C,)` twice, in the parameters' dtype."""
     if suits_loops(x, dtype):
         mean, variance = torch.empty(2, x.shape[1], dtype=dtype).unbind()
         _call(_loop("moments", x.dtype), *x.shape, x, x.stride(0), mean, variance)
@@ -79,7 +79,7 @@ def measure_moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 Rectifier = tuple[Tensor, Tensor]
-"""Scale and shift of the affine that the rectifier follows: it lets a gradient through where that is positive."""
+"""Scale and shift before a rectifier: a gradient passes where scale * x + shift is positive."""
 
 
 def gather_sums(
@@ -90,10 +90,10 @@ def gather_sums(
     into: Tensor | None = None,
     fresh: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Sums over the pixels of g and of g * (x - mean), `(M, C) -> (C,)` twice.
+    """Returns the sums over the pixels of g and of g * (x - mean), `(M, C) -> (C,)` twice.
 
-    g is the gradient with respect to the rectifier's input. Where `into` is given, scale * g is added to it, or written
-    to it if it is `fresh`.
+    g is the gradient with respect to the rectifier's input. If `into` is given, scale * g is added to it, or written to
+    it if it is `fresh`.
     """
     scale, shift = rectifier or (None, None)
     if suits_loops(x, mean.dtype):
@@ -116,7 +116,10 @@ def combine_gradient(
     factors: tuple[Tensor, Tensor, Tensor],
     out: Tensor,
 ) -> Tensor:
-    """Writes factor * g + slope * (x - mean) + offset to `out`, `(M, C) -> (M, C)`; g as in `gathered`, maybe `out`."""
+    """Writes factor * g + slope * (x - mean) + offset to `out`, `(M, C) -> (M, C)`.
+
+    g is the gradient with respect to the rectifier's input, as in `gather_sums`. `out` may be `gradient` itself.
+    """
     scale, shift = rectifier or (None, None)
     if suits_loops(x, mean.dtype):
         arrived = (gradient, gradient.stride(0), x, x.stride(0), mean, scale, shift)
@@ -127,7 +130,7 @@ def combine_gradient(
 
 
 def _unrectify(gradient: Tensor, x: Tensor, rectifier: Rectifier | None) -> Tensor:
-    """The gradient before the rectifier."""
+    """Returns the gradient with respect to the rectifier's input."""
     if rectifier is None:
         return gradient
     scale, shift = rectifier
@@ -136,7 +139,7 @@ def _unrectify(gradient: Tensor, x: Tensor, rectifier: Rectifier | None) -> Tens
 
 @cache
 def _loop(name: str, *dtypes: torch.dtype) -> Callable[..., None]:
-    """A compiled loop for feature maps, and gradients, of these types."""
+    """Returns the compiled loop for feature maps, and gradients, of these types."""
     found = library()
     assert found is not None
     function = found["_".join((name, *(NAMES[dtype] for dtype in dtypes)))]
@@ -150,7 +153,10 @@ ARGUMENTS = {"affine": 9, "moments": 6, "gathered": 14, "combined": 13}
 
 
 def _call(loop: Callable[..., None], rows: int, channels: int, *rest: Tensor | int | None) -> None:
-    """On the storage of tensors, whose last dimension is to have no gaps; without a storage nothing is computed."""
+    """Calls a loop on the storage of tensors. Does nothing for fake tensors, which have no storage.
+
+    Raises ValueError for a tensor whose channels do not lie side by side in memory.
+    """
     if not isinstance(rest[0], FakeTensor):
         if channels > 1 and any(isinstance(each, Tensor) and each.stride(-1) != 1 for each in rest):
             raise ValueError("the compiled loops take no channels with gaps between them")

@@ -1,30 +1,31 @@
 """A DenseNet that normalises every feature once: the same function as the textbook's, in less time and memory.
 
-In a dense block all consumers of a feature x normalise it with the same mean m and variance v, those of this batch.
-Only their scale and shift differ. So x is normalised where it is produced, and what is left to consumer l is
+In a dense block, all layers that read a feature x normalise it with the same mean m and variance v, those of this
+batch. Only their scale and shift differ. So x is normalised once, where it is produced, and the layers only scale it:
 
     x^ = (x - m) / sqrt(v + eps)                        once
-    u_l = max(gamma_l * x^ + beta_l, 0)                 for every l, elementwise, where l needs it
+    u_l = max(gamma_l * x^ + beta_l, 0)                 in each layer l that reads x, elementwise
 
-The features of a block lie side by side in one matrix of pixels x channels (channels last), so nothing is ever
-concatenated: the input of layer l is its first columns. The backward pass keeps this matrix, the output z of every
-bottleneck's 1x1 convolution, and their statistics, k + 4k channels a layer; it computes u_l again, and
-max(gamma * z^ + beta, 0) too, elementwise and without a second convolution. With `checkpoint = "bottleneck"` it
-computes z again as well, and keeps k channels a layer.
+The features of a block lie side by side in one matrix of pixels x channels (channels last), so nothing is concatenated:
+the input of layer l is the first columns of the matrix. The backward pass keeps this matrix, the output z of every
+bottleneck's 1x1 convolution, and their statistics: k + 4k channels per layer. It computes u_l again, and also
+max(gamma * z^ + beta, 0), elementwise and without a second convolution. With `checkpoint = "bottleneck"` it computes z
+again as well, and keeps k channels per layer.
 
-The gradient with respect to x^ adds up over its consumers, in one matrix as large as the features',
+The gradient with respect to x^ is the sum over the layers that read x, in one matrix of the same size:
 
     dL/dx^ = sum over l of gamma_l * g_l                g_l: dL/du_l where u_l > 0, else 0
     dL/dgamma_l = sum over pixels of g_l * x^           dL/dbeta_l = sum over pixels of g_l
 
-and because the backward of a normalisation is linear in what arrives, it runs once, on the sum:
+The backward pass of a normalisation is linear in the gradient that it receives, so it runs once, on the sum:
 
     dL/dx = (dL/dx^ - mean(dL/dx^) - x^ * mean(dL/dx^ * x^)) / sqrt(v + eps)
 
-All this holds for a batch norm that stands right before the rectifier and the convolution; dropout comes after the
-convolution, before the feature is normalised. Every consumer keeps running statistics of its own, as the textbook has
-them: one state dict serves both. A transition's 1x1 convolution comes after its pool, where no dropout stands between
-them: both are linear and the one works on channels, the other on pixels, so they commute, at a quarter of the work.
+This needs a batch norm right before the rectifier and the convolution. Dropout comes after the convolution, before the
+feature is normalised. Every norm keeps its own running statistics, as in the textbook, so that both implementations
+share a state dict. Without dropout between them, a transition's 1x1 convolution comes after its pool: both are linear,
+the convolution works on channels and the pool on pixels, so their order does not matter, and the convolution has a
+quarter of the work.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ from densenet.densenet import DenseNet
 from densenet.kernels import Rectifier, apply_affine, combine_gradient, gather_sums, measure_moments
 
 PIECE = 2**22
-"""Bytes of feature maps that a processor works on at once, so that they stay in its cache from one pass to the next."""
+"""Bytes of feature maps that a CPU works on at once, so that they stay in its cache from one pass to the next."""
 
 BATCH = 16
-"""On one thread, PyTorch gives smaller batches to a convolution that is several times as slow."""
+"""Images per convolution. For fewer, on one thread, PyTorch chooses a convolution that is several times as slow."""
 
 
 class MapSize(NamedTuple):
@@ -58,24 +59,24 @@ class MapSize(NamedTuple):
 
 
 def pieces(x: Tensor, unit: int) -> Iterator[slice]:
-    """Rows of x to work on at once, in whole units; all of them where there is no cache to stay in."""
+    """Yields slices of whole units of rows. On a CPU each fits into the cache; other devices get all rows at once."""
     row = x.shape[1] * x.element_size()
     step = max(1, PIECE // (unit * row)) * unit if x.device.type == "cpu" else len(x)
     return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
 
 
 def as_maps(rows: Tensor, height: int, width: int) -> Tensor:
-    """`(N * H * W, C) -> (N, C, H, W)` with channels last, without a copy."""
+    """Views rows as feature maps with channels last, `(N * H * W, C) -> (N, C, H, W)`, without a copy."""
     return rows.view(-1, height, width, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """`(N, C, H, W) -> (N * H * W, C)`, without a copy where channels are last; a row's channels lie together."""
+    """Returns feature maps as rows, `(N, C, H, W) -> (N * H * W, C)`. Copies only if the channels are not last."""
     return maps.permute(0, 2, 3, 1).contiguous().view(-1, maps.shape[1])
 
 
 def rectify(x: Tensor, rectifier: Rectifier, out: Tensor | None = None) -> Tensor:
-    """max(scale * x + shift, 0), `(M, C) -> (M, C)`; `out`, where it is given, may have more rows."""
+    """Computes max(scale * x + shift, 0), `(M, C) -> (M, C)`. `out`, if it is given, may have more rows than x."""
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     return apply_affine(x, *rectifier, rectified=True, out=out[: len(x)])
@@ -90,16 +91,19 @@ class Convolution(NamedTuple):
 
     @property
     def rectifier(self) -> Rectifier:
-        """Scale and shift."""
+        """The scale and the shift."""
         return self.scale, self.shift
 
     def fold(self, mean: Tensor, inverse: Tensor) -> Convolution:
-        """With (x - mean) * inverse before it."""
+        """Returns the same with the normalisation (x - mean) * inverse before it."""
         scale = self.scale * inverse
         return Convolution(scale, self.shift - mean * scale, self.weight)
 
     def pieces(self, x: Tensor, size: MapSize, whole: bool = False) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of x, and what the convolution sees of them: to a 1x1 convolution one pixel is like another."""
+        """Yields slices of rows of x, and the input of the convolution for each slice, `(N, C, H, W)`.
+
+        For a 1x1 convolution, H and W may be any numbers, because every pixel is treated alike.
+        """
         pixelwise, scratch = self.weight.shape[-1] == 1, None
         unit = BATCH if pixelwise else BATCH * size.height * size.width
         for rows in [slice(0, len(x))] if whole else pieces(x, unit):
@@ -109,7 +113,7 @@ class Convolution(NamedTuple):
             yield rows, as_maps(u, height, width)
 
     def forward(self, x: Tensor, size: MapSize) -> Tensor:
-        """`(M, C) -> (M, outputs)`."""
+        """Computes `(M, C) -> (M, outputs)`."""
         weight, padding = self.weight.to(x.dtype), self.weight.shape[-1] // 2
         out = torch.empty(len(x), len(weight), dtype=x.dtype, device=x.device)
         for rows, maps in self.pieces(x, size):
@@ -119,10 +123,10 @@ class Convolution(NamedTuple):
     def backward(
         self, gradient: Tensor, x: Tensor, mean: Tensor, size: MapSize, sums: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The gradients of scale, shift and weight, taken at x - mean, and that of the convolution's input.
+        """Returns the gradients of scale, shift and weight, taken at x - mean, and of the convolution's input.
 
-        Where `sums`, `(M, C)`, is given, the gradient of the normalised input is added to it, and the fourth result is
-        not valid.
+        If `sums`, `(M, C)`, is given, the gradient of the normalised input is added to it, and the fourth result is not
+        valid.
         """
         weight, padding = self.weight.to(x.dtype), [self.weight.shape[-1] // 2] * 2
         of_scale, of_shift, of_weight = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in self)
@@ -140,7 +144,7 @@ class Convolution(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A norm, a convolution and the share that is dropped after it: a layer has one of them, or two."""
+    """A norm, a convolution and the dropout rate after it. A layer has one or two of these steps."""
 
     norm: nn.BatchNorm2d
     convolution: nn.Conv2d
@@ -148,7 +152,7 @@ class Step(NamedTuple):
 
 
 def steps_of(layer: nn.Module) -> list[Step]:
-    """The steps of a layer, in their order."""
+    """Returns the steps of a layer, in their order."""
     parts = list(layer.children())
     norms = (part for part in parts if isinstance(part, nn.BatchNorm2d))
     found = []
@@ -159,7 +163,7 @@ def steps_of(layer: nn.Module) -> list[Step]:
 
 
 class Plan(NamedTuple):
-    """A dense block, the norm that reads what comes out of it, and the average pool after that, where there is one."""
+    """A dense block, the norm that reads its output (the reader), and the average pool after that, if there is one."""
 
     layers: list[list[Step]]
     reader: nn.BatchNorm2d
@@ -168,29 +172,29 @@ class Plan(NamedTuple):
     """The type of feature maps."""
 
     keeps: bool
-    """The bottlenecks' outputs, until the backward pass."""
+    """Whether the outputs of the bottlenecks are kept until the backward pass."""
 
     def parameters(self) -> list[Tensor]:
-        """Scale, shift and weight of every step, and scale and shift of the reader."""
+        """Returns scale, shift and weight of every step, and scale and shift of the reader."""
         of_steps = [
             (step.norm.weight, step.norm.bias, step.convolution.weight) for each in self.layers for step in each
         ]
         return [*(parameter for each in of_steps for parameter in each), self.reader.weight, self.reader.bias]
 
     def split(self, parameters: Sequence[Tensor]) -> tuple[list[list[Convolution]], Rectifier]:
-        """The same as convolutions, layer by layer, and the reader."""
+        """Groups such a list of parameters: the convolutions of each layer, and the reader."""
         each = iter(parameters)
         layers = [[Convolution(next(each), next(each), next(each)) for _ in steps] for steps in self.layers]
         return layers, (next(each), next(each))
 
     @property
     def consumers(self) -> list[nn.BatchNorm2d]:
-        """Norms of the features: the first of every layer, and the reader."""
+        """The norms that read features: the first norm of every layer, and the reader."""
         return [*(steps[0].norm for steps in self.layers), self.reader]
 
     @torch.no_grad()
     def remember(self, mean: Tensor, variance: Tensor, middles: Sequence[tuple[Tensor, Tensor]], pixels: int) -> None:
-        """Moves every norm's own running statistics, as it would itself, towards those of this batch."""
+        """Updates the running statistics of every norm with this batch's statistics, as each norm would itself."""
         found = [(norm, mean[: norm.num_features], variance[: norm.num_features]) for norm in self.consumers]
         found += [(steps[1].norm, *each) for steps, each in zip(self.layers, middles, strict=False)]
         norms, means, variances = zip(*found, strict=True)
@@ -202,7 +206,7 @@ class Plan(NamedTuple):
 
 
 def read(stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: MapSize) -> Tensor:
-    """`(M, C) -> (N, C, H, W)`, smaller where it is pooled: what stands before a transition's convolution."""
+    """Computes the input of a transition's convolution, `(M, C) -> (N, C, H, W)`, smaller if it is pooled."""
     out = []
     for rows in pieces(stream, size.height * size.width):
         maps = as_maps(rectify(stream[rows], reader), *size[1:])
@@ -213,13 +217,13 @@ def read(stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: 
 def read_backward(
     gradient: Tensor, stream: Tensor, reader: Rectifier, pool: tuple[int, int] | None, size: MapSize, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of the reader's scale and shift; its part of that of x^ is written to `sums`."""
+    """Returns the gradients of the reader's scale and shift, and writes its part of the gradient of x^ to `sums`."""
     of_scale, of_shift = (torch.zeros_like(each) for each in reader)
     pixels, zero = size.height * size.width, torch.zeros_like(of_scale)
     for rows in pieces(stream, pixels):
         arrived = gradient[rows.start // pixels : rows.stop // pixels]
         if pool:
-            maps = as_maps(stream[rows], *size[1:])  # their values mean nothing to it
+            maps = as_maps(stream[rows], *size[1:])  # the gradient uses their shape, not their values
             arrived = torch.ops.aten.avg_pool2d_backward(arrived, maps, pool, pool, [0, 0], False, True, None)
         total, product = gather_sums(as_rows(arrived), stream[rows], zero, reader, sums[rows], fresh=True)
         of_scale += product
@@ -228,7 +232,7 @@ def read_backward(
 
 
 def drop(x: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
-    """What dropout leaves of x, and where that is, if it drops something."""
+    """Applies dropout. Returns the result and a list with the mask of the kept elements, empty for a rate of 0."""
     if not share:
         return x, []
     left, which = torch.native_dropout(x, share, True)
@@ -236,7 +240,7 @@ def drop(x: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
 
 
 def norm_backward(gradient: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
-    """dL/dx from dL/dx^ and x^, `(M, C) -> (M, C)`."""
+    """Returns dL/dx, given dL/dx^ and x^, `(M, C) -> (M, C)`."""
     zero = torch.zeros_like(inverse)
     total, product = gather_sums(gradient, x, zero, None)
     factors = inverse, -inverse * product / len(x), -inverse * total / len(x)
@@ -244,24 +248,27 @@ def norm_backward(gradient: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
 
 
 class LayerState(NamedTuple):
-    """What the backward pass of a layer needs."""
+    """The tensors that the backward pass of a layer needs."""
 
     middle: list[Tensor]
-    """z, where it is kept."""
+    """z, if it is kept."""
 
     statistics: list[Tensor]
-    """Mean of z, and the inverse of its standard deviation."""
+    """The mean of z and the inverse of its standard deviation."""
 
     masks: list[Tensor]
-    """What dropout kept, convolution by convolution."""
+    """The dropout masks, in the order of the convolutions."""
 
 
 class DenseBlockFunction(torch.autograd.Function):
-    """A dense block and its reader, `(N, C, H, W) -> (N, C + layers * k, H, W)`, smaller where the plan pools."""
+    """A dense block and its reader, `(N, C, H, W) -> (N, C + layers * k, H, W)`, smaller if the plan has a pool."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, x: Tensor, *parameters: Tensor) -> Tensor:
-        """The normalised, rectified output of the block, u in the file's head. Updates the running statistics."""
+        """Returns the block's output, normalised, rectified (u in the docstring of the module) and pooled.
+
+        Updates the running statistics.
+        """
         layers, reader = plan.split(parameters)
         size, eps = MapSize(x.shape[0], *x.shape[2:]), plan.reader.eps
         feature = as_rows(x.to(plan.dtype))
@@ -295,7 +302,7 @@ class DenseBlockFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the input and of every parameter."""
+        """Returns the gradients of the input and of every parameter."""
         plan, size = ctx.plan, ctx.size
         stream, inverse, *rest = ctx.saved_tensors
         layers, reader = plan.split(rest[: ctx.count])
@@ -321,9 +328,9 @@ def layer_backward(
     before: tuple[Tensor, Tensor],
     size: MapSize,
 ) -> list[Tensor]:
-    """The gradients of a layer's parameters, from that of its output.
+    """Returns the gradients of a layer's parameters, given the gradient of its output.
 
-    `before` is x^ of all features before it, and what has gathered of their gradient, to which the layer adds its part.
+    `before` has x^ of all features before the layer, and the sum of their gradients so far. The layer adds its part.
     """
     stream, sums = before
     first, *second = convolutions
@@ -342,12 +349,12 @@ def layer_backward(
 
 
 def drop_backward(gradient: Tensor, masks: list[Tensor], share: float) -> Tensor:
-    """The gradient before dropout, whose mask is the last one."""
+    """Returns the gradient with respect to dropout's input, and removes the mask, which is the last of `masks`."""
     return gradient * masks.pop() * (1 / (1 - share)) if share else gradient
 
 
 def compute_again(first: Convolution, stream: Tensor, size: MapSize, masks: list[Tensor], share: float) -> Tensor:
-    """z, from the features before the layer, whose type it has whatever the backward pass is called in."""
+    """Computes z again from the features before the layer, in their dtype, even under autocast."""
     with torch.autocast(stream.device.type, enabled=False):
         middle = first.forward(stream, size)
     return middle * masks[0] * (1 / (1 - share)) if share else middle
@@ -355,7 +362,7 @@ def compute_again(first: Convolution, stream: Tensor, size: MapSize, masks: list
 
 @torch.no_grad()
 def infer(plan: Plan, x: Tensor) -> Tensor:
-    """The same as the function with running statistics, every consumer's own: nothing is normalised beforehand."""
+    """Computes the block with running statistics. Every norm has its own, so no feature is normalised beforehand."""
     layers, reader = plan.split(plan.parameters())
     size, width = MapSize(x.shape[0], *x.shape[2:]), x.shape[1]
     feature = as_rows(x.to(plan.dtype))
@@ -371,19 +378,19 @@ def infer(plan: Plan, x: Tensor) -> Tensor:
 
 
 def use_running_statistics(convolution: Convolution, norm: nn.BatchNorm2d) -> Convolution:
-    """With the norm's running statistics before it."""
+    """Returns the convolution with a normalisation by the norm's running statistics before it."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return convolution.fold(norm.running_mean, (norm.running_var + norm.eps).rsqrt())
 
 
 class NormalizeOnce(DenseNet):
-    """A DenseNet with the same parameters, buffers and function, computed as told above.
+    """A DenseNet with the same parameters, buffers and function, computed as this module's docstring describes.
 
-    It computes as the textbook does where somebody has replaced or hooked its modules or set its norms apart, where
-    operators are recorded to be run elsewhere, for no images, and where a gradient is asked for in eval mode; other
-    attributes that are changed by hand, such as a pool's size, it does not see. TorchScript's compiler, vmap and the
-    transforms of torch.func want the textbook itself, which takes the same state dict.
+    It computes as the textbook does if its modules were replaced or have hooks, if its norms differ in their settings,
+    if its operators are recorded (tracing, export), for an empty batch, and for a gradient in eval mode. It does not
+    notice other attributes that were changed by hand, such as a pool's size. TorchScript's compiler, vmap and the
+    transforms of torch.func need the textbook itself, which takes the same state dict.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -412,10 +419,11 @@ KNOWN |= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.MaxPool2d, nn.AvgPo
 
 
 def one_mode(network: DenseNet) -> bool | None:
-    """Whether all norms and dropouts train, or none does; None for a network that is to compute as the textbook does.
+    """Returns True if all norms and dropouts are in training mode, False if all are in eval mode, else None.
 
-    That is where norms differ in their mode, in eps, or in how they remember, where they are of half precision, and
-    where the modules are no longer those that `build` made, each of which does no more than its own work.
+    None means that the network must compute as the textbook does. This is also the case if norms differ in eps or
+    momentum, have half precision, or keep no running statistics with a fixed momentum, and if modules were replaced or
+    have hooks.
     """
     parts = list(network.features.modules())
     if any(type(part) not in KNOWN or has_hooks(part) for part in parts):
@@ -429,13 +437,13 @@ def one_mode(network: DenseNet) -> bool | None:
 
 
 def is_recorded(images: Tensor) -> bool:
-    """Whether this is a trace or an export, which would not see the compiled loops, or has no numbers at all."""
+    """Returns whether the forward pass is traced or exported, which misses the compiled loops, or has no storage."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch.compiler.is_exporting() or get_proxy_mode() is not None or images.is_meta
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody wants to see, or change, what goes in or comes out."""
+    """Returns whether the module has hooks, which may read or change its inputs and outputs."""
     return any((module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
@@ -443,7 +451,10 @@ def has_hooks(module: nn.Module) -> bool:
 def apply_block(
     block: DenseBlock, reader: nn.BatchNorm2d, x: Tensor, pool: tuple[int, int] | None, training: bool
 ) -> Tensor:
-    """A block, the norm and the rectifier after it, and an average pool."""
+    """Applies a block, the norm and the rectifier after it, and an average pool, if `pool` is given.
+
+    Raises ValueError in training for one value per channel.
+    """
     device = x.device.type
     narrow = torch.is_autocast_enabled(device) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device) if narrow else x.dtype
@@ -457,7 +468,7 @@ def apply_block(
 
 
 def apply_transition(block: DenseBlock, transition: Transition, x: Tensor, training: bool) -> Tensor:
-    """A block and the transition after it, whose pool comes first where nothing is dropped in between."""
+    """Applies a block and the transition after it. Without dropout in between, it pools before the convolution."""
     norm, _, *rest = transition.children()
     assert isinstance(norm, nn.BatchNorm2d)
     if [type(part) for part in rest] == [nn.Conv2d, nn.AvgPool2d]:

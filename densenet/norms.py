@@ -1,4 +1,4 @@
-"""Group norm as DenseNets need it."""
+"""Group norm for any number of channels and any size of feature maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, which refuses the single value that a 1 x 1 map may leave to a group; here it becomes the bias."""
+    """A group norm that accepts groups with a single value, which torch refuses; its output is the bias."""
 
     def forward(self, input: Tensor) -> Tensor:
         """`(N, C, H, W) -> (N, C, H, W)`."""
@@ -15,5 +15,5 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int, groups: int) -> nn.Module:
-    """Group norm (Wu and He 2018) with the largest number of groups, not above `groups`, that divides the channels."""
+    """Makes a group norm (Wu and He 2018). At most `groups` groups: the largest number that divides the channels."""
     return GroupNorm(max(count for count in range(1, groups + 1) if channels % count == 0), channels)

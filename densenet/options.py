@@ -1,4 +1,4 @@
-"""Named choices, the base of every configuration, and the one lookup whose error suggests the right name."""
+"""Types of named choices, the base class of all configurations, and a lookup whose error suggests the right name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LayerOrder = Literal[
 """The six permutations of a layer's parts; the first is DenseNet's (Huang et al. 2017, section 3)."""
 
 Connectivity = Literal["concat", "sum", "none"]
-"""What a layer's output is to the features before it: appended (DenseNet), added (ResNet), or their replacement."""
+"""How a layer's output joins the features before it: appended (DenseNet), added (ResNet), or in their place."""
 
 Checkpoint = Literal["none", "bottleneck", "layer", "block"]
 """What the backward pass recomputes instead of keeping: nothing, the concatenation and the first convolution of every
@@ -34,13 +34,13 @@ Init = Literal["fan-in", "fan-out"]
 the number of connections into an output (fan-in), or out of an input (fan-out)."""
 
 Implementation = Literal["textbook", "normalize-once"]
-"""How the same function is computed: as the equations stand, or with every feature normalised once, which is faster."""
+"""How the same function is computed: as the equations stand, or faster, with every feature normalised once."""
 
 T = TypeVar("T")
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, no unknown keys, no silent conversions, no NaN."""
+    """The base class of all configurations: immutable, no unknown keys, no silent conversions, no NaN."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -48,13 +48,13 @@ class Config(BaseModel):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'growth_rate'?"` where a known name is near, else nothing."""
+    """Returns `"; did you mean 'growth_rate'?"` if a known name is similar, else an empty string."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def lookup(kind: str, name: str, entries: Mapping[str, T]) -> T:
-    """The entry of that name. Raises ValueError naming what is allowed, and the nearest right name."""
+    """Returns the entry with this name. Raises ValueError that lists the allowed names and suggests the nearest one."""
     if name in entries:
         return entries[name]
     allowed = ", ".join(repr(entry) for entry in entries)
@@ -62,7 +62,7 @@ def lookup(kind: str, name: str, entries: Mapping[str, T]) -> T:
 
 
 def one_of(kind: str, entries: Mapping[str, object]) -> AfterValidator:
-    """Accepts the names of a registry."""
+    """Returns a validator that accepts the names of a registry."""
 
     def check(name: str) -> str:
         lookup(kind, name, entries)
@@ -72,7 +72,10 @@ def one_of(kind: str, entries: Mapping[str, object]) -> AfterValidator:
 
 
 def initialise(module: nn.Module, init: Init) -> None:
-    """Draws the weights of a convolution (He et al. 2015); norms start at one and zero, all biases at zero."""
+    """Draws the weights of a convolution (He et al.
+
+    2015), and sets the biases of convolutions and linear layers to 0.
+    """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in" if init == "fan-in" else "fan_out", nonlinearity="relu")
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
@@ -94,7 +97,7 @@ ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
     "silu": lambda _: nn.SiLU(),
     "tanh": lambda _: nn.Tanh(),
 }
-"""Activations: name -> (may write over its input) -> module. Only those do whose derivative follows from the output."""
+"""Activations: name -> (may overwrite its input) -> module. Only those may whose derivative follows from the output."""
 
 Norm = Annotated[str, one_of("norm", NORMS)]
 Activation = Annotated[str, one_of("activation", ACTIVATIONS)]

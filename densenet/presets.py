@@ -11,7 +11,7 @@ from densenet.resnet import ResNetConfig
 
 
 def _plain(depth: int, growth_rate: int) -> DenseNetConfig:
-    """Without bottlenecks and compression, behind 16 channels."""
+    """A DenseNet without bottlenecks and compression, whose stem has 16 channels."""
     return DenseNetConfig(depth=depth, growth_rate=growth_rate, bn_size=0, compression=1.0, init_features=16)
 
 
@@ -48,15 +48,15 @@ PRESETS: dict[str, Config] = {
 
 @dataclass(frozen=True)
 class PublishedSize:
-    """What is known of a network from elsewhere, at the image size and the number of classes it was published for."""
+    """The size of a network as others state it, for the image size and the number of classes of its publication."""
 
     image: int
     """Height and width, in pixels."""
 
     params: int
     macs: int
-    """Multiply-accumulates of convolutions and the linear layer, one image; for the CIFAR ResNets to four or five
-    digits."""
+    """Multiply-accumulates of the convolutions and the linear layer, for one image. For the CIFAR ResNets they are
+    rounded to four or five digits."""
 
 
 PUBLISHED: dict[str, PublishedSize] = {
@@ -81,12 +81,12 @@ PUBLISHED: dict[str, PublishedSize] = {
     "resnet101": PublishedSize(224, 44_549_160, 7_801_000_000),
     "resnet152": PublishedSize(224, 60_192_808, 11_514_000_000),
 }
-"""Sizes from elsewhere: for the ImageNet networks as torchvision states them with its weights (params to the unit; MACs
-of the ResNets to a million); for CIFAR's the papers round, and the exact integers are of reference implementations."""
+"""Sizes that others state. For the ImageNet networks: from torchvision, with its weights (the MACs of the ResNets are
+rounded to a million). For the CIFAR networks: from reference implementations, because the papers round."""
 
 
 def find_published(config: Config, image_size: tuple[int, int]) -> PublishedSize | None:
-    """What was published for exactly this network on images of this size."""
+    """Returns the published size of exactly this network for this height and width of images, or None."""
     for name, size in PUBLISHED.items():
         if _state_stem_width(PRESETS[name]) == _state_stem_width(config) and image_size == (size.image, size.image):
             return size
@@ -94,7 +94,7 @@ def find_published(config: Config, image_size: tuple[int, int]) -> PublishedSize
 
 
 def _state_stem_width(config: Config) -> Config:
-    """With the width of the stem as a number, which may also stand as twice the growth rate."""
+    """Replaces `init_features = 0` by the number of channels that it means, twice the growth rate."""
     if not isinstance(config, DenseNetConfig):
         return config
     return config.model_copy(update={"init_features": config.stem_features})

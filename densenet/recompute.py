@@ -1,7 +1,7 @@
 """Activation checkpointing that leaves gradients and buffers as the plain step leaves them.
 
 Recomputing a batch norm in training mode would update its running statistics a second time. Here the second forward
-pass writes to copies of the buffers, which are thrown away. Random numbers and autocast are replayed by torch.
+pass writes to copies of the buffers, which are discarded. torch replays random numbers and autocast.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Input = TypeVar("Input")
 
 
 class DiscardedBuffers:
-    """Within this context, whatever a forward pass writes to the buffers of `module` goes to copies.
+    """A context in which a forward pass writes to copies of the buffers of `module`.
 
-    It may be entered again: every backward pass through a graph that is kept recomputes once more.
+    It can be entered several times, because each backward pass through a retained graph recomputes once more.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -41,14 +41,14 @@ class DiscardedBuffers:
 
 
 def recompute(module: nn.Module, function: Callable[[Input], Tensor], inputs: Input) -> Tensor:
-    """`function(inputs)`, whose intermediate results are computed again in the backward pass.
+    """Computes `function(inputs)` without keeping intermediate results; the backward pass computes them again.
 
-    `module` owns the buffers that `function` writes; `inputs` must not be changed in between.
+    `module` owns the buffers that `function` writes. `inputs` must not change before the backward pass.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), DiscardedBuffers(module)
 
-    draws = any(isinstance(part, nn.Dropout) for part in module.modules())  # else there is no state to keep
+    draws = any(isinstance(part, nn.Dropout) for part in module.modules())  # only dropout draws random numbers
     result: Tensor = checkpoint(function, inputs, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws)
     return result

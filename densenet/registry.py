@@ -20,7 +20,8 @@ MODELS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "resnet": (ResNetConfig, ResNet),
     "torchvision": (TorchvisionConfig, build_torchvision),
 }
-"""Network families: name -> configuration and what builds it. A new one is a file in this folder and an entry here."""
+"""Network families: name -> class of its configuration and function that builds the network. A new family needs a file
+in this folder and an entry here."""
 
 
 IMPLEMENTATIONS: dict[str, type[DenseNet]] = {"textbook": DenseNet, "normalize-once": NormalizeOnce}
@@ -28,9 +29,9 @@ IMPLEMENTATIONS: dict[str, type[DenseNet]] = {"textbook": DenseNet, "normalize-o
 
 
 def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
-    """A family's configuration and what builds it; `package.module:Class` is a family too.
+    """Return the configuration class of a family and the function that builds its network.
 
-    Raises ValueError for an unknown name, naming the known ones.
+    `package.module:Class` is a family too. Raises ValueError for an unknown name, and lists the known ones.
     """
     return (OwnConfig, build_own) if ":" in name else lookup("model family", name, MODELS)
 
@@ -56,5 +57,5 @@ def build(network: str | Config) -> nn.Module:
 
 
 def textbook(config: Config) -> Config:
-    """The configuration whose network is counted: of the same function, computed as its equations stand."""
+    """Return the configuration with `implementation = "textbook"`: params and MACs are counted on this network."""
     return config.model_copy(update={"implementation": "textbook"}) if hasattr(config, "implementation") else config

@@ -1,7 +1,7 @@
 """The ResNet, DenseNet's baseline: x_l = H_l(x_(l-1)) + x_(l-1), equation 1 of the DenseNet paper.
 
-Sizes and shortcuts are those of He et al. 2016a (arXiv 1512.03385), the orders of a unit's parts those of
-He et al. 2016b (arXiv 1603.05027, Figure 4). Modules carry torchvision's names.
+Sizes and shortcuts are from He et al. 2016a (arXiv 1512.03385). The orders of the parts of a unit are from
+He et al. 2016b (arXiv 1603.05027, Figure 4). Modules have torchvision's names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLACES: dict[str, tuple[str, str, str, str]] = {
     "act-only-pre-activation": ("act", "norm", "norm", ""),
     "full-pre-activation": ("norm act", "", "", ""),
 }
-"""For each order: what stands before each convolution, after each but the last, after the last, after the addition."""
+"""For each order, the parts before each convolution, after each but the last, after the last, after the addition."""
 
 IMAGENET_STAGES: dict[str, dict[int, tuple[int, ...]]] = {
     "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
@@ -113,9 +113,10 @@ class ResNetConfig(Config):
 class ResidualUnit(nn.Module):
     """H(x) + shortcut(x), `(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)`, rounded up.
 
-    Parts are run by name, in the order of the configuration: `shared` before the paths part, then the `residual` path,
-    and `after` the addition. A pre-activation is shared where the shortcut is a projection; the network's `first` unit
-    has none before its first convolution, for the stem ends with it (He et al. 2016b, Figure 5 and appendix).
+    The parts run in the order of the configuration: `shared` feeds both paths, `residual` is the residual path, and
+    `after` follows the addition. If the shortcut is a projection, both paths share the pre-activation. The network's
+    `first` unit has none before its first convolution, because the stem ends with it (He et al. 2016b, Figure 5 and
+    appendix).
     """
 
     def __init__(self, config: ResNetConfig, in_channels: int, width: int, stride: int, first: bool) -> None:
@@ -134,19 +135,19 @@ class ResidualUnit(nn.Module):
             behind = self._norm_act(last if number == len(kernels) else between, number, outputs)
             steps += [ahead, [f"conv{number}", *behind]]
         self.after = self._norm_act(after, len(kernels), self.out_channels)
-        # an activation that comes first reads what the shortcut reads too
+        # an activation at the start of a unit must not overwrite its input, which the shortcut reads too
         self.relu = nn.ReLU(inplace=before != ["act"])
         self.stride, self.added = stride, self.out_channels - in_channels
         self.downsample = None
         if config.shortcut == "projection" and (stride > 1 or self.added):
             self.downsample = nn.Sequential(nn.Conv2d(in_channels, self.out_channels, 1, stride, bias=False))
-            if "norm" in last:  # the shortcut is normalised where the residual path is
+            if "norm" in last:  # the shortcut is normalised if the residual path ends with a norm
                 self.downsample.append(nn.BatchNorm2d(self.out_channels))
         self.shared = steps.pop(0) if self.downsample else []
         self.residual = [name for names in steps for name in names]
 
     def _norm_act(self, parts: list[str], number: int, channels: int) -> list[str]:
-        """The names of a norm and an activation; the norm is added under torchvision's name."""
+        """Adds the norm under torchvision's name, and returns the names of the norm and the activation."""
         if "norm" in parts:
             self.add_module(f"bn{number}", nn.BatchNorm2d(channels))
         return [f"bn{number}" if part == "norm" else "relu" for part in parts]
@@ -157,7 +158,7 @@ class ResidualUnit(nn.Module):
         return x
 
     def _shortcut(self, x: Tensor) -> Tensor:
-        """Identity, option A or option B."""
+        """Returns x itself, or x mapped to the new shape by option A or option B."""
         if self.downsample is not None:
             projected: Tensor = self.downsample(x)
             return projected
@@ -172,7 +173,10 @@ class ResidualUnit(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images to class scores, `(N, in_channels, H, W) -> (N, num_classes)`; convolutions after He et al. 2015."""
+    """A ResNet maps images to class scores, `(N, in_channels, H, W) -> (N, num_classes)`.
+
+    Convolutions are initialised as in He et al. 2015.
+    """
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -196,7 +200,7 @@ class ResNet(nn.Module):
             self.stages.append(f"layer{stage + 1}")
             self.add_module(self.stages[-1], layer)
         before = PLACES[config.order][0].split()
-        self.head = nn.Sequential()  # what a pre-activation network still owes its last sum
+        self.head = nn.Sequential()  # with pre-activation, the norm and activation after the last sum
         if "norm" in before:
             self.head.append(nn.BatchNorm2d(channels))
         if "act" in before:

@@ -1,1 +1,1 @@
-"""Data sets: found or downloaded, verified, decoded, split and augmented."""
+"""Data sets: download, verification, decoding, splits and augmentation."""

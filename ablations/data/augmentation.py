@@ -1,7 +1,7 @@
-"""Augmentation in batches, on the device; an image's variation depends on seed, epoch and index alone.
+"""Augmentation of batches on the device. The variation of an image depends only on the seed, the epoch and its index.
 
-There is no random state: number j of image i is a hash of the seed, the epoch, i and j. So neither batch size, device,
-order nor an interruption changes it.
+There is no random state: number j of image i is a hash of the seed, the epoch, i and j. So the batch size, the device,
+the order of images and interruptions do not change it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from ablations.config import DataConfig
 from ablations.data.dataset import Dataset
 
 SHIFT = 4
-"""Pixels by which the paper shifts at most (Huang et al. 2017, section 4.1)."""
+"""The largest shift in the paper, in pixels (Huang et al. 2017, section 4.1)."""
 
 BLOCK = 32
-"""Batches whose variations are drawn at once: one by one, augmentation takes half as long again on a CPU."""
+"""Batches whose variations are drawn at once. Drawn one by one, augmentation takes 1.5 times as long on a CPU."""
 
 
 def random_numbers(seed: int, indices: Tensor, count: int) -> Tensor:
-    """`count` whole numbers from 0 to 2^31 - 1 for each index, `(N,) -> (count, N)`.
+    """Returns `count` whole numbers from 0 to 2^31 - 1 for each index, `(N,) -> (count, N)`.
 
-    SplitMix64 (Steele, Lea and Flood 2014) of the index's own sequence, in 64 bits that wrap around.
+    The numbers are SplitMix64 (Steele, Lea and Flood 2014) with a sequence for each index, in 64-bit arithmetic that
+    wraps around.
     """
     steps = torch.arange(1, count + 1, device=indices.device).view(-1, 1)
     sequence = _mix(indices * _GOLDEN + seed)
@@ -41,7 +42,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _high_bits(x: Tensor, shift: int) -> Tensor:
-    """Shifts the bits right and fills with zeros; the plain shift of a signed number repeats its sign."""
+    """Shifts the bits right and fills with zeros. The usual shift of a signed number would repeat its sign bit."""
     bits: Tensor = (x >> shift) & (2 ** (64 - shift) - 1)
     return bits
 
@@ -49,8 +50,8 @@ def _high_bits(x: Tensor, shift: int) -> Tensor:
 def augment(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataConfig) -> Iterator[Tensor]:
     """Reads, varies and normalises the training images of each tensor of indices, `(N,)` -> float32 `(N, C, H, W)`.
 
-    `seed` must differ from epoch to epoch and from run to run. Zero fills what a shift uncovers and what cutout erases:
-    after normalisation it is the mean colour of the training set. Raises DataError for a damaged file.
+    `seed` must be different for each epoch and each run. Pixels that a shift uncovers or cutout erases are 0, which is
+    the mean colour of the training set after normalisation. Raises DataError for a damaged file.
     """
     batches = data.train.batches(indices)
     if config.augmentation == "none":
@@ -59,7 +60,7 @@ def augment(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataCon
     variations = _draw_variations(indices, seed, config, *data.image_size)
     for images, (offset, mirror, rows, columns, *erased) in zip(batches, variations, strict=True):
         varied = data.normalise(_move(images, offset, mirror))
-        # what is uncovered shows a neighbour's pixels; a negative one of them times zero is a negative zero
+        # uncovered places hold pixels of a neighbour; a negative pixel times zero is a negative zero
         varied.mul_(_rectangle(rows, columns)).add_(0.0)
         if erased:
             varied.mul_(1 - _rectangle(*erased))
@@ -69,10 +70,10 @@ def augment(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataCon
 def _draw_variations(
     indices: Sequence[Tensor], seed: int, config: DataConfig, height: int, width: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """How the images of each batch are varied, as four tensors or, with cutout, six:
+    """Yields the variations of the images of each batch, as four tensors or, with cutout, six:
 
-    `(N,)`: the pixel at which each image begins, counted from its first;
-    `(N,)`: 1 if it is mirrored, else 0;
+    `(N,)`: the pixel at which each image begins, relative to its first pixel;
+    `(N,)`: 1 if the image is mirrored, else 0;
     `(N, H)` and `(N, W)`: 1 for rows and columns that the image still covers, else 0;
     `(N, H)` and `(N, W)`: 1 for rows and columns that cutout erases, else 0.
     """
@@ -80,7 +81,7 @@ def _draw_variations(
         block = indices[start : start + BLOCK]
         down, right, mirror, row, column = random_numbers(seed, torch.cat(list(block)), 5)
         down, right, mirror = down % (2 * SHIFT + 1) - SHIFT, right % (2 * SHIFT + 1) - SHIFT, mirror % 2
-        right *= 1 - 2 * mirror  # a window of the mirrored image moves the other way
+        right *= 1 - 2 * mirror  # a window of the mirrored image moves in the other direction
         drawn = [down * width + right, mirror, _segment(-down, height, height), _segment(-right, width, width)]
         if config.augmentation == "cutout":
             size = config.cutout_size
@@ -92,10 +93,10 @@ def _draw_variations(
 
 
 def _move(images: Tensor, offset: Tensor, mirror: Tensor) -> Tensor:
-    """Copies each image, or its mirror image where `mirror` is 1, from the pixel `offset` on; `(N, C, H, W)`.
+    """Copies each image, or its mirror image if `mirror` is 1, from the pixel `offset` on; `(N, C, H, W)`.
 
-    All images lie in one line, and each copy is one piece of it: where a copy leaves its image, it holds pixels of the
-    neighbours, which the caller erases.
+    All images lie in one line, and each copy is one piece of this line. If a piece leaves its image, it contains pixels
+    of the neighbours, which the caller erases.
     """
     pixels, size = images.numel(), images[:1].numel()
     margin = images.new_zeros(SHIFT * images.shape[3] + SHIFT)
@@ -105,11 +106,11 @@ def _move(images: Tensor, offset: Tensor, mirror: Tensor) -> Tensor:
 
 
 def _rectangle(rows: Tensor, columns: Tensor) -> Tensor:
-    """`(N, H)`, `(N, W)` -> `(N, 1, H, W)`: 1 where the row and the column are 1, else 0."""
+    """Returns 1 where both the row and the column are 1, else 0: `(N, H)`, `(N, W)` -> `(N, 1, H, W)`."""
     return (rows.unsqueeze(2) * columns.unsqueeze(1)).unsqueeze(1)
 
 
 def _segment(start: Tensor, length: int, side: int) -> Tensor:
-    """1 for the `length` places from each start on, else 0, `(N,) -> (N, side)`; some places may lie outside."""
+    """Returns 1 for the `length` places from each start on, else 0: `(N,) -> (N, side)`. Places may lie outside."""
     places = torch.arange(side, device=start.device) - start.view(-1, 1)
     return ((places >= 0) & (places < length)).float()

@@ -15,9 +15,9 @@ from ablations.data.subsets import balanced_subset
 
 
 def digits(config: DataConfig) -> Source:
-    """scikit-learn's handwritten digits, which come with it: 1,797 grey images of 8 x 8, values 0 to 16.
+    """scikit-learn's handwritten digits, which are part of its package: 1,797 grey images of 8 x 8, values 0 to 16.
 
-    360 of them, 36 of each class, are the test set; the split is always the same.
+    360 of them, 36 of each class, are the test set. The split is always the same. Raises DataError if data.root is set.
     Origin: UCI, "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part.
     """
     from sklearn.datasets import load_digits
@@ -42,7 +42,7 @@ def digits(config: DataConfig) -> Source:
 
 
 def random(config: DataConfig) -> Source:
-    """Noise of a given shape, with which networks are planned and timed. Raises DataError for a missing field."""
+    """Noise of a given shape, to plan and time networks. Raises DataError for a missing field or too much memory."""
     if not (len(config.shape) == 3 and config.classes and config.size):
         raise DataError(
             "random needs data.shape, data.classes and data.size, for example "

@@ -16,9 +16,9 @@ from ablations.storage.paths import cache_folder
 
 
 def decode_cached(source: Source) -> Parts:
-    """Reads a data set from the cache; decodes and keeps it first where it is not there.
+    """Reads a data set from the cache. If it is not there, decodes it and writes it to the cache first.
 
-    Raises DataError where it cannot be decoded or kept.
+    Raises DataError if it cannot be decoded or written.
     """
     path = cache_folder() / f"{source.checksum}.safetensors"
     cached = _read(path, source.checksum)
@@ -39,7 +39,7 @@ def _read(path: Path, checksum: str) -> Parts | None:
     """The data set in a file of the cache; None if the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            # copies: what is mapped from a file changes when somebody writes to it
+            # copies, because a mapped file changes when another process writes to it
             tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
             digest = (file.metadata() or {}).get("digest")
         parts: Parts = {

@@ -1,4 +1,4 @@
-"""Data sets as a run uses them: loaded from the cache or decoded, split, and measured."""
+"""Data sets as a run uses them: loaded from the cache or decoded, split, with mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ablations.data.subsets import balanced_subset, cut
 from densenet.options import lookup
 
 STATISTICS_OF = 10_000
-"""Images of an image folder that mean and standard deviation are measured on, in memory or in files."""
+"""The number of images of an image folder on which mean and standard deviation are measured."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A data set without its images: what a grid needs to know of it."""
+    """The properties of a data set that a grid needs, without its images."""
 
     label: str
     checksum: str
@@ -37,7 +37,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train, to choose and to test on, with what describes them.
+    """Images for training, validation and test, with their description.
 
     `mean` and `std` are those of the training images, float32 `(1, C, 1, 1)`.
     """
@@ -64,22 +64,22 @@ class Dataset:
 
     @property
     def info(self) -> DatasetInfo:
-        """The data set without its images."""
+        """The description of the data set, without its images."""
         validation = len(self.validation) if self.validation else 0
         counts = (len(self.train), validation, len(self.test))
         return DatasetInfo(self.label, self.checksum, *counts, self.num_classes, self.channels, self.image_size)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 `(N, C, H, W)` -> float32 `(N, C, H, W)`, standardised per channel of the training set."""
+        """Standardises each channel by the training set, uint8 `(N, C, H, W)` -> float32 `(N, C, H, W)`."""
         return images.to(torch.float, copy=True).sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device) -> Dataset:
-        """The same data set on another device."""
+        """Returns the same data set on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("train", "test", "mean", "std")}
         return replace(self, validation=self.validation and self.validation.to(device), **moved)
 
     def described(self) -> dict[str, Any]:
-        """Label, classes, images per class, mean and standard deviation, as a record holds them."""
+        """Returns label, classes, images per class, mean and standard deviation, as a record holds them."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         counts = {name: count_classes(part.labels, self.num_classes) for name, part in parts.items() if part}
         return {
@@ -92,7 +92,7 @@ class Dataset:
 
 
 def load(config: DataConfig) -> Dataset:
-    """Loads the data set that a configuration names, from the cache where it is there.
+    """Loads the data set that a configuration names, from the cache if possible.
 
     Raises DataError for data that is missing or damaged, ValueError for an unknown name. For example:
 
@@ -101,7 +101,7 @@ def load(config: DataConfig) -> Dataset:
     """
     try:
         root = str(Path(config.root).expanduser()) if config.root else ""
-    except RuntimeError as error:  # there is no such user
+    except RuntimeError as error:  # the home folder of an unknown user
         raise DataError(f"data.root = {config.root}: {error}") from None
     config = config.model_copy(update={"root": root})
     try:
@@ -119,7 +119,10 @@ def load(config: DataConfig) -> Dataset:
 
 
 def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSource, ImageSource | None]:
-    """Cuts the validation images off the training images, and then limits these to data.train_limit."""
+    """Moves validation images out of the training images, and then limits the rest to data.train_limit.
+
+    Raises DataError if there are too few images.
+    """
     validation = None
     if config.validation:
         share = config.validation < 1
@@ -135,14 +138,14 @@ def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSou
 
 
 def count_classes(labels: Tensor, classes: int) -> list[int]:
-    """How many images each class has. `labels` is int64 `(N,)`."""
+    """Counts the images of each class. `labels` is int64 `(N,)`."""
     return [int(count) for count in labels.bincount(minlength=classes)]
 
 
 def measure_channels(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, uint8 `(N, C, H, W)` -> float32 `(1, C, 1, 1)` twice.
+    """Returns mean and standard deviation of each channel, uint8 `(N, C, H, W)` -> float32 `(1, C, 1, 1)` twice.
 
-    Sums are exact. A channel of one value gets the deviation 1.
+    Sums are exact. A channel with a single value gets the deviation 1.
     """
     channels = images.shape[1]
     counts = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in range(channels)]).double()

@@ -1,4 +1,4 @@
-"""Checksums of data files, computed once and kept until a file changes."""
+"""Checksums of data files, which are computed once and stored until a file changes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from ablations.storage import files
 from ablations.storage.paths import cache_folder
 
 CLOCK_STEP = 2.0
-"""Seconds within which two changes of a file may have the same time: the coarsest step of a file system's clock."""
+"""Seconds within which two changes of a file may have the same time: the coarsest clock of a file system."""
 
 Stamp = tuple[list[int], str]
 """A file's stamp and its SHA-256."""
 
 
 def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
-    """The SHA-256 of each file, in hexadecimal; a file that has not changed since the last call is not read again.
+    """Returns the SHA-256 of each file, in hexadecimal.
 
-    A file counts as changed if its size, its inode, or the time of its last change of content or status is another.
-    The checksums of all files below `root` lie in one file of the cache folder. If that file is damaged or cannot be
+    Files that have not changed since the last call are not read again.
+
+    A file counts as changed if its size, its inode, or the time of its last change of content or status is different.
+    The checksums of all files below `root` are in one file of the cache folder. If that file is damaged or cannot be
     written, the files are hashed again. Raises DataError for a data file that cannot be read.
     """
     place = cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()}.sha256"
@@ -37,7 +39,7 @@ def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
         entry = known.get(name)
         digest = entry[1] if entry and entry[0] == stamp else hash_file(path, "sha256")
         digests.append(digest)
-        # a file that changed a moment ago may change again and keep its time: it is hashed again the next time
+        # a file that has just changed may change again without a new time: it is hashed again at the next call
         if now - max(stamp[1:3]) > CLOCK_STEP * 1e9:
             found[name] = stamp, digest
     if found != known:
@@ -47,7 +49,7 @@ def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
 
 
 def hash_file(path: Path, kind: str) -> str:
-    """The `md5` or `sha256` sum of a file. Raises DataError for one that cannot be read."""
+    """Returns the `md5` or `sha256` sum of a file. Raises DataError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
@@ -56,7 +58,7 @@ def hash_file(path: Path, kind: str) -> str:
 
 
 def _stamp(path: Path) -> list[int]:
-    """What changes with a file's content: size, time of content, time of status, inode."""
+    """Returns the values that change with a file's content: size, time of content, time of status, inode."""
     try:
         state = path.stat()
     except OSError as error:
@@ -65,7 +67,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _read_stamps(path: Path) -> dict[str, Stamp]:
-    """The entries in a file of the cache, by path; none if the file is missing or damaged."""
+    """Reads the entries of a file of the cache, by path. Returns none if the file is missing or damaged."""
     try:
         content = path.read_bytes()
         _, _, body = content.partition(b"\n")
@@ -77,5 +79,5 @@ def _read_stamps(path: Path) -> dict[str, Stamp]:
 
 
 def _checksum_of(body: bytes) -> bytes:
-    """The text with its checksum in a line before it."""
+    """Returns the text after a line with its checksum."""
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body

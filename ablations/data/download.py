@@ -1,4 +1,4 @@
-"""Published files are downloaded where they are missing, and verified before anything in them is read."""
+"""Downloads published files that are missing, and verifies them before they are read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ablations.data.images import DataError
 from ablations.storage.paths import cache_folder
 
 NETWORK_PATIENCE = 20.0
-"""Seconds without an answer after which a download has failed."""
+"""Seconds without an answer after which a download fails."""
 
 
 def download_folder(config: DataConfig) -> Path:
-    """The folder where a published data set lies, or is downloaded to."""
+    """Returns the folder of a published data set, to which it is downloaded if it is missing."""
     return Path(config.root) if config.root else cache_folder() / "downloads"
 
 
 def fetch(path: Path, url: str, md5: str, size: str, wanted: str) -> None:
     """Downloads a file if it is missing, with a progress bar, and verifies it.
 
-    `wanted` names in an error what was looked for; `size` is the size of the download, where it is known. Raises
-    DataError for a file that could not be downloaded or is not the published one.
+    `wanted` is the name of the file or folder in an error message. `size` is the size of the download, if it is known.
+    Raises DataError if the file cannot be downloaded or is not the published one.
     """
     if not path.is_file():
         from torchvision.datasets.utils import download_url
@@ -51,9 +51,9 @@ def fetch(path: Path, url: str, md5: str, size: str, wanted: str) -> None:
 
 
 def verify(path: Path, md5: str, downloaded: str = "") -> None:
-    """Compares a file with its published MD5 sum. Raises DataError where they differ.
+    """Compares a file with its published MD5 sum. Raises DataError if they differ.
 
-    A new download is called by `downloaded` in the error.
+    `downloaded` is the name of a new download in the error message.
     """
     found = hash_file(path, "md5")
     if found != md5 and downloaded:

@@ -1,4 +1,4 @@
-"""Data sets in a folder of images for each class."""
+"""Data sets in image folders, with one folder for each class."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ablations.data.source import Parts, Source, finish_checksum
 from ablations.data.subsets import cut
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Files of an image folder that are images."""
+"""Suffixes of the files that are images."""
 
 
 READ_WHOLE = 2 * 2**30
-"""Bytes of files up to which an image folder's checksum covers their content; beyond, their names and sizes."""
+"""The total bytes of files up to which the checksum of an image folder covers their content; else only names and
+sizes."""
 
 
 def imagefolder(config: DataConfig) -> Source:
     """A folder `train` and a folder `test` (or `val`), each with a folder of images for every class.
 
-    Without a test set, data.test_share of the images becomes one. Images that take more than data.memory_limit are read
-    from their files whenever they are needed. Raises DataError.
+    Without a test set, data.test_share of the images becomes the test set. Images that need more memory than
+    data.memory_limit are read from their files when they are needed. Raises DataError.
     """
     if not config.root:
         raise DataError(
@@ -56,7 +57,7 @@ def imagefolder(config: DataConfig) -> Source:
 
 
 def _find_parts(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The folder of each part, and the names of the classes. Raises DataError where the parts' classes differ."""
+    """Returns the folder of each part, and the names of the classes. Raises DataError if the parts' classes differ."""
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test:
         places = {"train": root / "train", "test": test}
@@ -77,7 +78,7 @@ def _find_parts(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[
 
 
 def _list_images(place: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
-    """The files of a part's images and their classes, by number. Raises DataError for a class without images."""
+    """Lists the image files of a part and the numbers of their classes. Raises DataError for a class without images."""
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
@@ -103,7 +104,7 @@ def _cut_test_set(only: tuple[list[Path], list[int]], config: DataConfig) -> dic
 
 
 def _hash_folder(root: Path, files: Sequence[Path]) -> Any:
-    """A running SHA-256 of the names and sizes of all files, and of their content unless it is too much to read."""
+    """Returns a SHA-256 object for the names and sizes of all files, and for their content up to READ_WHOLE bytes."""
     sizes = [_read_size(path) for path in files]
     whole = sum(sizes) <= READ_WHOLE
     digest = hashlib.sha256(b"imagefolder" if whole else b"imagefolder, by name and size")

@@ -24,7 +24,7 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 class DataError(ValueError):
-    """Data that is missing or not what it should be; the message says what to do."""
+    """Data is missing or wrong. The message says what to do."""
 
 
 class ImageSource(Protocol):
@@ -40,21 +40,24 @@ class ImageSource(Protocol):
 
     @property
     def forks(self) -> bool:
-        """Whether `batches` forks processes. No other thread should write then: they inherit its locks."""
+        """Whether `batches` forks processes.
+
+        Then no other thread should write: the processes would inherit its locks.
+        """
 
     def __len__(self) -> int: ...
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
-        """uint8 `(n, C, H, W)` for each tensor of n indices, on the device of the labels. Raises DataError."""
+        """Yields uint8 `(n, C, H, W)` for each tensor of n indices, on the device of the labels. Raises DataError."""
 
     def subset(self, indices: Tensor) -> ImageSource:
-        """The images of these indices, `(n,)`, and their classes."""
+        """Returns the images of these indices, `(n,)`, with their classes."""
 
     def load(self, title: str = "") -> MemoryImages:
-        """All images in memory, read with a progress bar where it has a title. Raises DataError."""
+        """Loads all images into memory, with a progress bar if there is a title. Raises DataError."""
 
     def to(self, device: torch.device) -> ImageSource:
-        """The same on another device; files stay where they are."""
+        """Returns the same images on another device. Files stay where they are."""
 
 
 @dataclass(frozen=True)
@@ -79,36 +82,36 @@ class MemoryImages:
         return channels, height, width
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
-        """uint8 `(n, C, H, W)` for each tensor of n indices."""
+        """Yields uint8 `(n, C, H, W)` for each tensor of n indices."""
         for batch in indices:
-            yield self.images.index_select(0, batch)  # copies whole images: nine times as fast as [batch] on a CPU
+            yield self.images.index_select(0, batch)  # nine times as fast as [batch] on a CPU
 
     def subset(self, indices: Tensor) -> MemoryImages:
-        """The images of these indices, `(n,)`, copied."""
+        """Copies the images of these indices, `(n,)`."""
         return MemoryImages(self.images[indices], self.labels[indices])
 
     def load(self, title: str = "") -> MemoryImages:
-        """These images: they are in memory already."""
+        """Returns these images, which are already in memory."""
         return self
 
     def to(self, device: torch.device) -> MemoryImages:
-        """The same on another device."""
+        """Returns the same images on another device."""
         return MemoryImages(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class FileImages(data.Dataset[Tensor]):
-    """Images in files, each read and decoded when it is needed."""
+    """Images in files. Each image is read and decoded when it is needed."""
 
     paths: tuple[Path, ...]
     labels: Tensor
     """int64 `(N,)`."""
 
     size: int
-    """Height and width to which each image is brought, in pixels."""
+    """Height and width to which each image is resized, in pixels."""
 
     workers: int = 0
-    """Processes that read batches; with 0, the process that asks for them reads them."""
+    """The number of processes that read batches. With 0, the training process reads them."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -124,7 +127,10 @@ class FileImages(data.Dataset[Tensor]):
         return self.workers > 0
 
     def __getitem__(self, index: int) -> Tensor:
-        """One image, uint8 `(3, size, size)`. Raises DataError that names the file if it is not an image."""
+        """Reads one image, uint8 `(3, size, size)`.
+
+        Raises DataError with the name of the file if it is not an image.
+        """
         path = self.paths[index]
         try:
             encoded = path.read_bytes()
@@ -133,45 +139,45 @@ class FileImages(data.Dataset[Tensor]):
         return torch.from_numpy(decode_image(encoded, str(path), self.size, colour=True)).permute(2, 0, 1)
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
-        """uint8 `(n, 3, size, size)` for each tensor of n indices, on the labels' device. Raises DataError."""
+        """Yields uint8 `(n, 3, size, size)` for each tensor of n indices, on the labels' device. Raises DataError."""
         loader: data.DataLoader[Tensor] = data.DataLoader(
             self,
             batch_sampler=[batch.tolist() for batch in indices],
             num_workers=self.workers,
-            multiprocessing_context="fork" if self.workers else None,  # any other imports torch for each of them
+            multiprocessing_context="fork" if self.workers else None,  # other methods import torch in each process
             worker_init_fn=_ignore_stop_signals,
             pin_memory=self.labels.is_cuda,
-            generator=torch.Generator(),  # its own: dropout draws from the common one
+            generator=torch.Generator(),  # a generator of its own, because dropout uses the common one
         )
         try:
             for images in loader:
                 yield images.to(self.labels.device, non_blocking=True)
-        except DataError as error:  # a worker's error holds its whole traceback
+        except DataError as error:  # the error of a worker contains its whole traceback
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
 
     def subset(self, indices: Tensor) -> FileImages:
-        """The files of these indices, `(n,)`; none is read."""
+        """Selects the files of these indices, `(n,)`, without reading them."""
         paths = tuple(self.paths[index] for index in indices.tolist())
         return replace(self, paths=paths, labels=self.labels[indices])
 
     def load(self, title: str = "") -> MemoryImages:
-        """Reads all files in this process, with a progress bar where it has a title. Raises DataError."""
+        """Reads all files in this process, with a progress bar if there is a title. Raises DataError."""
         indices = range(len(self))
         shown = show_progress(indices, title, len(self)) if title else indices
         return MemoryImages(torch.stack([self[index] for index in shown]), self.labels)
 
     def to(self, device: torch.device) -> FileImages:
-        """The same with batches on another device."""
+        """Returns the same images, with batches on another device."""
         return replace(self, labels=self.labels.to(device))
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Makes a reading process ignore the signals that ask to stop: the training ends it."""
+    """Makes a worker that reads images ignore stop signals, because the training ends it."""
     signals.ignore_stop_signals()
 
 
 def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> Pixels:
-    """Decodes an image, resizes its shorter side to `size` and keeps the middle square; size 0 keeps it as it is.
+    """Decodes an image, resizes its shorter side to `size` and keeps the middle square; size 0 changes nothing.
 
     A grey image stays grey unless `colour` is true. Raises DataError that names the image by `where`.
     """
@@ -196,7 +202,7 @@ def _crop_square(image: Any, size: int) -> Any:
 
 
 def show_progress(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
-    """Gives the items one by one, with a progress bar on standard error meanwhile."""
+    """Yields the items, and shows a progress bar on standard error."""
     from rich.console import Console
     from rich.progress import track
 

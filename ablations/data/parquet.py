@@ -20,8 +20,9 @@ from ablations.data.source import Parts, Source, check_parts, finish_checksum
 def parquet(config: DataConfig) -> Source:
     """A folder with parquet files of training and test images in the Hugging Face image layout.
 
-    `train.parquet`, or `train-00000-of-00002.parquet` and so on, also in a folder `data`; the same for `test`. Column
-    `image` (or `img`) holds encoded images (a struct with the field `bytes`), column `label` whole numbers from 0.
+    The files are `train.parquet`, or `train-00000-of-00002.parquet` and so on, also in a folder `data`; the same for
+    `test`. Column `image` (or `img`) holds encoded images (a struct with the field `bytes`), column `label` whole
+    numbers from 0. Raises DataError.
     """
     if not config.root:
         raise DataError("data.root is missing: parquet needs the folder that holds train.parquet and test.parquet")
@@ -42,7 +43,10 @@ def parquet(config: DataConfig) -> Source:
 
 
 def _find_shards(root: Path, part: str) -> list[Path]:
-    """The files of a part, in the order of their names. Raises DataError where there are none, or some are missing."""
+    """Returns the files of a part, in the order of their names.
+
+    Raises DataError if there are none, or some are missing.
+    """
     for folder in (root, root / "data"):
         whole, shards = folder / f"{part}.parquet", sorted(folder.glob(f"{part}-*.parquet"))
         if whole.is_file():
@@ -54,7 +58,7 @@ def _find_shards(root: Path, part: str) -> list[Path]:
 
 
 def _check_shards(shards: list[Path]) -> list[Path]:
-    """Gives the shards back, if there are as many as their names say. Raises DataError."""
+    """Returns the shards, if there are as many as their names say, else raises DataError."""
     counts = {count for path in shards for count in re.findall(r"-of-(\d+)\.parquet$", path.name)}
     if counts and (len(counts) > 1 or int(*counts) != len(shards)):
         told = " and ".join(str(int(count)) for count in sorted(counts))
@@ -66,7 +70,10 @@ def _check_shards(shards: list[Path]) -> list[Path]:
 
 
 def _decode_part(paths: Sequence[Path], config: DataConfig) -> MemoryImages:
-    """Reads all images of a part. Raises DataError that names the row if one is damaged or does not fit the others."""
+    """Reads all images of a part.
+
+    Raises DataError with the row of an image that is damaged or does not fit the others.
+    """
     arrays: list[Pixels] = []
     labels: list[int] = []
     held = 0
@@ -93,7 +100,7 @@ def _decode_part(paths: Sequence[Path], config: DataConfig) -> MemoryImages:
 
 
 def _read_rows(paths: Sequence[Path]) -> Iterator[tuple[Path, int, Any, Any]]:
-    """File, row number, encoded image and label of each row."""
+    """Yields the file, row number, encoded image and label of each row. Raises DataError."""
     try:
         import pyarrow
         import pyarrow.parquet

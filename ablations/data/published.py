@@ -29,7 +29,10 @@ def cifar100(config: DataConfig) -> Source:
 
 
 def _cifar(name: str, label: str, archive_md5: str, size: str, config: DataConfig) -> Source:
-    """CIFAR, as torchvision reads it. Its reader can run code from a file: each file is verified before it is read."""
+    """Reads CIFAR with torchvision, whose reader can run code from a file.
+
+    So each file is verified before it is read.
+    """
 
     def decode() -> Parts:
         from torchvision import datasets
@@ -95,13 +98,14 @@ FASHION_FILES = {
         "t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 }  # fmt: skip
-"""For each file its name, the published MD5 sum of its archive, and the MD5 sum of its content."""
+"""For each file, its name, the published MD5 sum of its archive, and the MD5 sum of its content."""
 
 
 def fashion_mnist(config: DataConfig) -> Source:
     """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28 x 28 in ten classes, 10,000 of them for the test.
 
-    They are read from idx files, packed or not, in data.root or in FashionMNIST/raw below it (torchvision's place).
+    They are read from idx files, compressed or not, in data.root or in FashionMNIST/raw below it (torchvision's
+    folder).
     """
 
     def decode() -> Parts:
@@ -116,7 +120,10 @@ def fashion_mnist(config: DataConfig) -> Source:
 
 
 def _read_idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
-    """Reads an idx file, packed or not, uint8 `(N, ...)`. Raises DataError unless its content is the published one."""
+    """Reads an idx file, compressed or not, uint8 `(N, ...)`.
+
+    Raises DataError unless its content is the published one.
+    """
     from torchvision.datasets import FashionMNIST
 
     folders = (root, root / "FashionMNIST" / "raw")
@@ -140,5 +147,8 @@ def _read_idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tens
 
 
 def _hash_sums(*sums: str) -> str:
-    """The checksum of a published data set, from the published sums of its files: no others are read."""
+    """Returns the checksum of a published data set, from the published sums of its files.
+
+    Other files are never read.
+    """
     return hashlib.sha256(" ".join(sums).encode()).hexdigest()

@@ -1,6 +1,6 @@
 '''The data sets by name, and how to add one.
 
-A new data set is a function that takes a `DataConfig` and gives a `Source`, and an entry in `DATASETS`. The function
+A new data set is a function that takes a `DataConfig` and returns a `Source`, and an entry in `DATASETS`. The function
 names the data and its checksum; the images are read when `decode` is called. For example:
 
     def stripes(config: DataConfig) -> Source:

@@ -1,4 +1,4 @@
-"""Where a data set comes from."""
+"""The source of a data set, from which it is decoded."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ Parts = dict[str, ImageSource]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from."""
+    """The source of a data set."""
 
     label: str
-    """Its name in captions."""
+    """The name of the data set in captions."""
 
     checksum: str
-    """SHA-256 of the content that it is decoded from, or of that content's published checksums."""
+    """SHA-256 of the encoded content, or of its published checksums."""
 
     decode: Callable[[], Parts]
     """Reads the images. Raises DataError."""
 
     classes: int = 0
-    """How many classes there are; 0 means the highest training label and one."""
+    """The number of classes; 0 means the highest training label plus one."""
 
     names: tuple[str, ...] = ()
-    """The names of the classes, where they have names."""
+    """The names of the classes, if they have names."""
 
     cached: bool = True
-    """Whether the decoded images are kept in the cache; only images in memory can be."""
+    """Whether the decoded images are stored in the cache, which is possible only for images in memory."""
 
     sampled: bool = False
-    """Whether mean and standard deviation are measured on a sample of the images, because they may lie in files."""
+    """Whether mean and standard deviation are measured on a sample of the images, because the images may lie in
+    files."""
 
 
 def finish_checksum(digest: Any, config: DataConfig) -> str:
-    """The checksum of a source whose images are resized as `config` says: another size is another data set."""
+    """Returns the checksum of a source. It includes `config.image_size`: another size is another data set."""
     if config.image_size:
         digest.update(f"resized to {config.image_size}".encode())
     return str(digest.hexdigest())
 
 
 def check_parts(parts: Parts, train: str, test: str) -> Parts:
-    """Gives the parts back, if they fit each other. Raises DataError.
+    """Returns the parts if they fit each other, else raises DataError.
 
-    Both need images of the same shape, and the test no class that the training does not have. `train` and `test` name
-    the parts in errors.
+    Both must have images of the same shape, and the test must have no class that the training does not have. `train`
+    and `test` name the parts in errors.
     """
     if parts["train"].shape != parts["test"].shape:
         raise DataError(f"the images of {train} and {test} have different shapes")

@@ -1,4 +1,4 @@
-"""Choosing subsets: as many images of every class, or of each class its share."""
+"""Subsets of images: with equally many images of each class, or with the same share of each class."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ablations.data.images import DataError
 
 
 def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Indices of `size` images, `(size,)` and sorted, with as many of every class as of any other.
+    """Returns the sorted indices of `size` images, `(size,)`, with equally many images of each class.
 
-    Counts of two classes differ by at most one, unless a class has no more images. `labels` is int64 `(N,)`.
+    The counts of two classes differ by at most one, unless a class has no more images. `labels` is int64 `(N,)`.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
@@ -26,7 +26,7 @@ def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
 
 
 def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Indices of `size` images, `(size,)` and sorted, of each class its share of all images to within one image.
+    """Returns the sorted indices of `size` images, `(size,)`, with equal shares of all classes, to within one image.
 
     `labels` is int64 `(N,)`.
     """
@@ -41,9 +41,9 @@ def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
 
 
 def cut(labels: Tensor, size: int, seed: int, what: str) -> Tensor:
-    """A mask, bool `(N,)`: True for the `size` images that are cut off, of each class its share.
+    """Returns a mask, bool `(N,)`: True for the `size` images that are cut off, with the same share of each class.
 
-    Raises DataError, which begins with `what`, where no image is cut off or a class would keep none.
+    Raises DataError, which begins with `what`, if no image is cut off or a class would keep no images.
     """
     out = torch.zeros(len(labels), dtype=torch.bool)
     out[stratified_subset(labels, size, seed)] = True

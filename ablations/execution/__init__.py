@@ -1,1 +1,1 @@
-"""Jobs are carried out: one by one, in processes of this machine, and shown meanwhile."""
+"""Execution of jobs: one by one, or in processes of this machine, with a display of the progress."""

@@ -1,4 +1,4 @@
-"""Shows a grid at work: a live table in a terminal, plain lines elsewhere."""
+"""Display of a running grid: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -32,43 +32,44 @@ from ablations.training.events import Epoch, Progress
 
 @dataclass(frozen=True)
 class Work:
-    """A job as it is shown."""
+    """A job as it is displayed."""
 
     name: str
     kind: str
     epochs: float
-    """How many a run has; 0 for a cost."""
+    """The number of epochs of a run; 0 for a cost."""
 
 
 @dataclass
 class Board:
-    """What is known of a grid at work, from its events."""
+    """The state of a running grid, collected from its events."""
 
     works: Mapping[str, Work]
-    """The jobs to be done, by key."""
+    """The jobs to run, by key."""
 
     clock: float = field(default_factory=time.monotonic)
     statuses: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
-    """Finished jobs by kind."""
+    """The number of finished jobs of each kind."""
 
     spent: Counter[str] = field(default_factory=Counter)
-    """Seconds of workers in finished jobs, by kind."""
+    """Seconds that workers spent on finished jobs of each kind."""
 
     running: dict[int, tuple[str, float]] = field(default_factory=dict)
-    """Slot -> job and when it began."""
+    """Slot -> job and its start time."""
 
     latest: dict[int, str] = field(default_factory=dict)
     """Slot -> epoch and loss."""
 
     first: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Slot -> when it first told how much of its run is done, and how much; a run may have been taken up."""
+    """Slot -> time of its first progress report, and the finished share of the run then, which is above 0 after a
+    resume."""
 
     pace: dict[int, float] = field(default_factory=dict)
-    """Slot -> seconds that its whole run takes, by what was done since."""
+    """Slot -> estimated seconds of its whole run, from the progress since then."""
 
     def update(self, event: Event) -> None:
-        """Takes in an event."""
+        """Updates the state with an event."""
         key, slot = event.task.key, event.slot
         work = self.works[key]
         match event:
@@ -99,7 +100,7 @@ class Board:
             self.pace[slot] = (now - began) / (share - before)
 
     def _leave(self, slot: int) -> float:
-        """Forgets what a worker did; gives its seconds."""
+        """Removes a worker's job and returns the seconds that the worker spent on it."""
         _, began = self.running.pop(slot)
         del self.latest[slot]
         self.first.pop(slot, None)
@@ -107,7 +108,7 @@ class Board:
         return time.monotonic() - began
 
     def seconds_left(self, workers: int) -> float | None:
-        """From the mean time that jobs of each kind take; None while nothing is known of a kind."""
+        """Estimates the remaining seconds from the mean time of each kind of job; None while a kind has no estimate."""
         seconds = 0.0
         for kind, count in Counter(work.kind for work in self.works.values()).items():
             running = [time.monotonic() - began for key, began in self.running.values() if self.works[key].kind == kind]
@@ -119,14 +120,14 @@ class Board:
         return seconds
 
     def _mean_seconds(self, kind: str) -> float | None:
-        """The mean over the finished jobs of a kind; before there is one, an estimate from those that run."""
+        """Returns the mean seconds of finished jobs of a kind, else an estimate from the running jobs, or None."""
         if self.finished[kind]:
             return self.spent[kind] / self.finished[kind]
         whole = [pace for slot, pace in self.pace.items() if self.works[self.running[slot][0]].kind == kind]
         return sum(whole) / len(whole) if whole else None
 
     def summary(self, workers: int) -> str:
-        """`12 done, 2 running, 57 left, 0:01:10 so far, about 0:03:00 to go`."""
+        """Returns `12 done, 2 running, 57 left; 1:10 so far, about 3:00 to go`."""
         done = sum(self.finished.values())
         left = len(self.works) - done - len(self.running)
         counts = [f"{count} {status}" for status, count in sorted(self.statuses.items())] or ["0 done"]
@@ -137,14 +138,14 @@ class Board:
 
 
 def format_clock(seconds: float) -> str:
-    """`1:02:03`, or `2:03` below an hour."""
+    """Returns `1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def show(console: Console, events: Iterable[Event], works: Mapping[str, Work], workers: int) -> Iterable[Event]:
-    """Passes the events on, and shows them meanwhile."""
+    """Yields the events unchanged, and displays the progress."""
     board = Board(works)
     return _live(console, events, board, workers) if console.is_terminal else _plain(console, events, board, workers)
 
@@ -166,7 +167,7 @@ def _live(console: Console, events: Iterable[Event], board: Board, workers: int)
 
 
 def _plain(console: Console, events: Iterable[Event], board: Board, workers: int) -> Iterable[Event]:
-    """A line for every finished job, and one for a running job when it has news, at most every ten seconds."""
+    """Prints a line for each finished job, and one for a running job with news, at most every ten seconds."""
     last = time.monotonic()
     for event in events:
         said = board.latest.get(event.slot, "")
@@ -185,7 +186,7 @@ def _plain(console: Console, events: Iterable[Event], board: Board, workers: int
 
 
 def _end_of(event: Ended) -> str:
-    """`done`, `failed, its process was killed by SIGKILL`, `stopped`."""
+    """Returns `done`, `failed, its process was killed by SIGKILL`, or `stopped`."""
     match event:
         case Finished(status=status):
             return status
@@ -205,7 +206,7 @@ def _line(console: Console, text: str) -> None:
 
 
 def print_rows(console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on the terminal, its heads a word a line."""
+    """Prints a table on the terminal. Each word of a column's head has its own line."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, head in enumerate(heads):
         table.add_column(head.replace(" ", "\n"), justify="left" if index == 0 else "right", overflow="fold")

@@ -1,4 +1,4 @@
-"""Works a grid off into a results folder: what is missing is run, what is done is left alone."""
+"""Runs the jobs of a grid that have no record yet, and stores their results in a results folder."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from ablations.training.checkpoint import FOLDER, CheckpointStore
 from densenet.options import lookup
 
 PRELOAD = ("ablations.execution.job", "sklearn.datasets", "torch._dynamo")
-"""Loaded once in the server that workers are forked from."""
+"""Modules that the server loads once, before it forks the workers."""
 
 
 ENGINES: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Engine]] = {
     "local": lambda devices, machine: LocalEngine(devices, machine, PRELOAD),
     "inline": lambda devices, machine: InlineEngine(devices[0], machine),
 }
-"""Engines by name. A new one is a file like `local.py` and an entry here."""
+"""Engines by name. A new engine needs a file like `local.py` and an entry here."""
 
 
 def make_engine(name: str, devices: Sequence[str]) -> Engine:
-    """The engine of this name, with one worker per device. Raises ValueError for an unknown name."""
+    """Makes the engine of this name, with one worker per device. Raises ValueError for an unknown name."""
     return lookup("engine", name, ENGINES)(devices, job_machine(devices[0]))
 
 
@@ -54,20 +54,20 @@ class WrongFolder(ValueError):
 
 @dataclass(frozen=True)
 class GridOutcome:
-    """What a call of `work` found and did."""
+    """The results of a call of `work`."""
 
     total: int
     done_before: int
     executed: int
     damaged: tuple[Path, ...]
-    """Where damaged records were moved to."""
+    """The new paths of damaged records, which were moved."""
 
     stopped: bool
-    """Whether it was asked to stop before all was done."""
+    """Whether it was stopped before all jobs were finished."""
 
 
 def list_devices(device: str, workers: int) -> list[str]:
-    """One entry per worker: every core, or every GPU; `workers` = 0 takes all there are. Raises ValueError."""
+    """Returns one device per worker: every core, or every GPU. `workers` = 0 takes all of them. Raises ValueError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -79,11 +79,11 @@ def list_devices(device: str, workers: int) -> list[str]:
 
 
 def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], console: Console) -> GridOutcome:
-    """Runs every job that has no record; those that failed only where `retry` names their status.
+    """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
-    SIGTERM, SIGHUP and Ctrl-C end it early, with every training's state kept; a second Ctrl-C ends it at once.
-    Raises WrongFolder for a folder that holds another grid, Held for one that another process works on, StorageError
-    for one that cannot be written.
+    SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
+    once. Raises WrongFolder if the folder holds another grid, FolderInUse if another process works on the folder,
+    StorageError if the folder cannot be written.
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
@@ -91,7 +91,7 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, folder)))
         whole, damaged = records.load(folder)
         moved = tuple(records.set_aside(path) for path in damaged)
-        for each in whole:  # whoever published it may have died before it could do this
+        for each in whole:  # the process that published the record may have died before this
             CheckpointStore(folder, each, {}).clear()
         first = _list_left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
         stopped = bool(first) and _execute(first, grid, folder, engine, console)
@@ -110,7 +110,7 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
 
 
 def _choose(grid: Grid, folder: Path) -> dict[str, Choice]:
-    """What the records of a folder choose for the variants that are tuned."""
+    """Returns the values that the folder's records choose for the variants that are tuned."""
     return choose(grid, records.load(folder)[0], records.load_attempts(folder))
 
 
@@ -121,7 +121,7 @@ def _list_left(
     retry: Collection[str],
     kinds: Collection[str] = ("cost", "tuning", "run"),
 ) -> list[Job]:
-    """The jobs of these kinds without a record; of those that failed, the ones whose status `retry` names."""
+    """Lists the jobs of these kinds that have no record. Includes failed jobs only if `retry` contains their status."""
     whole, attempts = records.load(folder)[0], records.load_attempts(folder)
     return [
         each
@@ -133,7 +133,7 @@ def _list_left(
 
 
 def refuse(grid: Grid, device: str) -> None:
-    """Raises ValueError for what this kind of device, `cpu` or `cuda`, cannot do."""
+    """Raises ValueError if this kind of device, `cpu` or `cuda`, cannot run the grid."""
     trained = [job.config.variant.train for job in list_jobs(grid, {}) if isinstance(job.config, RunConfig)]
     if device == "cpu" and any(training.precision == "tf32" for training in trained):
         raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
@@ -147,7 +147,7 @@ def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
             raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
         runs = _list_declared(before)
         lost = len(runs - _list_declared(plan))
-        if lost:  # growing is fine: more levels, studies, seeds
+        if lost:  # a grid may grow: more levels, studies, seeds
             difference = "; ".join(_differences(before, plan)[:5]) or "other studies"
             raise WrongFolder(
                 f"{folder} holds another grid ({difference}); {lost} of its {len(runs)} runs would leave the tables: "
@@ -162,7 +162,7 @@ def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
 
 
 def _list_declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
-    """What a grid asks to be trained, whatever tuning chooses: levels with their seeds, tuned or not, and trials."""
+    """Returns the trainings that a grid asks for, for any choice of the tuning: levels with their seeds, and trials."""
     levels = {
         (level.declared, seed, level.tuned_as is not None)
         for study in plan.studies
@@ -174,7 +174,7 @@ def _list_declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
 
 
 def _differences(there: Manifest, here: Manifest) -> list[str]:
-    """What tells two grids apart: title, seeds, what is tuned, and the base's fields."""
+    """Lists the differences between two grids: title, seeds, tuning, and the fields of the base."""
     old, new = (
         {"title": plan.title, "seeds": list(plan.seeds), "tune": _tuned_over(plan)}
         | next(iter(plan.variants.values())).fields
@@ -186,13 +186,13 @@ def _differences(there: Manifest, here: Manifest) -> list[str]:
 
 
 def _tuned_over(plan: Manifest) -> dict[str, Any]:
-    """What the first tuned variant of a grid is tuned over, and how; empty where none is."""
+    """Returns how the first tuned variant of a grid is tuned: its values, schedule, seeds and validation images."""
     told = {"values", "schedule", "seeds", "validation_images"}
     return next((entry.model_dump(mode="json", include=told) for entry in plan.tuning), {})
 
 
 def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, console: Console) -> bool:
-    """Works the jobs off; whether it was stopped on the way. Raises StorageError."""
+    """Runs the jobs. Returns whether it was stopped before all of them were finished. Raises StorageError."""
     by_id = {each.id: each for each in left}
     works = {each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}
     tasks = [
@@ -219,7 +219,10 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, cons
 
 @contextmanager
 def _listen_for_stop() -> Iterator[Callable[[], bool]]:
-    """The first signal requests a stop, which the yielded function tells; a second Ctrl-C interrupts at once."""
+    """A context that yields a function, which returns whether a signal has requested a stop.
+
+    A second Ctrl-C interrupts at once.
+    """
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}
 
@@ -228,7 +231,7 @@ def _listen_for_stop() -> Iterator[Callable[[], bool]]:
             before[signal.SIGINT](number, frame)
         asked.append(number)
 
-    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield lambda: False
         return
     before |= signals.handle_stop_signals(ask)
@@ -240,7 +243,7 @@ def _listen_for_stop() -> Iterator[Callable[[], bool]]:
 
 
 def _count_epochs(each: Job, grid: Grid) -> float:
-    """How many epochs a run has; 0 for a cost."""
+    """Returns the number of epochs of a run; 0 for a cost."""
     if not isinstance(each.config, RunConfig):
         return 0
     training, images = each.config.variant.train, grid.datasets[each.config.variant.data].train_images

@@ -1,6 +1,6 @@
-"""What an engine is: it runs tasks somewhere, and yields what becomes of them as events.
+"""The interface of an engine, which runs tasks and yields what happens to them as events.
 
-The driver knows no more of an engine than what stands here, and an engine knows nothing of networks.
+The driver depends only on this interface, and engines know nothing about networks.
 `tests/execution/test_engine.py` states what every engine must do.
 """
 
@@ -11,92 +11,93 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 MOST_DEATHS = 3
-"""Deaths in a row, without a newer checkpoint between them, after which a task is given up."""
+"""The number of deaths in a row, without a newer checkpoint between them, after which a task is given up."""
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables of the environment that say how many threads a job's libraries may use: one."""
+"""Environment variables that limit the threads of a job's libraries. They are set to 1."""
 
 Stopping = Callable[[], bool]
-"""Whether somebody has asked to stop."""
+"""Returns whether a stop was requested."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What an engine gives to a task that it runs. Any thread of the task may call the functions."""
+    """The values and functions that an engine gives to a task. Any thread of the task may call the functions."""
 
     device: str
     """`cpu`, or `cuda:1`."""
 
     started: float
-    """When its process was started, in seconds of `time.monotonic()`, without its waiting for the device."""
+    """The start time of its process, in seconds of `time.monotonic()`, moved later by the time that it waited for the
+    device."""
 
     tell: Callable[[object], None]
-    """Passes a message to the driver, as the event `Told`."""
+    """Sends a message to the driver, as the event `Told`."""
 
     kept: Callable[[Any], None]
-    """Says that a state is kept from which the task would go on: its place, which is greater for a later state."""
+    """Reports a saved state from which the task would resume, by its place. Later states have greater places."""
 
     stopping: Stopping = lambda: False
-    """Whether the task should end by itself, soon, with the status `stopped`."""
+    """Returns whether the task should end soon by itself, with the status `stopped`."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """`function(*arguments, context)` gives a status.
+    """A task calls `function(*arguments, context)`, which returns a status.
 
-    An OSError that it raises is a fault of the machine and no matter of the task: see `Broken`. Whatever else it raises
-    is a death.
+    If the function raises an OSError, the machine failed and not the task: see `Broken`. Any other exception counts as
+    a death of the task.
     """
 
     key: str
     function: Callable[..., str]
     arguments: tuple[Any, ...]
     exclusive: bool = False
-    """Whether no other task may use the device meanwhile."""
+    """Whether no other task may use the device at the same time."""
 
     stoppable: bool = False
-    """Whether the function asks `context.stopping()` and ends by itself; others are killed."""
+    """Whether the function checks `context.stopping()` and ends by itself. Other tasks are killed."""
 
     limit: float = 0.0
-    """Seconds that it may have the device; 0 = as long as it takes."""
+    """The most seconds that the task may use the device; 0 = no limit."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a task."""
+    """Something that happened to a task."""
 
     task: Task
     slot: int
-    """Which worker, from 0."""
+    """The number of the worker, from 0."""
 
 
 @dataclass(frozen=True)
 class Started(Event):
-    """A worker has begun with the task, for the first time or again."""
+    """A worker has started the task, for the first time or again."""
 
 
 @dataclass(frozen=True)
 class Waiting(Event):
-    """Another process of this suite uses the device."""
+    """The task waits, because another process of this suite uses the device."""
 
 
 @dataclass(frozen=True)
 class Told(Event):
-    """The task has told something."""
+    """The task has sent a message."""
 
     message: Any
 
 
 @dataclass(frozen=True)
 class Kept(Event):
-    """The task has kept a state from which it would go on."""
+    """The task has saved a state from which it would resume."""
 
     place: Any
 
 
 @dataclass(frozen=True)
 class Restarted(Event):
-    """The task's process died; the task is the next to be started."""
+    """The process of the task died. The task will be started again, before all others."""
 
     reason: str
 
@@ -108,24 +109,24 @@ class AskedToStop(Event):
 
 @dataclass(frozen=True)
 class Ended(Event):
-    """Nothing more happens to the task."""
+    """The last event of a task."""
 
 
 @dataclass(frozen=True)
 class Stopped(Ended):
-    """The task was ended on request; it may be run again."""
+    """The task was ended on request. It may be run again."""
 
 
 @dataclass(frozen=True)
 class Finished(Ended):
-    """The function gave its status."""
+    """The function has returned its status."""
 
     status: str
 
 
 @dataclass(frozen=True)
 class Lost(Ended):
-    """The task could not tell itself what happened to it: it died too often, or took too long."""
+    """The task ended without a status: its process died too often, or it exceeded its limit."""
 
     status: str
     reason: str
@@ -133,27 +134,29 @@ class Lost(Ended):
 
 @dataclass(frozen=True)
 class Broken(Ended):
-    """The machine failed, not the task: a disk that is full, for example."""
+    """The machine failed, not the task; for example, the disk is full."""
 
     error: OSError
 
 
 class Engine(Protocol):
-    """Runs tasks, and keeps these rules.
+    """Runs tasks according to these rules.
 
-    Tasks start in their order. At most `slots` run at a time, and beside an exclusive one none. A task whose process
-    dies is the next to be started, until it has died MOST_DEATHS times in a row without a newer checkpoint. Of every
-    task that was started, the last event is an `Ended`; none ends twice.
+    Tasks start in their order. At most `slots` tasks run at a time, and an exclusive task runs alone. If the process of
+    a task dies, this task is started next, until it has died MOST_DEATHS times in a row without a newer checkpoint.
+    Every task that was started has exactly one `Ended` event, which is its last event.
     """
 
     slots: int
     machine: Mapping[str, Any]
-    """What a measurement on its devices depends on, as `environment.machine` tells: a part of a cost's identity."""
+    """The machine as `environment.describe_machine` returns it. Measurements depend on it, so it is part of a cost's
+    id."""
 
     def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
-        """Runs the tasks and yields what happens.
+        """Runs the tasks and yields their events.
 
-        When it is `stopping`, nothing more is started, and what runs is asked to end. Closing the iterator ends all.
+        When `stopping` returns True, no more tasks are started, and running tasks are asked to end. Closing the
+        generator ends all tasks.
         """
         ...
 
@@ -166,12 +169,12 @@ class Deaths:
         self._places: dict[str, Any] = {}
 
     def forgive(self, key: str, place: Any) -> None:
-        """Counts from 0 again where a later state is kept than ever before."""
+        """Sets a task's count to 0 if it has saved a later state than ever before."""
         if key not in self._places or place > self._places[key]:
             self._places[key], self._counts[key] = place, 0
 
     def count(self, task: Task, slot: int, reason: str) -> Restarted | Lost:
-        """Counts one death, and says what becomes of the task."""
+        """Counts one death, and returns whether the task is restarted or lost."""
         self._counts[task.key] = self._counts.get(task.key, 0) + 1
         if self._counts[task.key] < MOST_DEATHS:
             return Restarted(task, slot, reason)
@@ -180,5 +183,5 @@ class Deaths:
 
 
 def over_limit(task: Task, slot: int) -> Lost:
-    """The end of a task that took too long."""
+    """Returns the last event of a task that exceeded its limit."""
     return Lost(task, slot, "timeout", f"it took longer than time_limit = {task.limit:g} seconds")

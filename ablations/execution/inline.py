@@ -1,4 +1,4 @@
-"""Runs tasks one after the other in this very process: for a debugger, and where no process can be started."""
+"""Runs tasks one after the other in this process: for a debugger, or if processes cannot be started."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from ablations.execution.engine import (
 from ablations.storage import locks
 
 TICK = 0.05
-"""Seconds after which the engine looks up."""
+"""Seconds between two checks for a stop request and for the limit."""
 
 
 class InlineEngine:
-    """Runs each task in a thread, which nothing can end from outside: a task that does not ask to stop goes on.
+    """Runs each task in a thread. A thread cannot be killed, so a task that does not check `stopping` runs to its end.
 
-    A death is any exception but OSError.
+    Any exception except OSError counts as a death.
     """
 
     slots = 1
@@ -46,7 +46,7 @@ class InlineEngine:
         self._device, self.machine = device, machine
 
     def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
-        """Runs the tasks and yields what happens, as `Engine` says."""
+        """Runs the tasks and yields their events, as `Engine` describes."""
         left, deaths = deque(tasks), Deaths()
         while left and not stopping():
             task = left.popleft()
@@ -57,7 +57,7 @@ class InlineEngine:
                 yield event
 
     def _work(self, task: Task, deaths: Deaths, stopping: Stopping) -> Generator[Event]:
-        """One life of a task."""
+        """Runs a task once, until it ends or must be restarted."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         asked, begun = threading.Event(), threading.Event()
         thread = threading.Thread(target=self._live, args=(task, deaths, events.put, asked.is_set, begun.set))
@@ -82,7 +82,7 @@ class InlineEngine:
             thread.join()
 
     def _judge(self, event: Event, since: float | None, stopping: bool) -> Event:
-        """The end of a life, which may have come of the limit, or of the request to stop."""
+        """Returns the last event, replaced if the limit or the request to stop was the reason."""
         task = event.task
         if isinstance(event, Stopped | Restarted) and stopping:
             return Stopped(task, 0)
@@ -90,7 +90,7 @@ class InlineEngine:
         return over_limit(task, 0) if isinstance(event, Stopped | Restarted) and late else event
 
     def _live(self, task: Task, deaths: Deaths, put: Any, asked: Stopping, begin: Any) -> None:
-        """What the thread does; the last thing that it puts is an end, or that the task is to be started again."""
+        """Runs a task in its thread. The last event that it puts is an end or a restart."""
 
         def keep(place: Any) -> None:
             deaths.forgive(task.key, place)

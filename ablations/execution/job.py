@@ -1,4 +1,4 @@
-"""Executes one job and publishes its record: the only place where a failure becomes a status."""
+"""Execution of one job, which publishes its record. This is the only place where an exception becomes a status."""
 
 from __future__ import annotations
 
@@ -34,16 +34,18 @@ from densenet import describe_source
 
 
 def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
-    """Runs a job on a device, one thread on a CPU, and publishes its record or notes its failure; gives its status.
+    """Runs a job on a device, with one thread on a CPU.
 
-    A run goes on from its checkpoint; `stopped` is the status of one that left another. The context is told what the
-    training tells, and of every checkpoint that is whole. Raises StorageError for a results folder that cannot be
-    written: that is no failure of the job.
+    Publishes its record or notes its failure, and returns its status.
+
+    A run resumes from its checkpoint. The status `stopped` means that it saved a new one. The context receives the
+    messages of the training and each written checkpoint. Raises StorageError if the results folder cannot be written,
+    which is no failure of the job.
     """
     torch.set_num_threads(1)
     device = torch.device(context.device)
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs this to be deterministic
         torch.cuda.set_device(device)
     made_with = {**describe_versions(device), "fingerprint": code.get("fingerprint")}
     store = CheckpointStore(folder, job.id, made_with, written=context.kept)
@@ -54,11 +56,11 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         return "stopped"
     except StorageError:
         raise
-    except Exception as error:  # whatever a network or its data may raise is a row, not the end of the grid
-        if context.stopping():  # and its readers may have been told to end too
+    except Exception as error:  # a network or its data may raise anything: the job fails, and the grid goes on
+        if context.stopping():  # the processes that read data may have received the same signal
             return "stopped"
         if READER_DIED in str(error):
-            raise SystemExit(f"{job.name}: {error}") from None  # as if the whole process had
+            raise SystemExit(f"{job.name}: {error}") from None  # as if this whole process had died
         records.note_attempt(folder, describe_failure(job, error))
         return status_of(error)
     store.clear()
@@ -68,16 +70,16 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
 def execute_planned(
     folder: Path, job_id: str, device: str, started: float, stopping: Stopping, say: Callable[[str], None]
 ) -> str:
-    """Runs one job of a results folder, from its plan on disk alone; gives its status.
+    """Runs one job of a results folder, using only the plan on disk, and returns its status.
 
-    Raises NotResults and StorageError for the folder, ValueError for a job that is not there or is to be measured on
+    Raises NotResults and StorageError for the folder, ValueError for a job that does not exist or must be measured on
     another machine.
     """
     plan = Manifest.read(folder)
     job = job_of(plan, folder, job_id)
     path = folder / "records" / f"{job_id}.json"
     if path.exists():
-        records.read(path)  # a damaged one is told
+        records.read(path)  # raises an error for a damaged record
         say(f"{job.name} is on record already")
         return "done"
     place = torch.device(choose_device(device))
@@ -102,12 +104,15 @@ def execute_planned(
 
 
 def job_machine(device: str) -> dict[str, Any]:
-    """What a measurement by a job on this device depends on: `execute` gives it one thread."""
+    """Describes the machine that a measurement by a job on this device depends on: `execute` uses one thread."""
     return {**describe_machine(torch.device(device)), "threads": 1}
 
 
 def choose_device(name: str) -> str:
-    """`cuda` where torch can use one and `auto` is asked for, else `cpu`. Raises ValueError for what is not there."""
+    """Returns `cpu` or, for example, `cuda:0`; for `auto`, CUDA if torch can use it.
+
+    Raises ValueError for other devices.
+    """
     if name == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
@@ -141,7 +146,7 @@ def _record(
 
 
 READER_DIED = "DataLoader worker (pid"
-"""What PyTorch says when a process that reads images was killed."""
+"""A part of PyTorch's error message when a process that reads images was killed."""
 
 NO_MEMORY = (
     "out of memory",  # CUDA, its driver and its allocator
@@ -150,11 +155,11 @@ NO_MEMORY = (
     "Cannot allocate memory",  # the system
     "not enough memory",
 )
-"""What errors say that are no MemoryError and mean one."""
+"""Parts of error messages that mean that memory is full, of errors that are not a MemoryError."""
 
 
 def status_of(error: BaseException) -> str:
-    """oom, diverged or failed."""
+    """Returns the status of a failure: `oom`, `diverged` or `failed`."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "oom"
     if isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in NO_MEMORY):
@@ -163,13 +168,13 @@ def status_of(error: BaseException) -> str:
 
 
 def describe_failure(job: Job, error: BaseException) -> dict[str, Any]:
-    """The note of a failure: status, reason, traceback without the paths of this machine."""
+    """Returns the note of a failure: status, reason, and traceback without paths of this machine."""
     lines = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
     return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), "traceback": lines}
 
 
 def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
-    """The note of a job that could not tell itself what happened to it."""
+    """Returns the note of a job that ended without a status of its own."""
     return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": []}
 
 
@@ -179,7 +184,10 @@ Fields = dict[str, Any]
 def _run(
     job: Job, config: RunConfig, store: CheckpointStore, device: torch.device, context: Context, watch: Stopwatch
 ) -> tuple[Fields, Fields, Fields]:
-    """What a training gives, what depends on the machine, and whether an interruption changes a bit of it."""
+    """Trains a network. Returns its results, the measurements, and whether a resume would give the same bits.
+
+    Raises DataError if the data set has changed since the job was planned.
+    """
     variant = config.variant
     data = load(variant.data).to(device)
     watch.lap("data")
@@ -188,7 +196,7 @@ def _run(
             f"{data.label} has changed on disk since the job was planned: run the grid again to plan new jobs"
         )
     tuning = job.kind == "tuning"
-    if tuning:  # what is chosen must know nothing of the test images: they are not there
+    if tuning:  # the choice of values must not depend on the test images, so they are removed
         data = replace(data, test=data.test.subset(torch.arange(0)))
     network = make_network(variant.model, config.seed, device)
     outcome = train(
@@ -226,10 +234,10 @@ def _run(
 
 
 def _named(part: str, evaluation: Evaluation | None) -> Fields:
-    """An evaluation's values under names of their own, `test_accuracy` and so on."""
+    """Returns the values of an evaluation with the part's name before theirs, for example `test_accuracy`."""
     return {} if evaluation is None else {f"{part}_{name}": value for name, value in asdict(evaluation).items()}
 
 
 def _cost(config: CostConfig, device: torch.device) -> tuple[Fields, Fields]:
-    """What a variant needs as counted and predicted, and as measured."""
+    """Returns the counted and predicted costs of a variant, and the measured ones."""
     return {**counts.count(config), **memory.predict(config)}, cost.measure(config, device)

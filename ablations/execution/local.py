@@ -1,11 +1,11 @@
-"""Runs tasks in fresh processes on this machine; knows nothing of networks.
+"""Runs tasks in new processes on this machine. It knows nothing about networks.
 
-Every task gets a process of its own, forked from a server that has the heavy modules loaded, so that it starts in
-milliseconds and nothing of an earlier task is left in it. An exclusive task runs with no other beside it: within
-one driver by order, between drivers by a lock that the kernel frees when its owner dies.
+Each task has its own process, which is forked from a server that has already loaded the heavy modules. So it starts in
+milliseconds, and nothing remains in it from earlier tasks. An exclusive task runs alone: within one driver by the order
+of starts, between drivers by a lock that the kernel releases when its owner dies.
 
-A process that dies is started again; a driver that dies takes its processes with it. Every process leads a group,
-which ends as a whole.
+If a process dies, its task is started again. If the driver dies, its processes end too. Every process leads a process
+group, which is killed as a whole.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from ablations.signals import STOPPING
 from ablations.storage import locks
 
 GRACE = 15.0
-"""Seconds that a task has for ending when it is asked to."""
+"""Seconds that a task has to end after it was asked to stop."""
 
 TICK = 0.2
-"""Seconds after which the engine looks up: whether it should stop, and whether a task is over its limit."""
+"""Seconds between two checks for a stop request and for the limits of tasks."""
 
 PR_SET_PDEATHSIG = 1
-"""The number of this option in Linux's prctl."""
+"""The number of this option of prctl in Linux."""
 
 
 @dataclass
@@ -66,10 +66,10 @@ class _Worker:
     process: ForkServerProcess
     connection: Connection
     deadline: float = float("inf")
-    """When a worker that was asked to stop is killed."""
+    """The time at which a worker that was asked to stop is killed."""
 
     def kill(self) -> None:
-        """Ends the process and what it has started."""
+        """Kills the process and all processes that it started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # it has been started
         self.process.kill()
@@ -80,7 +80,7 @@ class _Worker:
 class LocalEngine:
     """Runs tasks on this machine, at most one per entry of `devices` at a time.
 
-    What runs has 15 seconds to end when it is asked to stop.
+    A running task has 15 seconds to end after it was asked to stop.
     """
 
     def __init__(self, devices: Sequence[str], machine: Mapping[str, Any], preload: Sequence[str] = ()) -> None:
@@ -88,7 +88,7 @@ class LocalEngine:
         self._preload = ("__main__", *preload)
 
     def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
-        """Runs the tasks and yields what happens, as `Engine` says."""
+        """Runs the tasks and yields their events, as `Engine` describes."""
         os.environ.update(dict.fromkeys(THREADS, "1"))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(self._preload))
@@ -102,7 +102,7 @@ class LocalEngine:
 
 @dataclass
 class _Schedule:
-    """The tasks of one call of `run`."""
+    """The tasks and workers of one call of `run`."""
 
     devices: Sequence[str]
     left: deque[Task]
@@ -111,7 +111,7 @@ class _Schedule:
     workers: list[_Worker] = field(default_factory=list)
     deaths: Deaths = field(default_factory=Deaths)
     begun: dict[str, float] = field(default_factory=dict)
-    """When a task first had its device."""
+    """The time at which a task first had its device."""
 
     def events(self) -> Iterator[Event]:
         while self.workers or (self.left and not self.stopping()):
@@ -123,14 +123,14 @@ class _Schedule:
             yield from self.enforce()
 
     def start(self) -> Iterator[Event]:
-        """Starts what may start."""
+        """Starts the tasks that may start now."""
         while self.left and not self.stopping() and _may_start(self.left[0], self.workers, len(self.devices)):
             slot = min(set(range(len(self.devices))) - {worker.slot for worker in self.workers})
             self.workers.append(_start(self.context, self.left.popleft(), slot, self.devices[slot]))
             yield Started(self.workers[-1].task, slot)
 
     def hear(self, worker: _Worker, dead: bool) -> Iterator[Event]:
-        """What a worker has said; after all of it, its death."""
+        """Yields the events that a worker has sent, and then its death if it is dead."""
         task, slot = worker.task, worker.slot
         while worker.connection.poll():
             try:
@@ -158,14 +158,17 @@ class _Schedule:
             yield self.end(worker, Stopped(task, slot) if stopped else self.deaths.count(task, slot, reason))
 
     def finish(self, worker: _Worker, status: str) -> Event:
-        """The end of a task whose function gave a status."""
+        """Returns the last event of a task whose function returned a status."""
         if status != "stopped":
             return Finished(worker.task, worker.slot, status)
         asked = self.stopping()
         return Stopped(worker.task, worker.slot) if asked else Restarted(worker.task, worker.slot, TOLD_BY_OTHERS)
 
     def enforce(self) -> Iterator[Event]:
-        """Ends workers over their limit, and all of them, more or less politely, when it is time to stop."""
+        """Kills workers over their limit.
+
+        On a stop request, asks stoppable tasks to end, and kills others and late ones.
+        """
         now, stopping = time.monotonic(), self.stopping()
         for worker in list(self.workers):
             task, begun = worker.task, self.begun.get(worker.task.key, now)
@@ -179,7 +182,10 @@ class _Schedule:
                 yield AskedToStop(task, worker.slot)
 
     def end(self, worker: _Worker, event: Event) -> Event:
-        """Removes a worker, with all that it has started; its task is the next where it is to be started again."""
+        """Kills a worker and all processes that it started.
+
+        If the task must be restarted, puts it first in the queue.
+        """
         self.workers.remove(worker)
         worker.kill()
         if isinstance(event, Restarted):
@@ -191,7 +197,7 @@ TOLD_BY_OTHERS = "told to stop by somebody"
 
 
 def _signal(number: int) -> str:
-    """`SIGKILL`; real-time signals have no names."""
+    """Returns the name of a signal, for example `SIGKILL`. Real-time signals have only a number."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
@@ -208,7 +214,7 @@ def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
 def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
     _start_server()
     here, there = context.Pipe(duplex=False)
-    # no daemon: it may have readers of its own
+    # not a daemon, because a daemon may not start processes that read images
     process = context.Process(target=_work, args=(there, task, device, time.monotonic()))
     process.start()
     there.close()
@@ -216,10 +222,10 @@ def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot:
 
 
 def _start_server() -> None:
-    """Make sure that the server runs, deaf to what asks to stop: that is meant for the driver.
+    """Starts the server if it does not run. The server blocks stop signals, which are meant for the driver.
 
-    Without PYTHONSAFEPATH the server would look for its modules in the current folder first, and take a user's file
-    that has the name of one of them.
+    Without PYTHONSAFEPATH, the server would import modules from the current folder first, where a user's file may have
+    the name of one of them.
     """
     safe_path = os.environ.get("PYTHONSAFEPATH", "")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -233,14 +239,17 @@ def _start_server() -> None:
 
 
 def _work(connection: Connection, task: Task, device: str, started: float) -> None:
-    """The worker's whole life, in a process group of its own: signals of a terminal are the driver's business."""
+    """Runs a task in a worker process.
+
+    It has its own process group, so that only the driver gets the terminal's signals.
+    """
     os.setpgid(0, 0)
-    gc.freeze()  # what the server has loaded is no garbage, and to look through it takes 0.2 s every time
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # what came meanwhile is heard now
+    gc.freeze()  # the server's objects are no garbage, and searching them takes 0.2 s each time
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # receives signals that came before this line
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_server()
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    asked: list[int] = []  # a handler may interrupt itself: nothing that takes a lock
+    asked: list[int] = []  # a list, because a handler may interrupt itself and must not take a lock
     sending = threading.Lock()
 
     def send(kind: str, value: Any = None) -> None:
@@ -248,7 +257,7 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
             with sending:
                 connection.send((kind, value))
         except OSError:
-            os.killpg(0, signal.SIGKILL)  # without a driver there is nobody to work for
+            os.killpg(0, signal.SIGKILL)  # the driver is dead
 
     before = time.monotonic()
     with locks.lock_device(device, task.exclusive, lambda: send("waiting")):
@@ -264,12 +273,14 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
             send("broken", error)
         except BaseException:
             traceback.print_exc()
-            os._exit(1)  # at once: what it has started ends with its group
+            os._exit(1)  # at once, without cleanup: its process group is killed
 
 
 def _end_with_server() -> None:
-    """Asks Linux to end this process with the server, which ends with the driver: even a halted process, or one that
-    lets no other thread run. The server lives as long as anybody holds a certain pipe, which only the driver should.
+    """Asks Linux to kill this process when the server ends, which ends with the driver.
+
+    This works even if the process is halted or blocks other threads. The server runs as long as any process has a
+    certain pipe open, so this process closes it, and only the driver keeps it open.
     """
     with suppress(OSError, AttributeError, TypeError):
         os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
@@ -277,7 +288,7 @@ def _end_with_server() -> None:
 
 
 def _end_with_driver() -> None:
-    """Waits for the driver's death, and follows it with all that this process has started."""
+    """Waits until the driver is dead, then kills this process and all that it started."""
     driver = multiprocessing.parent_process()
     if driver is not None:
         wait([driver.sentinel])

@@ -1,4 +1,4 @@
-"""What a grid would need, before anything is trained: sizes, memory, jobs that are missing, and the time they take."""
+"""Predicts what a grid needs before anything is trained: sizes, memory, missing jobs, and their time."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ from ablations.storage import records
 from densenet import find_published
 
 CALIBRATION_SECONDS = 1.0
-"""The most that is spent on each kind of step of the base, where a variant has no cost of this device on record."""
+"""The most seconds that timing each kind of step of the base may take, if a variant has no cost on record."""
 
 COST_SECONDS, COST_STEPS = 5.0, 20
-"""What measuring a variant takes where none is on record: so long, and so many steps of training and of inference."""
+"""The assumed work of measuring a variant without a record: seconds, and steps of training and of inference."""
 
 Row = dict[str, Any]
-"""A variant of a plan, keys as in METRICS, and what is said of it beside."""
+"""A variant of a plan: values by the keys of METRICS, and notes."""
 
 
 def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console: Console) -> dict[str, Any]:
-    """The grid against a results folder and the devices of its workers; with `counts_only` neither memory nor time."""
+    """Compares a grid with a results folder, and predicts its needs on the workers' devices.
+
+    With `counts_only`, it predicts neither memory nor time.
+    """
     device = torch.device(slots[0])
     if device.type == "cpu":
         torch.set_num_threads(1)  # as in the workers
@@ -70,7 +73,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         }
     trials = [job for job in todo if job.kind == "tuning"]
     unmeasured = [job.variant for job in todo if job.kind == "cost"]
-    known = {job.id for job in everything if job.kind == "cost"}  # of others the tuning decides
+    known = {job.id for job in everything if job.kind == "cost"}  # other costs depend on tuning
     unmeasured += [name for name, cost in ids.items() if cost not in known and name not in given_up]
     result: dict[str, Any] = {
         "title": grid.title,
@@ -89,13 +92,13 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
 
 
 def _has_failed(choices: Choices, grid: Grid, variant: Variant) -> bool:
-    """Whether nothing could be chosen for a variant: its runs are not started."""
+    """Returns whether the tuning chose nothing for a variant, so that its runs are not started."""
     choice = choices.get(grid.followed(variant)) if variant.tuning is not None else None
     return choice is not None and choice.status == "failed"
 
 
 def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: bool) -> Row:
-    """What is on record, or as far as it can be counted, and why it cannot."""
+    """Returns the values on record, or else all that can be counted, with the reason if something fails."""
     if record is not None:
         values = {**record["deterministic"], **record["measured"]}
     else:
@@ -103,7 +106,7 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
         try:
             values = counts.count(config)
             values |= {} if counts_only else memory.predict(config)
-        except Exception as error:  # whatever a network may raise on these images
+        except Exception as error:  # a network may raise anything on these images
             values["prediction_failed" if values else "failed"] = f"{type(error).__name__}: {error}"
     kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
     return {key: values[key] for key in (*kept, *(each for each in ("failed", "prediction_failed") if each in values))}
@@ -129,7 +132,7 @@ def _seconds(
     unmeasured: list[str],
     trials: list[Job],
 ) -> tuple[float | None, str]:
-    """Seconds that the missing jobs take, None where nothing tells, and what tells so."""
+    """Returns the seconds of the missing jobs, or None if they cannot be estimated, and the source of the estimate."""
     rates = {name: _rates(record) for name, record in recorded.items()}
     guessed = [entry for entry in entries if entry["variant"] not in rates and "macs" in entry]
     if not unmeasured and not trials and not any(entry["missing_runs"] for entry in entries):
@@ -138,7 +141,7 @@ def _seconds(
     if guessed:
         try:
             calibrated = _calibrate(grid.cost(grid.base), torch.device(slots[0]))
-        except Exception:  # the base cannot be run, which its own entry says
+        except Exception:  # the base cannot run, which its own entry reports
             return None, "nothing: the base could not be timed"
         base_macs = entries[0].get("macs") or float("nan")
         share = {entry["variant"]: entry["macs"] / base_macs for entry in guessed}
@@ -162,7 +165,7 @@ def _seconds(
 
 
 def _rates(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Seconds of training and of inference per image, as measured."""
+    """Returns the measured seconds of training and of inference per image."""
     measured = record["measured"]
     return 1 / measured["train_images_per_second"], 1 / measured["inference_images_per_second"]
 
@@ -177,11 +180,11 @@ def _calibrate(config: CostConfig, device: torch.device) -> tuple[float, float]:
 
 
 def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float, tested: bool = True) -> float:
-    """One training and its evaluations."""
+    """Returns the seconds of one training and its evaluations."""
     data, config = grid.datasets[variant.data], variant.train
     steps = config.total_steps(data.train_images)
     epochs = math.ceil(steps / config.steps_per_epoch(data.train_images))
-    evaluations = math.ceil(epochs / config.evaluation_interval)  # the last epoch has one in any case
+    evaluations = math.ceil(epochs / config.evaluation_interval)  # the last epoch is always evaluated
     looked_at = evaluations * data.validation_images
     looked_at += (evaluations if config.test_curve else 1) * data.test_images if tested else 0
     return steps * config.batch_size * train + looked_at * infer

@@ -1,1 +1,1 @@
-"""A TOML file becomes jobs: studies, levels, variants, what tuning chooses for them."""
+"""From a TOML file to jobs: studies, levels, variants, and the values that tuning chooses for them."""

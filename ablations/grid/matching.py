@@ -1,4 +1,4 @@
-"""A field solved so that a count comes nearest to a target."""
+"""Solves a field of a network so that a count comes nearest to a target."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from ablations.storage.manifest import Match
 from densenet import Config, count_macs, count_params
 
 MATCHABLE = ("width", "growth_rate", "init_features")
-"""Fields whose growth never lowers the count of parameters or of multiply-accumulates."""
+"""Fields that never lower the number of parameters or of multiply-accumulates when they grow."""
 
 
 UNREACHABLE = 25
-"""Percent off its target beyond which a match is none."""
+"""The largest difference between count and target, in percent of the target, that counts as a match."""
 
 
 def find_nearest(
     model: Config, key: str, target: int, count_of: Callable[[Config], int] = count_params
 ) -> tuple[Config, int]:
-    """The model whose count comes nearest to `target` when the field `key` is varied, and that count.
+    """Finds the value of the field `key` for which the count comes nearest to `target`.
 
-    The count must not fall as the field grows. Of a real field the shortest decimal that gives the count is taken.
+    Returns the model and its count.
+
+    The count must not fall as the field grows. For a real field, the shortest decimal that gives this count is taken.
     """
     real = isinstance(getattr(model, key), float)
 
@@ -49,7 +51,7 @@ def find_nearest(
     high = low
     while count(high) < target:
         low, high = high, 2 * high
-    while high - low > (1e-5 * high if real else 1):  # widths are rounded: counts step at distances above 0.007
+    while high - low > (1e-5 * high if real else 1):  # widths are rounded: steps of the count are above 0.007 apart
         middle = (low + high) / 2 if real else (low + high) // 2
         low, high = (middle, high) if count(middle) <= target else (low, middle)
     value = min((low, high), key=lambda candidate: abs(count(candidate) - target))
@@ -60,7 +62,7 @@ def find_nearest(
 
 
 def match_level(variants: VariantReader, where: str, level: Level, table: MatchTable, base: Variant) -> Level:
-    """The level with the field solved that a table `match` names; what cannot be solved is reported."""
+    """Solves the field that a `match` table names, and returns the new level. Reports what cannot be solved."""
     findings, measure, path = variants.findings, table.measure, table.path
     section, _, key = path.partition(".")
     model = level.variant.model
@@ -82,7 +84,7 @@ def match_level(variants: VariantReader, where: str, level: Level, table: MatchT
     try:
         target = table.target or count(base.model, base.data)
         solved, reached = find_nearest(model, key, target, count)
-    except Exception as error:  # whatever a network written elsewhere may raise
+    except Exception as error:  # a network written elsewhere may raise anything
         findings.add(f"{where}.match.{measure}", path, f"cannot be counted: {type(error).__name__}: {error}")
         return level
     value, name = getattr(solved, key), MATCHED[measure]

@@ -39,7 +39,7 @@ class Level:
     is_base: bool
     match: Match | None = None
     published: float | None = None
-    """Test error in % that was published for it."""
+    """Its published test error, in %."""
 
 
 @dataclass(frozen=True)
@@ -52,40 +52,40 @@ class Study:
     levels: tuple[Level, ...]
     seeds: tuple[int, ...]
     published_source: str = ""
-    """Where the published errors stand."""
+    """The source of the published errors."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One cost, one trial of the tuning, or one run: what an engine schedules."""
+    """One cost, one trial of the tuning, or one run, which an engine schedules."""
 
     id: str
     kind: Literal["cost", "tuning", "run"]
-    """cost, tuning (a trial, from which a value is chosen) or run (a training that is reported)."""
+    """cost, tuning (a trial, which helps to choose a value) or run (a training that is reported)."""
 
     name: str
     variant: str
     config: RunConfig | CostConfig
     fields: TomlTable
-    """The configuration as hashed and recorded."""
+    """The configuration that is hashed and recorded."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What tuning a variant has come to."""
+    """The result of tuning a variant."""
 
     status: Literal["chosen", "missing", "failed"]
     fields: TomlTable = field(default_factory=dict)
-    """What was chosen, `{"learning_rate": 0.1}`."""
+    """The chosen values, for example `{"learning_rate": 0.1}`."""
 
     reason: str = ""
-    """Why nothing could be chosen."""
+    """The reason why nothing could be chosen."""
 
 
 UNDECIDED = Choice("missing")
 
 Choices = Mapping[str, Choice]
-"""What tuning has come to, by the id of the tuned variant."""
+"""The results of tuning, by the id of the tuned variant."""
 
 
 @dataclass(frozen=True)
@@ -98,35 +98,38 @@ class Grid:
     studies: tuple[Study, ...]
     datasets: Mapping[DataConfig, DatasetInfo]
     text: str
-    """The file as it was read, and what was laid over it."""
+    """The text of the file, with the settings of the command line added as a comment."""
 
     notes: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    """What of the command line was laid over the file."""
+    """The settings of the command line that replace parts of the file."""
 
     time_limit: float = 0.0
-    """Seconds that one job may take in one go; 0 = as long as it takes."""
+    """The most seconds that one job may take without an interruption; 0 = no limit."""
 
     def checksum(self, variant: Variant) -> str:
-        """The checksum of the variant's data."""
+        """Returns the checksum of the variant's data."""
         return self.datasets[variant.data].checksum
 
     def cost(self, variant: Variant) -> CostConfig:
-        """What is measured of a variant; before it is tuned, with the base's fields."""
+        """Returns the configuration of the variant's cost. Before the variant is tuned, it has the base's fields."""
         return CostConfig(variant.model, self.datasets[variant.data].image_size, variant.train.of_a_step)
 
     def levels(self) -> list[Level]:
-        """The levels of all studies, the bases first."""
+        """Returns the levels of all studies, the bases first."""
         return sorted((level for study in self.studies for level in study.levels), key=lambda level: not level.is_base)
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
-        """All variants by id, the base first, then in the grid's order; equal ones of two studies once."""
+        """All variants by id, the base first, then in the order of the grid.
+
+        Equal variants of two studies appear once.
+        """
         return {self.variant_id(level.variant): level.variant for level in self.levels()}
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """How each variant is called while it is worked on, by its id: by the first level that has it."""
+        """The name of each variant in progress displays, by id: the first level that has this variant."""
         names = {self.variant_id(self.base): "base"}
         for study in self.studies:
             for level in study.levels:
@@ -134,12 +137,12 @@ class Grid:
         return names
 
     def variant_id(self, variant: Variant) -> str:
-        """The identity of a variant and its data."""
+        """Returns the id of a variant and its data."""
         return identity(variant_fields(variant, self.checksum(variant)))
 
     @cached_property
     def seeds_of(self) -> dict[str, tuple[int, ...]]:
-        """The seeds of each variant, by its id: those of all studies that it is in."""
+        """The seeds of each variant, by id: the seeds of all studies that contain it."""
         found: dict[str, dict[int, None]] = {}
         for study in self.studies:
             for level in study.levels:
@@ -148,15 +151,15 @@ class Grid:
 
     @cached_property
     def tuned(self) -> dict[str, Variant]:
-        """The variants that are tuned, by id; those that follow the base are not."""
+        """The variants that are tuned, by id, without those that follow the base."""
         return {name: each for name, each in self.variants.items() if each.tuning is not None and not each.follows_base}
 
     def followed(self, variant: Variant) -> str:
-        """The id of the variant whose tuning decides for this one: itself, or the base."""
+        """Returns the id of the variant whose tuning decides for this one: the variant itself, or the base."""
         return self.variant_id(self.base if variant.follows_base else variant)
 
     def settle(self, choices: Choices) -> Grid:
-        """The grid with what was chosen; variants without a choice stay as they are."""
+        """Returns the grid with the chosen values. Variants without a choice stay as they are."""
 
         def settled(variant: Variant) -> Variant:
             choice = choices.get(self.followed(variant)) if variant.tuning is not None else None
@@ -170,10 +173,10 @@ class Grid:
 
 
 def list_jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> list[Job]:
-    """Costs first, then trials, then runs seed by seed, so that an early stop leaves whole comparisons.
+    """Lists costs first, then trials, then runs seed by seed, so that an early stop leaves complete comparisons.
 
-    A run is there as soon as its variant is tuned, and so is a cost that depends on what was chosen. `machine` is part
-    of a cost's identity, and not of a run's.
+    A run is listed as soon as its variant is tuned, and so is a cost that depends on the chosen values. `machine` is
+    part of a cost's id, but not of a run's.
     """
     settled = grid.settle(choices or {})
     names, variants, seeds_of = settled.names, settled.variants, settled.seeds_of
@@ -193,7 +196,7 @@ def list_jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = 
 
 
 def list_trials(grid: Grid, variant_id: str) -> list[Job]:
-    """The trials of one variant: a training with each candidate and each of the tuning's seeds."""
+    """Lists the trials of one variant: a training with each candidate and each seed of the tuning."""
     variant = grid.tuned[variant_id]
     name = grid.names[variant_id]
     return [
@@ -210,7 +213,7 @@ def _trials(variant: Variant) -> Iterator[tuple[TomlTable, Variant, int]]:
 
 
 def trial_label(candidate: Mapping[str, Any]) -> str:
-    """`learning_rate 0.1, weight_decay 0.0001`."""
+    """Returns the candidate as text, for example `learning_rate 0.1, weight_decay 0.0001`."""
     return ", ".join(f"{name} {level_text(value)}" for name, value in candidate.items())
 
 
@@ -223,17 +226,20 @@ def _training(
 
 
 def list_cost_ids(grid: Grid, machine: Mapping[str, Any]) -> dict[str, str]:
-    """The cost of each variant; those that differ in training alone share one."""
+    """Returns the id of each variant's cost.
+
+    Variants share a cost if they differ only in fields that change no step.
+    """
     return {name: cost_id(grid.cost(variant), machine) for name, variant in grid.variants.items()}
 
 
 def cost_is_known(variant: Variant) -> bool:
-    """Whether every candidate of an untuned variant costs the same."""
+    """Returns whether all candidates of an untuned variant have the same cost."""
     tuning = variant.tuning
     steps = [] if tuning is None else [variant.train.with_fields(each).of_a_step for each in tuning.candidates()]
     return all(step == variant.train.of_a_step for step in steps)
 
 
 def cost_id(config: CostConfig, machine: Mapping[str, Any]) -> str:
-    """The id of the job that measures this cost on this machine."""
+    """Returns the id of the job that measures this cost on this machine."""
     return identity({"kind": "cost", "config": cost_fields(config), "machine": dict(machine)})

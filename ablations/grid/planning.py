@@ -1,4 +1,4 @@
-"""A grid becomes the plan of a results folder, and a planned job becomes a job again."""
+"""Converts a grid to the plan of a results folder, and an entry of the plan back to a job."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from densenet import Config, DenseNetConfig, model_family
 
 
 def make_manifest(grid: Grid, machine: Mapping[str, Any], folder: Path, choices: Choices | None = None) -> Manifest:
-    """The plan of a results folder: the grid as resolved, and what each of its jobs is made from."""
+    """Makes the plan of a results folder: the resolved grid, and the configuration of each job."""
     choices = choices or {}
     settled = grid.settle(choices)
     todo = list_jobs(grid, machine, choices)
@@ -75,7 +75,10 @@ def make_manifest(grid: Grid, machine: Mapping[str, Any], folder: Path, choices:
 
 
 def job_of(manifest: Manifest, folder: Path, job_id: str) -> Job:
-    """A job of a results folder, made anew from its plan. Raises ValueError where the plan has it not, or another."""
+    """Makes a job again from the plan of a results folder.
+
+    Raises ValueError if the plan does not contain the job, or if another version planned it.
+    """
     entry = {job.id: job for job in manifest.jobs}.get(job_id)
     made_from = manifest.configurations.get(entry.configuration) if entry is not None else None
     if entry is None or made_from is None:
@@ -92,7 +95,7 @@ def job_of(manifest: Manifest, folder: Path, job_id: str) -> Job:
 
 
 def _configuration(job: Job, folder: Path) -> ConfigurationEntry:
-    """What a job is made from: the fields that name it, and beside them those that change no result."""
+    """Returns the configuration of a job: the fields of its identity, and those that change no result."""
     if isinstance(job.config, CostConfig):
         return ConfigurationEntry(identity=job.fields)
     variant = job.config.variant
@@ -122,7 +125,10 @@ def _job_entry(job: Job, configuration: str) -> JobEntry:
 
 
 def list_awaited(settled: Grid) -> list[JobEntry]:
-    """The runs of variants that are not tuned yet: they have no configuration, and so no record can have their ids."""
+    """Lists the runs of variants that are not tuned yet.
+
+    They have no configuration, so no record can have their ids.
+    """
     names, seeds_of = settled.names, settled.seeds_of
     return [
         JobEntry(
@@ -166,14 +172,14 @@ def _tuning_entry(grid: Grid, settled: Grid, variant_id: str, choice: Choice) ->
 
 
 def _ends(name: str, values: Sequence[Any]) -> list[Any]:
-    """The least and the greatest of a list of numbers, unless the field allows nothing beyond them."""
+    """Returns the least and the greatest of a list of numbers, each only if the field allows values beyond it."""
     if len(values) < 2 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return []
     return [end for end, sign in ((min(values), -1), (max(values), 1)) if _is_allowed(name, _beyond(end, sign))]
 
 
 def _beyond(end: float, sign: int) -> float:
-    """The next whole number, or a real number a little further."""
+    """Returns the next integer, or a slightly larger or smaller real number."""
     return end + sign * (1 if isinstance(end, int) else max(1e-6 * abs(end), 1e-12))
 
 
@@ -210,9 +216,9 @@ def _study_entry(grid: Grid, study: Study, settled: Study) -> StudyEntry:
 
 
 def _all_fields(variant: Variant) -> TomlTable:
-    """Every field of a variant, defaults too, as `section.key`; where the data lay is left out.
+    """Returns every field of a variant as `section.key`, including defaults, but without the place of the data.
 
-    A field that is yet to be chosen is null.
+    A field that tuning has not chosen yet is None.
     """
     sections: dict[str, Config] = {"model": variant.model, "data": variant.data, "train": variant.train}
     open_ = {} if variant.tuning is None else {f"train.{name}": None for name, _ in variant.tuning.axes}
@@ -221,6 +227,6 @@ def _all_fields(variant: Variant) -> TomlTable:
         for section, config in sections.items()
         for key, value in {
             **config.model_dump(mode="json", exclude=beside_identity(type(config))),
-            **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # which block_config implies
+            **({"depth": config.depth} if isinstance(config, DenseNetConfig) else {}),  # follows from block_config
         }.items()
     } | open_

@@ -1,4 +1,4 @@
-"""What is wrong with a grid, reported all at once."""
+"""The problems of a grid, which are reported all at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densenet.options import suggestion
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a grid: where, what was given, what is allowed."""
+    """One problem of a grid: where it is, what was given, and what is allowed."""
 
     key: str
     given: Any
@@ -31,25 +31,25 @@ NOTHING = object()
 
 @dataclass
 class Findings:
-    """What is found while a grid is read: problems, each of them once, and notes."""
+    """The findings while a grid is read: notes, and problems without repetitions."""
 
     problems: dict[str, Problem] = field(default_factory=dict)
-    """By their text."""
+    """Problems by their text."""
 
     notes: list[str] = field(default_factory=list)
 
     def add(self, key: str, given: Any, rule: str) -> None:
-        """Add a problem, unless the same is there already."""
+        """Add a problem, unless it was found before."""
         problem = Problem(key, given, rule)
         self.problems.setdefault(str(problem), problem)
 
     def has(self, *keys: str) -> bool:
-        """Whether there is a problem at one of these keys, or below one."""
+        """Return whether there is a problem at one of these keys, or below one of them."""
         below = tuple(key + mark for key in keys for mark in ".[")
         return any(problem.key in keys or problem.key.startswith(below) for problem in self.problems.values())
 
     def sort(self, table: dict[str, Any]) -> list[Problem]:
-        """The problems in the order of the file: by its tables, and by the tables within these."""
+        """Return the problems in the order of the file: by its tables, and by the tables within them."""
         places = [""]
         for key, value in table.items():
             places.append(quote(key))
@@ -64,7 +64,7 @@ class Findings:
 
 
 class GridError(ValueError):
-    """Everything wrong with a grid."""
+    """All problems of a grid."""
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source, self.problems = source, tuple(problems)
@@ -74,7 +74,7 @@ class GridError(ValueError):
 
 
 def describe(detail: ErrorDetails, names: Iterable[str]) -> str:
-    """What is allowed where pydantic found an error; `names` are the keys that are allowed beside it."""
+    """Return the rule that an error of pydantic breaks. `names` are the keys that are allowed in its table."""
     given, rule = detail["input"], detail["msg"].replace("Input should", "should")
     if detail["type"] == "extra_forbidden":
         return f"unknown key{suggestion(str(detail['loc'][-1]), names)}; allowed are {', '.join(names)}"
@@ -88,23 +88,23 @@ def describe(detail: ErrorDetails, names: Iterable[str]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as Python writes it."""
+    """Return a value as Python writes it."""
     try:
         return repr(value)
-    except ValueError:  # seeds may come from elsewhere than a file
+    except ValueError:  # seeds may come from the command line
         return "a whole number of thousands of digits"
 
 
 def quote(key: str) -> str:
-    """A key as TOML writes it."""
+    """Return a key as TOML writes it."""
     return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def escape(text: str) -> str:
-    """Control characters, and what no terminal shows, by their codes."""
+    """Replace control characters and other invisible characters by their codes."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def shorten(text: str, length: int = 80) -> str:
-    """The text, cut where it is too long."""
+    """Cut a text that is longer than `length`."""
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,4 +1,4 @@
-"""A grid file becomes a Grid; every error is found, and all are reported, before any work."""
+"""Reads a grid file as a Grid. All errors are found and reported before any work starts."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from densenet import Config
 from densenet.options import suggestion
 
 MAX_JOBS = 10_000
-"""Jobs of one grid; a grid of more is refused unless --max-jobs is raised."""
+"""The most jobs of one grid, unless --max-jobs is raised."""
 
 DEEPEST = 32
-"""Tables and lists within each other; what is valid has six."""
+"""The deepest nesting of tables and lists. Valid files have six levels."""
 
 UNCITABLE = re.compile(r"[\\{}%#~^$<>]|--")
-"""What would mean something else in LaTeX or in a comment: a level is cited by its label."""
+"""Characters with a meaning in LaTeX or in comments. A level is cited by its label, which must not contain them."""
 
 
 def read(
     path: Path, settings: Sequence[str] = (), seeds: Sequence[int] | None = None, max_jobs: int = MAX_JOBS
 ) -> Grid:
-    """The grid in a TOML file, with `section.key=value` settings laid over its base, and other seeds where given.
+    """Read the grid in a TOML file, with `section.key=value` settings over its base, and with other seeds if given.
 
-    Raises GridError with everything that is wrong; a grid of more jobs than `max_jobs` is.
+    Raises GridError with all problems. More than `max_jobs` jobs are a problem too.
     """
     text = _load_text(path)
     table = _parse(path, text)
@@ -66,10 +66,10 @@ def read(
 
 def _load_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of its byte order
+        return path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark first
     except OSError as error:
         raise GridError(str(path), [Problem("file", NOTHING, error.strerror or "cannot be read")]) from None
-    except ValueError as error:  # not UTF-8, or no path
+    except ValueError as error:  # not UTF-8, or an invalid path
         raise GridError(str(path), [Problem("TOML", NOTHING, str(error))]) from None
 
 
@@ -77,7 +77,7 @@ def _parse(path: Path, text: str) -> TomlTable:
     try:
         table = tomllib.loads(text)
         _refuse_extremes(table)
-    except ValueError as error:  # not TOML, or a number of thousands of digits
+    except ValueError as error:  # not TOML, or a number with thousands of digits
         raise GridError(str(path), [Problem("TOML", NOTHING, str(error))]) from None
     except RecursionError:
         raise GridError(str(path), [Problem("TOML", NOTHING, "nested too deeply")]) from None
@@ -85,7 +85,7 @@ def _parse(path: Path, text: str) -> TomlTable:
 
 
 def _refuse_extremes(value: Any, depth: int = 0) -> None:
-    """Raises ValueError for what nothing here can mean, and Python refuses to print: a huge number, or deep nesting."""
+    """Raise ValueError for huge numbers and deep nesting, which are never valid and which Python refuses to print."""
     if depth > DEEPEST:
         raise ValueError(f"nested too deeply; at most {DEEPEST} levels are taken")
     if isinstance(value, dict | list):
@@ -96,7 +96,7 @@ def _refuse_extremes(value: Any, depth: int = 0) -> None:
 
 
 def _apply(table: TomlTable, setting: str, findings: Findings) -> None:
-    """Lay `train.epochs=3` over the base of a parsed file, or `tune.seeds=[9]` over its tuning."""
+    """Apply a setting to a parsed file: `train.epochs=3` to its base, or `tune.seeds=[9]` to its tuning."""
     path, equals, text = setting.partition("=")
     section, dot, key = path.strip().partition(".")
     if not (equals and dot and section in (*SECTIONS, "tune") and key and key.isprintable()):
@@ -104,7 +104,7 @@ def _apply(table: TomlTable, setting: str, findings: Findings) -> None:
         findings.add(f"--set {setting}", NOTHING, rule)
         return
     try:
-        (value,) = tomllib.loads(f"value = {text}").values()  # one line, and not more behind it
+        (value,) = tomllib.loads(f"value = {text}").values()  # only one line
         _refuse_extremes(value)
     except (ValueError, RecursionError):
         value = text.strip()
@@ -115,7 +115,7 @@ def _apply(table: TomlTable, setting: str, findings: Findings) -> None:
 
 
 def _set(table: Any, path: Sequence[str], value: Any) -> None:
-    """Set a value in a table's tables; where one of them is no table, that is reported later, with its key."""
+    """Set a value in nested tables. If one of them is not a table, this is reported later, with its key."""
     *outer, key = path
     for name in outer:
         table = table.setdefault(name, {}) if isinstance(table, dict) else None
@@ -127,9 +127,9 @@ def _set(table: Any, path: Sequence[str], value: Any) -> None:
 def build(
     table: TomlTable, findings: Findings, asked: Sequence[int] | None = None, max_jobs: int = MAX_JOBS
 ) -> Grid | None:
-    """The grid in a parsed file, without its text; None where there is a problem.
+    """Build the grid of a parsed file, without its text. Returns None if there is a problem.
 
-    `asked` are the seeds of the command line: a study with seeds of its own takes those of them that it has.
+    `asked` are the seeds of the command line. A study with its own seeds uses those of them that it has.
     """
     file = check_shape(table, findings)
     variants = VariantReader(findings, {section: getattr(file.base, section) for section in SECTIONS})
@@ -140,7 +140,7 @@ def build(
         findings.add("study", NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
     count = _count_jobs(file, len(seeds), base)
     if count > max_jobs:
-        said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # of which Python may refuse to print all
+        said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # Python may refuse to print larger numbers
         findings.add("study", NOTHING, f"{said} jobs; at most {max_jobs:,} are taken, --max-jobs N lifts that")
         return None
     reader = _StudyReader(findings, variants, base, tuning, seeds, asked)
@@ -155,8 +155,8 @@ def build(
 
 
 def _count_jobs(file: GridFile, seeds: int, base: Variant | None) -> int:
-    """How many jobs there are at most, counted before any study is expanded."""
-    count = seeds + 1 + count_trials(file.tune)  # the base's runs, its cost, and what chooses for it
+    """Count the jobs before any study is expanded; the result is an upper bound."""
+    count = seeds + 1 + count_trials(file.tune)  # the base's runs, its cost and its trials
     for study in file.study.values():
         runs = seeds if study.seeds is None else len(study.seeds)
         trials = count_trials(file.tune if study.tune is None else study.tune)
@@ -165,7 +165,7 @@ def _count_jobs(file: GridFile, seeds: int, base: Variant | None) -> int:
 
 
 def _count_beside_base(study: StudyTable, base: Variant | None) -> int:
-    """How many variants a study adds to the base, at most."""
+    """Count the variants that a study adds to the base; the result is an upper bound."""
     named = sum(entry.model_fields_set != {"name"} for entry in study.variant)
     if not study.axes:
         return named
@@ -199,7 +199,7 @@ class _StudyReader:
     asked: Sequence[int] | None
 
     def read(self, name: str, table: StudyTable) -> Study:
-        """The study with its levels, the base among them; what is wrong with it is reported."""
+        """Read a study with its levels, including the base. Reports its problems."""
         prefix = f"study.{quote(name)}"
         self._check_one_kind(prefix, table)
         entries = [*_list_products(prefix, table), *_list_variants(prefix, table)]
@@ -227,7 +227,7 @@ class _StudyReader:
             self.findings.add(prefix, NOTHING, rule)
 
     def _read_level(self, entry: _Entry) -> Level | None:
-        """The level of an entry; None where it is not valid."""
+        """Read the level of an entry. Returns None if it is not valid."""
         variant = self.variants.read(entry.where, entry.own)
         if variant is None:
             return None
@@ -237,13 +237,13 @@ class _StudyReader:
         return None if self.findings.has(f"{entry.where}.name") else level
 
     def _match(self, prefix: str, level: Level, table: MatchTable, base: Variant) -> Level:
-        """A study's match, for each level but the base and those that have one of their own."""
+        """Apply the study's match to a level, except to the base and to levels with their own match."""
         if level.variant.model == base.model or level.match is not None:
             return level
         return match_level(self.variants, prefix, level, table, base)
 
     def _add_base(self, table: StudyTable, levels: list[Level]) -> list[Level]:
-        """The levels with the base before them, unless it is one of them."""
+        """Return the levels with the base before them, unless one of them is the base."""
         if self.base is None or any(level.is_base for level in levels):
             return levels
         values = {path: value_of(self.base, path) for path in table.axes}
@@ -251,7 +251,10 @@ class _StudyReader:
         return [Level(label, values, self.base, is_base=True), *levels]
 
     def _drop_repeated(self, prefix: str, levels: Sequence[Level]) -> list[Level]:
-        """The first of those levels that are one variant, which would be compared with itself; notes the others."""
+        """Return the levels without repeated variants, which would be compared with themselves.
+
+        Adds a note for each.
+        """
         first: dict[str, Level] = {}
         for level in levels:
             kept = first.setdefault(self.variants.identify(level.variant), level)
@@ -261,7 +264,7 @@ class _StudyReader:
         return list(first.values())
 
     def _check_labels(self, prefix: str, labels: Sequence[str]) -> None:
-        """Report labels by which a level cannot be cited."""
+        """Report labels that cannot be used to cite a level."""
         counts = Counter(labels)
         for label in counts:
             if not 0 < len(label) <= 200 or not label.isprintable():
@@ -273,7 +276,7 @@ class _StudyReader:
                 self.findings.add(prefix, label, "stands more than once in this study")
 
     def _check_implementations(self, prefix: str, models: Sequence[Config]) -> None:
-        """Report networks that differ in implementation and in other fields: their speeds cannot be compared."""
+        """Report networks that differ both in implementation and in other fields: their speeds cannot be compared."""
         fields = [model.model_dump(exclude={"checkpoint"}) for model in models if hasattr(model, "implementation")]
         ways = list(dict.fromkeys(each.pop("implementation") for each in fields))
         if len(ways) > 1 and any(each != fields[0] for each in fields):
@@ -282,7 +285,7 @@ class _StudyReader:
             self.findings.add(prefix, NOTHING, rule)
 
     def _check_published(self, prefix: str, table: StudyTable, labels: Sequence[str]) -> None:
-        """Report published errors that have no level or no source."""
+        """Report published errors without a level or without a source."""
         names = list(dict.fromkeys(labels))
         for label, error in table.published.items():
             if label not in names:
@@ -294,7 +297,7 @@ class _StudyReader:
             self.findings.add(f"{prefix}.published", NOTHING, rule)
 
     def _read_seeds(self, prefix: str, table: StudyTable) -> tuple[int, ...]:
-        """The study's own seeds, of these those that the command line asks for, if any; else the grid's."""
+        """Return the seeds of the study, limited to those of the command line if given, else those of the grid."""
         if table.seeds is None:
             return self.seeds
         own = read_seeds(self.findings, f"{prefix}.seeds", table.seeds)
@@ -302,19 +305,19 @@ class _StudyReader:
 
 
 def _list_products(prefix: str, table: StudyTable) -> Iterator[_Entry]:
-    """Every combination of the axes' levels."""
+    """Yield every combination of the levels of all axes."""
     for combination in itertools.product(*table.axes.values()) if table.axes else ():
         values = dict(zip(table.axes, combination, strict=True))
         yield _Entry(prefix, _label(values), split(values))
 
 
 def _list_variants(prefix: str, table: StudyTable) -> Iterator[_Entry]:
-    """The levels that are declared by name."""
+    """Yield the levels that are declared by name."""
     for number, each in enumerate(table.variant):
         own = {section: getattr(each, section) for section in SECTIONS}
         yield _Entry(f"{prefix}.variant[{number}]", each.name, own, each.match)
 
 
 def _label(values: TomlTable) -> str:
-    """`12`, `8-16-32`, or `12, 0.5` for a product."""
+    """Return the label of a level, for example `12`, `8-16-32`, or `12, 0.5` for a product."""
     return ", ".join(map(level_text, values.values()))

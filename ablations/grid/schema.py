@@ -1,4 +1,4 @@
-"""The shape of a grid file: its tables, their keys, and what may stand there. Editors get it as a JSON Schema."""
+"""The structure of a grid file: its tables, their keys and the allowed values. Editors get it as a JSON Schema."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import PRESETS, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
 
 RESERVED = ("pareto", "overall")
-"""Names of figures over all studies."""
+"""Names of figures and tables over all studies, which studies cannot have."""
 
 
 def state(rule: str) -> WrapValidator:
-    """A validator that reports this one rule, whatever is wrong with the value or within it."""
+    """Make a validator that reports this one rule for any error in the value or within it."""
 
     def check(value: Any, validate: Any) -> Any:
         try:
@@ -78,11 +78,11 @@ def _check_different(values: Any) -> Any:
 
 @dataclass(frozen=True)
 class SectionFields:
-    """Gives editors the fields that a section may have, which its configurations check when they are made."""
+    """Describes the fields of a section for editors. The configurations check them when they are made."""
 
     configs: tuple[type[Config], ...]
     form: Literal["level", "axis", "either"] = "level"
-    """Whether a field is one level, a list of levels, or either."""
+    """Whether a field has one level, a list of levels, or either."""
 
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> TomlTable:
         fields: dict[str, list[TomlTable]] = {}
@@ -106,7 +106,7 @@ class SectionFields:
 
 
 def _unite(schemas: list[TomlTable]) -> TomlTable:
-    """One schema for a field that several kinds of networks have."""
+    """Return one schema for a field that several kinds of networks have."""
     different = [schema for number, schema in enumerate(schemas) if schema not in schemas[:number]]
     if len(different) == 1:
         return different[0]
@@ -151,7 +151,7 @@ TrainLevels = Annotated[TomlTable, SectionFields((TrainConfig,))]
 
 
 class MatchTable(Config):
-    """A field that is solved so that the network has the base's params, or its MACs."""
+    """A field that is solved so that the network has as many params or MACs as the base."""
 
     params: str | None = None
     """The field that is solved for equal params, for example `model.width`."""
@@ -189,7 +189,7 @@ Match = Annotated[
 
 
 class BaseTable(Config):
-    """What every variant has unless it says otherwise."""
+    """The fields of every variant, unless the variant changes them."""
 
     model: ModelLevels = Field(default={})
     """The network."""
@@ -202,7 +202,7 @@ class BaseTable(Config):
 
 
 class VariantTable(Config):
-    """A level by its name: what it changes of the base. Without changes it is the base."""
+    """A level by its name, with its changes of the base. Without changes it is the base."""
 
     name: VariantName = Field(examples=["ResNet-20"])
     """The level's label, by which it is cited."""
@@ -211,13 +211,13 @@ class VariantTable(Config):
     """A field that is solved for equal params or MACs."""
 
     model: ModelLevels = Field(default={})
-    """What it changes of the network."""
+    """Its changes of the network."""
 
     data: DataLevels = Field(default={})
-    """What it changes of the images."""
+    """Its changes of the images."""
 
     train: TrainLevels = Field(default={})
-    """What it changes of the training."""
+    """Its changes of the training."""
 
 
 class TuneTable(Config):
@@ -226,13 +226,13 @@ class TuneTable(Config):
     train: Annotated[
         dict[str, Annotated[Any, AfterValidator(_check_different)]], SectionFields((TrainConfig,), form="either")
     ] = Field(default={})
-    """Lists of values to choose from, and single values that hold while it is tuned, for example fewer epochs."""
+    """Lists of values to choose from, and single values for the trials only, for example fewer epochs."""
 
     seeds: Seeds = Field(examples=[[100]])
-    """Seeds of the trials alone, never of reported runs."""
+    """Seeds of the trials only, never of reported runs."""
 
     validation: Images = Field(examples=[0.1])
-    """Images cut from the training set to choose on: a share of them below 1, or a whole number."""
+    """Images that are taken from the training set to choose on: a share below 1, or a whole number."""
 
 
 TUNE_OF_A_STUDY = (
@@ -252,10 +252,10 @@ def _check_tune(value: Any) -> TuneTable | Literal["base", False]:
 
 
 class StudyTable(Config):
-    """One question: axes, whose product are its levels, or levels by name."""
+    """One question with its levels: all combinations of the axes, or levels by name."""
 
     question: Line = ""
-    """The question that it answers."""
+    """The question that the study answers."""
 
     seeds: Seeds | None = None
     """Seeds of its runs, instead of the grid's."""
@@ -267,7 +267,7 @@ class StudyTable(Config):
         ]
         | None
     ) = None
-    """A tuning of its own; false: not tuned; "base": its levels take what is chosen for the base."""
+    """The study's own tuning; false: not tuned; "base": its levels take the values that are chosen for the base."""
 
     match: Match | None = None
     """A field that is solved in every level but the base, for equal params or MACs."""
@@ -279,7 +279,7 @@ class StudyTable(Config):
     """Published test errors in %, by the label of the level."""
 
     published_source: Line = ""
-    """Where the published errors stand."""
+    """The source of the published errors."""
 
     model: Annotated[dict[str, Axis], SectionFields(NETWORKS, form="axis")] = Field(default={})
     """Axes of the network: for each field a list of levels."""
@@ -297,22 +297,22 @@ class StudyTable(Config):
 
 
 class GridFile(Config):
-    """A grid: one base, and studies that each vary something of it."""
+    """A grid: one base, and studies that each vary a part of it."""
 
     title: Line = ""
-    """What stands above the report."""
+    """The title of the report."""
 
     seeds: Seeds = Field(default=[0])
-    """Seeds of the runs: each variant is trained once with each."""
+    """Seeds of the runs: each variant is trained once with each seed."""
 
     time_limit: Seconds = 0.0
-    """Seconds that one job may take in one go; 0 = as long as it takes."""
+    """The most seconds that one job may take without an interruption; 0 = no limit."""
 
     tune: TuneTable | None = None
     """How fields of the training are chosen for each variant."""
 
     base: BaseTable = BaseTable()
-    """What every variant has unless it says otherwise."""
+    """The fields of every variant, unless the variant changes them."""
 
     study: dict[StudyName, StudyTable] = Field(
         default={}, json_schema_extra={"minProperties": 1, "additionalProperties": False}
@@ -321,19 +321,20 @@ class GridFile(Config):
 
 
 def make_schema() -> TomlTable:
-    """The JSON Schema of a grid file, for editors.
+    """Make the JSON Schema of a grid file, for editors.
 
-    It allows in each field of `model` what any kind of network takes there, and other fields, which are arguments of
-    networks written elsewhere. What it cannot say, such as fields that exclude each other, `ablate plan` checks.
+    Each field of `model` allows the values of any kind of network. Other fields are allowed too, as arguments of
+    networks written elsewhere. `ablate plan` checks rules that the schema cannot express, such as fields that exclude
+    each other.
     """
     schema = GridFile.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": ["study"]}
 
 
 def check_shape(table: TomlTable, findings: Findings) -> GridFile:
-    """The grid file in a parsed table; all that is wrong with its shape is reported.
+    """Return the grid file of a parsed table. Reports everything that is wrong with its structure.
 
-    What is wrong is left out, so that the rest can be checked further; a required value is replaced by its example.
+    Wrong parts are left out, so that the rest can be checked. A wrong required value is replaced by its example.
     """
     while True:
         try:
@@ -346,7 +347,7 @@ def check_shape(table: TomlTable, findings: Findings) -> GridFile:
 
 
 def _place(detail: ErrorDetails) -> list[str | int]:
-    """The keys, and numbers in lists, that lead to an error."""
+    """Return the keys and the numbers in lists that lead to an error."""
     place = list(detail["loc"])
     return place[:-1] if place[-1] == "[key]" else place
 
@@ -366,7 +367,7 @@ def _report(detail: ErrorDetails, findings: Findings) -> None:
 
 
 def _fields_beside(place: list[str | int]) -> dict[str, FieldInfo]:
-    """The fields of the table in which a place lies; none within model, data and train."""
+    """Return the fields of the table that contains a place; none within model, data and train."""
     names = [part for part in place[:-1] if isinstance(part, str)]
     if not names:
         return GridFile.model_fields
@@ -381,13 +382,13 @@ def _example(field: FieldInfo) -> Any:
 
 
 def _leave_out(table: Any, place: list[Any]) -> None:
-    """Take the key at a place away, or the list that it stands in; a required one becomes its example."""
+    """Remove the key at a place, or the list that contains the place. A required key gets its example."""
     while isinstance(place[-1], int):
         place = place[:-1]
     *outer, key = place
     for part in outer:
         if isinstance(table, dict) and part not in table:
-            return  # it went with the table that it stood in
+            return  # it was removed with its table
         table = table[part]
     fields = _fields_beside(place)
     if key in fields and fields[key].is_required():

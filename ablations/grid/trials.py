@@ -1,4 +1,4 @@
-"""Tables `tune` become tunings, and levels are tuned by them."""
+"""Converts `tune` tables to tunings, and applies them to levels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNTUNABLE = ("keep_weights", "checkpoint_seconds", "test_curve", "evaluation_int
 
 
 def count_trials(table: TuneTable | Literal["base", False] | None) -> int:
-    """How many trainings choose for one variant, by a table `tune`; 0 for anything else."""
+    """Returns how many trainings a `tune` table needs for one variant; 0 for anything else."""
     if not isinstance(table, TuneTable):
         return 0
     return len(table.seeds) * math.prod(len(values) for values in table.train.values() if isinstance(values, list))
 
 
 def read_seeds(findings: Findings, where: str, seeds: Sequence[int]) -> tuple[int, ...]:
-    """The seeds, each of them once; a note names those that are listed twice."""
+    """Returns the seeds without repetitions. Adds a note if a seed is listed twice."""
     unique = tuple(dict.fromkeys(seeds))
     if len(unique) < len(seeds):
         findings.notes.append(f"{where} are listed more than once and count once: {list(unique)}")
@@ -35,7 +35,10 @@ def read_seeds(findings: Findings, where: str, seeds: Sequence[int]) -> tuple[in
 
 
 def read_tuning(variants: VariantReader, prefix: str, table: TuneTable) -> Tuning | None:
-    """The tuning that a table says, each of its values checked beside the base's; None where it is not valid."""
+    """Reads the tuning of a table, and checks each of its values together with the base.
+
+    Returns None if it is not valid.
+    """
     findings, base = variants.findings, variants.base["train"]
     axes = {name: values for name, values in table.train.items() if isinstance(values, list)}
     schedule = {name: value for name, value in table.train.items() if name not in axes}
@@ -67,7 +70,7 @@ def read_study_tuning(
     own: TuneTable | Literal["base", False] | None,
     common: Tuning | None,
 ) -> tuple[Tuning | None, bool]:
-    """How a study's levels are tuned, and whether they follow the base."""
+    """Returns the tuning of a study's levels, and whether they follow the base."""
     if isinstance(own, TuneTable):
         return read_tuning(variants, f"{prefix}.tune", own), False
     if own == "base" and common is None and not variants.findings.has("tune"):
@@ -76,12 +79,12 @@ def read_study_tuning(
 
 
 def tune_level(variants: VariantReader, prefix: str, level: Level, tuning: Tuning | None, follows: bool) -> Level:
-    """The level as one that is tuned, or follows the base; what cannot be is reported."""
+    """Returns the level with its tuning, or as one that follows the base. Reports problems."""
     if tuning is None:
         return level
     chosen = [name for name, _ in tuning.axes]
     chosen += [ALTERNATIVES[name] for name in chosen if name in ALTERNATIVES]
-    fixed = [name for name, _ in tuning.schedule if name not in ("epochs", "steps")]  # trials may be shorter
+    fixed = [name for name, _ in tuning.schedule if name not in ("epochs", "steps")]  # trials may be shorter than runs
     for name in (each for each in (*chosen, *fixed) if f"train.{each}" in level.values):
         does = "chooses" if name in chosen else "fixes for its trials"
         rule = f"level {level.label} sets what tune {does}: give the study tune = false, or a tune of its own"
@@ -93,7 +96,7 @@ def tune_level(variants: VariantReader, prefix: str, level: Level, tuning: Tunin
 
 
 def _check_candidates(variants: VariantReader, prefix: str, level: Level, tuning: Tuning) -> bool:
-    """Whether the level can be trained with each candidate, in a trial and in a run; what is wrong is reported."""
+    """Returns whether the level can be trained with each candidate, in a trial and in a run. Reports problems."""
     for candidate in tuning.candidates():
         try:
             trained = (tuning.trial(level.variant, candidate), level.variant.settle(candidate))
@@ -112,7 +115,7 @@ def _check_candidates(variants: VariantReader, prefix: str, level: Level, tuning
 
 
 def keep_seeds_apart(findings: Findings, studies: Iterable[Study], common: Tuning | None) -> None:
-    """Report seeds that trials and runs share: a lucky seed would be chosen, and then be part of the result."""
+    """Reports seeds that trials and runs share: the tuning would choose on a seed that is then part of the result."""
     studies = list(studies)
     reported = {seed for study in studies for seed in study.seeds}
     for study in studies:

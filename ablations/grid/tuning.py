@@ -1,6 +1,6 @@
-"""What tuning chooses for each variant, from the records of its trials: by validation accuracy alone.
+"""The choice of values for each tuned variant, from the records of its trials: only by validation accuracy.
 
-A candidate is one combination of the values that a grid lists; a trial is a training with a candidate and a seed.
+A candidate is one combination of the values that a grid lists. A trial is a training with a candidate and a seed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 def choose(grid: Grid, records: Records, attempts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Choice]:
-    """What the records say of each variant that is tuned, by its id.
+    """Returns the choice for each tuned variant, by its id.
 
-    The candidate of the highest mean validation accuracy is chosen; of equal ones, the one whose values are nearest to
-    the base's. A candidate that diverged cannot be chosen. Where a trial failed otherwise, or all of them diverged,
-    there is no choice.
+    The candidate with the highest mean validation accuracy is chosen. If several have the same mean, the one whose
+    values are nearest to the base's is chosen. A candidate that diverged cannot be chosen. If a trial failed in another
+    way, or if all candidates diverged, there is no choice.
     """
     failures = {job: notes[-1] for job, notes in attempts.items() if job not in records}
     return {
@@ -50,20 +50,24 @@ def _choice(base: TrainConfig, tuning: Tuning, trials: Sequence[Job], records: R
 
 
 def _mean_accuracy(trials: Sequence[Job], records: Records) -> float | None:
-    """Mean validation accuracy of a candidate's trials, in %; None where one has no result."""
+    """Returns the mean validation accuracy of a candidate's trials, in %; None if a trial has no result."""
     if any(job.id not in records for job in trials):
         return None
     found = [records[job.id]["deterministic"]["validation_accuracy"] for job in trials]
-    return round(statistics.fmean(found), 9)  # sums of floats leave less
+    return round(statistics.fmean(found), 9)  # removes rounding errors of the sum
 
 
 def _distance(base: TrainConfig, candidate: Mapping[str, Any]) -> float:
-    """How far a candidate lies from the base: the sum over its fields."""
+    """Returns the distance of a candidate from the base: the sum over its fields."""
     return sum(_apart(getattr(base, name), value) for name, value in candidate.items())
 
 
 def _apart(base: Any, value: Any) -> float:
-    """The logarithm of the factor between two numbers above 0; 0 is farther from them than any; 1 for other values."""
+    """Returns the distance of two values: for positive numbers, the logarithm of their ratio.
+
+    If the base is 0, the distance is the absolute value; in other cases without a logarithm, it is above 1000. For
+    values that are not numbers it is 0 if they are equal, else 1.
+    """
     if any(isinstance(each, bool) or not isinstance(each, int | float) for each in (base, value)):
         return float(value != base)
     if base > 0 and value > 0:

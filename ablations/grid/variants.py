@@ -1,4 +1,4 @@
-"""Tables of a grid become variants: what is inherited, presets, the data, and what fits together."""
+"""Converts the tables of a grid to variants: inheritance, presets, data, and checks that the parts fit together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LENGTH = ("warmup_epochs", "steps", "epochs", "batch_size", "last_batch")
 """Fields that decide how long a training is."""
 
 ALTERNATIVES = {"depth": "block_config", "block_config": "depth", "epochs": "steps", "steps": "epochs"}
-"""Pairs of fields that say the same: one that is given replaces the other one where that is inherited."""
+"""Pairs of fields with the same meaning: a given one replaces an inherited other one."""
 
 
 @dataclass
@@ -34,15 +34,15 @@ class VariantReader:
     findings: Findings
     base: Tables
     datasets: dict[DataConfig, DatasetInfo | None] = field(default_factory=dict)
-    """None for one that cannot be loaded."""
+    """The value is None if the data set cannot be loaded."""
 
     broken: set[str] = field(default_factory=set)
     """Sections of the base that are not valid."""
 
     def read(self, prefix: str, own: Tables) -> Variant | None:
-        """The base with these tables laid over it; None where it is not valid.
+        """Reads the variant that has these tables over the base's. Returns None if it is not valid.
 
-        A problem of inherited fields alone is reported with the base, and not again for every level.
+        A problem that lies only in inherited fields is reported once, with the base, and not again for every level.
         """
         tables = inherit(self.base, own)
         model = self._read_model(f"{prefix}.model", tables["model"], own["model"])
@@ -57,14 +57,14 @@ class VariantReader:
         return Variant(model, data, train)
 
     def check(self, kind: type[AnyConfig], prefix: str, table: TomlTable, own: TomlTable) -> AnyConfig | None:
-        """The configuration in a table, of which a level gives its `own` keys; None where it is not valid."""
+        """Returns the configuration of a table, where `own` are the keys of this level; None if it is not valid."""
         try:
             return kind.model_validate(table)
         except ValidationError as error:
             place, _, section = prefix.rpartition(".")
             details = error.errors()
             mine = [detail for detail in details if _is_of(own, detail)]
-            # the base's errors are reported once, with the base: here only this level's, or those not yet reported
+            # errors of the base are reported once, with the base: here only those of this level, or new ones
             for detail in mine or (() if section in self.broken else details):
                 self._report(prefix, detail, kind)
             if place == "base":
@@ -73,14 +73,14 @@ class VariantReader:
 
     def _report(self, prefix: str, detail: ErrorDetails, kind: type[Config]) -> None:
         key, *inner = detail["loc"] or ("",)
-        # what else is in the path is pydantic's name of a kind of value
+        # the other parts of the path are pydantic's names for kinds of values
         numbers = "".join(f"[{part}]" for part in inner if isinstance(part, int))
         path = f"{prefix}.{quote(str(key))}{numbers}" if detail["loc"] else prefix
         absent = not detail["loc"] or detail["type"] == "missing"
         self.findings.add(path, NOTHING if absent else detail["input"], describe(detail, kind.model_fields))
 
     def _read_model(self, prefix: str, table: TomlTable, own: TomlTable) -> Config | None:
-        """The model of a table, from its preset where it names one."""
+        """Reads the model of a table, starting from its preset if it names one."""
         preset, family = table.get("preset"), _family(table)
         start: TomlTable = {"family": family}
         try:
@@ -102,19 +102,19 @@ class VariantReader:
         return self.check(kind, prefix, lay_over(start, fields), own)
 
     def load(self, prefix: str, config: DataConfig) -> DatasetInfo | None:
-        """Load a data set, once however it is augmented; one that is missing or damaged is a problem of the grid."""
+        """Loads a data set once for all augmentations. Reports one that is missing or damaged."""
         if config not in self.datasets:
             images = config.model_copy(update={"augmentation": "none", "cutout_size": 16})
             try:
                 self.datasets[config] = self.datasets[images] if images in self.datasets else load(images).info
-            except Exception as error:  # whatever a damaged file, or a shape beyond all memory, may raise
+            except Exception as error:  # a damaged file or a huge shape may raise anything
                 said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 self.findings.add(prefix, NOTHING, said)
                 self.datasets[config] = None
         return self.datasets[config]
 
     def _fit(self, prefix: str, model: Config, table: TomlTable, own: TomlTable, dataset: DatasetInfo) -> Config:
-        """The model with the data's channels and classes; what does not fit them is reported."""
+        """Returns the model with the channels and classes of the data. Reports what does not fit."""
         given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
         for key, value in given.items():
             if table.get(key, value) != value:
@@ -138,7 +138,7 @@ class VariantReader:
     def check_length(
         self, prefix: str, train: TrainConfig, table: TomlTable, own: TomlTable, dataset: DatasetInfo
     ) -> bool:
-        """Whether there are steps at all, and more of them than of the warm-up; what is wrong is reported."""
+        """Returns whether the training has steps, and more epochs than its warm-up. Reports problems."""
         count = dataset.train_images
         key = next((key for place in (own, table) for key in LENGTH if key in place), "")
         where = f"{prefix if key in own else 'base.train'}.{key}" if key else prefix
@@ -155,19 +155,19 @@ class VariantReader:
         return train.warmup_epochs < epochs
 
     def identify(self, variant: Variant) -> str:
-        """A text that is equal for variants that are trained alike, wherever their data lies."""
+        """Returns an id that is equal for variants with equal trainings, wherever their data lies."""
         dataset = self.datasets[variant.data]
         return identity(variant_fields(variant, dataset.checksum if dataset else ""))
 
     def are_equal(self, variant: Variant, other: Variant | None) -> bool:
-        """Whether both are trained alike."""
+        """Returns whether the trainings of both variants are equal."""
         return other is not None and (variant == other or self.identify(variant) == self.identify(other))
 
 
 def inherit(base: Tables, own: Tables) -> Tables:
-    """A variant's tables: the base's with its own laid over.
+    """Returns the tables of a variant: its own tables over the base's.
 
-    Another family, preset or network of torchvision starts from its own defaults, another data set from its own place.
+    Another family, preset or torchvision network starts from its own defaults; another data set from its own place.
     """
     tables = {section: lay_over(base[section], own[section]) for section in SECTIONS}
     there, here = base["model"], own["model"]
@@ -183,13 +183,13 @@ def inherit(base: Tables, own: Tables) -> Tables:
 
 
 def lay_over(lower: TomlTable, upper: TomlTable) -> TomlTable:
-    """Both tables' keys, the upper one's where both have one or an alternative of one."""
+    """Merges two tables. The upper table's keys replace the same keys, and their alternatives, of the lower table."""
     replaced = {ALTERNATIVES.get(key) for key in upper}
     return {**{key: value for key, value in lower.items() if key not in replaced}, **upper}
 
 
 def split(values: TomlTable) -> Tables:
-    """`{"model.growth_rate": 12}` as the tables model, data and train."""
+    """Converts `{"model.growth_rate": 12}` to the tables model, data and train."""
     tables: Tables = {section: {} for section in SECTIONS}
     for path, value in values.items():
         section, _, key = path.partition(".")
@@ -198,24 +198,24 @@ def split(values: TomlTable) -> Tables:
 
 
 def flatten(tables: Tables) -> TomlTable:
-    """The tables model, data and train as `{"model.growth_rate": 12}`."""
+    """Converts the tables model, data and train to `{"model.growth_rate": 12}`."""
     return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
 
 
 def value_of(variant: Variant, path: str) -> Any:
-    """A field of a variant, `model.growth_rate`; None where it has no such field."""
+    """Returns a field of a variant, for example `model.growth_rate`; None if there is no such field."""
     section, _, key = path.partition(".")
     config = getattr(variant, section)
     return {**vars(config), **(config.model_extra or {})}.get(key)
 
 
 def _family(table: TomlTable) -> Any:
-    """The family that a model's table names, by itself or by its preset."""
+    """Returns the family of a model's table, directly or through its preset."""
     return table.get("family", getattr(PRESETS.get(str(table.get("preset"))), "family", "densenet"))
 
 
 def _is_of(own: TomlTable, detail: ErrorDetails) -> bool:
-    """Whether a pydantic error is one of these keys, or of one that their family lacks."""
+    """Returns whether a pydantic error is about one of these keys, or about a missing key of the family in `own`."""
     if not detail["loc"]:
         return bool(own)
     return detail["loc"][0] in own or (detail["type"] == "missing" and "family" in own)

@@ -1,1 +1,1 @@
-"""What a network costs: params, MACs, bytes, seconds."""
+"""The costs of a network: params, MACs, bytes, seconds."""

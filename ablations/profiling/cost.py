@@ -1,7 +1,7 @@
-"""Measures what a variant needs on a device: memory in one loop, and time in another.
+"""Measures the memory and the time of a variant on a device, in two separate loops.
 
-Two sources stand beside each other wherever there are two: on a CPU, peak memory from the storages that are alive and
-from the allocator's trace; and as predicted from a step on tensors without storage, which stays in a column of its own.
+Peak memory on a CPU has two sources: the storages that are alive, and the trace of the allocator. The prediction from a
+step on tensors without storage has its own column.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ablations.profiling.subject import Subject
 from ablations.profiling.timing import Timing, measure_time
 
 TRAIN_SECONDS, INFERENCE_SECONDS, LATENCY_SECONDS = 3.0, 1.5, 0.75
-"""The most that is spent on the repeats of each kind of step."""
+"""The most seconds for the repeats of each kind of step."""
 
 StoppedBy = Literal["precision", "budget"]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a training step and its phases, of inference at the batch size, and of one image alone.
+    """Seconds of a training step and its phases, of inference at the batch size, and of inference on one image.
 
-    Each with the interquartile range of its repeats relative to their median, how many they were, what ended them, and
-    what speaks against the measurement, which is empty where nothing does.
+    Each has the interquartile range of its repeats relative to their median, the number of repeats, the reason why they
+    ended, and reasons not to trust the measurement (empty if there are none).
     """
 
     train_step_seconds: float
@@ -52,13 +52,13 @@ class Speed:
     latency_stopped_by: StoppedBy
     latency_disturbed: str
     train_compile_seconds: float | None = None
-    """What the first training step takes beyond a usual one, where the network is compiled."""
+    """The additional seconds of the first training step, if the network is compiled."""
 
 
 def measure(cost: CostConfig, device: torch.device) -> dict[str, Any]:
-    """The `Memory` and the `Speed` of a variant on a device that nothing else uses.
+    """Measures the `Memory` and the `Speed` of a variant on a device that nothing else uses.
 
-    With `compile`, `train_compile_seconds` is less where torch's cache on disk has the code already.
+    With `compile`, `train_compile_seconds` is smaller if torch's cache on disk already contains the code.
     """
     first = _time_first_step(cost, device) if cost.train.compile else None
     memory = measure_memory(cost, device)

@@ -16,7 +16,7 @@ from densenet import ForeignConfig, build, count_operations, textbook
 
 @dataclass(frozen=True)
 class Counts:
-    """How large a network is, and what a forward pass of one image takes."""
+    """The size of a network, and the work of a forward pass for one image."""
 
     params: int
     """Trainable parameters."""
@@ -30,24 +30,24 @@ class Counts:
     """Twice the MACs."""
 
     activations: int
-    """Elements that convolutions and linear layers put out."""
+    """Elements of the outputs of convolutions and linear layers."""
 
     counters_agree: bool | None = None
-    """Whether fvcore counts the same MACs; None where it was not asked."""
+    """Whether fvcore counts the same MACs; None if fvcore was not used."""
 
     fvcore_macs: int | None = None
     fvcore_total: int | None = None
-    """What fvcore counts with all operators that it knows, norms and pools too."""
+    """The count of fvcore with all operators that it knows, including norms and pools."""
 
     fvcore_uncounted: tuple[str, ...] | None = None
     """Operators that fvcore does not know."""
 
 
 def count(cost: CostConfig) -> dict[str, Any]:
-    """The `Counts` of one image in eval mode, as the textbook computes it.
+    """Returns the `Counts` for one image in eval mode, on the textbook implementation.
 
-    fvcore is asked as a second counter for networks written elsewhere, and a disagreement is recorded: one of both does
-    not know how the network writes a convolution or a linear layer. For our own networks tests compare the two.
+    For networks written elsewhere, fvcore counts too, and a difference is recorded: then one of the counters does not
+    recognise all convolutions and linear layers. For our own networks, tests compare the two counters.
     """
     network = build(textbook(cost.model)).eval()
     images = torch.zeros(1, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
@@ -66,9 +66,9 @@ def count(cost: CostConfig) -> dict[str, Any]:
 
 
 def count_again(network: nn.Module, images: Tensor, macs: int) -> dict[str, Any]:
-    """What fvcore counts, as fields of `Counts`."""
+    """Returns the counts of fvcore, as fields of `Counts`."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # its import touches torch.jit, and its tracer has notes on fixed shapes
+        warnings.simplefilter("ignore")  # fvcore's import warns about torch.jit, and its tracer about fixed shapes
         from fvcore.nn import FlopCountAnalysis
 
         traced = FlopCountAnalysis(network, images)
@@ -84,12 +84,15 @@ def count_again(network: nn.Module, images: Tensor, macs: int) -> dict[str, Any]
 
 
 def known_values(measured: Any) -> dict[str, Any]:
-    """The fields of a dataclass that have a value, as they stand in a record."""
+    """Returns the fields of a dataclass that are not None, as a record holds them."""
     return {name: value for name, value in asdict(measured).items() if value is not None}
 
 
 def _params_per_stage(network: nn.Module) -> dict[str, int]:
-    """Trainable parameters of each part of the network that has any; what `features` holds is told apart."""
+    """Returns the number of trainable parameters of each part of the network that has any.
+
+    The parts of `features` are separate.
+    """
     stages: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
         parts = name.split(".")

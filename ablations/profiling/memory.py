@@ -29,24 +29,24 @@ from densenet import ForeignConfig
 
 @dataclass(frozen=True)
 class Prediction:
-    """Peak bytes that a step's tensors would hold, from a step on tensors without storage."""
+    """Predicted peak bytes of a step's tensors, from a step on tensors without storage."""
 
     predicted_train_peak_memory_bytes: int
     predicted_activations_bytes: int
-    """The training step's peak without weights and optimizer."""
+    """The peak of the training step without weights and optimizer."""
 
     predicted_inference_peak_memory_bytes: int
 
 
 def predict(cost: CostConfig) -> dict[str, Any]:
-    """The `Prediction` of a cost, which is kept in the cache for as long as the code stays the same.
+    """Returns the `Prediction` of a cost. It stays in the cache until the code changes.
 
-    A network written elsewhere may decide by its tensors' values, which these have not: then there is no prediction,
-    but its reason, as `prediction_failed`.
+    A network written elsewhere may depend on the values of its tensors, which do not exist here. Then
+    `prediction_failed` gives the reason instead.
     """
     key = identity({"cost": cost_fields(cost), "torch": torch.__version__, "code": describe_code()["fingerprint"]})
     path = cache_folder() / "predictions" / f"{key}.json"
-    own = not isinstance(cost.model, ForeignConfig)  # the code of others may change without our knowing
+    own = not isinstance(cost.model, ForeignConfig)  # other people's code may change without our notice
     if own:
         with suppress(OSError, ValueError):
             return records.unseal(files.read(path))
@@ -80,12 +80,12 @@ def _peak_without_storage(probe: Probe, cost: CostConfig) -> tuple[int, Held]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak bytes of a training step and of inference, as measured.
+    """Measured peak bytes of a training step and of inference.
 
-    `memory`: what tensors hold at most; on CUDA the allocator's own peak. On a CPU from the profiler's trace of the
-    allocator, `traced`: its highest level between operators, which should be the first within a percent; `allocated`:
-    its highest level at all, with what operators, most of all convolutions, allocate for themselves. On CUDA
-    `reserved`: what the allocator took from the device.
+    `memory`: the peak of all tensors; on CUDA the allocator's own peak. On a CPU, the profiler's trace of the allocator
+    gives `traced`, its peak between operators, which should be equal to `memory` within a percent, and `allocated`, its
+    peak at any moment, with the memory that operators (mostly convolutions) allocate for themselves. On CUDA,
+    `reserved` is the memory that the allocator took from the device.
     """
 
     train_peak_memory_bytes: int
@@ -96,7 +96,7 @@ class Memory:
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
-    """The training's peak without weights and optimizer: gradients are mostly not yet alive at that moment."""
+    """The peak of training without weights and optimizer. Most gradients do not exist yet at that moment."""
 
     inference_peak_memory_bytes: int
     inference_peak_traced_bytes: int | None
@@ -105,7 +105,7 @@ class Memory:
 
 
 def measure_memory(cost: CostConfig, device: torch.device) -> Memory:
-    """Peak memory on a device that nothing else uses."""
+    """Measures peak memory on a device that nothing else uses."""
     held, train = measure_peaks(train_probe, cost, device)
     _, inference = measure_peaks(inference_probe, cost, device)
     return Memory(
@@ -126,7 +126,7 @@ def measure_memory(cost: CostConfig, device: torch.device) -> Memory:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Bytes, as `Memory` says."""
+    """Peak bytes, as described in `Memory`."""
 
     memory: int
     traced: int | None = None
@@ -135,17 +135,20 @@ class Peaks:
 
 
 def measure_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[Held, Peaks]:
-    """What a step keeps, and its peaks."""
-    gc.collect()  # what an earlier probe left behind must not be freed in the middle of this one
+    """Returns the bytes that stay after a step, and the peaks of the step."""
+    gc.collect()  # else objects of an earlier probe could be freed during this one
     return (_cuda_peaks if device.type == "cuda" else _cpu_peaks)(probe, cost, device)
 
 
 Restart = Callable[[nn.Module], None]
-"""From here on, a new peak; the network's parameters and buffers are part of it."""
+"""Starts a new peak. It includes the parameters and buffers of the network."""
 
 
 def train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
-    """Builds everything, takes one training step so that the optimizer's state exists, and then the one that counts."""
+    """Builds a network and takes two training steps.
+
+    The second is measured, because the optimizer's state exists then.
+    """
     subject = Subject(cost, device)
     subject.train()
     restart(subject.network)
@@ -154,7 +157,7 @@ def train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Hel
 
 
 def inference_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
-    """Two forward passes in eval mode, of which the second counts; no gradients, no average, no optimizer's state."""
+    """Runs two forward passes in eval mode and measures the second; no gradients, average or optimizer state."""
     subject = Subject(replace(cost, train=cost.train.model_copy(update={"ema": 0.0})), device)
     subject.infer()
     restart(subject.network)
@@ -166,17 +169,17 @@ Probe = Callable[[CostConfig, torch.device, Restart], Held]
 
 
 class LiveStorage(TorchDispatchMode):
-    """Counts the bytes of all tensor storages alive, by watching every operator's outputs and their death."""
+    """Counts the bytes of all tensor storages alive, from the outputs of all operators until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = 0
         self.operators: set[str] = set()
-        """The names of those that were seen."""
+        """The names of the operators that were called."""
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def restart(self, network: nn.Module | None = None) -> None:
-        """From here on, a new peak; the network's own storages count, wherever it was built."""
+        """Starts a new peak. It includes the network's storages, even if the network was built earlier."""
         for tensor in (*network.parameters(), *network.buffers()) if network else ():
             self._watch(tensor.untyped_storage())
         self.peak = self.bytes
@@ -212,7 +215,7 @@ def _cpu_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[He
 
 
 def _traced_peaks(probe: Probe, cost: CostConfig, device: torch.device, operators: set[str]) -> tuple[int, int]:
-    """The CPU allocator's highest level between the outermost of these operators, and at all."""
+    """Returns the peak of the CPU allocator between the outermost of these operators, and its peak at any moment."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     mark = "peak counts from here"
 
@@ -230,7 +233,7 @@ def _traced_peaks(probe: Probe, cost: CostConfig, device: torch.device, operator
     between = last = 0
     for _, negative_end in spans:
         end = -negative_end
-        if end > last:  # not within another
+        if end > last:  # not within another operator
             last = end
             if end >= start:
                 between = max(between, levels[bisect_right(moments, end) - 1])
@@ -238,7 +241,7 @@ def _traced_peaks(probe: Probe, cost: CostConfig, device: torch.device, operator
 
 
 def _cuda_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[Held, Peaks]:
-    """The CUDA allocator's own peaks, in a fresh process."""
+    """Measures the peaks of the CUDA allocator. The process must be new."""
     torch.cuda.empty_cache()
     held = probe(cost, device, lambda network: torch.cuda.reset_peak_memory_stats(device))
     torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""A network as it is measured: with its optimizer, on images of the right size."""
+"""A network for measurements: with its optimizer, on images of the right size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from densenet import build
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes that stay from one training step to the next."""
+    """Bytes that stay allocated from one training step to the next."""
 
     weights_bytes: int
     gradients_bytes: int
@@ -34,7 +34,7 @@ class Held:
 
 
 class Subject:
-    """A network as it is measured: with its optimizer, on images of the cost's size, at its batch size or another."""
+    """A network with its optimizer, on images of the cost's size, with the cost's batch size or another one."""
 
     def __init__(self, cost: CostConfig, device: torch.device, batch_size: int = 0) -> None:
         self.config = cost.train
@@ -47,7 +47,7 @@ class Subject:
         self.labels = torch.zeros(shape[0], dtype=torch.long, device=device)
 
     def train(self, mark: Mark = lambda phase: None) -> None:
-        """A training step."""
+        """Runs a training step."""
         self.network.train()
         training_step(self.network, self.optimizer, self.images, self.labels, self.config, mark)
         if self.average is not None:
@@ -56,12 +56,15 @@ class Subject:
 
     @torch.inference_mode()
     def infer(self, mark: Mark = lambda phase: None) -> None:
-        """A forward pass in eval mode."""
+        """Runs a forward pass in eval mode."""
         self.network.eval()
         score(self.network, self.images, self.config)
 
     def measure_held(self) -> Held:
-        """What stays from one training step to the next; an average of the weights counts with the optimizer's."""
+        """Returns the bytes that stay from one training step to the next.
+
+        An average of the weights counts as optimizer.
+        """
         kept = [*(self.average.state_dict().values() if self.average is not None else ())]
         kept += [value for state in self.optimizer.state.values() for value in state.values()]
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
@@ -73,13 +76,13 @@ class Subject:
 
 
 def storage_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of the tensors' storages."""
+    """Returns the bytes of the tensors' storages."""
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 def build_networks(cost: CostConfig, device: torch.device) -> tuple[nn.Module, nn.Module | None]:
-    """The network, and the average of its weights where there is one; without storage where tensors have none."""
-    with _disable_current_modes():  # some networks read numbers from tensors while they are built
+    """Builds the network, and the average of its weights if there is one; under FakeTensorMode without storage."""
+    with _disable_current_modes():  # some networks convert tensors to Python numbers while they are built
         network = prepare(build(cost.model).to(device), cost.train)
         average = make_average(network, cost.train)
     if isinstance(torch.empty(0), FakeTensor):
@@ -88,7 +91,7 @@ def build_networks(cost: CostConfig, device: torch.device) -> tuple[nn.Module, n
 
 
 def _without_storage(network: nn.Module) -> nn.Module:
-    """The network, its parameters and buffers replaced by such without storage; what is shared stays so."""
+    """Replaces all parameters and buffers of a network by tensors without storage. Shared tensors stay shared."""
     hollow: dict[Tensor, Tensor] = {}
     for module in network.modules():
         own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))

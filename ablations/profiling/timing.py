@@ -1,4 +1,4 @@
-"""Times a step until its median is known well enough, and tells whether other load disturbed it."""
+"""Times a step until its median is precise enough, and reports whether other load disturbed it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import numpy as np
 import torch
 
 Mark = Callable[[str], None]
-"""Called by a step when a phase of it ends."""
+"""Called by a step at the end of each phase."""
 
 WARMUP_STEPS = 5
 FEWEST_REPEATS = 10
 LEAST_SECONDS = 0.3
 PRECISION = 0.02
-"""Repeats end when the median is known to 2 %: half the width of its interval of about 95 %, 1.57 IQR / sqrt(n)
-(McGill, Tukey and Larsen 1978), relative to it."""
+"""Repeats end when the median is precise to 2 %: half the width of its 95 % interval, 1.57 IQR / sqrt(n) (McGill, Tukey
+and Larsen 1978), divided by the median."""
 
 LARGEST_SPREAD = 0.25
-"""Interquartile range, relative to the median, above which a measurement counts as disturbed."""
+"""The largest interquartile range, relative to the median, of a measurement that counts as undisturbed."""
 
 LARGEST_LOAD = 0.25
-"""Cores that others may use meanwhile."""
+"""The largest number of cores that other processes may use during the measurement."""
 
 LARGEST_STEAL = 0.05
-"""Share of its time that a virtual machine may lose to its host."""
+"""The largest share of its time that a virtual machine may lose to its host."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a step over its repeats."""
+    """Seconds of the repeats of a step."""
 
     seconds: tuple[float, ...]
     phases: dict[str, float]
@@ -43,16 +43,16 @@ class Timing:
 
     stopped_by: Literal["precision", "budget"]
     disturbed: str
-    """Why the measurement is not to be trusted; empty where nothing speaks against it."""
+    """Reasons not to trust the measurement; empty if there are none."""
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """The median, in seconds."""
         return float(np.median(self.seconds))
 
     @property
     def relative_iqr(self) -> float:
-        """The interquartile range, relative to the median."""
+        """The interquartile range, divided by the median."""
         low, high = np.percentile(self.seconds, [25, 75])
         return float((high - low) / self.median)
 
@@ -64,7 +64,7 @@ def measure_time(
     warmup: int = WARMUP_STEPS,
     fewest: int = FEWEST_REPEATS,
 ) -> Timing:
-    """Repeats a step after a warm-up until its median is precise, or the budget of seconds is spent."""
+    """Repeats a step after a warm-up, until its median is precise or the budget of seconds is spent."""
     for _ in range(warmup):
         _laps(step, device)
     accounts, start = Accounts.now(), time.perf_counter()
@@ -83,13 +83,13 @@ def measure_time(
 
 
 def relative_error(seconds: list[float]) -> float:
-    """Half the width of the median's interval, relative to the median."""
+    """Returns half the width of the median's interval, divided by the median."""
     low, median, high = np.percentile(seconds, [25, 50, 75])
     return float(1.57 * (high - low) / (len(seconds) ** 0.5 * median))
 
 
 def disturbance(spread: float, cores: float, stolen: float) -> str:
-    """What speaks against a measurement: other load on this machine, its host's, or a wide spread."""
+    """Describes what disturbed a measurement: other processes, the host of a virtual machine, or a wide spread."""
     found = []
     if cores > LARGEST_LOAD:
         found.append(f"other processes used {cores:.1f} cores")
@@ -102,21 +102,21 @@ def disturbance(spread: float, cores: float, stolen: float) -> str:
 
 @dataclass(frozen=True)
 class Accounts:
-    """Linux's accounts of processor time since it started, in seconds; zero where there are none."""
+    """The CPU time that Linux has counted since its start, in seconds; 0 if it is not available."""
 
     wall: float
     busy: float
-    """Processor seconds of all processes on all cores."""
+    """CPU seconds of all processes on all cores."""
 
     stolen: float
     """Seconds that the host of a virtual machine gave to others."""
 
     own: float
-    """Processor seconds of this process."""
+    """CPU seconds of this process."""
 
     @classmethod
     def now(cls) -> Accounts:
-        """The accounts at this moment."""
+        """Reads the present counts."""
         wall, own = time.perf_counter(), time.process_time()
         try:
             line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
@@ -126,7 +126,7 @@ class Accounts:
         return cls(wall, user + nice + system + irq + softirq, steal, own)
 
     def since(self) -> tuple[float, float]:
-        """Cores that other processes used meanwhile, and the share of a core's time that the host took."""
+        """Returns the cores that other processes used since then, and the share of a core's time that the host took."""
         now = self.now()
         wall = now.wall - self.wall
         return max(0.0, now.busy - self.busy - (now.own - self.own)) / wall, (now.stolen - self.stolen) / wall
@@ -136,7 +136,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def _laps(step: Callable[[Mark], object], device: torch.device) -> dict[str, float]:
-    """Seconds of each phase of one step; what comes after the last mark is the phase `rest`."""
+    """Returns the seconds of each phase of one step. The time after the last mark is the phase `rest`."""
     moments: list[tuple[str, Any]] = []
 
     def mark(name: str) -> None:

@@ -1,1 +1,1 @@
-"""Records become tables, figures, sentences, a page and citations. Nothing here imports torch."""
+"""From records to tables, figures, sentences, a page and citations. Nothing here imports torch."""

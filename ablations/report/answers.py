@@ -1,4 +1,4 @@
-"""What a study answers, in sentences that say no more than its seeds show."""
+"""The answer of each study, in sentences that claim no more than the seeds show."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ablations.report.results import LevelResult, StudyResult
 from ablations.report.statistics import Effect
 
 SHOWN = 3
-"""Levels that an answer names in full, the largest changes first."""
+"""The most levels that an answer names in full, the largest changes first."""
 
 EQUAL = 0.0005
-"""A share of the base's count within which costs are called equal: what would be printed as 0.0 %."""
+"""The largest change, as a share of the base's count, of costs that are called equal: it would be printed as 0.0 %."""
 
 PHRASES = dict(sorted((metric.phrase, key) for key, metric in METRICS.items() if metric.phrase))
-"""The costs that an answer names, in the order of the alphabet."""
+"""The costs that an answer names, in alphabetical order."""
 
 Levels = Sequence[LevelResult]
 
 
 def answer(study: StudyResult) -> list[str]:
-    """What the seeds show of a study's question, and no more; the first sentence is the answer."""
+    """Returns sentences on what the seeds show of a study's question. The first sentence is the answer."""
     base, others = study.base, study.others
     if not others:
         sentences = [f"There is nothing to compare {base.phrase} with."]
@@ -44,7 +44,7 @@ def answer(study: StudyResult) -> list[str]:
 
 
 def _tell_changes(base: LevelResult, others: Levels) -> list[str]:
-    """What is resolved first."""
+    """Returns a sentence for each verdict, resolved changes first."""
     by_verdict = {each.verdict: [level for level in others if level.verdict == each.verdict] for each in others}
     unresolved = by_verdict.get("not resolved", [])
     return [
@@ -58,7 +58,7 @@ def _tell_changes(base: LevelResult, others: Levels) -> list[str]:
 
 
 def _tell_resolved(base: LevelResult, levels: Levels) -> str:
-    """`Against 12: 24 gains 1.30 points (95 % 0.88–1.72) at +42 % MACs and +35 % params.`"""
+    """Returns `Against 12: 24 gains 1.30 points (95 % 0.88–1.72) at +42 % MACs and +35 % params.`"""
     if not levels:
         return ""
     ordered = sorted(levels, key=lambda level: -abs(level.difference))
@@ -74,7 +74,7 @@ def _tell_resolved(base: LevelResult, levels: Levels) -> str:
 
 
 def _say_size(difference: float, low: float, high: float) -> str:
-    """`1.30 points (95 % 0.88–1.72)`: a resolved gain or loss, with the digits that its interval carries."""
+    """Returns `1.30 points (95 % 0.88–1.72)`: a resolved gain or loss, with as many digits as its interval allows."""
     places = choose_places((high - low) / 2)
     ends = "–".join(f"{end:.{places}f}" for end in sorted((abs(low), abs(high))))
     return f"{_say_points(difference, places)} (95 % {ends})"
@@ -86,7 +86,7 @@ def _say_points(difference: float, places: int) -> str:
 
 
 def _say_price(level: LevelResult) -> str:
-    """` at equal MACs and −3 % params`: what else a level changes."""
+    """Returns ` at equal MACs and −3 % params`: the level's changes of counts."""
     counts = {phrase: level.costs[key].change for phrase, key in PHRASES.items() if METRICS[key].group == "counts"}
     changes = {phrase: change for phrase, change in counts.items() if not math.isnan(change)}
     equal = [phrase for phrase, change in changes.items() if abs(change) <= EQUAL]
@@ -95,14 +95,14 @@ def _say_price(level: LevelResult) -> str:
 
 
 def _say_percent(change: float) -> str:
-    """`+42 %`, with a true minus; 0 has no sign."""
+    """Returns `+42 %`, with a true minus sign. 0 has no sign."""
     places = 0 if abs(change) >= 0.01 else 1
     text = format_signed(100 * change, places).replace("-", "−") if round(100 * change, places) else "0"
     return f"{text} %"
 
 
 def _tell_identical(base: LevelResult, levels: Levels) -> str:
-    """Levels that change the costs alone: `layer, with 52 % less peak memory in training and 24 % slower training`."""
+    """Returns a sentence on levels with identical results: `layer, with 52 % less peak memory in training`."""
     if not levels:
         return ""
     ordered = sorted(levels, key=lambda level: _or_zero(level.costs["train_peak_memory_bytes"].change))
@@ -117,7 +117,10 @@ def _or_zero(change: float) -> float:
 
 
 def _say_saving(base: LevelResult, level: LevelResult) -> str:
-    """Memory and time against the base; time only where it is undisturbed and differs by more than its own spread."""
+    """Returns changes of memory and time against the base.
+
+    Time is named only if it was undisturbed and differs by more than its own spread.
+    """
     memory = _or_zero(level.costs["train_peak_memory_bytes"].change)
     steps = [each.costs["train_images_per_second"] for each in (base, level)]
     speed, spread = _or_zero(steps[1].change), max(_or_zero(step.spread) for step in steps)
@@ -131,7 +134,7 @@ def _say_saving(base: LevelResult, level: LevelResult) -> str:
 
 
 def _tell_unresolved(levels: Levels, of: int) -> str:
-    """`Not resolved with 3 seeds: ...`, and how far the largest change may reach."""
+    """Returns `Not resolved with 3 seeds: ...`, with the interval of the largest change."""
     if not levels:
         return ""
     largest = max(levels, key=lambda level: abs(level.difference))
@@ -146,7 +149,7 @@ def _tell_unresolved(levels: Levels, of: int) -> str:
 
 
 def _tell_one_seed(levels: Levels, of: int) -> str:
-    """One pair has a difference and no interval: it decides nothing."""
+    """Returns a sentence on levels with one pair, which has a difference but no interval, so nothing is resolved."""
     if not levels:
         return ""
     largest = max(levels, key=lambda level: abs(level.difference))
@@ -155,7 +158,7 @@ def _tell_one_seed(levels: Levels, of: int) -> str:
 
 
 def _say_which(levels: Levels, of: int, largest: str) -> str:
-    """The one level, or how many and the largest of them."""
+    """Returns the only level, or the number of levels and the one with the largest change."""
     if len(levels) == 1:
         return largest
     every = "both" if of == 2 else f"all {of}"
@@ -163,17 +166,17 @@ def _say_which(levels: Levels, of: int, largest: str) -> str:
 
 
 def _say_signed(level: LevelResult, value: float) -> str:
-    """`−0.50`, with the digits that the level's interval carries."""
+    """Returns `−0.50`, with as many digits as the level's interval allows."""
     return format_signed(value, choose_places((level.high - level.low) / 2)).replace("-", "−")
 
 
 def _tell_no_data(levels: Levels) -> str:
-    """Levels of which no seed is also the base's."""
+    """Returns a sentence on levels without a result."""
     return f"No result to compare: {_name_some(levels)}." if levels else ""
 
 
 def _tell_no_pairs(levels: Levels) -> str:
-    """Levels that have results, and none to pair with the base's."""
+    """Returns a sentence on levels that have results, but no run that can be paired with one of the base."""
     verb = "shares" if len(levels) == 1 else "share"
     return (
         f"Not comparable: {_name_some(levels)} {verb} no seed, device and torch version with the base."
@@ -186,7 +189,7 @@ def _tell_no_pairs(levels: Levels) -> str:
 
 
 def _tell_effects(effects: Sequence[Effect]) -> str:
-    """Which main effects and interactions of a study of several axes are resolved, the largest first."""
+    """Returns a sentence on the resolved main effects and interactions of a product study, the largest first."""
     if not effects:
         return ""
     resolved = [effect for effect in effects if effect.verdict == "resolved"]
@@ -201,7 +204,7 @@ def _tell_effects(effects: Sequence[Effect]) -> str:
 
 
 def _say_effect(effect: Effect) -> str:
-    """`growth_rate 4 → 8 gains 2.3 points (95 % 1.1–3.5)`, or what two changes together give beyond their sum."""
+    """Returns `growth_rate 4 → 8 gains 2.3 points (95 % 1.1–3.5)`, or the size of an interaction."""
     moves = [
         f"{move.axis.rpartition('.')[2]} {level_text(move.before)} → {level_text(move.after)}" for move in effect.moves
     ]
@@ -213,7 +216,7 @@ def _say_effect(effect: Effect) -> str:
 
 
 def _tell_published(levels: Levels) -> str:
-    """`Of 4 published errors 3 lie within the interval of the measured ones; above it: that of X.`, where any are."""
+    """Returns `Of 4 published errors 3 lie within the interval of the measured ones; above it: that of X.`"""
     at: dict[str, list[LevelResult]] = {"within": [], "above": [], "below": [], "no interval": []}
     for level in levels:
         if level.published and level.published.position:
@@ -232,7 +235,7 @@ def _tell_published(levels: Levels) -> str:
 
 
 def _tell_edges(study: StudyResult) -> str:
-    """`The chosen learning_rate of 8 is the first or the last of its list: add values beyond it.`, where one is."""
+    """Returns `The chosen learning_rate of 8 is the first or the last of its list: ...` for each such field."""
     found = {field: [level for level in study.levels if field in level.edges] for field in study.tuned}
     return " ".join(
         f"The chosen {field.rpartition('.')[2]} of {_name_some(levels)} is the first or the last of its list: "
@@ -246,7 +249,7 @@ def _tell_edges(study: StudyResult) -> str:
 
 
 def _tell_span(levels: Levels) -> str:
-    """What the levels cost, unless each is named with its price: `Costs against the base: MACs −84 % to +96 %.`"""
+    """Returns `Costs against the base: MACs −84 % to +96 %.`, unless every level was named with its costs."""
     by_price = [level for level in levels if level.verdict != "identical"]
     priced = len(by_price) <= SHOWN and all(level.verdict == "resolved" for level in by_price)
     changes = {phrase: [level.costs[key].change for level in levels] for phrase, key in PHRASES.items()}
@@ -261,12 +264,12 @@ def _tell_span(levels: Levels) -> str:
 
 
 def _say_range(changes: Sequence[float]) -> str:
-    """`−84 % to +96 %`, or one of them where both are the same."""
+    """Returns `−84 % to +96 %`, or one number if both are the same."""
     return " to ".join(dict.fromkeys(map(_say_percent, (min(changes), max(changes)))))
 
 
 def _tell_gaps(study: StudyResult) -> list[str]:
-    """`2 of 18 runs have no result: 1 diverged, 1 missing.`, and the same of costs."""
+    """Returns `2 of 18 runs have no result: 1 diverged, 1 missing.`, and such a sentence for costs."""
     costs = [level.cost_status for level in study.levels]
     sentences = []
     for kind, statuses in (("runs", list(study.frames.runs.status)), ("measurements of costs", costs)):
@@ -282,17 +285,17 @@ def _tell_gaps(study: StudyResult) -> list[str]:
 
 
 def _join(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Returns `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _name_some(levels: Levels) -> str:
-    """The first levels by name, and how many more there are."""
+    """Returns the first levels by name, and the number of other levels."""
     more = [f"{len(levels) - SHOWN} more"] if len(levels) > SHOWN else []
     return _join([level.phrase for level in levels[:SHOWN]] + more)
 
 
 def _say_seeds(numbers: Sequence[int]) -> str:
-    """`with 3 seeds`, or `with 2 to 3 seeds`."""
+    """Returns `with 3 seeds`, or `with 2 to 3 seeds`."""
     low, high = min(numbers), max(numbers)
     return f"with {low if low == high else f'{low} to {high}'} {'seed' if high == 1 else 'seeds'}"

@@ -1,4 +1,4 @@
-"""What stands below a table or a figure: how to read it, how its levels were tuned, and how its numbers were made."""
+"""The captions of tables and figures: how to read them, how levels were tuned, and how the numbers were made."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from ablations.storage.manifest import StudyEntry, TuningEntry
 
 
 def name_field(path: str) -> str:
-    """`train.learning_rate` as the head of a column: `Learning rate`."""
+    """Returns the column head of a field: `Learning rate` for `train.learning_rate`."""
     return path.rpartition(".")[2].replace("_", " ").capitalize()
 
 
 def explain_table(frames: Frames, study: str | None = None, costs: bool = True) -> str:
-    """How to read the table of a study, or of all variants; without `costs`, of a short table."""
+    """Explains how to read the table of a study or of all variants; without `costs`, a short table."""
     return f"{_ACCURACY}{explain_tuning(frames, study)}{explain_published(frames, study)}{_COSTS if costs else ''}"
 
 
 def explain_effects() -> str:
-    """How to read a table of main effects and interactions."""
+    """Explains how to read a table of main effects and interactions."""
     return _EFFECTS_NOTE
 
 
 def explain_published(frames: Frames, study: str | None = None) -> str:
-    """Where the published errors of a study, or of all, stand, and how they are compared; empty without any."""
+    """Names the sources of the published errors of a study or of all studies, and how they are compared.
+
+    Returns an empty text if there are no published errors.
+    """
     studies = [each for each in frames.manifest.studies if study in (None, each.name)]
     sources = [each.published_source if study else f"{each.name}: {each.published_source}"
                for each in studies if each.published_source]  # fmt: skip
@@ -38,7 +41,7 @@ def explain_published(frames: Frames, study: str | None = None) -> str:
 
 
 def explain_tuning(frames: Frames, study: str | None = None) -> str:
-    """How the fields that a study's levels are tuned over were chosen; empty where nothing is tuned."""
+    """Explains how the tuned fields of a study's levels were chosen. Returns an empty text if nothing is tuned."""
     texts: dict[str, list[str]] = {}
     for each in frames.manifest.studies:
         if study in (None, each.name):
@@ -57,7 +60,7 @@ def _explain_choices(frames: Frames, study: StudyEntry) -> str:
 
 
 def _explain_choice(entry: TuningEntry) -> str:
-    """`Learning rate: chosen from 0.1, 0.3, 1.0 by the accuracy on 5,000 validation images (seed 100, epochs 4).`."""
+    """Returns `Learning rate: chosen from 0.1, 0.3, 1.0 by the accuracy on 5,000 validation images ...`."""
     fields = "; ".join(
         f"{name_field(name)}: chosen from {', '.join(map(level_text, values))}" for name, values in entry.values.items()
     )
@@ -84,7 +87,7 @@ _COSTS = (
 
 
 def describe_provenance(frames: Frames) -> str:
-    """Seeds, data, batch size, device, versions, commit: from the records alone."""
+    """Describes seeds, data, batch size, device, versions and commit, using only the records."""
     runs, costs = (frame[frame.status == "done"] for frame in (frames.runs, frames.costs))
     if runs.empty and costs.empty:
         return "Nothing has been run yet."

@@ -1,16 +1,16 @@
-r"""Numbers cited in a text stay true: what a text cites is compared with the records, or written anew from them.
+r"""Compares the numbers that a text cites with the records, or writes them again from the records.
 
-In Markdown or HTML a mark is a comment before the cited text, and the next comment `/ablate` ends it:
+In Markdown or HTML, a mark is a comment before the cited text. The next comment `/ablate` ends the cited text:
 
     <!-- ablate results/digits-cpu growth_rate 10 test_accuracy -->97.1<!-- /ablate -->
     <!-- ablate results/digits-cpu growth_rate -->(the study's whole table)<!-- /ablate -->
 
-In LaTeX, in files named `.tex`, a macro is the number itself, which the `numbers.tex` of the results folder gives:
+In LaTeX, in files named `.tex`, a macro prints the number, which is defined in `numbers.tex` of the results folder:
 
     \input{results/digits-cpu/numbers}
     an accuracy of \ablate{growth_rate}{10}{test_accuracy}
 
-A chapter that does not put `numbers.tex` in itself names it in a comment, `% \input{FOLDER/numbers}`.
+If the main file inputs `numbers.tex`, a chapter names it in a comment: `% \input{FOLDER/numbers}`.
 """
 
 from __future__ import annotations
@@ -42,37 +42,37 @@ WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
 
 @dataclass(frozen=True)
 class Citation:
-    """One mark in a text."""
+    """One citation of a text."""
 
     path: Path
     line: int
     source: str
     cited: str
     recorded: str | None
-    """What the records say; None where they have no such number."""
+    """The recorded number; None if the records have no such number."""
 
     problem: str
-    """Empty where the cited number is the recorded one."""
+    """The reason why the cited number is wrong; empty if it is the recorded one."""
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """Where a text cites, and what."""
+    """A mark in a text: its place and its source."""
 
     start: int
     end: int
-    """Where the cited number starts and ends in the text."""
+    """The places where the cited number starts and ends in the text."""
 
     source: str
     problem: str
-    """What makes it no mark; empty for a mark that is one."""
+    """The reason why the mark is not valid; empty if it is valid."""
 
     closing: str
-    """What has to follow the number where it is written anew."""
+    """The text that must follow the number when it is written again."""
 
 
 def find_value(results: Results, study: str, level: str, metric: str) -> str:
-    """One number as printed in the tables, without its unit. Raises ValueError naming what there is."""
+    """Returns one number as the tables print it, without its unit. Raises ValueError that lists the known names."""
     return _look_up(collect_values(results), study, level, metric)
 
 
@@ -84,16 +84,17 @@ def _look_up(cells: Values, study: str, level: str, metric: str) -> str:
 
 
 def describe(results: Results, study: str, level: str, metric: str) -> str:
-    """A value with its unit, meaning and provenance."""
+    """Returns a value with its unit, meaning and provenance. Raises ValueError for unknown names."""
     text, entry = find_value(results, study, level, metric), METRICS.get(metric)
     meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED.get(metric, f"train.{metric}, as tuning chose it")
     return f"{text} {entry.unit if entry else ''}".rstrip() + f"\n{meaning}\n{describe_provenance(results.frames)}"
 
 
 def make_marks(results: Results, study: str, level: str, metric: str) -> dict[str, str]:
-    """What to paste into a text, by `markdown` and `latex`.
+    """Returns marks to paste into a text, by `markdown` and `latex`.
 
-    The folder of a mark in Markdown is relative to the text's own: this one is for a text that lies in this directory.
+    The folder of a mark in Markdown is relative to the folder of its text. This mark is for a text in the current
+    folder.
     """
     text = find_value(results, study, level, metric)
     source = shlex.join([results.frames.folder.as_posix(), study, level, metric])
@@ -108,7 +109,10 @@ def _write_macro(*words: str) -> str:
 
 
 def check(path: Path) -> list[Citation]:
-    """Every citation of a text, compared with the records that it names; folders are relative to the text's own."""
+    """Compares every citation of a text with the records that it names.
+
+    Folders are relative to the folder of the text.
+    """
     text = _read_text(path)
     if path.suffix == ".tex":
         found = [*_check_macros(path, text), *_refuse_old_marks(path, text)]
@@ -118,9 +122,9 @@ def check(path: Path) -> list[Citation]:
 
 
 def rewrite(path: Path) -> int:
-    """Writes every number anew that a text in Markdown or HTML cites; gives how many changed.
+    """Writes every cited number of a text in Markdown or HTML again. Returns how many have changed.
 
-    Marks without a source stay. A text in LaTeX holds no numbers: `ablate report` renews its `numbers.tex`.
+    Marks without a source do not change. A text in LaTeX contains no numbers: `ablate report` renews its `numbers.tex`.
     """
     text = renewed = _read_text(path)
     changed = 0
@@ -130,17 +134,17 @@ def rewrite(path: Path) -> int:
             changed += 1
             renewed = renewed[: mark.start] + citation.recorded + mark.closing + renewed[mark.end :]
     if changed:
-        path.write_bytes(renewed.encode())  # in place: the file keeps its mode, a link its target
+        path.write_bytes(renewed.encode())  # in place, so that the file keeps its mode, and a link its target
     return changed
 
 
 def _read_text(path: Path) -> str:
-    """The file's text, with its own line ends."""
+    """Reads a file's text, with its own line ends."""
     return path.read_bytes().decode()
 
 
 def _find_marks(text: str) -> Iterator[_Mark]:
-    """The marks of a text, in their order."""
+    """Yields the marks of a text, in their order."""
     for match in COMMENT.finditer(text):
         problem = "" if match["end"] else "the mark has no end: <!-- /ablate --> is missing"
         closing = "" if match["end"] else "<!-- /ablate -->"
@@ -148,7 +152,7 @@ def _find_marks(text: str) -> Iterator[_Mark]:
 
 
 def _compare(path: Path, text: str, mark: _Mark) -> Citation:
-    """What a mark cites, and what the records say."""
+    """Compares the number of a mark with the records."""
     line, cited = text.count("\n", 0, mark.start) + 1, text[mark.start : mark.end]
     if mark.problem:
         return Citation(path, line, mark.source, cited, None, mark.problem)
@@ -161,7 +165,7 @@ def _compare(path: Path, text: str, mark: _Mark) -> Citation:
 
 
 def _check_macros(path: Path, text: str) -> Iterator[Citation]:
-    r"""Every `\ablate{STUDY}{LEVEL}{METRIC}` of a LaTeX file; its number stands in the numbers.tex put in before."""
+    r"""Yields a citation for every `\ablate{STUDY}{LEVEL}{METRIC}` of a LaTeX file, whose number is in numbers.tex."""
     found = PUT_IN.search(text)
     for match in MACRO.finditer(text):
         words = [" ".join(word.split()) for word in match.groups()]
@@ -178,7 +182,7 @@ def _check_macros(path: Path, text: str) -> Iterator[Citation]:
 
 
 def _refuse_old_marks(path: Path, text: str) -> Iterator[Citation]:
-    """Every comment that cited a number in older versions, `% ablate FOLDER STUDY LEVEL METRIC`."""
+    """Yields a citation with a problem for every mark of older versions, `% ablate FOLDER STUDY LEVEL METRIC`."""
     for number, line in enumerate(text.split("\n"), start=1):
         command, _, source = line.rpartition("%")[2].strip().partition(" ")
         if "%" in line and command == "ablate":
@@ -187,7 +191,7 @@ def _refuse_old_marks(path: Path, text: str) -> Iterator[Citation]:
 
 
 def _translate(source: str) -> str:
-    """What an old mark is in LaTeX now."""
+    """Returns the LaTeX that replaces an old mark."""
     try:
         folder, study, level, metric = shlex.split(source)
     except ValueError:
@@ -196,7 +200,7 @@ def _translate(source: str) -> str:
 
 
 def _read_numbers(folder: Path, words: Sequence[str]) -> tuple[str | None, str]:
-    """A number as numbers.tex gives it, and what is wrong with that."""
+    """Returns a number of numbers.tex, and the reason why it is wrong or out of date."""
     try:
         recorded = _look_up(_load_values(folder), *words)
         fresh = render_macros(_load_values(folder)) == _read_text(folder / "numbers.tex")

@@ -29,13 +29,13 @@ from ablations.storage import files
 
 
 def spell_lead(cell: Cell) -> Words:
-    """Its value, and what lacks one: `97.13 ± 0.28, 1 missing`."""
+    """Returns the value, and what has no result: `97.13 ± 0.28, 1 missing`."""
     parts = [part for part in (cell.value, *cell.lacks) if part]
     return tuple(word for part in parts for word in (", ", *part))[1:]
 
 
 def spell_beside(cell: Cell) -> Words:
-    """What stands beside the value: `[-1.72, -0.88] (2 pairs)`."""
+    """Returns what is printed beside the value: `[-1.72, -0.88] (2 pairs)`."""
     interval = ("[", cell.interval[0], ", ", cell.interval[1], "]") if cell.interval else ()
     notes = tuple(word for note in cell.notes for word in ("; ", *note.words))[1:]
     between = (" ",) if interval and notes else ()
@@ -43,7 +43,7 @@ def spell_beside(cell: Cell) -> Words:
 
 
 def render_words(words: Words) -> str:
-    """The words as they are read: `97.13 ± 0.28`."""
+    """Returns the words as plain text: `97.13 ± 0.28`."""
     return "".join(word if isinstance(word, str) else _render_number(word) for word in words)
 
 
@@ -52,18 +52,18 @@ def _render_number(number: Number) -> str:
 
 
 def spell_cell(cell: Cell) -> Words:
-    """All of a cell."""
+    """Returns all parts of a cell."""
     lead, beside = spell_lead(cell), spell_beside(cell)
     return (*lead, *((" ",) if lead and beside else ()), *beside)
 
 
 def render_cell(cell: Cell) -> str:
-    """All of a cell as plain text: `-1.30 [-1.72, -0.88] (2 pairs)`."""
+    """Returns all parts of a cell as plain text: `-1.30 [-1.72, -0.88] (2 pairs)`."""
     return render_words(spell_cell(cell))
 
 
 def find_sort_value(cell: Cell) -> float | None:
-    """The number that a cell is sorted by; None for words and for a cell without a value."""
+    """Returns the number by which a cell is sorted; None for words and for a cell without a value."""
     first = cell.value[0] if cell.value else None
     return first.value if isinstance(first, Number) else None
 
@@ -72,7 +72,7 @@ def find_sort_value(cell: Cell) -> float | None:
 
 
 def render_markdown(table: Table) -> str:
-    """The table in Markdown, its question above and its caption below."""
+    """Writes a table in Markdown, with its question above and its caption below."""
     lines = [f"**{escape_markdown(table.question or table.name)}**", ""]
     lines.append(_render_markdown_row(column.head for column in table.columns))
     lines.append("|" + "|".join([" :-- ", *[" --: "] * (len(table.columns) - 1)]) + "|")
@@ -81,7 +81,7 @@ def render_markdown(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """The text with nothing in it that Markdown would take for its own."""
+    """Escapes all characters that have a meaning in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
 
 
@@ -93,7 +93,7 @@ def _render_markdown_row(texts: Iterable[str]) -> str:
 
 
 def render_latex(table: Table) -> str:
-    r"""The table in LaTeX, in panels and parts that fit a page; needs \usepackage{booktabs,siunitx}."""
+    r"""Writes a table in LaTeX, in panels and parts that fit on a page. It needs \usepackage{booktabs,siunitx}."""
     floats: list[list[str]] = []
     for rows in _split_pages(table.rows):
         parts = [_render_tabular(replace(table, rows=rows), panel) for panel in _group_columns(table.columns)]
@@ -105,13 +105,13 @@ def render_latex(table: Table) -> str:
 
 
 def _group_columns(columns: Sequence[Column]) -> list[list[int]]:
-    """The places of the columns of each panel: one for each group, and the first column in all of them."""
+    """Returns the numbers of the columns of each panel: a panel for each group, with the first column in all panels."""
     groups = [[*group] for _, group in groupby(range(len(columns)), key=lambda place: columns[place].group)]
     return [groups[0], *([0, *group] for group in groups[1:])]
 
 
 def _split_pages(rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
-    """The rows, as many at once as a page has room for."""
+    """Yields as many rows at once as fit on a page."""
     page: list[Row] = []
     for row in rows:
         if page and PANEL + LINE * sum(map(_count_lines, [*page, row])) > ROOM:
@@ -122,17 +122,17 @@ def _split_pages(rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
 
 
 def _count_lines(row: Row) -> int:
-    """How many lines a row takes: as many as the name of its level needs."""
+    """Returns the lines that a row needs for the name of its level."""
     return -(-len(render_cell(row.cells[0])) // LABEL) or 1
 
 
 LABEL, LINE, PANEL, ROOM = 17, 10, 70, 430
-"""Characters of a level in a line; points that a line takes, a panel without its lines, and all panels of a page: those
-that do not fit go into a table of their own."""
+"""Characters of a level's name per line. Points that a line needs, that a panel needs without its lines, and that all
+panels of a page may need: the others go into another table."""
 
 
 def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:
-    """One float; the first has the whole caption and the label, the others continue it."""
+    """Writes one float. The first has the whole caption and the label, the others continue it."""
     first = number == 0
     text = escape_latex(f"{table.question} {table.caption if first else '(continued)'}")
     label = rf"\label{{tab:{table.name}}}" if first else ""
@@ -147,7 +147,7 @@ def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int) 
 
 
 def _render_tabular(table: Table, places: Sequence[int]) -> list[str]:
-    """One panel; heads are broken where a unit or a condition begins."""
+    """Writes one panel. Heads are broken before a unit or a condition."""
     heads = [_render_head(table.columns[place]) for place in places]
     return [
         rf"\begin{{tabular}}{{@{{}}p{{0.22\linewidth}}{'r' * (len(places) - 1)}@{{}}}}",
@@ -166,13 +166,13 @@ def _render_head(column: Column) -> str:
 
 
 def _render_latex_cell(row: Row, place: int) -> str:
-    """A cell in LaTeX; the name of a level is text, whatever it is made of."""
+    """Writes a cell in LaTeX. The name of a level is always text."""
     cell = row.cells[place]
     return render_latex_words(spell_cell(cell)) if place else escape_latex(render_cell(cell))
 
 
 def render_latex_words(words: Words) -> str:
-    r"""The words in LaTeX, numbers as siunitx's: `97.13 ± 0.28` is `\num{97.13 +- 0.28}`."""
+    r"""Writes words in LaTeX, with numbers in siunitx: `\num{97.13 +- 0.28}` for `97.13 ± 0.28`."""
     return "".join(escape_latex(word) if isinstance(word, str) else _render_siunitx(word) for word in words)
 
 
@@ -182,7 +182,7 @@ def _render_siunitx(number: Number) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """The text with nothing in it that LaTeX would take for its own; a minus before a digit is a minus."""
+    """Escapes all characters that have a meaning in LaTeX. A hyphen before a digit becomes a minus sign."""
     escaped = "".join(_TEX.get(character, character) for character in text)
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
 
@@ -200,7 +200,7 @@ _TEX = {
 
 
 def render_macros(values: Values) -> str:
-    r"""Macros that give every value: `\ablate{growth_rate}{12}{test_accuracy}`; a wrong name is an error in LaTeX."""
+    r"""Writes macros that give every value: `\ablate{growth_rate}{12}{test_accuracy}`. Unknown names fail in LaTeX."""
     lines = [
         r"% Made by `ablate report`. \ablate{STUDY}{LEVEL}{METRIC} gives a number as text, in the tables' unit:",
         r"% do not put it into \num, which takes a comma for a decimal point.",
@@ -218,12 +218,12 @@ def render_macros(values: Values) -> str:
 
 
 def render_csv(frame: pd.DataFrame, digits: str | None = None) -> bytes:
-    """Every digit that tells one float from another, unless a format such as `%.10g` is given."""
+    """Writes a frame as CSV, with enough digits to restore every float, or in a format such as `%.10g`."""
     return bytes(frame.to_csv(index=False, lineterminator="\n", float_format=digits).encode())
 
 
 def write_tables(results: Results) -> list[Path]:
-    """Writes the tidy CSV files, every study's tables, the one over all variants, numbers.tex; gives the paths."""
+    """Writes the tidy CSV files, the tables of all studies and of all variants, and numbers.tex. Returns the paths."""
     folder = results.frames.folder
     contents = {folder / f"{name}.csv": render_csv(frame) for name, frame in results.frames.tables().items()}
     tables: list[tuple[Table, pd.DataFrame]] = []

@@ -1,4 +1,4 @@
-"""Records become tidy data frames. Reads jobs.json, records/ and attempts/ alone; needs no torch.
+"""From records to tidy data frames. Reads only jobs.json, records/ and attempts/, and needs no torch.
 
 >>> import ablations
 >>> frames = ablations.load("results/digits-cpu")
@@ -40,31 +40,31 @@ class Frames:
     """A row per run and epoch."""
 
     variants: pd.DataFrame
-    """A row per variant with every field, defaults too."""
+    """A row per variant with every field, including defaults."""
 
     studies: pd.DataFrame
     """A row per study and level: study, level, variant, is_base."""
 
     tuning: pd.DataFrame
-    """A row per variant that is tuned, candidate and seed: variant, name, seed, status, reason, validation_accuracy,
-    whether the candidate was chosen, and its fields, such as train.learning_rate. Empty where nothing is tuned."""
+    """A row per tuned variant, candidate and seed: variant, name, seed, status, reason, validation_accuracy, whether
+    the candidate was chosen, and its fields, such as train.learning_rate. Empty if nothing is tuned."""
 
     damaged: tuple[Path, ...]
-    """Records that are not as they were published, and count as missing."""
+    """Records that are not as they were published. They count as missing."""
 
     def jobs(self) -> dict[str, pd.DataFrame]:
-        """The frames with a row per job: id, status, reason, commit, ...; tuning only where there is any."""
+        """Returns the frames with a row per job: id, status, reason, commit, ...; tuning only if there is any."""
         tuning = {"tuning": self.tuning} if len(self.tuning) else {}
         return {**tuning, "runs": self.runs, "costs": self.costs}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The frames by the name of their CSV file: without packed columns, and tuning only where there is any."""
+        """Returns the frames by the name of their CSV file, without packed columns; tuning only if there is any."""
         names = ("runs", "costs", "history", "variants", "studies", *(["tuning"] if len(self.tuning) else []))
         return {name: getattr(self, name).drop(columns=PACKED, errors="ignore") for name in names}
 
 
 def load(folder: str | Path) -> Frames:
-    """The frames of a results folder. Raises NotResults where it is none."""
+    """Reads the frames of a results folder. Raises NotResults if it has no results."""
     folder = Path(folder)
     manifest = Manifest.read(folder)
     whole, damaged = records.load(folder)
@@ -98,15 +98,15 @@ def load(folder: str | Path) -> Frames:
 
 
 PACKED = [f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")]
-"""Columns of `runs` that hold a value for every image, as `ablations.training.evaluation.Evaluation` explains; no CSV
-has them."""
+"""Columns of `runs` that hold a value for every image, as `ablations.training.evaluation.Evaluation` explains. No CSV
+file has them."""
 
 
 def unpack_outcomes(frames: Frames) -> pd.DataFrame:
-    """Which test images each run classified rightly: a row per run, by (variant, seed), and a column per image.
+    """Returns which test images each run classified correctly: a row per run, by (variant, seed), a column per image.
 
-    Runs without a result, and those of records that do not tell, are left out. Raises ValueError for runs of several
-    data sets, whose images are not the same.
+    Runs without a result or without this value are left out. Raises ValueError for runs of several data sets, whose
+    images are not the same.
     """
     runs = frames.runs[frames.runs.status == "done"].reindex(
         columns=["variant", "seed", "test_images", "test_outcomes"]
@@ -121,9 +121,9 @@ def unpack_outcomes(frames: Frames) -> pd.DataFrame:
 
 
 def find_trials(frames: Frames, study: str) -> pd.DataFrame:
-    """The trainings that chose for a study's levels: level, is_base, and the columns of `Frames.tuning`.
+    """Returns the trials of a study's levels: level, is_base, and the columns of `Frames.tuning`.
 
-    Levels that take what was chosen for the base are left out.
+    Levels that take the values of the base are left out.
     """
     names = {entry.variant: entry.name for entry in frames.manifest.tuning}
     levels = [
@@ -136,16 +136,16 @@ def find_trials(frames: Frames, study: str) -> pd.DataFrame:
 
 
 def list_tuned_fields(frames: Frames, study: str | None = None) -> list[str]:
-    """The fields that are tuned in a study, or in any: `train.learning_rate`."""
+    """Lists the fields that are tuned in a study, or in any study: `train.learning_rate`."""
     levels = {level.tuned_as for level in frames.manifest.levels(study)}
     entries = [entry for entry in frames.manifest.tuning if study is None or entry.variant in levels]
     return list(dict.fromkeys(f"train.{name}" for entry in entries for name in entry.values))
 
 
 def find_edges(frames: Frames, study: str | None = None) -> set[tuple[str, str]]:
-    """The variants of a study, or of all, each with a field whose choice is the first or the last value of its list.
+    """Returns the pairs of variant and field whose chosen value is the least or greatest of its list.
 
-    A value beyond which the field allows none is no such end. Levels that take the base's choice are left out.
+    A value beyond which the field allows no other does not count. Levels that take the values of the base are left out.
     """
     tuned = {level.variant: level.tuned_as for level in reversed(frames.manifest.levels(study))
              if level.tuned_as and not level.follows_base}  # fmt: skip
@@ -159,12 +159,15 @@ def find_edges(frames: Frames, study: str | None = None) -> set[tuple[str, str]]
 
 
 def find_base(frames: Frames) -> str:
-    """The variant that most studies have as their base; a study that is tuned in its own way has another."""
+    """Returns the variant that most studies have as their base.
+
+    Studies that are tuned in their own way have another one.
+    """
     return str(frames.studies[frames.studies.is_base].variant.value_counts(sort=False).idxmax())
 
 
 def select_study(frames: Frames, study: str) -> Frames:
-    """The frames of one study alone: its variants, trained with its seeds."""
+    """Returns the frames of one study only: its variants, trained with its seeds."""
     variants = frames.studies.variant[frames.studies.study == study]
     parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
     own = {name: part[part.variant.isin(variants)] for name, part in parts.items()}
@@ -174,11 +177,11 @@ def select_study(frames: Frames, study: str) -> Frames:
 
 
 def find_causes(frames: Frames) -> list[dict[str, Any]]:
-    """What failed, by status and reason, with the jobs of each; in the grid's order."""
+    """Returns the failures by status and reason, with their jobs, in the order of the grid."""
     names = {job.id: f"{job.kind} {job.name}" for job in frames.manifest.jobs}
-    found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job is told once
+    found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job appears once
     trials = frames.tuning.reindex(columns=["id", "status", "reason"])
-    trials = trials[trials.status != "diverged"]  # which is an answer: that candidate cannot be chosen
+    trials = trials[trials.status != "diverged"]  # a diverged trial is a result: its candidate cannot be chosen
     for frame in (frames.costs, trials, frames.runs):
         for row in frame[~frame.status.isin(["done", "missing"])].to_dict("records"):
             found.setdefault((row["status"], row["reason"]), {})[names[row["id"]]] = None
@@ -186,7 +189,7 @@ def find_causes(frames: Frames) -> list[dict[str, Any]]:
 
 
 def list_retryable(found: list[dict[str, Any]]) -> list[str]:
-    """The statuses of such causes that `--retry` takes: a run that is not tuned yet follows by itself."""
+    """Returns the statuses of these failures for `--retry`, without `untuned`: such runs follow from their trials."""
     return sorted({cause["status"] for cause in found} - {UNTUNED})
 
 
@@ -207,14 +210,14 @@ def _flatten(entry: VariantEntry) -> Fields:
 
 
 def _restore_integers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Whole numbers stay whole where some variants do not have the field."""
+    """Restores integers in columns that became real numbers because some variants do not have the field."""
     whole = [name for name in frame if frame[name].dtype.kind == "f" and (frame[name].dropna() % 1 == 0).all()]
     gaps = [name for name in whole if frame[name].isna().any()]
     return frame.astype(dict.fromkeys(gaps, "Int64"))
 
 
 def _make_row(kind: str, variant: str, seed: int | None, job: str | None, whole: Fields, attempts: Fields) -> Fields:
-    """Status, values and environment of a job: its record, else its last failure, else missing."""
+    """Returns status, values and environment of a job: from its record, else from its last failure, else missing."""
     row: Fields = {"variant": variant, "seed": seed, "id": job, "status": "missing", "reason": ""}
     row |= {key: None for key, metric in METRICS.items() if metric.of == kind}
     if job in whole:
@@ -229,11 +232,11 @@ def _make_row(kind: str, variant: str, seed: int | None, job: str | None, whole:
 
 
 UNTUNED = "untuned"
-"""Status of a run whose variant's tuning failed: it has no configuration to be trained with."""
+"""The status of a run whose variant's tuning failed. It has no configuration, so it cannot be trained."""
 
 
 def _find_untuned(manifest: Manifest) -> dict[str, Fields]:
-    """Status and reason of the runs of each variant whose tuning failed."""
+    """Returns status and reason of the runs of each variant whose tuning failed."""
     reasons = {entry.variant: entry.reason for entry in manifest.tuning if entry.status == "failed"}
     return {
         level.variant: {"status": UNTUNED, "reason": reasons[level.tuned_as]}
@@ -263,7 +266,10 @@ _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "
 
 
 def _list_costs(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fields]:
-    """Costs of the machine that jobs.json names; variants that differ in training alone share one record."""
+    """Lists the costs on the machine of jobs.json.
+
+    Variants that differ only in the length of training share a record.
+    """
     rows, untuned = [], _find_untuned(manifest)
     for variant, entry in manifest.variants.items():
         row = _make_row("cost", variant, None, entry.cost, whole, attempts)

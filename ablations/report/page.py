@@ -1,6 +1,6 @@
-"""Everything that is derived from the records: tables, figures and one page that holds them all.
+"""Everything that is derived from the records: tables, figures, and one page that contains them all.
 
-The page is `page.html.jinja`, filled in here: what each study answers in a sentence, what failed, how it was made.
+The page is the template `page.html.jinja`, filled in here: the answers of the studies, failures, and provenance.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ablations.report.tables import Cell, make_effects_table, make_overall_table
 from ablations.storage import files
 
 PARTS: dict[str, Callable[[Results], list[Path]]] = {"tables": write_tables, "figures": write_figures}
-"""What can be rebuilt alone."""
+"""The parts that can be rebuilt alone."""
 
 
 def write(results: Results) -> list[Path]:
-    """Rebuilds every table, figure and the page from the records; gives the paths."""
+    """Rebuilds every table, every figure and the page from the records. Returns the paths."""
     paths = [path for part in PARTS.values() for path in part(results)]
     page = results.frames.folder / "report.html"
     files.write(page, render_page(results).encode())
@@ -41,7 +41,7 @@ def write(results: Results) -> list[Path]:
 
 
 def render_page(results: Results) -> str:
-    """One self-contained page; the figures must have been drawn."""
+    """Renders one self-contained page. The figures must have been drawn before."""
     frames, stems = results.frames, list_stems(results)
     grid = frames.folder / "grid.toml"
     return _template().render(
@@ -78,7 +78,7 @@ def _template() -> Template:
 
 
 def _fill_section(study: StudyResult, stems: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of one study."""
+    """Returns the values of the template for one study."""
     return {
         "table": make_study_table(study),
         "effects": make_effects_table(study),
@@ -89,22 +89,22 @@ def _fill_section(study: StudyResult, stems: Sequence[str]) -> dict[str, Any]:
 
 
 def _render_lead(cell: Cell) -> str:
-    """What stands large in a cell: `97.13 ± 0.28`."""
+    """Returns the main part of a cell: `97.13 ± 0.28`."""
     return render_words(spell_lead(cell))
 
 
 def _render_beside(cell: Cell) -> str:
-    """What stands small in a cell: `(-1.2 %)`."""
+    """Returns the small part of a cell: `(-1.2 %)`."""
     return render_words(spell_beside(cell))
 
 
 def _bind_percents(text: str) -> str:
-    """No line begins with a percent sign."""
+    """Prevents a line break before a percent sign."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _count_verdicts(study: StudyResult) -> str:
-    """`2 resolved, 3 not resolved`."""
+    """Returns `2 resolved, 3 not resolved`."""
     verdicts = Counter(level.verdict for level in study.others)
     return ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
 
@@ -114,11 +114,11 @@ KINDS = {
     "trade": "memory against time", "tuning": "validation accuracy by the values tuned over",
     "pareto": "accuracy against each cost",
 }  # fmt: skip
-"""What a figure shows, by the end of its stem, for those who do not see it."""
+"""The text of a figure for readers who cannot see it, by the end of its stem."""
 
 
 def _embed_figure(frames: Frames, stem: str, subject: str) -> dict[str, Any]:
-    """A figure of our own making, to stand inside the page; ids get its stem, so that none collide."""
+    """Reads a figure of this suite to embed it in the page. Its ids get its stem, so that they stay unique."""
     text = (frames.folder / "figures" / f"{stem}.svg").read_text(encoding="utf-8")
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{stem}-", text[text.index("<svg") :])
     kind = KINDS.get(stem.removeprefix(subject).removeprefix("."), stem)
@@ -128,7 +128,7 @@ def _embed_figure(frames: Frames, stem: str, subject: str) -> dict[str, Any]:
 
 
 def count_jobs(frames: Frames) -> str:
-    """`54 runs and the costs of 19 variants: 73 done.`"""
+    """Returns `54 runs and the costs of 19 variants: 73 done.`"""
     frames_of = frames.jobs()
     statuses = [status for frame in frames_of.values() for status in frame.status]
     found = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
@@ -140,11 +140,11 @@ AROUND = {
     "start": "start", "data": "data and augmentation", "evaluation": "evaluation", "checkpoint": "checkpoints",
     "rest": "rest",
 }  # fmt: skip
-"""What a training's time goes to outside its steps, and how it is called."""
+"""The parts of a training's time outside its steps, with their names for readers."""
 
 
 def describe_time(frames: Frames) -> str:
-    """How the trainings' time divides into steps and all else; empty where no record tells."""
+    """Describes how the time of the trainings is divided. Returns an empty text if no record has it."""
     columns = ["seconds", "step_seconds", *(f"{part}_seconds" for part in AROUND)]
     runs, trials = (frame.reindex(columns=columns).astype(float).dropna() for frame in (frames.runs, frames.tuning))
     seconds = runs.sum() + trials.sum()
@@ -161,14 +161,14 @@ def describe_time(frames: Frames) -> str:
 
 
 def _list_missing(frames: Frames) -> list[dict[str, Any]]:
-    """What has not been run, as one cause."""
+    """Lists the jobs that were not run, as one cause."""
     missing = {job for frame in frames.jobs().values() for job in frame[frame.status == "missing"].id}
     jobs = [f"{job.kind} {job.name}" for job in frames.manifest.jobs if job.id in missing]
     return [{"status": "missing", "reason": "there is no record yet", "jobs": jobs}] if jobs else []
 
 
 def _count_lost(frames: Frames) -> str:
-    """`2 failed, 1 missing`, by job; empty where every job is done and every record whole."""
+    """Returns `2 failed, 1 missing`, by job; an empty text if every job is done and every record is intact."""
     causes_ = [*find_causes(frames), *_list_missing(frames)]
     lost: Counter[str] = Counter()
     for cause in causes_:
@@ -181,11 +181,11 @@ MADE = {
     "device_name": "Device", "device": "Kind of device", "threads": "Threads of a job", "torch": "torch",
     "python": "Python", "precision": "Precision", "commit": "Commit", "fingerprint": "Fingerprint of the sources",
 }  # fmt: skip
-"""What every record says of its making, and how the page calls it."""
+"""The environment of a record, with names for readers."""
 
 
 def list_environment(frames: Frames) -> list[tuple[str, str]]:
-    """What the records were made with; where they differ, how many of each."""
+    """Lists the environments of the records. If they differ, adds the number of records of each."""
     parts = [frame[frame.status == "done"].reindex(columns=["id", *MADE]) for frame in (frames.costs, frames.runs)]
     made = pd.concat([part.astype(object) for part in parts]).drop_duplicates("id")
     found = []
@@ -199,7 +199,7 @@ def list_environment(frames: Frames) -> list[tuple[str, str]]:
 
 
 def list_commands(frames: Frames) -> list[str]:
-    """What makes all of it again, and what makes this page from the records."""
+    """Returns the command that makes the results again, and the one that makes this page from the records."""
     name = _name_folder(frames.folder)
     device = frames.manifest.machine["device"]
     options = frames.manifest.options
@@ -208,12 +208,12 @@ def list_commands(frames: Frames) -> list[str]:
 
 
 def _name_folder(folder: Path) -> str:
-    """The folder's own name, from wherever it is looked at: the page is the same."""
+    """Returns the folder's own name, so that the page is the same from any current folder."""
     return folder.resolve().name
 
 
 def _make_retry_command(frames: Frames) -> str:
-    """What runs again what failed, or is missing; empty where nothing is."""
+    """Returns the command that runs failed and missing jobs again; an empty text if there are none."""
     if not _count_lost(frames):
         return ""
     name, statuses = _name_folder(frames.folder), list_retryable(find_causes(frames))
@@ -223,7 +223,7 @@ def _make_retry_command(frames: Frames) -> str:
 
 
 def list_checksums(folder: Path) -> list[dict[str, str]]:
-    """SHA-256 of the plan and of all records, each with the command that prints it."""
+    """Lists the SHA-256 of the plan and of all records, each with the command that prints it."""
     found = []
     for name in ("jobs.json", "grid.toml"):
         if (folder / name).exists():

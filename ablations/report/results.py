@@ -1,4 +1,4 @@
-"""What the records say of every study, level by level. It is computed once, and all that is reported reads it."""
+"""The results of every study, level by level. They are computed once, and all reports read them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class CostResult:
-    """What a level costs in one measure; NaN stands for what is not known."""
+    """The cost of a level in one measure. NaN means unknown."""
 
     value: float
     change: float
-    """The share of the base's, less 1: `0.5` is half as much again."""
+    """The cost relative to the base's, minus 1: `0.5` is 50 % more."""
 
     spread: float
     """Relative interquartile range over repeated steps."""
@@ -50,25 +50,25 @@ class RunResult:
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A level's test error in %, and the one that was published for it; NaN stands for what is not known."""
+    """A level's test error in %, and its published one. NaN means unknown."""
 
     error: float
     low: float
-    """Lower end of the 95 % t interval over the seeds."""
+    """The lower end of the 95 % t interval over the seeds."""
 
     high: float
     stated: float
     position: str
-    """Where the published error lies: `within`, `below` or `above` the interval, `no interval`, or empty."""
+    """The position of the published error: `within`, `below` or `above` the interval, `no interval`, or empty."""
 
 
 @dataclass(frozen=True)
 class LevelResult:
-    """One level of a study. Accuracies and their changes are in % and points; NaN stands for what is not known."""
+    """One level of a study. Accuracies are in %, their changes in points. NaN means unknown."""
 
     level: str
     phrase: str
-    """What it is called within a sentence: `growth_rate 12`."""
+    """The name of the level within a sentence: `growth_rate 12`."""
 
     variant: str
     is_base: bool
@@ -76,16 +76,16 @@ class LevelResult:
     """The fields that the level sets; empty in the table over all variants."""
 
     n: int
-    """Seeds that are done."""
+    """The number of finished seeds."""
 
     not_done: Mapping[str, int]
-    """How many runs have which other status."""
+    """The number of runs by each other status."""
 
     mean: float
     sd: float
     pairs: int
     difference: float
-    """Mean change against the base, paired by seed, with its 95 % t interval from `low` to `high`."""
+    """The mean change against the base, paired by seed, with its 95 % t interval from `low` to `high`."""
 
     low: float
     high: float
@@ -99,40 +99,40 @@ class LevelResult:
 
     counters_agree: bool
     chosen: Fields
-    """What tuning chose, by field: `{"train.learning_rate": 0.1}`."""
+    """The values that tuning chose, by field: `{"train.learning_rate": 0.1}`."""
 
     edges: frozenset[str]
-    """The fields whose choice is the first or the last value of its list."""
+    """The fields whose chosen value is the least or the greatest of its list."""
 
     published: PublishedResult | None
-    """None where the study states no published errors."""
+    """None if the study has no published errors."""
 
     match: Match | None
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """One study, or all variants as one."""
+    """One study, or all variants as one study."""
 
     name: str
     question: str
     frames: Frames
-    """The frames of this study alone."""
+    """The frames of this study only."""
 
     entry: StudyEntry | None
     """The study in the plan; None for all variants."""
 
     numbers: pd.DataFrame
-    """A row per level: accuracy statistics, costs, `<cost>_change`, what tuning chose, published errors."""
+    """A row per level: accuracy statistics, costs, `<cost>_change`, chosen values, published errors."""
 
     levels: tuple[LevelResult, ...]
-    """The same, typed."""
+    """The same as typed objects."""
 
     effects: tuple[Effect, ...]
-    """Main effects and interactions of a product study; empty for any other."""
+    """Main effects and interactions of a product study; empty for other studies."""
 
     tuned: tuple[str, ...]
-    """The fields that its levels are tuned over."""
+    """The tuned fields of its levels."""
 
     @property
     def base(self) -> LevelResult:
@@ -141,7 +141,7 @@ class StudyResult:
 
     @property
     def others(self) -> list[LevelResult]:
-        """All levels but the base."""
+        """All levels except the base."""
         return [level for level in self.levels if not level.is_base]
 
     @property
@@ -157,15 +157,16 @@ class StudyResult:
 
 @dataclass(frozen=True)
 class Results:
-    """All that is reported of a results folder."""
+    """All results of a results folder."""
 
     frames: Frames
     studies: tuple[StudyResult, ...]
     overall: StudyResult
-    """Every variant once, by the first level that has it; the base first. One family of comparisons for Holm."""
+    """Every variant once, by the first level that has it; the base first. Holm's correction counts them as one
+    family."""
 
     def study(self, name: str) -> StudyResult:
-        """The study of this name. Raises KeyError."""
+        """Returns the study of this name. Raises KeyError."""
         return {study.name: study for study in self.studies}[name]
 
 
@@ -203,7 +204,7 @@ def _analyse_all(frames: Frames) -> StudyResult:
 
 
 def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> pd.DataFrame:
-    """Accuracies, costs, their changes and what was chosen: a row per level."""
+    """Returns accuracies, costs, their changes and chosen values: a row per level."""
     beside = [
         *(metric.spread for metric in COSTS.values() if metric.spread),
         *(metric.disturbed for metric in COSTS.values() if metric.disturbed),
@@ -235,7 +236,7 @@ def _summarise_beside(runs: pd.DataFrame) -> pd.DataFrame:
 def _read_levels(
     numbers: pd.DataFrame, frames: Frames, tuned: list[str], edges: set[tuple[str, str]], entry: StudyEntry | None
 ) -> tuple[LevelResult, ...]:
-    """The rows of a study's numbers, typed, with what the plan says of each level."""
+    """Converts the rows of a study's numbers to typed objects, and adds the plan's values of each level."""
     planned = {level.label: level for level in entry.levels} if entry else {}
     not_done = count_not_done(frames.runs)
     keys = ("level", "variant", "is_base", "n", "mean", "sd", "pairs", "difference", "low", "high", "verdict",
@@ -264,9 +265,9 @@ def _read_levels(
 
 
 def phrase_level(label: str, values: Fields) -> str:
-    """A level within a sentence, from its label and what it sets on the study's axes.
+    """Returns the name of a level within a sentence, from its label and its values on the study's axes.
 
-    `conv-norm-act`, but `growth_rate 8`; in quotation marks where a comma would be mistaken for the sentence's.
+    `conv-norm-act`, but `growth_rate 8`; in quotation marks if it contains a comma.
     """
     if label == ", ".join(map(level_text, values.values())):
         label = ", ".join(
@@ -277,12 +278,12 @@ def phrase_level(label: str, values: Fields) -> str:
 
 
 def _needs_axis(value: object) -> bool:
-    """Whether a value says nothing without its axis: a number, a list, `none`."""
+    """Returns whether a value needs the name of its axis to be understood: a number, a list, `none`."""
     return not isinstance(value, str) or value in ("none", "true", "false")
 
 
 def mark_base(level: str, is_base: bool) -> str:
-    """A level's label, the base marked."""
+    """Returns a level's label, with a mark on the base."""
     return f"{level} (base)" if is_base and level != "base" else level
 
 
@@ -295,16 +296,16 @@ def _read_cost(row: Mapping[Any, Any], key: str) -> CostResult:
 
 
 def _compare_published(row: Mapping[Any, Any], stated: float | None) -> dict[str, Any]:
-    """A level's test error with the 95 % t interval of its seeds, and whether the published error lies within it."""
+    """Returns a level's test error with the 95 % t interval over its seeds, and the position of the published error."""
     error, half = 100 - row["mean"], compute_half_interval(row["sd"], row["n"])
-    half = math.nan if row["sd"] <= 1e-9 else half  # equal seeds say nothing of how far others would lie
+    half = math.nan if row["sd"] <= 1e-9 else half  # equal seeds do not show how far others would vary
     low, high = float(np.clip(error - half, 0, 100)), float(np.clip(error + half, 0, 100))  # NaN stays NaN
     if stated is None:
         where = ""
     elif math.isnan(half):
         where = "no interval"
     else:
-        near = [round(number, 9) for number in (low, stated, high)]  # equal seeds leave an interval of one number
+        near = [round(number, 9) for number in (low, stated, high)]  # equal seeds give an interval of one number
         where = "within" if near == sorted(near) else "below" if stated < low else "above"
     known = math.nan if stated is None else float(stated)
     return {"error": error, "error_low": low, "error_high": high, "published_error": known, "published_is": where}

@@ -1,7 +1,7 @@
-"""Compares levels over their seeds: paired differences, 95 % intervals, and one rule that decides.
+"""Compares levels over their seeds: paired differences, 95 % intervals, and one rule for the verdict.
 
-A difference is *resolved* when its paired t-test, Holm-corrected over the study, has p < 0.05. The interval is of the
-seeds alone: that the test set is itself a sample is not in it.
+A difference is *resolved* if its paired t-test, Holm-corrected over the study, has p < 0.05. The interval covers only
+the variation over seeds, not the choice of the test set.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant against the base, paired by seed."""
+    """The difference of a variant from the base, paired by seed."""
 
     pairs: int
     mean: float
     low: float
-    """Lower end of the 95 % t interval of the mean; NaN below two pairs."""
+    """The lower end of the 95 % t interval of the mean; NaN for less than two pairs."""
 
     high: float
     p: float
-    """Two-sided paired t-test, uncorrected; NaN where the differences do not vary."""
+    """The p-value of a two-sided paired t-test, uncorrected; NaN if the differences do not vary."""
 
     identical: bool
-    """Both of every pair ended in the very same weights: not a tie by chance."""
+    """Whether both runs of every pair have exactly the same weights, so that equal accuracies are no coincidence."""
 
 
 Key = tuple[int, str, str]
-"""Seed, device and torch version: only runs that agree in all three are paired."""
+"""Seed, device and torch version. Only runs with the same three values are paired."""
 
 Runs = Mapping[Key, tuple[float, str]]
 """Accuracy and weights of a variant's finished runs."""
 
 
 def compare_runs(base: Runs, other: Runs) -> Difference:
-    """`other` minus `base`, over the runs that both have."""
+    """Returns `other` minus `base`, over the runs that both have."""
     keys = [key for key in base if key in other]
     return judge([other[key][0] - base[key][0] for key in keys], all(other[key][1] == base[key][1] for key in keys))
 
 
 def judge(differences: Sequence[float], identical: bool) -> Difference:
-    """Paired differences, a seed each, with the t interval of their mean (Student 1908) and the t-test against 0."""
-    differences = [round(difference, 9) for difference in differences]  # sums of floats leave less
+    """Returns the mean of paired differences, one per seed, with its t interval (Student 1908) and t-test against 0."""
+    differences = [round(difference, 9) for difference in differences]  # removes rounding errors of sums
     n = len(differences)
     if n and identical:
         end = 0.0 if n > 1 else math.nan
@@ -64,8 +64,8 @@ def judge(differences: Sequence[float], identical: bool) -> Difference:
     mean = statistics.fmean(differences) if n else math.nan
     if n < 2:
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    error = statistics.stdev(differences) / math.sqrt(n)  # exact sums: equal values have deviation 0
-    if error <= 1e-9:  # rounding alone: a t-test would call any such difference certain
+    error = statistics.stdev(differences) / math.sqrt(n)  # stdev sums exactly: equal values have deviation 0
+    if error <= 1e-9:  # only rounding: a t-test would call any such difference certain
         return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
     half = compute_half_interval(error * math.sqrt(n), n)
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
@@ -73,12 +73,12 @@ def judge(differences: Sequence[float], identical: bool) -> Difference:
 
 
 def compute_half_interval(sd: float, n: int) -> float:
-    """Half the 95 % t interval of a mean over n seeds; NaN below two."""
+    """Returns half the width of the 95 % t interval of a mean over n seeds; NaN for less than two."""
     return float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979); NaN is no test and stays NaN."""
+    """Returns p-values with Holm's step-down correction (Holm 1979). NaN means no test and stays NaN."""
     p = np.asarray(p_values, dtype=float)
     corrected = np.full(len(p), math.nan)
     tested = np.flatnonzero(~np.isnan(p))
@@ -90,7 +90,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def summarise(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy per level of one study, in the levels' order, and its difference from the base.
+    """Returns the accuracy of each level of one study, in the order of the levels, and its difference from the base.
 
     Columns: level, variant, is_base, n, not_done (`1 diverged, 1 missing`), mean, sd, pairs, difference, low, high, p,
     p_holm, verdict.
@@ -147,11 +147,11 @@ class Effect:
 
 
 def find_effects(study: StudyEntry, runs: pd.DataFrame) -> list[Effect]:
-    """Main effects and interactions of a study that is the product of several axes; none for any other.
+    """Returns main effects and interactions of a study that is the product of several axes; an empty list for others.
 
-    A main effect is the change from the base's level of an axis to another one, on the average over the levels of all
-    other axes; an interaction is by how much the changes along two axes, made together, differ from their sum. Each is
-    paired by seed, over the seeds that have every cell it needs, and Holm-corrected over all effects of the study.
+    A main effect is the change from the base's level of an axis to another level, averaged over the levels of all other
+    axes. An interaction is how much two changes along two axes, made together, differ from their sum. Each is
+    paired by seed, over the seeds of all cells that it needs, and Holm-corrected over all effects of the study.
     """
     product = _find_product(study)
     if product is None:
@@ -168,7 +168,7 @@ def find_effects(study: StudyEntry, runs: pd.DataFrame) -> list[Effect]:
 
 
 def make_effects_frame(effects: Sequence[Effect]) -> pd.DataFrame:
-    """A row per effect: effect, axes, levels, pairs, difference, low, high, p, p_holm, verdict."""
+    """Returns a row per effect: effect, axes, levels, pairs, difference, low, high, p, p_holm, verdict."""
     rows = [
         {
             "effect": "main" if len(effect.moves) == 1 else "interaction",
@@ -195,22 +195,22 @@ Combination = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Product:
-    """A study that has every combination of its axes' levels."""
+    """A study with every combination of the levels of its axes."""
 
     axes: tuple[str, ...]
     levels: list[list[str]]
     """The levels of each axis."""
 
     reference: Combination
-    """What all cells are compared with: the base, or the first level of each axis where the base stands outside."""
+    """The cell that all others are compared with: the base, or the first level of each axis if the base is no cell."""
 
     variants: dict[Combination, str]
     values: dict[tuple[int, str], Any]
-    """The value of a field, by the place of its axis and the text of the level."""
+    """The value of a field, by the number of its axis and the text of the level."""
 
 
 def _find_product(study: StudyEntry) -> _Product | None:
-    """The study's product; None where it is none."""
+    """Returns the study's product; None if the study is not a product."""
     axes = study.axes
     cells = {tuple(level_text(level.values.get(axis)) for axis in axes): level for level in study.levels}
     inside = {cell: level for cell, level in cells.items() if not level.is_base}
@@ -226,7 +226,7 @@ def _find_product(study: StudyEntry) -> _Product | None:
 
 
 def _list_changes(product: _Product) -> Iterator[dict[int, str]]:
-    """The other level of each axis, and of each two axes: what an effect changes."""
+    """Yields the changed levels of each effect: a level of one axis or of two that differs from the reference."""
     others = [
         [level for level in levels if level != own]
         for levels, own in zip(product.levels, product.reference, strict=True)
@@ -246,7 +246,7 @@ def _list_moves(product: _Product, changed: Mapping[int, str]) -> tuple[Move, ..
 
 
 def _compare_cells(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
-    """An effect seed by seed: the cells where all is changed, less those where one axis is not, and so on."""
+    """Computes an effect for each seed: the cells with all changes, minus those with one axis unchanged, and so on."""
     choices = [
         [changed[axis], product.reference[axis]] if axis in changed else levels
         for axis, levels in enumerate(product.levels)
@@ -258,7 +258,7 @@ def _compare_cells(product: _Product, changed: Mapping[int, str], done: Mapping[
     differences = [sum(sign * runs[cell][key][0] for cell, sign in signs.items()) / seen for key in keys]
 
     def moves_nothing(axis: int) -> bool:
-        """Whether this axis changes not a bit of any cell."""
+        """Returns whether this axis changes no weights in any cell."""
         still = {cell: (*cell[:axis], product.reference[axis], *cell[axis + 1 :]) for cell in runs}
         return all(runs[cell][key][1] == runs[other][key][1] for cell, other in still.items() for key in keys)
 
@@ -266,19 +266,19 @@ def _compare_cells(product: _Product, changed: Mapping[int, str], done: Mapping[
 
 
 def _collect_runs(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
-    """Accuracy and weights of what is done, for every variant."""
+    """Returns accuracy and weights of the finished runs of every variant."""
     found: dict[str, dict[Key, tuple[float, str]]] = {str(name): {} for name in runs.variant}
     columns = ["variant", "seed", "device_name", "torch", "test_accuracy", "weights"]
     for variant, *key, accuracy, weights in (
         runs[runs.status == "done"].reindex(columns=columns).itertuples(index=False)
     ):
-        known = isinstance(weights, str)  # what is not known is identical with nothing
+        known = isinstance(weights, str)  # unknown weights are identical with no others
         found[str(variant)][tuple(key)] = float(accuracy), weights if known else f"unknown, {variant} {key}"
     return found
 
 
 def count_not_done(runs: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """How many runs of every variant have which status but `done`, the statuses in the order of the alphabet."""
+    """Counts the runs of every variant by status, without `done`, in alphabetical order."""
     found: dict[str, Counter[str]] = {str(name): Counter() for name in runs.variant}
     for variant, status in runs[runs.status != "done"][["variant", "status"]].itertuples(index=False):
         found[str(variant)][status] += 1
@@ -286,7 +286,7 @@ def count_not_done(runs: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def describe_not_done(counts: Mapping[str, int]) -> str:
-    """`1 diverged, 2 missing`."""
+    """Returns `1 diverged, 2 missing`."""
     return ", ".join(f"{number} {status}" for status, number in counts.items())
 
 

@@ -1,6 +1,8 @@
-"""Results become tables. A table's cell is a value, not a text: `formats` writes it in Markdown, LaTeX, HTML and plain.
+"""From results to tables.
 
-A table column is added in `make_study_table`: a `Column`, and a cell for each level.
+A table's cell is a value, not a text: `formats` writes it in Markdown, LaTeX, HTML and plain.
+
+To add a table column, add a `Column` and a cell for each level in `make_study_table`.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from ablations.report.statistics import Effect
 
 @dataclass(frozen=True)
 class Number:
-    """A number, and how it is printed."""
+    """A number, and the text that is printed for it."""
 
     value: float
     text: str
     spread: str = ""
-    """Its standard deviation as printed, where one stands behind it."""
+    """Its standard deviation as it is printed, if it has one."""
 
 
 Words = tuple[str | Number, ...]
-"""Text and the numbers in it, in their order."""
+"""Text and numbers, in their order."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,16 @@ class Note:
 
     words: Words
     lasting: bool = False
-    """Whether a short table has it too: it says what a reader must know of the number."""
+    """Whether a short table has it too, because readers need it to understand the number."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands at one place of a table; each part may be empty."""
+    """The content of one place of a table. Each part may be empty."""
 
     value: Words = ()
     lacks: tuple[Words, ...] = ()
-    """What has no result, and so is not in the value: `1 missing`, `oom`."""
+    """What has no result and so is not in the value: `1 missing`, `oom`."""
 
     interval: tuple[Number, Number] | None = None
     """The 95 % t interval of the value."""
@@ -60,7 +62,7 @@ class Column:
     label: str
     unit: str = ""
     group: str = "accuracy"
-    """The columns of a group stand in one panel in LaTeX."""
+    """The columns of a group share a panel in LaTeX."""
 
     brief: bool = True
     """Whether a short table has it too."""
@@ -81,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A study, as it is read."""
+    """The table of a study."""
 
     name: str
     question: str
@@ -93,14 +95,14 @@ class Table:
 LEVEL, SEEDS, CHANGE, VERDICT = Column("Level"), Column("n"), Column("Change", "points"), Column("Verdict")
 ACCURACY = Column(METRICS["test_accuracy"].label, METRICS["test_accuracy"].unit)
 PUBLISHED = (Column("Test error", "%"), Column("Published error", "%"), Column("Published is"))
-"""The columns of a study that states published errors."""
+"""The columns of a study with published errors."""
 
 EFFECTS = (Column("Effect of"), Column("From -> to"), SEEDS, CHANGE, VERDICT)
 """The columns of a table of main effects and interactions."""
 
 
 def make_study_table(study: StudyResult) -> Table:
-    """The table of a study, rows in the grid's order."""
+    """Makes the table of a study, with rows in the order of the grid."""
     columns = (
         *(LEVEL, SEEDS, ACCURACY, CHANGE, VERDICT),
         *(_make_column(BESIDE_ACCURACY[key]) for key in study.beside),
@@ -117,7 +119,7 @@ def _make_column(metric: Metric) -> Column:
 
 
 def make_overall_table(results: Results) -> Table:
-    """The table of all variants; it names the studies that have another base."""
+    """Makes the table of all variants. Its caption names the studies that have another base."""
     overall, frames = results.overall, results.frames
     other = frames.studies.is_base & (frames.studies.variant != overall.base.variant)
     names = ", ".join(frames.studies[other].study)
@@ -127,7 +129,7 @@ def make_overall_table(results: Results) -> Table:
 
 
 def make_effects_table(study: StudyResult) -> Table | None:
-    """Main effects and interactions of a product study; None for any other."""
+    """Makes the table of main effects and interactions of a product study. Returns None for other studies."""
     if not study.effects:
         return None
     question = f"{study.question} Main effects and interactions".strip()
@@ -137,7 +139,7 @@ def make_effects_table(study: StudyResult) -> Table | None:
 
 
 def shorten(study: StudyResult) -> Table:
-    """The table of a study as a terminal and a README have room for: fewer measures, and the lasting notes alone."""
+    """Makes a short table of a study for a terminal or a README: fewer measures, and only the lasting notes."""
     table = make_study_table(study)
     kept = [place for place, column in enumerate(table.columns) if column.brief]
     rows = tuple(replace(row, cells=tuple(_drop_notes(row.cells[place]) for place in kept)) for row in table.rows)
@@ -150,7 +152,7 @@ def _drop_notes(cell: Cell) -> Cell:
 
 
 def _write_caption(study: StudyResult, costs: bool = True) -> str:
-    """The caption of a study's table."""
+    """Writes the caption of a study's table."""
     name = study.entry.name if study.entry else None
     return f"{explain_table(study.frames, name, costs)}{describe_provenance(study.frames)}"
 
@@ -182,7 +184,7 @@ def _fill_effect(effect: Effect) -> tuple[Cell, ...]:
 
 
 def spell_value(value: Any) -> Words:
-    """A field's value: its numbers as numbers, `8-16-32` too."""
+    """Returns a field's value as words, with its numbers as numbers, also in `8-16-32`."""
     if isinstance(value, list | tuple):
         parts = [spell_value(each) for each in value]
         return tuple(word for part in parts for word in ("-", *part))[1:]
@@ -191,7 +193,7 @@ def spell_value(value: Any) -> Words:
 
 
 def _make_name_cell(study: StudyResult, level: LevelResult) -> Cell:
-    """The level, the base marked; after a match, what is left over."""
+    """Makes the cell of a level's name, with a mark on the base and, after a match, the remaining difference."""
     notes = [Note(("base",), lasting=True)] if level.is_base and level.level != "base" else []
     if level.match:
         over = 100 * (level.match.reached / level.match.target - 1)
@@ -202,7 +204,7 @@ def _make_name_cell(study: StudyResult, level: LevelResult) -> Cell:
 
 
 def _make_accuracy_cell(level: LevelResult) -> Cell:
-    """`97.13 ± 0.28`, with what is not there."""
+    """Makes a cell such as `97.13 ± 0.28`, with what has no result."""
     lacks: tuple[Words, ...] = tuple((Number(n, str(n)), f" {status}") for status, n in level.not_done.items())
     if not level.n:
         return Cell(lacks=lacks)
@@ -220,7 +222,7 @@ def _make_beside_cell(level: LevelResult, key: str) -> Cell:
 
 
 def _make_change_cell(study: StudyResult, level: LevelResult) -> Cell:
-    """The change, with the number of pairs where it is not the difference of the means that the table shows."""
+    """Makes the cell of a change. Adds the number of pairs if it is not the difference of the means in the table."""
     cell = _make_difference_cell(level.difference, level.low, level.high)
     if not cell.value or level.pairs == level.n == study.base.n:
         return cell
@@ -229,7 +231,7 @@ def _make_change_cell(study: StudyResult, level: LevelResult) -> Cell:
 
 
 def _make_difference_cell(mean: float, low: float, high: float) -> Cell:
-    """`-1.30 [-1.72, -0.88]`: mean and 95 % interval in points; empty where there is none."""
+    """Makes a cell such as `-1.30 [-1.72, -0.88]`: mean and 95 % interval in points; empty without a mean."""
     if math.isnan(mean):
         return Cell()
     places = choose_places((high - low) / 2)
@@ -238,7 +240,7 @@ def _make_difference_cell(mean: float, low: float, high: float) -> Cell:
 
 
 def _make_chosen_cell(level: LevelResult, field: str) -> Cell:
-    """What was chosen for a level, marked where its list ends there; empty before there is a choice."""
+    """Makes the cell of a chosen value, with a mark at the end of its list; empty before a value is chosen."""
     if field not in level.chosen:
         return Cell()
     notes = (Note(("end of its list",), lasting=True),) if field in level.edges else ()
@@ -246,7 +248,7 @@ def _make_chosen_cell(level: LevelResult, field: str) -> Cell:
 
 
 def _make_published_cells(level: LevelResult) -> tuple[Cell, ...]:
-    """`4.60 [4.41, 4.79]`, `4.51`, `within`."""
+    """Makes cells such as `4.60 [4.41, 4.79]`, `4.51`, `within`."""
     found = level.published
     if found is None:
         return ()
@@ -261,7 +263,7 @@ def _make_published_cells(level: LevelResult) -> tuple[Cell, ...]:
 
 
 def _make_cost_cell(level: LevelResult, key: str) -> Cell:
-    """`1,234 (+3 %; IQR 5.0 %)`; where it was not measured, why."""
+    """Makes a cell such as `1,234 (+3 %; IQR 5.0 %)`. Without a measurement, it has the reason."""
     cost, metric = level.costs[key], METRICS[key]
     if math.isnan(cost.value):
         return Cell() if level.cost_status == "done" else Cell(lacks=((level.cost_status,),))
@@ -278,5 +280,5 @@ def _make_cost_cell(level: LevelResult, key: str) -> Cell:
 
 
 def format_percent(key: str, change: float) -> str:
-    """A cost's change in %: time repeats to some percent, counts and bytes exactly."""
+    """Returns a cost's change in %, without decimals for measures of time, because they repeat only to some percent."""
     return format_signed(100 * change, 0 if METRICS[key].timed else 1)

@@ -1,4 +1,4 @@
-"""Every number that can be cited, as it is printed in the tables."""
+"""Every number that can be cited, as the tables print it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ablations.report.results import LevelResult, Results
 from ablations.report.tables import format_percent
 
 Values = dict[tuple[str, str, str], str]
-"""(study, level, metric) -> the number as printed, without its unit."""
+"""(study, level, metric) -> the number as it is printed, without its unit."""
 
 DERIVED = {
     "n": "seeds that are done",
@@ -28,11 +28,14 @@ DERIVED = {
     **{f"{key}_change": f"{metric.label}: change against the base, in %"
        for key, metric in METRICS.items() if metric.compared},
 }  # fmt: skip
-"""What else of a table can be cited, and what it means."""
+"""Other values of a table that can be cited, with their meaning."""
 
 
 def collect_values(results: Results) -> Values:
-    """Every value that can be cited. Metrics are those of METRICS and DERIVED, and what tuning chose by field."""
+    """Returns every value that can be cited.
+
+    Metrics are those of METRICS and DERIVED, and the chosen values by field.
+    """
     return {
         (study.name, level.level, key): text
         for study in results.studies
@@ -42,7 +45,7 @@ def collect_values(results: Results) -> Values:
 
 
 def _list_values(level: LevelResult) -> dict[str, str]:
-    """The values of a level, as they are printed in its table."""
+    """Returns the values of a level, as its table prints them."""
     texts = {"n": str(level.n), "pairs": str(level.pairs), "verdict": level.verdict}
     spread, places = choose_places(level.sd), choose_places((level.high - level.low) / 2)
     numbers = {

@@ -1,1 +1,1 @@
-"""What lies on disk, and how it is kept whole: files, locks, records, the plan of a results folder."""
+"""Storage in a results folder that survives crashes: files, locks, records, the plan."""

@@ -1,7 +1,7 @@
-"""Files that are whole or not there: written aside, flushed to the disk, and only then named.
+"""Files that are complete or absent: written under a temporary name, flushed to the disk, and then renamed.
 
-A file on its way has a name that says which process writes it, `.HOST.PID.RANDOM.tmp`: `sweep` removes those of
-processes that are no more.
+The temporary name `.HOST.PID.RANDOM.tmp` contains the process that writes the file. `sweep` removes the temporary files
+of dead processes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ABANDONED = 24 * 60 * 60
-"""Seconds after which nobody can still be writing a file."""
+"""Seconds after which a temporary file is abandoned, whoever wrote it."""
 
 
 class StorageError(OSError):
-    """A file or folder that could not be written or read; its text names it and says why."""
+    """A file or folder that cannot be written or read. The message names it and gives the reason."""
 
     def __str__(self) -> str:
         return f"{self.filename} {self.strerror}"
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replaces a file's content, whole or not at all; leaves the file alone where nothing changes.
+    """Replaces a file's content completely or not at all. Does not write if the content is the same.
 
-    Raises StorageError, as all functions here.
+    Raises StorageError, like all functions here.
     """
     with _name_errors(path):
         if path.is_file() and path.read_bytes() == content:
@@ -38,9 +38,9 @@ def write(path: Path, content: bytes) -> None:
 
 
 def rotate(path: Path, before: Path, *content: bytes) -> None:
-    """Writes a file, piece after piece, and keeps what stood there as `before`, in the same folder.
+    """Writes a file, piece after piece, and keeps the previous file as `before`, in the same folder.
 
-    One of both is whole at any moment.
+    At least one of the two files is complete at any moment.
     """
     with _name_errors(path):
         _make_folder(path.parent)
@@ -51,7 +51,10 @@ def rotate(path: Path, before: Path, *content: bytes) -> None:
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Makes a file that is not there yet. Of two writers the first wins; False for the second."""
+    """Creates a file that does not exist yet.
+
+    If there are two writers, the first wins; returns False for the second.
+    """
     with _name_errors(path):
         _make_folder(path.parent)
         temporary = _write_aside(path.parent, content)
@@ -66,34 +69,38 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def read(path: Path) -> bytes:
-    """A file's content. Raises FileNotFoundError where there is none, StorageError where it cannot be read."""
+    """Reads a file's content. Raises FileNotFoundError if there is no file, StorageError if it cannot be read."""
     with _name_errors(path, "read"):
         return path.read_bytes()
 
 
 def move(path: Path, place: Path) -> None:
-    """Moves a file out of the way."""
+    """Moves a file to another place."""
     with _name_errors(place):
         _make_folder(place.parent)
         os.replace(path, place)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, if it is there."""
+    """Removes a file, if it exists."""
     with _name_errors(path, "removed"):
         path.unlink(missing_ok=True)
 
 
 def probe(folder: Path) -> None:
-    """Makes a folder where it is missing, and a file in it for a moment: raises StorageError where that fails."""
+    """Makes a folder if it is missing, and tests it with a temporary file.
+
+    Raises StorageError if it cannot be written.
+    """
     with _name_errors(folder):
         _make_folder(folder)
         os.unlink(_write_aside(folder, b"can this be written?"))
 
 
 def sweep(folder: Path) -> None:
-    """Removes what is left half-written in a folder, at any depth: by processes of this machine that are no more, and
-    by whomever for a day.
+    """Removes temporary files in a folder, at any depth.
+
+    These are the files of dead processes of this machine, and all files that are older than a day.
     """
     for path in folder.rglob(".*.*.*.tmp"):
         host, _, number = path.name[1:].rsplit(".", 2)[0].rpartition(".")
@@ -104,13 +111,13 @@ def sweep(folder: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine is there."""
+    """Returns whether a process of this machine exists."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # the process belongs to another user
     return True
 
 
@@ -125,7 +132,7 @@ def _name_errors(path: Path, deed: str = "written") -> Iterator[None]:
 
 
 def _make_folder(folder: Path) -> None:
-    """The folder and those above it, each known to the one that holds it."""
+    """Makes a folder and those above it, and flushes each parent folder to the disk."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -133,7 +140,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_aside(folder: Path, *content: bytes) -> str:
-    """A file in `folder` whose content has reached the disk."""
+    """Writes a temporary file in `folder`, flushes it to the disk and returns its name."""
     name = f"{folder}/.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -161,7 +168,7 @@ def _rename(temporary: str, path: Path) -> None:
 
 
 def _discard(name: str) -> None:
-    with suppress(OSError):  # the first failure is the one to tell
+    with suppress(OSError):  # the first error is the one to report
         os.unlink(name)
 
 

@@ -1,4 +1,4 @@
-"""Locks that the kernel frees when their holder dies: a device of this machine, and a results folder."""
+"""Locks on a device of this machine and on a results folder. The kernel releases them when their holder dies."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Any
 from ablations.storage.files import StorageError
 
 PATIENCE = 1.0
-"""Seconds for which a driver tries again to lock a folder: a status check holds the lock briefly."""
+"""Seconds for which locking a folder is tried again, because a status check holds the lock briefly."""
 
 
 class FolderInUse(RuntimeError):
-    """Somebody else works on the folder; the text says who."""
+    """Another process works on the folder. The message names it."""
 
 
 @contextmanager
 def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds a device of this machine, alone or with others; `waiting` is called once if somebody is in the way."""
+    """Locks a device of this machine, alone or shared. Calls `waiting` once if another process holds it."""
     file = f"densenet-ablations-{os.getuid()}-{name.replace(':', '-')}.lock"
     descriptor = os.open(os.path.join(tempfile.gettempdir(), file), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
@@ -41,20 +41,20 @@ def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iter
 
 @contextmanager
 def lock_folder(place: Path) -> Iterator[None]:
-    """Holds a results folder alone. Raises Held, StorageError for a folder that cannot be written."""
+    """Locks a results folder. Raises FolderInUse, and StorageError if the folder cannot be written."""
     path = place / ".lock"
     descriptor = _take(path)
     try:
         _sign(descriptor, place)
         yield
     finally:
-        if _is_file_of(path, descriptor):  # the folder may have been removed, and made anew by somebody else
+        if _is_file_of(path, descriptor):  # another process may have removed the folder and made it again
             path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def find_holder(place: Path) -> str:
-    """Who works on a results folder, `process 12 on host a since ...`; empty where nobody does."""
+    """Returns who works on a results folder, `process 12 on host a since ...`, or an empty text if nobody does."""
     path = place / ".lock"
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -67,7 +67,12 @@ def find_holder(place: Path) -> str:
 
 
 def _take(path: Path) -> int:
-    """The lock's descriptor. A file that its last holder removed meanwhile is not the lock any more."""
+    """Locks the file and returns its descriptor.
+
+    If the last holder removed the file meanwhile, tries again with a new one.
+
+    Raises FolderInUse and StorageError.
+    """
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -86,7 +91,7 @@ def _take(path: Path) -> int:
 
 
 def _sign(descriptor: int, place: Path) -> None:
-    """Writes into the lock who holds it."""
+    """Writes the holder into the lock file. Raises StorageError."""
     now = datetime.now(UTC).isoformat(" ", "seconds")
     try:
         os.ftruncate(descriptor, 0)
@@ -98,13 +103,16 @@ def _sign(descriptor: int, place: Path) -> None:
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:
-    """Takes the lock, or says that somebody else has it; where the file system has no locks, all have them."""
+    """Takes the lock and returns True, or returns False if another process holds it.
+
+    On a file system without locks, it always returns True.
+    """
     try:
         fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass  # whoever publishes a record first wins: two drivers without locks lose time, and no result
+        pass  # without locks, two drivers lose time but no results: the first to publish a record wins
     return True
 
 

@@ -1,6 +1,6 @@
-"""jobs.json: the plan of a results folder. With the records it is all that reporting needs, and all that a job needs.
+"""jobs.json: the plan of a results folder. Reports need only the plan and the records, jobs need only the plan.
 
-A variant, a job and a configuration are named by an id of sixteen hexadecimal digits; everything else refers to them.
+Variants, jobs and configurations have ids of sixteen hexadecimal digits. All other parts refer to these ids.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Fields = dict[str, Any]
 
 
 class NotResults(ValueError):
-    """A folder that holds no results."""
+    """The folder holds no results."""
 
 
 class Entry(BaseModel):
@@ -29,7 +29,7 @@ class Entry(BaseModel):
 
 
 class Match(Entry):
-    """A field solved so that a count of the variant comes nearest to the base's."""
+    """A field that is solved so that a count of the variant comes nearest to the base's."""
 
     measure: Literal["params", "macs"]
     field: str
@@ -46,21 +46,21 @@ class LevelEntry(Entry):
     """The fields that this level sets, `{"model.growth_rate": 12}`."""
 
     variant: str
-    """The variant with what was chosen for it; without a choice, as the grid declares it."""
+    """The id of the variant with the chosen values, or without a choice, as the grid declares it."""
 
     is_base: bool
     match: Match | None = None
     published: int | float | None = None
-    """Test error in % that was published for it."""
+    """Its published test error, in %."""
 
     declared: str
-    """The variant without its tuning: what the level is, whatever tuning chooses."""
+    """The id of the variant without tuning: it identifies the level for all choices of the tuning."""
 
     tuned_as: str | None = None
-    """The variant whose tuning decides for this level: itself or the base; None where nothing is tuned."""
+    """The id of the variant whose tuning decides for this level, itself or the base; None without tuning."""
 
     follows_base: bool = False
-    """Whether it takes what is chosen for the base."""
+    """Whether it takes the values that are chosen for the base."""
 
 
 class StudyEntry(Entry):
@@ -71,7 +71,7 @@ class StudyEntry(Entry):
     axes: tuple[str, ...]
     seeds: tuple[int, ...]
     published_source: str = ""
-    """Where the published errors stand."""
+    """The source of the published errors."""
 
     levels: tuple[LevelEntry, ...]
 
@@ -80,34 +80,34 @@ class VariantEntry(Entry):
     """A configuration without its seed."""
 
     cost: str | None
-    """The job that measures what it costs; None where that depends on what is yet to be chosen."""
+    """The id of the job that measures its cost; None if this depends on values that are not chosen yet."""
 
     data: str
     """The name of its data set, for readers."""
 
     fields: Fields
-    """Every field, defaults too, as `section.key`; null where tuning has yet to choose."""
+    """Every field as `section.key`, including defaults; null for a field that tuning has not chosen yet."""
 
 
 class CandidateEntry(Entry):
-    """One combination of the values that are tuned over."""
+    """One combination of the values that tuning chooses from."""
 
     fields: Fields
     trials: tuple[str, ...]
-    """Its trainings, a job for each seed."""
+    """The ids of its trials, one for each seed."""
 
 
 class TuningEntry(Entry):
-    """A variant that is tuned: over what, by which trials, and what was chosen."""
+    """A variant that is tuned: its values, its trials, and the choice."""
 
     variant: str
     becomes: str
-    """The variant with what was chosen."""
+    """The id of the variant with the chosen values."""
 
     name: str
     values: dict[str, list[Any]]
     ends: dict[str, list[Any]]
-    """The first and the last value of each list of numbers, where the field allows values beyond it."""
+    """The least and the greatest value of each list of numbers, each only if the field allows values beyond it."""
 
     base: Fields
     schedule: Fields
@@ -132,13 +132,15 @@ class JobEntry(Entry):
 
 
 class ConfigurationEntry(Entry):
-    """What a job is made from."""
+    """The configuration of a job."""
 
     identity: Fields
-    """The fields that are hashed and recorded; with the seed and the kind of the job they give its id."""
+    """The fields that are hashed and recorded. Together with the seed and the kind of the job, they determine its
+    id."""
 
     beside: dict[str, Fields] = {}
-    """Fields that change no result, by section: what is kept, and where the data lies, seen from the results folder."""
+    """Fields that change no result, by section: what is saved, and the place of the data relative to the results
+    folder."""
 
 
 class Manifest(Entry):
@@ -147,10 +149,10 @@ class Manifest(Entry):
     title: str
     seeds: tuple[int, ...]
     machine: Fields
-    """What costs are measured on, and so a part of their ids."""
+    """The machine on which costs are measured, which is part of their ids."""
 
     options: tuple[str, ...]
-    """What of the command line was laid over the grid file."""
+    """The settings of the command line that replace parts of the grid file."""
 
     variants: dict[str, VariantEntry]
     studies: tuple[StudyEntry, ...]
@@ -161,7 +163,7 @@ class Manifest(Entry):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The plan of a results folder. Raises NotResults where there is none, or a damaged one."""
+        """Reads the plan of a results folder. Raises NotResults if it is missing or damaged."""
         path = folder / NAME
         again = "delete it, and `ablate run` with the grid of this folder makes it anew"
         try:
@@ -180,16 +182,16 @@ class Manifest(Entry):
         files.write(folder / NAME, records.seal(self.model_dump(mode="json")))
 
     def study(self, name: str) -> StudyEntry:
-        """The study of this name. Raises KeyError."""
+        """Returns the study of this name. Raises KeyError."""
         return {study.name: study for study in self.studies}[name]
 
     def levels(self, study: str | None = None) -> list[LevelEntry]:
-        """The levels of one study, or of all."""
+        """Returns the levels of one study, or of all studies."""
         return [level for each in self.studies if study in (None, each.name) for level in each.levels]
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong: `it has no variants`, `jobs.3.kind: Input should be ...`."""
+    """Returns the first error as text: `it has no variants`, `jobs.3.kind: Input should be ...`."""
     detail = error.errors()[0]
     place = ".".join(map(str, detail["loc"]))
     return f"it has no {place!r}" if detail["type"] == "missing" else f"{place}: {detail['msg']}"

@@ -1,4 +1,4 @@
-"""The folder of what may be deleted at any time: decoded data, downloads, checksums, predictions."""
+"""The cache folder, which may be deleted at any time: decoded data, downloads, checksums, predictions."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The cache: `densenet-ablations` below $XDG_CACHE_HOME or, if that is not set, below ~/.cache."""
+    """Returns the cache folder: `densenet-ablations` in $XDG_CACHE_HOME or, if that is not set, in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densenet-ablations"

@@ -1,7 +1,7 @@
-"""The store of results: one JSON file per finished job, published once, verified on every read.
+"""The store of results: one JSON file for each finished job, published once and verified on every read.
 
-A record is a dictionary with an `id`. Its file ends in the SHA-256 of all lines before that one, so that
-`head -n -2 FILE | sha256sum` verifies it without this program.
+A record is a dictionary with an `id`. The end of its file contains the SHA-256 of all lines before it, so that
+`head -n -2 FILE | sha256sum` verifies the file without this program.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ Record = dict[str, Any]
 
 
 class Damaged(ValueError):
-    """A file that is not the record that was published."""
+    """The file is not a record as it was published."""
 
 
 def canonical_json(value: Any) -> bytes:
-    """One JSON text per value: sorted keys, no white space, no NaN. What is hashed."""
+    """Writes a value as JSON that can be hashed: sorted keys, no white space, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def pretty_json(value: Any) -> bytes:
-    """The value as a file to read, keys in their own order."""
+    """Writes a value as JSON for readers, with its keys in their own order."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def seal(record: Record) -> bytes:
-    """The record as a file that tells every change of it."""
+    """Writes a record with a checksum that reveals every change."""
     lines = pretty_json(record).removesuffix(b"\n}\n") + b",\n"
     return lines + _checksum_line(lines)
 
 
 def unseal(content: bytes) -> Record:
-    """The record in such a file, byte for byte as it was sealed. Raises ValueError for anything else."""
+    """Reads a record from such a file. Raises ValueError unless it is byte for byte as it was sealed."""
     length = len(_checksum_line(b""))
     if not content[-length:].startswith(b' "checksum": "'):
         raise ValueError("there is no checksum at its end: it was cut off, or changed, or made by an earlier version")
@@ -51,16 +51,16 @@ def unseal(content: bytes) -> Record:
 
 
 def pack_bits(bits: np.ndarray) -> str:
-    """Booleans as hexadecimal text, four a digit; the last byte is filled up with zeros.
+    """Writes booleans as hexadecimal text, four per digit. The last byte is filled up with zeros.
 
-    >>> packed(np.array([True, False, False, False, True]))
+    >>> pack_bits(np.array([True, False, False, False, True]))
     '88'
     """
     return np.packbits(bits).tobytes().hex()
 
 
 def unpack_bits(text: str, count: int) -> np.ndarray:
-    """The first `count` booleans of such a text, `(count,)`. Raises ValueError where it holds other than so many."""
+    """Reads the first `count` booleans of such a text, `(count,)`. Raises ValueError if the text has another length."""
     octets = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
     if len(octets) != -(-count // 8):
         raise ValueError(f"{8 * len(octets)} bits are not those of {count} images")
@@ -68,19 +68,22 @@ def unpack_bits(text: str, count: int) -> np.ndarray:
 
 
 def publish(folder: Path, record: Record) -> bool:
-    """Makes a record permanent in `folder`/records. Of two writers the first wins; False for the second."""
+    """Publishes a record in `folder`/records.
+
+    If there are two writers, the first wins; returns False for the second.
+    """
     return files.create(folder / "records" / f"{record['id']}.json", seal(record))
 
 
 def note_attempt(folder: Path, attempt: Record) -> None:
-    """Keeps what failed in `folder`/attempts, beside earlier attempts of the same job."""
+    """Adds the note of a failure to `folder`/attempts, beside earlier notes of the same job."""
     number = 1
     while not files.create(folder / "attempts" / f"{attempt['id']}-{number}.json", seal(attempt)):
         number += 1
 
 
 def read(path: Path) -> Record:
-    """A record as it was published. Raises Damaged for anything else, StorageError for what cannot be read."""
+    """Reads a record. Raises Damaged unless it is as it was published, StorageError if it cannot be read."""
     try:
         record = unseal(files.read(path))
     except (ValueError, RecursionError) as error:
@@ -91,12 +94,12 @@ def read(path: Path) -> Record:
 
 
 def load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
-    """All whole records of a results folder by id, and the paths of the damaged ones."""
+    """Reads a results folder: returns all intact records by id, and the paths of the damaged ones."""
     return _load(folder / "records")
 
 
 def load_attempts(folder: Path) -> dict[str, list[Record]]:
-    """What failed, by job id, oldest first; a damaged note of a failure says nothing and is left out."""
+    """Returns the notes of failures by job id, oldest first. Damaged notes are left out."""
     whole = {name: each for name, each in _load(folder / "attempts")[0].items() if name.partition("-")[2].isdecimal()}
     attempts: dict[str, list[Record]] = {}
     for name in sorted(whole, key=lambda name: int(name.partition("-")[2])):
@@ -105,7 +108,7 @@ def load_attempts(folder: Path) -> dict[str, list[Record]]:
 
 
 def set_aside(path: Path) -> Path:
-    """Moves a damaged record out of the way, into `damaged`/ beside it; returns where it lies."""
+    """Moves a damaged record to `damaged`/ beside it, and returns its new path."""
     place = path.parent / "damaged" / path.name
     number = 0
     while place.exists():
@@ -124,7 +127,7 @@ def _load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
         except Damaged:
             damaged.append(path)
         except FileNotFoundError:
-            continue  # set aside by somebody else just now
+            continue  # another process has just moved it
     return whole, damaged
 
 

@@ -1,1 +1,1 @@
-"""A network is trained and tested, with a state on disk from which the training goes on bit for bit."""
+"""Training and testing of a network, with checkpoints from which a training resumes bit for bit."""

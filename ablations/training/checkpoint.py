@@ -1,4 +1,4 @@
-"""Where a training is, as a state in memory and as a checkpoint on disk: from it the training goes on bit for bit."""
+"""The state of a training, in memory and as a checkpoint on disk. A training resumes from it bit for bit."""
 
 from __future__ import annotations
 
@@ -25,56 +25,57 @@ FOLDER = "checkpoints"
 """The folder of checkpoints within a results folder."""
 
 LAYOUT = 2
-"""The version of the checkpoint's layout; a checkpoint of another version is not used."""
+"""The version of the checkpoints' layout. A checkpoint with another version is not used."""
 
 
 class StopRequested(RuntimeError):
-    """The training was asked to stop; its state is kept."""
+    """The training was asked to stop. Its state is saved."""
 
 
 @dataclass
 class State:
-    """All that the next step of a training depends on, and what was gathered on the way to it."""
+    """Everything that the next step of a training depends on, and the values that were collected so far."""
 
     network: nn.Module
     average: nn.Module | None
-    """The network with averaged weights, where there is one."""
+    """The network with averaged weights, if there is one."""
 
     optimizer: torch.optim.Optimizer
     order: Tensor
-    """State of the generator that orders the images, before it drew the present epoch's order."""
+    """State of the generator that orders the images, before it draws the order of the current epoch."""
 
     history: list[Epoch] = field(default_factory=list)
-    """The lines of the finished epochs."""
+    """The finished epochs."""
 
     steps: int = 0
-    """Done in the present epoch."""
+    """The number of finished steps of the current epoch."""
 
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
-    """For each step of the present epoch, on the device: loss, norm of the gradient, images classified rightly."""
+    """One value for each step of the current epoch, on the device: loss, norm of the gradient, correctly classified
+    images."""
 
     seconds: float = 0.0
     """Seconds that these steps took."""
 
     watch: Stopwatch = field(default_factory=Stopwatch)
-    """Seconds of all work, that before the present process too, as far as checkpoints tell."""
+    """Seconds of all work, including earlier processes as far as checkpoints record them."""
 
     resumes: int = 0
-    """How often the training was taken up again."""
+    """How often the training was resumed."""
 
     mixed: bool = False
-    """Whether a part was made on another device, or by other code or versions."""
+    """Whether parts of the training ran on different devices, or with different code or versions."""
 
     def end_epoch(self, line: Epoch, order: Tensor) -> None:
-        """Goes over to the next epoch."""
+        """Adds the finished epoch to the history and starts the next one."""
         self.history.append(line)
         self.order, self.steps, self.seconds = order, 0, 0.0
         self.losses, self.norms, self.correct = [], [], []
 
     def dump(self) -> dict[str, Tensor]:
-        """The state as tensors in the CPU's memory; everything else is JSON in one of them."""
+        """Returns the state as tensors in the CPU's memory. The tensor `values` holds everything else, as JSON."""
         gathered = {name: torch.stack(getattr(self, name)) for name in GATHERED if self.steps}
         generators = {"order": self.order, "torch": torch.get_rng_state()}
         if torch.cuda.is_initialized():
@@ -100,9 +101,9 @@ class State:
         return {**tensors, "values": torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Goes on from a dumped state.
+        """Restores a dumped state.
 
-        Raises ValueError or LookupError for another training's, and changes nothing then.
+        Raises ValueError or LookupError for the state of another training, and then changes nothing.
         """
         values, groups = _opened(tensors)
         pairs = [(_tensors(self.network), groups["network"])]
@@ -118,7 +119,7 @@ class State:
         parts = {name: self.watch.parts[name] + seconds for name, seconds in values["parts"].items()}
         device = next(iter(_tensors(self.network).values())).device
         found |= {name: list(groups["gathered"][name].to(device).unbind()) for name in GATHERED if found["steps"]}
-        # from here on nothing can be wrong with it
+        # nothing below can fail
         with torch.no_grad():
             for own, kept in pairs:
                 for name, tensor in own.items():
@@ -130,12 +131,12 @@ class State:
             setattr(self, name, value)
 
     def _trained(self) -> dict[str, Tensor]:
-        """The parameters that the optimizer has, by name."""
+        """Returns the parameters that the optimizer trains, by name."""
         held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         return {name: parameter for name, parameter in self.network.named_parameters() if id(parameter) in held}
 
     def _momenta(self) -> dict[str, Tensor]:
-        """The optimizer's state, parameter by parameter."""
+        """Returns the tensors of the optimizer's state, by names of parameter and tensor."""
         return {
             f"{name} {key}": value
             for name, parameter in self._trained().items()
@@ -146,9 +147,9 @@ class State:
     def _take_momenta(self, kept: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
         for key, tensor in kept.items():
             parameter = trained[_owner(key)]
-            if tensor.shape == parameter.shape:  # and lies in memory as the optimizer would have laid it
+            if tensor.shape == parameter.shape:  # the optimizer's memory layout, which is the parameter's
                 tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-            elif self.optimizer.defaults.get("fused"):  # it counts its steps where its parameters are
+            elif self.optimizer.defaults.get("fused"):  # a fused optimizer counts its steps on the parameters' device
                 tensor = tensor.to(parameter.device)
             self.optimizer.state[parameter][key.rpartition(" ")[2]] = tensor
 
@@ -163,7 +164,10 @@ class State:
 
 
 def _opened(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Values and groups of tensors of a dumped state. Raises ValueError or LookupError for anything else."""
+    """Returns the values and the groups of tensors of a dumped state.
+
+    Raises ValueError or LookupError for anything else.
+    """
     values = json.loads(tensors["values"].numpy().tobytes())
     if values["layout"] != LAYOUT or not {"python", "numpy"} < values.keys():
         raise ValueError("it is of another layout")
@@ -182,39 +186,40 @@ COUNTED = ("steps", "seconds", "resumes", "mixed")
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one job: the latest, and the one before it in case that one is damaged."""
+    """The checkpoints of one job: the latest, and the previous one in case the latest is damaged."""
 
     folder: Path
     """The results folder."""
 
     job: str
     environment: Mapping[str, Any]
-    """Device, versions and code of the suite: a training that goes on in another one is `mixed`."""
+    """Device, versions and code of the suite. A training that resumes with other ones is `mixed`."""
 
     source: Mapping[str, str] = field(default_factory=dict)
-    """The source of a network written elsewhere: when it has changed, the training starts anew."""
+    """The source of a network written elsewhere. If it has changed, the training starts again from the beginning."""
 
     written: Callable[[tuple[int, int]], None] = lambda place: None
-    """Called when a checkpoint is whole, with the epochs and the steps of the next one that are in it; by whichever
-    thread has written it."""
+    """Called after a checkpoint was written, by the thread that wrote it, with its finished epochs and the finished
+    steps of the next epoch."""
 
     @property
     def paths(self) -> tuple[Path, Path]:
-        """The latest and the one before."""
+        """The paths of the latest and the previous checkpoint."""
         place = self.folder / FOLDER
         return place / f"{self.job}.latest", place / f"{self.job}.before"
 
     def write(self, dumped: Mapping[str, Tensor], place: tuple[int, int]) -> None:
-        """Writes a dumped state. Raises StorageError."""
+        """Writes a dumped state as the latest checkpoint. Raises StorageError."""
         made = json.dumps([dict(self.environment), dict(self.source)], sort_keys=True)
         content = save({**dumped, "made": torch.frombuffer(bytearray(made, "utf-8"), dtype=torch.uint8)})
-        files.rotate(*self.paths, hashlib.sha256(content).digest(), content)  # one string were one copy more
+        files.rotate(*self.paths, hashlib.sha256(content).digest(), content)  # joining them would copy the content
         self.written(place)
 
     def restore(self, state: State) -> None:
-        """Brings the state to where the latest whole checkpoint is; leaves it alone where there is none.
+        """Restores the state from the latest intact checkpoint. Does nothing if there is none.
 
-        What is damaged, or another training's, is removed. Raises StorageError for what cannot be read now.
+        Removes checkpoints that are damaged or belong to another training. Raises StorageError if a file cannot be read
+        now.
         """
         for path in self.paths:
             try:
@@ -227,7 +232,7 @@ class CheckpointStore:
             return
 
     def clear(self) -> None:
-        """Removes the checkpoints of a job that is on record. Raises StorageError."""
+        """Removes the checkpoints of a job that has a record. Raises StorageError."""
         for path in self.paths:
             files.remove(path)
 
@@ -244,7 +249,7 @@ class CheckpointStore:
 
 
 class AsyncCheckpointer:
-    """Keeps a training's states on its store: copied at once, and written in a thread while the training goes on."""
+    """Saves the states of a training: copies them at once, and writes them in a thread while training goes on."""
 
     def __init__(self, store: CheckpointStore | None) -> None:
         self._shelf = store
@@ -252,22 +257,22 @@ class AsyncCheckpointer:
         self._writing: Future[None] | None = None
 
     def save(self, state: State) -> None:
-        """Waits for the previous write, then writes the present state in the background.
+        """Waits for the previous write, then writes the current state in the background.
 
-        Raises StorageError where the previous write failed.
+        Raises StorageError if the previous write failed.
         """
         self.wait()
         if self._shelf is not None:
             self._writing = self._thread.submit(self._shelf.write, state.dump(), (len(state.history), state.steps))
 
     def wait(self) -> None:
-        """Returns when what was kept is whole. Raises StorageError where it could not be written."""
+        """Waits until the last state is written. Raises StorageError if the write failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Waits for the last write and ends the thread. Raises StorageError where the write failed."""
+        """Waits for the last write and ends the thread. Raises StorageError if the write failed."""
         try:
             self.wait()
         finally:
@@ -275,12 +280,12 @@ class AsyncCheckpointer:
 
 
 def _owner(key: str) -> str:
-    """The parameter that a momentum belongs to."""
+    """Returns the name of the parameter that a tensor of the optimizer's state belongs to."""
     return key.rpartition(" ")[0]
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, also those that a state dict leaves out."""
+    """Returns parameters and buffers by name, including buffers that a state dict leaves out."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 

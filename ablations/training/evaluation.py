@@ -1,4 +1,4 @@
-"""What a network is worth on images: accuracy, loss, calibration."""
+"""Evaluation of a network on images: accuracy, loss, calibration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ablations.training.checkpoint import StopRequested
 from ablations.training.step import prepare_images, score
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
-"""Images at once; on a CPU, feature maps of 512 images take three times as long as those of 64, nearer its caches."""
+"""Images per batch. On a CPU, 64 images are three times as fast as 512, because their feature maps fit better into
+caches."""
 
 BINS = 15
 """Bins of confidence for the calibration error, as in Guo et al. 2017."""
@@ -25,29 +26,30 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network is worth on some images."""
+    """The results of a network on some images."""
 
     accuracy: float
-    """The share of the images that are classified rightly, in %."""
+    """The share of the images that are classified correctly, in %."""
 
     loss: float
     """Cross-entropy in nats, without label smoothing."""
 
     top5_accuracy: float | None
-    """The share of the images whose class is among the five highest scores, in %; None up to ten classes."""
+    """The share of the images whose class is among the five highest scores, in %; None for at most ten classes."""
 
     calibration_error: float
     """The mean distance between confidence and accuracy over 15 bins of confidence, in % (Guo et al. 2017)."""
 
     per_class_accuracy: tuple[float | None, ...]
-    """The share of each class that is classified rightly, in %; None for a class without images."""
+    """The share of the images of each class that are classified correctly, in %; None for a class without images."""
 
     outcomes: str
-    """Which images were classified rightly: a bit each, in the images' order, as `packed` writes them."""
+    """Which images were classified correctly: one bit per image, in the order of the images, as `pack_bits` writes
+    them."""
 
     mistakes: str
-    """The predicted class of each wrongly classified image, in the images' order: every class takes as many hexadecimal
-    digits as the highest one needs."""
+    """The predicted class of each wrongly classified image, in the order of the images, as hexadecimal digits. Each
+    class is written with as many digits as the highest one needs."""
 
 
 @torch.no_grad()
@@ -58,7 +60,10 @@ def evaluate(
     config: TrainConfig,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """What the network is worth on the images, in eval mode; leaves it in eval mode. Raises Stopped when asked to."""
+    """Evaluates the network on the images, in eval mode, and leaves it in eval mode.
+
+    Raises StopRequested if `stopping` returns True.
+    """
     network.eval()
     places = torch.arange(len(images), device=images.labels.device).split(EVALUATION_BATCH[images.labels.device.type])
 
@@ -89,7 +94,7 @@ def evaluate(
 
 
 def calibration_error(scores: Tensor, right: Tensor) -> float:
-    """Expected calibration error in %, over 15 equal bins of confidence (Guo et al. 2017, equation 3)."""
+    """Returns the expected calibration error in %, over 15 equal bins of confidence (Guo et al. 2017, equation 3)."""
     confidence = scores.double().softmax(1).amax(1)
     bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
     gaps = torch.zeros(BINS, dtype=torch.double, device=scores.device)

@@ -1,4 +1,4 @@
-"""What a training tells those who observe it."""
+"""The events that a training reports to its observer."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is; told about once a second, and at the end of an epoch's steps."""
+    """The progress of a training, reported about once a second and after the last step of an epoch."""
 
     epochs: float
-    """How many are done, with the part of the present one."""
+    """The number of finished epochs, including the finished part of the current one."""
 
     loss: float
-    """The latest step's, or the epoch's mean, in nats."""
+    """The loss of the latest step, or the mean over the epoch after its last step, in nats."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """A finished epoch, which is one line of the history.
+    """A finished epoch, which is one entry of the history.
 
-    Accuracies are in %, losses in nats; those of training are averages over the epoch's images.
+    Accuracies are in %, losses in nats. Those of training are averages over the images of the epoch.
     """
 
     epoch: int
     train_loss: float
-    """What was minimised, label smoothing included, of the images as they were trained."""
+    """The loss that was minimised: with label smoothing, on the augmented images."""
 
     train_accuracy: float
     validation_loss: float | None
-    """The loss on the validation images at this epoch's end, where they were evaluated."""
+    """The loss on the validation images at the end of the epoch, if they were evaluated."""
 
     validation_accuracy: float | None
     test_loss: float | None
-    """The loss on the test images, where a test curve was asked for."""
+    """The loss on the test images, if a test curve was requested."""
 
     test_accuracy: float | None
     learning_rate: float
-    """At the epoch's last step."""
+    """The learning rate at the last step of the epoch."""
 
     gradient_norm: float
     """Euclidean norm of the gradient of all parameters, before clipping, averaged over the epoch's steps."""
 
     images: int
-    """How many images were trained on."""
+    """The number of training images in the epoch."""
 
     seconds: float
     """Seconds of the training steps, without evaluation and checkpoints."""
 
 
 Observer = Callable[[Progress | Epoch], None]
-"""Called with what a training tells, in its own thread: a slow observer makes the training slow."""
+"""Called with each event, in the thread of the training: a slow observer makes the training slow."""

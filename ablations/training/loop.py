@@ -1,4 +1,4 @@
-"""Trains a network: `train(network, data, config, seed) -> Outcome`. Every random choice has its own stream."""
+"""Training of a network: `train(network, data, config, seed) -> Outcome`. Every random choice has its own stream."""
 
 from __future__ import annotations
 
@@ -34,39 +34,40 @@ from densenet import Config, build
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
+    """The loss or the norm of the gradient is not finite."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training gives."""
+    """The results of a training."""
 
     history: tuple[Epoch, ...]
     steps: int
     test: Evaluation | None
-    """The test of the last weights, or of their average where there is one; None where there was no test."""
+    """The evaluation on the test images, of the averaged weights if there are any, else of the last weights; None
+    without a test."""
 
     validation: Evaluation | None
     weights: str
-    """SHA-256 of the parameters and buffers that were tested."""
+    """SHA-256 of the parameters and buffers of the tested network."""
 
     network: nn.Module
     """The network that was tested."""
 
     resumes: int
-    """How often the training was taken up again."""
+    """How often the training was resumed."""
 
     mixed: bool
-    """Whether a part was made on another device, or by other code or versions."""
+    """Whether parts of the training ran on different devices, or with different code or versions."""
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """The seed of one purpose: changing the architecture moves no draw of another purpose."""
+    """Derives the seed of one purpose: a change of the architecture changes no random numbers of other purposes."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7])
 
 
 def make_network(model: Config, seed: int, device: torch.device) -> nn.Module:
-    """A network whose weights depend on its configuration and the seed alone, drawn on the CPU."""
+    """Makes a network whose weights depend only on its configuration and the seed. They are drawn on the CPU."""
     _seed_generators(derive_seed(seed, "initialisation"))
     network = build(model)
     _seed_generators(derive_seed(seed, "dropout"))
@@ -74,7 +75,7 @@ def make_network(model: Config, seed: int, device: torch.device) -> nn.Module:
 
 
 def _seed_generators(seed: int) -> None:
-    """Seeds every generator that a network may draw from."""
+    """Seeds every generator that a network may use."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -82,7 +83,7 @@ def _seed_generators(seed: int) -> None:
 
 @dataclass(frozen=True)
 class _Course:
-    """What stays the same over a training."""
+    """The values that stay the same during a training."""
 
     data: Dataset
     variation: DataConfig
@@ -90,23 +91,23 @@ class _Course:
     seed: int
     per_epoch: int
     total: int
-    """Steps."""
+    """The number of steps of the whole training."""
 
     tested: bool
-    """Whether the test images are looked at."""
+    """Whether the network is evaluated on the test images."""
 
     observe: Observer
     checkpointer: AsyncCheckpointer
     stopping: Callable[[], bool]
 
     def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The inputs of each batch of training images, `(N, C, H, W)`: normalised and varied."""
+        """Yields the inputs for each batch of training images, `(N, C, H, W)`: augmented and normalised."""
         draw = derive_seed(self.seed, f"augmentation {epoch}")
         for images in augment(self.data, batches, draw, self.variation):
             yield prepare_images(images, self.config)
 
     def checkpoint(self, state: State) -> None:
-        """Saves the state; the device has done its steps."""
+        """Saves the state. The device must have finished its steps."""
         state.watch.read()
         state.watch.lap("rest")
         self.checkpointer.save(state)
@@ -128,22 +129,22 @@ def train(
     """Trains a network in place and tests it once, after the last epoch.
 
     Args:
-        network: in any state; its parameters are what the training starts from.
+        network: trained from its current parameters.
         data: on the device of the network.
         variation: how the images are augmented.
         config: the recipe.
-        seed: of the data's order and of augmentation; see `stream`.
-        observe: is told `Progress` about once a second and at the end of an epoch's steps, and an `Epoch` when it has
-            been evaluated.
-        store: the checkpoints, from which the training goes on, bit for bit. New ones are written at every epoch's
-            end, in between after `checkpoint_seconds`, and when it is `stopping`.
-        stopping: whether somebody has asked to stop.
+        seed: of the order of the images and of augmentation; see `derive_seed`.
+        observe: called with `Progress` about once a second and after the last step of an epoch, and with `Epoch` after
+            the evaluations of an epoch.
+        store: the checkpoints, from which the training resumes bit for bit. New ones are written at the end of each
+            epoch, every `checkpoint_seconds` in between, and when `stopping` returns True.
+        stopping: returns whether a stop was requested.
         watch: counts the seconds of each part of the work.
-        tested: whether the test images are looked at.
+        tested: whether the network is evaluated on the test images.
 
     Raises:
-        Stopped: when it was `stopping`; the state is kept.
-        Diverged: names the step at which the loss or the gradient's norm was no number.
+        StopRequested: `stopping` returned True; the state is saved.
+        Diverged: the loss or the norm of the gradient is not finite; the message says at which step.
         StorageError: a checkpoint could not be written.
 
     """
@@ -167,7 +168,7 @@ def train(
 
 
 def _train_epochs(state: State, course: _Course) -> Outcome:
-    """All epochs that are left, and the evaluations."""
+    """Runs the remaining epochs and the evaluations. Raises Diverged if an evaluation's loss is not finite."""
     data, config, stopping = course.data, course.config, course.stopping
     final = state.network if state.average is None else state.average
     per_epoch, total = course.per_epoch, course.total
@@ -194,9 +195,9 @@ def _train_epochs(state: State, course: _Course) -> Outcome:
 
 
 def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Epoch:
-    """The steps of an epoch that are left.
+    """Runs the remaining steps of an epoch. Raises StopRequested and Diverged.
 
-    Nothing is read from the device but at its end, once a second to show progress, and for checkpoints.
+    Values are read from the device only after the last step, once a second to show progress, and for checkpoints.
     """
     state.network.train()
     config, labels_of = course.config, course.data.train.labels
@@ -228,10 +229,10 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
             shown = now
             course.observe(Progress(number + state.steps / course.per_epoch, loss.item()))
     line = _summarise_epoch(state, course, [len(batch) for batch in batches])
-    if left:  # else it is kept as it is
+    if left:  # else no step was done, and the state needs no new checkpoint
         state.seconds += time.perf_counter() - begun
         course.checkpoint(state)
-        if course.data.train.forks:  # the writing thread must have ended before the next batches are read
+        if course.data.train.forks:  # the thread that writes must end before the data loader forks
             course.checkpointer.wait()
             state.watch.lap("checkpoint")
     if course.stopping():
@@ -241,7 +242,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
 
 
 def _check_finite(state: State, course: _Course) -> None:
-    """Raises Diverged, naming the step: what has diverged is neither reported nor kept."""
+    """Raises Diverged, with the number of the step, so that diverged values are neither reported nor saved."""
     number = len(state.history)
     for what, gathered in (("loss", state.losses), ("gradient's norm", state.norms)):
         values = torch.stack(gathered)
@@ -253,7 +254,7 @@ def _check_finite(state: State, course: _Course) -> None:
 
 
 def _summarise_epoch(state: State, course: _Course, sizes: Sequence[int]) -> Epoch:
-    """The history's line of an epoch whose steps are done. Raises Diverged."""
+    """Returns the history's entry for an epoch whose steps are finished. Raises Diverged."""
     _check_finite(state, course)
     number, each, steepness = len(state.history), torch.stack(state.losses), torch.stack(state.norms)
     weights = torch.tensor(sizes, dtype=each.dtype, device=each.device)
@@ -266,7 +267,7 @@ def _summarise_epoch(state: State, course: _Course, sizes: Sequence[int]) -> Epo
 
 
 def _add_evaluations(epoch: Epoch, validation: Evaluation | None, test: Evaluation | None) -> Epoch:
-    """The line with what was evaluated at its end."""
+    """Returns the entry with the results of the evaluations at the end of the epoch."""
     return replace(
         epoch,
         validation_loss=validation.loss if validation else None,
@@ -277,7 +278,7 @@ def _add_evaluations(epoch: Epoch, validation: Evaluation | None, test: Evaluati
 
 
 def hash_weights(network: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers, by name."""
+    """Returns the SHA-256 of all parameters and buffers, with their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + b"\0")

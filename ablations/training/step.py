@@ -1,4 +1,4 @@
-"""One step of training: precision, optimizer, rate, loss, average of the weights."""
+"""One training step: precision, optimizer, learning rate, loss, average of the weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from ablations.config import TrainConfig
 
 
 def prepare(network: nn.Module, config: TrainConfig) -> nn.Module:
-    """The same network in the precision and memory format of the training."""
+    """Brings a network into the precision and memory format of the training, in place, and returns it.
+
+    Also sets torch's options for TF32 and for deterministic algorithms.
+    """
     torch.use_deterministic_algorithms(config.deterministic and torch.cuda.is_available())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    for tensor in (*network.parameters(), *network.buffers()):  # as Module.to, which tensors without storage refuse
+    for tensor in (*network.parameters(), *network.buffers()):  # Module.to fails for tensors without storage
         if config.precision == "fp64" and tensor.is_floating_point():
             tensor.data = tensor.data.double()
         if config.memory_format == "channels_last" and tensor.dim() == 4:
@@ -26,13 +29,13 @@ def prepare(network: nn.Module, config: TrainConfig) -> nn.Module:
 
 
 def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:
-    """Normalised images in the precision and memory format of the training."""
+    """Returns normalised images in the precision and memory format of the training."""
     images = images.double() if config.precision == "fp64" else images
     return images.contiguous(memory_format=torch.channels_last) if config.memory_format == "channels_last" else images
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW; in one kernel on CUDA."""
+    """Makes SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW; on CUDA in one kernel."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.decay_norms_and_biases:
         groups = [{"params": parameters, "weight_decay": config.weight_decay}]
@@ -41,21 +44,21 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
             {"params": [each for each in parameters if each.dim() > 1], "weight_decay": config.weight_decay},
             {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
         ]
-    fused = True if any(parameter.is_cuda for parameter in parameters) else None  # None: as torch has it
+    fused = True if any(parameter.is_cuda for parameter in parameters) else None  # None: torch's default
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=fused)
 
 
 def make_average(network: nn.Module, config: TrainConfig) -> nn.Module | None:
-    """A copy of the network for the exponential moving average of its weights and buffers, where there is one."""
+    """Copies the network for the exponential moving average of its weights and buffers; None without an average."""
     return copy.deepcopy(network) if config.ema else None
 
 
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Average <- decay * average + (1 - decay) * network, parameter by parameter and buffer by buffer.
+    """Sets average = decay * average + (1 - decay) * network, for each parameter and buffer.
 
-    Whole numbers, such as a batch norm's count of batches, are copied. Decay 0 makes the average the network.
+    Integers, such as a batch norm's number of batches, are copied. Decay 0 copies everything.
     """
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
     floating = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -66,10 +69,10 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
 
 def learning_rate(config: TrainConfig, step: int, total: int, per_epoch: int) -> float:
-    """The rate of a step, counted from 0, of `total`.
+    """Returns the learning rate of a step, counted from 0, of `total` steps.
 
     step: divided by 10 at 50 % and again at 75 % of all steps (Huang et al. 2017, section 4.2).
-    cosine: half a cosine from the warm-up's end to 0 (Loshchilov and Hutter 2017, without restarts).
+    cosine: half a cosine from the end of the warm-up to 0 (Loshchilov and Hutter 2017, without restarts).
     one-cycle: cosines up from 1/25 over 30 % of the steps and down to 1/250000 (Smith and Topin 2018).
     """
     warmup = config.warmup_epochs * per_epoch
@@ -88,7 +91,7 @@ def learning_rate(config: TrainConfig, step: int, total: int, per_epoch: int) ->
 
 
 def _cosine(start: float, end: float, share: float) -> float:
-    """Half a cosine from `start` to `end`."""
+    """Returns the value of half a cosine from `start` to `end`, at `share` from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -100,9 +103,10 @@ def training_step(
     config: TrainConfig,
     mark: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward, loss, backward, optimizer; gives loss, scores `(N, classes)` and the gradient's norm before clipping.
+    """Runs forward pass, loss, backward pass and optimizer.
 
-    `mark` is called at the end of each phase, by whoever times them.
+    Returns the loss, the scores `(N, classes)` and the norm of the gradient before clipping. `mark` is called at the
+    end of the forward pass ("forward") and of the backward pass ("backward"), for measurements.
     """
     optimizer.zero_grad(set_to_none=True)
     scores = score(network, images, config)
@@ -119,7 +123,10 @@ def training_step(
 
 
 def score(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
-    """The network's scores in the precision of the training, `(N, C, H, W) -> (N, classes)`, at least fp32."""
+    """Returns the network's scores in the precision of the training, `(N, C, H, W) -> (N, classes)`, at least fp32.
+
+    Raises TypeError if the network's output is not a tensor of this shape.
+    """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         scores: Tensor = network(images)
     if not isinstance(scores, Tensor) or scores.dim() != 2:

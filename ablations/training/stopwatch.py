@@ -1,4 +1,4 @@
-"""Where the time of a training goes: every moment of its process counts to one part."""
+"""The time of a training, part by part: every moment of its process counts to exactly one part."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import torch
 
 PARTS = ("start", "data", "step", "evaluation", "checkpoint", "rest")
-"""step: forward, backward, optimizer; data: also augmentation."""
+"""The parts. step: forward pass, backward pass and optimizer. data: loading and augmentation."""
 
 
 class Stopwatch:
-    """Seconds by part, since a moment of `time.monotonic()`, which is the same in every process of a machine."""
+    """Seconds by part, since a moment of `time.monotonic()`, which is the same in all processes of a machine."""
 
     def __init__(self, since: float | None = None, cuda: bool = False) -> None:
         self.parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
@@ -22,14 +22,17 @@ class Stopwatch:
         self._steps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def lap(self, part: str) -> None:
-        """What has passed since the last lap counts to this part."""
+        """Adds the time since the last call to this part."""
         now = time.monotonic()
         self.parts[part] += now - self._last
         self._last = now
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """A step of training; what was before it counts to the data. On CUDA, nothing waits for the device here."""
+        """A context for one training step; the time before it counts as data.
+
+        On CUDA, it does not wait for the device.
+        """
         if not self._cuda:
             self.lap("data")
             yield
@@ -42,7 +45,10 @@ class Stopwatch:
         self._steps.append((begin, end))
 
     def read(self) -> None:
-        """Books the steps that CUDA has finished since the last call; the rest of the time counts as data loading."""
+        """Adds the seconds of the steps that CUDA has finished since the last call.
+
+        The other time since then counts as data.
+        """
         if self._steps:
             seconds = sum(begin.elapsed_time(end) for begin, end in self._steps) / 1000
             self._steps.clear()

@@ -1,4 +1,4 @@
-"""Trained networks as files: safetensors, with the configuration that gives the network back."""
+"""Trained networks as safetensors files, with the configuration that is needed to build the network again."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from densenet import Config, build, model_family
 
 
 class NotWeights(ValueError):
-    """A file that `ablations run` did not write."""
+    """The file was not written by `ablate run`."""
 
 
 def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dict[str, Any]) -> None:
-    """Writes a network's parameters and buffers, and all that is needed to use it on other images."""
+    """Writes a network's parameters and buffers, and everything that is needed to use it on other images.
+
+    Raises StorageError.
+    """
     described = json.dumps({"model": hashed_fields(model), "data": data.described(), "job": job})
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     files.write(path, save(tensors, metadata={"described": described}))
 
 
 def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
-    """The trained network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
+    """Loads the network of a run with `train.keep_weights`, `(N, C, H, W) -> (N, classes)`, in eval mode.
 
-    Its images, from 0 to 255, are standardised per channel by `mean` and `std` of `read_description(path)["data"]`.
-    A class outside this package is imported only with `own_code`: a file from elsewhere should not choose what runs.
-    Raises NotWeights for any other file.
+    Its input images, with values from 0 to 255, must be standardised per channel with `mean` and `std` of
+    `read_description(path)["data"]`. A class outside this package is imported only with `own_code=True`, so that a file
+    from elsewhere cannot choose the code that runs. Raises NotWeights for any other file.
     """
     config = read_description(path)["model"]
     try:
@@ -50,7 +53,7 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """What stands beside the weights: `model`, `data` and `job`. Raises NotWeights."""
+    """Reads the description beside the weights: `model`, `data` and `job`. Raises NotWeights."""
     try:
         with safe_open(path, framework="pt") as file:
             found = json.loads((file.metadata() or {})["described"])

@@ -1,1 +1,1 @@
-"""Data frames become figures."""
+"""From results to figures."""

@@ -25,11 +25,11 @@ CURVES = {
     "validation_accuracy": "Validation accuracy (%)",
     "test_accuracy": "Test accuracy (%)",
 }
-"""What is drawn over the epochs, where it was recorded."""
+"""The values that are drawn over the epochs, if they were recorded."""
 
 
 def draw(study: StudyResult) -> Figure:
-    """Loss and accuracies of one study over the epochs, bands from the lowest to the highest seed."""
+    """Draws loss and accuracies of one study over the epochs, with bands from the lowest to the highest seed."""
     rows = colour_levels(study.numbers)
     own = study.frames.history[study.frames.history.variant.isin(rows.variant)]
     keys = [key for key in CURVES if own[key].notna().any()] or ["train_loss"]
@@ -67,7 +67,7 @@ def _draw_panel(panel: Axes, own: pd.DataFrame, key: str, rows: pd.DataFrame) ->
 
 
 def _draw_lines(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Grey lines for levels without a colour of their own; above them bands, and lines with dashes."""
+    """Draws grey lines for levels without their own colour, and above them bands and dashed lines for the others."""
     others = [part[["epoch", "mean"]].to_numpy() for _, part in data[~data.distinct].groupby("variant")]
     panel.add_collection(LineCollection(others, colors=LIGHT, linewidths=0.6))
     distinct = data[data.distinct]
@@ -84,7 +84,7 @@ def _draw_lines(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> None:
 
 
 def _make_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
-    """A line per level that has its own colour; a cross for one without a curve."""
+    """Makes a legend: a line for each level with its own colour, or a cross if it has no curve."""
     key: list[Artist] = []
     for row in rows[rows.distinct].to_dict("records"):
         label = style.shorten(mark_base(row["level"], row["is_base"]))

@@ -27,11 +27,11 @@ from ablations.report.results import StudyResult, mark_base
 from ablations.report.statistics import compute_half_interval
 
 MOST_LEVELS = 60
-"""What is left out beyond them is said."""
+"""The most levels in the figure. The small print states how many are left out."""
 
 
 def draw(study: StudyResult) -> Figure:
-    """One study: accuracy by level with the seeds as points and 95 % intervals, and four costs beside it."""
+    """Draws one study: accuracy by level with the seeds as points and 95 % intervals, and four costs beside it."""
     frames = study.frames
     rows = choose_levels(colour_levels(study.numbers), MOST_LEVELS)
     labels = [_label_row(row) for row in rows.to_dict("records")]
@@ -64,7 +64,7 @@ def draw(study: StudyResult) -> Figure:
 
 
 def _label_row(row: dict[Any, Any]) -> str:
-    """The level, and below it what is not done."""
+    """Returns the label of a level, with its unfinished runs on a second line."""
     label = textwrap.fill(mark_base(row["level"], row["is_base"]), 28, max_lines=3, placeholder="…")
     return f"{label}\n({row['not_done']})" if row["not_done"] else label
 
@@ -77,7 +77,7 @@ def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
     seeds = frames.runs.loc[frames.runs.status == "done", ["variant", "test_accuracy"]].merge(rows, on="variant")
     if len(seeds):
         group = seeds.groupby("variant")
-        spread = (group.cumcount() + 0.5) / group.variant.transform("size") - 0.5  # equal seeds lie apart
+        spread = (group.cumcount() + 0.5) / group.variant.transform("size") - 0.5  # so that equal seeds do not overlap
         sns.scatterplot(
             x=seeds.test_accuracy.astype(float), y=seeds.place + 0.55 * spread * seeds.height, hue=seeds.level,
             palette=dict(zip(rows.level, rows.colour, strict=True)), s=9, alpha=0.6, linewidth=0, legend=False, ax=axes,
@@ -112,7 +112,7 @@ def _draw_means(axes: Axes, rows: pd.DataFrame) -> None:
 
 MARKS = {"base": ("D", True), "resolved": ("o", True), "not resolved": ("o", False), "identical": ("s", False),
          "no data": ("^", False), "no pairs": ("^", False)}  # fmt: skip
-"""Shape of a mean by its verdict, and whether it is filled."""
+"""The marker of a mean by its verdict, and whether it is filled."""
 
 
 VERDICTS = {
@@ -126,7 +126,7 @@ VERDICTS = {
 
 
 def _make_key(rows: pd.DataFrame, cut: bool) -> list[Artist]:
-    """Only what is there."""
+    """Makes a legend for the marks that the figure contains."""
     there = rows[rows.n > 0]
     if there.empty:
         return []
@@ -145,12 +145,12 @@ def _make_key(rows: pd.DataFrame, cut: bool) -> list[Artist]:
 
 
 def _draw_cost(axes: Axes, rows: pd.DataFrame, key: str) -> None:
-    """A bar behind each number, its change against the base beside it."""
+    """Draws a bar behind each number, with its change against the base beside it."""
     metric = METRICS[key]
     values = rows[key] / metric.scale
     axes.barh(rows.place, values.fillna(0), color=PALE, height=0.78 * rows.height, linewidth=0)
     look: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
-    look |= {"in_layout": False}  # they stay within the panel: nothing to measure
+    look |= {"in_layout": False}  # they stay within the panel, so the layout need not measure them
     for value, row in zip(values, rows.to_dict("records"), strict=True):
         if math.isnan(value):
             status = "not measured" if row["cost_status"] == "done" else str(row["cost_status"])
@@ -168,13 +168,13 @@ def _draw_cost(axes: Axes, rows: pd.DataFrame, key: str) -> None:
 
 
 def _shorten_number(key: str, value: float) -> str:
-    """The number as in the tables, shortened where a count is too long."""
+    """Returns the number as in the tables, shortened if it is too long."""
     text = METRICS[key].format(value)
     return text if len(text) < 10 else ticker.EngFormatter(places=1, sep="")(value)
 
 
 def _format_change(row: dict[Any, Any], key: str) -> str:
-    """`-12 %`; beyond tenfold `×12`; nothing for the base, or where the base has no number."""
+    """Returns `-12 %`, or `×12` above a factor of ten; an empty text for the base, or if it is unknown."""
     change = row[f"{key}_change"]
     if row["is_base"] or math.isnan(change):
         return ""

@@ -1,8 +1,8 @@
-"""Which figures a results folder has: they are drawn, and written as SVG, PDF and PNG.
+"""The figures of a results folder, which are drawn and written as SVG, PDF and PNG.
 
-A study `x` has `x` (accuracy and costs by level), `x.curves`, and where it fits `x.map` (two axes or more), `x.trade`
-(checkpointing) and `x.tuning`. All are drawn at the width at which they are printed: a page's text or one of two
-columns. A new figure is a module with a function `draw`, an entry in DRAWN, and a line in `list_stems`.
+A study `x` has `x` (accuracy and costs by level) and `x.curves`, and if they apply, `x.map` (two axes or more),
+`x.trade` (checkpointing) and `x.tuning`. All are drawn at the width at which they are printed: the text of a page, or
+one of two columns. A new figure needs a module with a function `draw`, an entry in DRAWN, and a line in `list_stems`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ablations.report.results import Results, StudyResult
 DRAWN: dict[str, Callable[[StudyResult], Figure]] = {
     "": effect.draw, ".curves": curves.draw, ".map": heat_map.draw, ".trade": trade.draw, ".tuning": tuning.draw,
 }  # fmt: skip
-"""How a study's figure is drawn, by what its name ends in."""
+"""The function that draws a figure of a study, by the end of the figure's name."""
 
 
 def write_figures(results: Results) -> list[Path]:
-    """Draws every figure of a results folder; gives the paths."""
+    """Draws every figure of a results folder. Returns the paths."""
     stems, folder = list_stems(results), results.frames.folder / "figures"
     paths: list[Path] = []
     with style.use_style():
@@ -36,7 +36,7 @@ def write_figures(results: Results) -> list[Path]:
 
 
 def list_stems(results: Results) -> dict[str, list[str]]:
-    """The names of each study's figures without their suffix, effect plot first; under "" those over all studies."""
+    """Returns the names of each study's figures without suffix, effect plot first. "" has those over all studies."""
     return {**{study.name: [study.name + kind for kind in _list_kinds(study)] for study in results.studies},
             "": ["pareto"]}  # fmt: skip
 

@@ -24,11 +24,11 @@ from ablations.report.results import StudyResult
 from ablations.report.statistics import describe_not_done
 
 MOST_PANELS = 9
-"""What is left out beyond them is said."""
+"""The most panels in the figure. The small print states how many combinations there are."""
 
 
 def draw(study: StudyResult) -> Figure:
-    """A product study: mean accuracy by its first two axes, a panel for each combination of the others."""
+    """Draws a product study: mean accuracy by its first two axes, with a panel for each combination of the others."""
     cells, axes_of = _place_levels(study)
     down, across, *others = axes_of
     if len(axes_of[across]) > max(12, len(axes_of[down])):
@@ -59,7 +59,7 @@ def draw(study: StudyResult) -> Figure:
 
 
 def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """A row per level with a column per axis, and the values of each axis; a base off the product is left out."""
+    """Returns a row per level with a column per axis, and the values of each axis; no base outside the product."""
     axes = study.entry.axes if study.entry else ()
     values = pd.DataFrame(
         [
@@ -80,7 +80,7 @@ def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]
 
 
 def _choose_size(cells: pd.DataFrame, down: int, across: int, panels: int) -> tuple[float, int, float, bool]:
-    """Width of the figure, panels beside each other, height of a cell, and whether its numbers have room."""
+    """Returns the width of the figure, panels per line, the height of a cell, and whether numbers fit into cells."""
     width = NARROW if panels == 1 and across <= 5 else WIDE
     per_line = max(1, min(panels, 3, int((width - 0.8) / (0.48 * across + 0.5))))
     noted = ((width - 0.8) / per_line - 0.5) / across >= 0.4 and down <= 30
@@ -89,7 +89,7 @@ def _choose_size(cells: pd.DataFrame, down: int, across: int, panels: int) -> tu
 
 
 def _spell_note(row: dict[Any, Any]) -> str:
-    """Mean, standard deviation, and what is not done."""
+    """Returns mean, standard deviation, and unfinished runs."""
     show = METRICS["test_accuracy"].show
     lines = [show(row["mean"])] if row["n"] else []
     lines += [f"± {show(row['sd'])}"] if row["n"] > 1 else []
@@ -121,7 +121,7 @@ def _draw_panel(
 
 
 def _write_note(panel: Axes, x: float, y: float, row: dict[Any, Any], scale: Normalize) -> None:
-    """Light on dark cells, dark on light ones; a status on white."""
+    """Writes light text on dark cells, dark text on light ones, and a status on white."""
     dark = row["n"] and scale(row["mean"]) < 0.55
     colour = "white" if dark else INK if row["n"] else WRONG
     panel.text(

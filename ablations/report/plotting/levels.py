@@ -1,4 +1,4 @@
-"""Which levels a figure shows, in which colours, and how it names them."""
+"""The levels that a figure shows, with their colours and names."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ablations.report.plotting.style import DASHES, HUES, INK, LIGHT, shorten
 
 
 def choose_levels(numbers: pd.DataFrame, most: int) -> pd.DataFrame:
-    """All levels, or the base and those of the highest mean accuracy, in the grid's order."""
+    """Returns all levels, or the base and the levels with the highest mean accuracy, in the order of the grid."""
     best = numbers.sort_values(["is_base", "mean"], ascending=False, kind="stable").index[:most]
     return numbers.loc[sorted(best)]
 
 
 def say_left_out(numbers: pd.DataFrame, shown: pd.DataFrame) -> str:
-    """What `choose_levels` left out, for the small print."""
+    """Returns a sentence for the small print on the levels that `choose_levels` left out."""
     rest = numbers.drop(shown.index)
     if rest.empty:
         return ""
@@ -28,10 +28,10 @@ def say_left_out(numbers: pd.DataFrame, shown: pd.DataFrame) -> str:
 
 
 def colour_levels(numbers: pd.DataFrame) -> pd.DataFrame:
-    """With the colour and dashes that each level has in every figure of its study, and whether the colour is its own.
+    """Adds the colour and dashes that each level has in every figure of its study, and whether no other level has them.
 
-    The base is black and solid, and so stays visible below what coincides with it; beyond what hues can tell apart, the
-    most accurate have one, the others are grey.
+    The base is black and solid, so that it stays visible below lines that coincide with it. If there are more levels
+    than colours, the most accurate levels have colours, and the others are grey.
     """
     distinct = choose_levels(numbers, 1 + len(HUES))
     hues = dict(zip(distinct.level[~distinct.is_base], HUES, strict=False))
@@ -44,10 +44,10 @@ def colour_levels(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def list_names(names: Sequence[str], most: int = 6) -> str:
-    """The first names, each cut where it is too long, and how many more there are."""
+    """Returns the first names, each shortened if it is too long, and the number of other names."""
     return "; ".join(map(shorten, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def name_axis(axis: str) -> str:
-    """A field without its section: `growth_rate`."""
+    """Returns a field without its section: `growth_rate`."""
     return axis.partition(".")[2]

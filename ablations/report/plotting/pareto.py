@@ -23,7 +23,7 @@ from ablations.report.plotting.style import GREY, HUES, MARKERS, NOTE, WIDE
 
 
 def draw(frames: Frames) -> Figure:
-    """Accuracy against each cost: families told apart, the best for their price joined and named."""
+    """Draws accuracy against each cost, with a colour and marker for each family, and names along each front."""
     data = _average_variants(frames)
     figure, axes = plt.subplots(2, 2, figsize=(WIDE, 4.6), sharey=True, layout="constrained")
     families = list(dict.fromkeys(frames.variants["model.family"]))
@@ -45,9 +45,9 @@ def draw(frames: Frames) -> Figure:
 def _draw_panel(
     panel: Axes, data: pd.DataFrame, key: str, markers: dict[str, str], palette: dict[str, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Draws one cost; gives its front and all its points."""
+    """Draws one cost. Returns its front and all its points."""
     metric = METRICS[key]
-    panel.set_title(" ", **NOTE)  # room for it
+    panel.set_title(" ", **NOTE)  # reserves space for the note
     points = data.dropna(subset=[key, "mean"])
     points = points.assign(x=points[key] / metric.scale, y=points["mean"])
     front = _find_front(points, metric.better == "higher")
@@ -63,7 +63,7 @@ def _draw_panel(
     panel.scatter(partial.x, partial.y, s=4, color="white", linewidth=0, zorder=3)
     panel.plot(front.x, front.y, color=GREY, linewidth=0.8, zorder=0.9)
     panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
-    panel.margins(0.08, 0.15)  # room for names
+    panel.margins(0.08, 0.15)  # space for names
     if points.x.min() > 0 and points.x.max() >= 20 * points.x.min():
         panel.set_xscale("log")
         plain = ticker.EngFormatter(sep="") if metric.scale == 1 else ticker.StrMethodFormatter("{x:,g}")
@@ -82,7 +82,7 @@ def _say_more(frames: Frames, data: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _average_variants(frames: Frames) -> pd.DataFrame:
-    """Per variant: family, name, n, mean accuracy and costs."""
+    """Returns for each variant: family, name, n, mean accuracy and costs."""
     done = frames.runs[frames.runs.status == "done"].astype({"test_accuracy": float})
     means = done.groupby("variant").test_accuracy.agg(["mean", "count"]).rename(columns={"count": "n"})
     costs = frames.costs[["variant", *style.PANELS]].astype(dict.fromkeys(style.PANELS, float))
@@ -93,7 +93,7 @@ def _average_variants(frames: Frames) -> pd.DataFrame:
 
 
 def _name_variants(frames: Frames) -> dict[str, str]:
-    """A variant is called by the first level that has it; bare values with their study."""
+    """Names each variant by the first level that has it, with the study's name if the label is only a value."""
     names = {find_base(frames): "base"}
     for study in frames.manifest.studies:
         for level in study.levels:
@@ -103,6 +103,6 @@ def _name_variants(frames: Frames) -> dict[str, str]:
 
 
 def _find_front(points: pd.DataFrame, more_is_better: bool) -> pd.DataFrame:
-    """The variants than which none is both cheaper and more accurate, cheapest first."""
+    """Returns the variants for which no other is both cheaper and more accurate, cheapest first."""
     ordered = points.astype({"mean": float}).sort_values(["x", "mean"], ascending=[not more_is_better, False])
     return ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=-math.inf)]

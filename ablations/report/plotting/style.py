@@ -1,4 +1,4 @@
-"""How figures are drawn: style, frame and small print, legends, ticks, names beside points, files."""
+"""The style of figures: fonts, title and small print, legends, ticks, names beside points, files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("agg")  # no window, whatever the machine has
+matplotlib.use("agg")  # no window on any machine
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,7 +35,7 @@ from ablations.metrics import METRICS
 from ablations.storage import files
 
 WIDE, NARROW = 7.0, 3.5
-"""Inches: the text of a page, and one of two columns."""
+"""The widths of a page's text and of one of two columns, in inches."""
 
 
 STYLE: dict[str, Any] = {
@@ -52,10 +52,10 @@ STYLE: dict[str, Any] = {
     "hatch.linewidth": 0.5,
     "xtick.major.pad": 1,
     "ytick.major.pad": 1,
-    "text.parse_math": False,  # a dollar in a question is a dollar
+    "text.parse_math": False,  # a dollar sign in a question is not the start of a formula
     "svg.hashsalt": "densenet-ablations",
     "pdf.fonttype": 42,
-    "text.hinting": "none",  # text as wide in every format
+    "text.hinting": "none",  # the same width of text in every format
     "figure.dpi": 72,  # a pixel is a point, as in SVG and PDF
 }
 
@@ -64,23 +64,23 @@ INK, GREY, LIGHT, PALE, WRONG = "#1A1A1A", "#595959", "#A6A6A6", "#E2E2E2", "#B2
 
 
 PANELS = [key for key, metric in METRICS.items() if metric.panel]
-"""The costs that stand beside the accuracy."""
+"""The costs that are shown beside the accuracy."""
 
 
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
-"""Okabe and Ito's colours without black and yellow, and a brown: told apart by colour-blind readers."""
+"""Okabe and Ito's colours without black and yellow, and a brown. Colour-blind readers can distinguish them."""
 
 
 REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}
-"""A line through the base."""
+"""The style of a line through the base."""
 
 
 NOTE: dict[str, Any] = {"loc": "right", "fontsize": 6, "color": GREY, "pad": 2}
-"""A remark above a panel."""
+"""The style of a note above a panel."""
 
 
 BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-"""Behind text that would stand on something else."""
+"""The box behind text that would cover other marks."""
 
 
 MARKERS = "osD^vPX*"
@@ -91,7 +91,7 @@ DASHES = ((3, 1), (1, 1), (5, 1, 1, 1), (5, 1, 1, 1, 1, 1), (2, 2), (6, 2), (3, 
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """The style of all figures; a reader's own matplotlibrc changes none."""
+    """A context with the style of all figures. The user's own matplotlibrc has no effect."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans", rc=STYLE)
@@ -101,7 +101,7 @@ def use_style() -> Iterator[None]:
 def frame_figure(
     figure: Figure, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any
 ) -> None:
-    """Title above, legend and small print below a figure that so far has the height of its panels; lays it out."""
+    """Adds a title above, and legend and small print below a figure with the height of its panels; lays it out."""
     width, body = figure.get_size_inches()
     text = textwrap.fill(title, round(12.6 * width))
     head = figure.text(0.5, 1, text, ha="center", va="top", fontsize=8, fontweight="bold", color=INK)
@@ -121,14 +121,14 @@ def frame_figure(
     engine.set(rect=(0.04 / width, (between + below) / height, 1 - 0.08 / width, body / height))  # type: ignore[call-arg]
     engine.execute(figure)
     figure.set_layout_engine("none")  # laid out once for all formats
-    for axes in figure.axes:  # the solver's last digits differ from time to time
+    for axes in figure.axes:  # the last digits of the layout vary between calls
         box = np.round(axes.get_position(original=True).bounds, 6)
         axes.set_position((box[0], box[1], box[2], box[3]))
         axes.set_in_layout(True)
 
 
 def _add_legend(figure: Figure, handles: Sequence[Artist], **options: Any) -> Any:
-    """One legend in as few lines as the width allows."""
+    """Adds one legend in as few lines as the width allows."""
     for columns in range(min(6, len(handles)), 0, -1):
         key = figure.legend(
             handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=columns, frameon=False,
@@ -147,40 +147,42 @@ def _measure_height(artist: Artist) -> float:
 
 
 def shorten(text: str, width: int = 34) -> str:
-    """The text, cut where it is too long."""
+    """Shortens a text that is too long."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def set_ticks(axes: Axes, key: str, most: int) -> None:
-    """Few ticks, large counts as `40k`; a number that has a scaled unit gets no second prefix."""
+    """Sets few ticks, with large counts as `40k`. Numbers with a scaled unit get no second prefix."""
     axes.xaxis.set_major_locator(ticker.MaxNLocator(most))
     plain = METRICS[key].scale != 1
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}") if plain else ticker.EngFormatter(sep=""))
 
 
 def set_log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
-    """At 1, 2, 5, 10 where few decades are shown."""
+    """Sets ticks at 1, 2, 5, 10, or only at powers of ten for many decades."""
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,)))
     axis.set_major_formatter(form)
     axis.set_minor_locator(ticker.NullLocator())
 
 
 def say_empty(axes: Axes, text: str) -> None:
-    """Says in a panel why there is nothing in it."""
+    """Writes into a panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=WRONG)
     axes.grid(False)
     axes.tick_params(labelleft=False, labelbottom=False)
 
 
 def make_dot(marker: str, colour: str, label: str, **options: Any) -> Line2D:
-    """A marker for a legend."""
+    """Makes a marker for a legend."""
     return Line2D([], [], linestyle="", marker=marker, markersize=4.5, color=colour, label=label, **options)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """SVG and PDF carry no date, so that the same records give the same bytes.
+    """Writes a figure as SVG, PDF and PNG without a date, so that the same records give the same bytes.
 
-    The backends are called directly: savefig draws every figure twice.
+    Returns the paths.
+
+    The backends are called directly, because savefig draws every figure twice.
     """
     paths = []
     for suffix, (canvas, dpi, options) in _BACKENDS.items():
@@ -201,7 +203,7 @@ _BACKENDS: dict[str, tuple[type[FigureCanvasBase], int, dict[str, Any]]] = {
 
 
 def name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
-    """Writes names beside points, where they hide no other name and little else; says how many found no room."""
+    """Writes names beside points where they cover no other name and little else. Returns how many names do not fit."""
     if named.empty:
         return ""
     places = panel.transData.transform(points[["x", "y"]].to_numpy(float))
@@ -223,7 +225,7 @@ def name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
 
 
 def _trace_line(corners: Any) -> Any:
-    """Points along a line, close enough that no name fits between them."""
+    """Returns points along a line, so close that no name fits between them."""
     parts = [
         a + np.linspace(0, 1, 2 + int(math.dist(a, b) / 3))[:, None] * (b - a) for a, b in itertools.pairwise(corners)
     ]
@@ -231,14 +233,14 @@ def _trace_line(corners: Any) -> Any:
 
 
 def _trace_leader(here: Any, box: Bbox) -> Any:
-    """Points along the way from a point to the nearest of a box."""
+    """Returns points on the line from a point to the nearest point of a box."""
     return _trace_line([here, np.clip(here, box.min, box.max)])
 
 
 def _find_place(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequence[Bbox], drawn: Any) -> Bbox | None:
-    """A free box near a point, within the panel, that overlaps no other name and hides little of the drawing.
+    """Finds a free box near a point, within the panel, that overlaps no other name and covers little of the drawing.
 
-    Hiding a point counts like 48 points of distance; where all is crowded there is none.
+    Covering a data point counts like 48 points of distance. Returns None if there is no good place.
     """
     best: tuple[float, Bbox | None] = (75, None)
     for distance, step in itertools.product((5, 10, 16, 23, 32, 42, 54), range(16)):
@@ -257,9 +259,9 @@ def _find_place(panel: Bbox, here: Any, size: tuple[float, float], taken: Sequen
 
 
 def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> None:
-    """A thin line leads to the point, where another is as near."""
+    """Writes a name, with a thin line to its point if the point is far or another point is as near."""
     gap = _measure_gaps(box, here[None])[0]
-    near = int((_measure_gaps(box, places) <= gap + 4).sum())  # itself too
+    near = int((_measure_gaps(box, places) <= gap + 4).sum())  # including the point itself
     arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
     middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
     panel.annotate(
@@ -270,7 +272,7 @@ def _write_beside(panel: Axes, here: Any, box: Bbox, name: str, places: Any) -> 
 
 
 def _measure_gaps(box: Bbox, places: Any) -> Any:
-    """How far points lie from a box."""
+    """Returns the distances of points from a box."""
     across = np.maximum(np.maximum(box.x0 - places[:, 0], places[:, 0] - box.x1), 0)
     up = np.maximum(np.maximum(box.y0 - places[:, 1], places[:, 1] - box.y1), 0)
     return np.hypot(across, up)

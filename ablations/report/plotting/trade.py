@@ -1,4 +1,4 @@
-"""Memory against time: what recomputation gives and takes."""
+"""Memory against time: the effect of recomputation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ablations.report.plotting.style import GREY, HUES, MARKERS, NARROW, REFEREN
 from ablations.report.results import StudyResult
 
 MOST_LINES = 12
-"""What is left out beyond them is said."""
+"""The most lines in the figure. The small print states how many there are."""
 
 
 CHECKPOINT = "model.checkpoint"
-"""The axis whose studies have a memory-time trade."""
+"""The axis of studies that trade memory against time."""
 
 
 def draw(study: StudyResult) -> Figure:
-    """Checkpointing: peak memory against the time of a training step, levels of equal other axes joined."""
+    """Draws peak memory against the time of a step, with a line through levels that differ only in checkpointing."""
     points = _find_points(study)
     groups = list(dict.fromkeys(points.group))
     looks = list(zip(groups[:MOST_LINES], itertools.cycle(HUES), itertools.cycle(MARKERS), strict=False))
@@ -60,7 +60,7 @@ def draw(study: StudyResult) -> Figure:
 
 
 def _find_points(study: StudyResult) -> pd.DataFrame:
-    """Per level: x the milliseconds of a step, y its peak memory, the name of its point and its group."""
+    """Returns for each level: x (milliseconds of a step), y (peak memory), the name of its point, and its group."""
     rows = study.numbers.merge(study.frames.variants[["variant", "train.batch_size"]], on="variant")
     x = 1e3 * rows["train.batch_size"] / rows.train_images_per_second
     values = [level.values for level in study.levels]
@@ -75,7 +75,7 @@ def _find_points(study: StudyResult) -> pd.DataFrame:
 
 
 def _add_base_scales(axes: Axes, points: pd.DataFrame) -> None:
-    """Scales above and to the right that count in the base's time and memory."""
+    """Adds scales above and to the right, in units of the base's time and memory."""
     if points.empty:
         style.say_empty(axes, "nothing measured")
     base = points[points.is_base]

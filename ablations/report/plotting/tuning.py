@@ -22,13 +22,13 @@ from ablations.report.plotting.style import GREY, NARROW, WIDE
 from ablations.report.results import StudyResult, mark_base
 
 MOST_PANELS = 9
-"""What is left out beyond them is said."""
+"""The most panels in the figure. The small print states how many combinations there are."""
 
 
 def draw(study: StudyResult) -> Figure:
-    """Validation accuracy against the values that the levels were tuned over, a line per level; the chosen ones filled.
+    """Draws validation accuracy against the tuned values, with a line per level and filled marks for chosen values.
 
-    The first field that has several values lies along the axis; of more fields, every combination has a panel.
+    The first field with several values is the horizontal axis. Every combination of the other fields has a panel.
     """
     found = find_trials(study.frames, study.name)
     fields = [field for field in study.tuned if found[field].nunique() > 1]
@@ -62,7 +62,7 @@ def draw(study: StudyResult) -> Figure:
 
 
 def _count_above_base(found: pd.DataFrame, fields: list[str]) -> str:
-    """At how many candidates each level is more accurate than the base, of those that both have results for."""
+    """Returns at how many candidates each level is more accurate than the base, where both have results."""
     base = found.level[found.is_base].iloc[0]
     accuracy = found.assign(y=found.validation_accuracy.astype(float)).groupby([*fields, "level"]).y
     means = accuracy.agg(lambda y: y.mean(skipna=False)).unstack("level")
@@ -100,7 +100,7 @@ def _draw_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame
 
 
 def _make_key(found: pd.DataFrame, rows: pd.DataFrame) -> list[Artist]:
-    """A line per level that has a colour, and what the marks mean."""
+    """Makes a legend: a line per level with its own colour, and the meaning of the marks."""
     key: list[Artist] = []
     for row in rows[rows.distinct & rows.level.isin(found.level)].to_dict("records"):
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
