@@ -57,7 +57,7 @@ def count_operations(network: nn.Module, images: Tensor) -> tuple[int, int]:
             network(images)
     finally:
         torch.backends.mha.set_fastpath_enabled(attention)
-    by_operator = flops.get_flop_counts()["Global"]
+    by_operator = flops.get_flop_counts().get("Global", {})
     return sum(int(by_operator.get(operator, 0)) for operator in _COUNTED) // 2, outputs.elements
 
 

@@ -29,6 +29,8 @@ from ablations.execution.engine import (
 )
 from ablations.training.events import Epoch, Progress
 
+WAITING = "waiting for the device: another process of this suite uses it"
+
 
 @dataclass(frozen=True)
 class Work:
@@ -77,7 +79,7 @@ class Board:
                 self.running[slot] = key, time.monotonic()
                 self.latest[slot] = "measuring" if work.kind == "cost" else "starting"
             case Waiting():
-                self.latest[slot] = "waiting for the device: another process of this suite uses it"
+                self.latest[slot] = WAITING
             case Told(message=Progress() as progress):
                 self.latest[slot] = f"epoch {progress.epochs:.1f}/{work.epochs:g}, loss {progress.loss:.3f}"
                 self._note_pace(slot, progress.epochs / work.epochs)
@@ -174,7 +176,7 @@ def _plain(console: Console, events: Iterable[Event], board: Board, workers: int
         board.update(event)
         work = board.works[event.task.key]
         if isinstance(event, Ended):
-            _line(console, f"{_end_of(event):<8} {work.kind:<4} {work.name}{_after(said)}")
+            _line(console, f"{_end_of(event):<8} {work.kind:<4} {work.name}{_after(said.removeprefix(WAITING))}")
             _line(console, f"  {board.summary(workers)}")
             last = time.monotonic()
         elif isinstance(event, Restarted):

@@ -107,4 +107,4 @@ class InlineEngine:
         except OSError as error:
             put(Broken(task, 0, error))
         except BaseException as error:
-            put(deaths.count(task, 0, f"ended by {type(error).__name__}: {error}"))
+            put(deaths.count(task, 0, f"ended by {type(error).__name__} {error}".rstrip()))

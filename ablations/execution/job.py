@@ -15,8 +15,7 @@ import torch
 from ablations.config import CostConfig, RunConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
-from ablations.environment import describe_code as read_code
-from ablations.environment import describe_machine, describe_settings, describe_versions
+from ablations.environment import describe_code, describe_machine, describe_settings, describe_versions
 from ablations.execution.engine import Context, Stopping
 from ablations.grid.model import Job
 from ablations.grid.planning import job_of
@@ -98,8 +97,13 @@ def execute_planned(
     ):
         waited = time.monotonic() - before
         context = Context(str(place), started + waited, tell, lambda state: None, stopping)
-        status = execute(job, folder, read_code(), context)
-    say(f"{job.name}: {status}")
+        try:
+            status = execute(job, folder, describe_code(), context)
+        except SystemExit as error:  # a network may end its process, and a dead reader of images does
+            raise ValueError(f"{job.name}: its process was ended ({error})") from None
+    failed = status not in ("done", "stopped")
+    reason = f": {records.load_attempts(folder)[job_id][-1]['reason']}" if failed else ""
+    say(f"{job.name}: {status}{reason}")
     return status
 
 

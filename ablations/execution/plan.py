@@ -106,7 +106,7 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
         try:
             values = counts.count(config)
             values |= {} if counts_only else memory.predict(config)
-        except Exception as error:  # a network may raise anything on these images
+        except (Exception, SystemExit) as error:  # a network may raise anything on these images
             values["prediction_failed" if values else "failed"] = f"{type(error).__name__}: {error}"
     kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
     return {key: values[key] for key in (*kept, *(each for each in ("failed", "prediction_failed") if each in values))}

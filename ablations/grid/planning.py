@@ -87,7 +87,11 @@ def job_of(manifest: Manifest, folder: Path, job_id: str) -> Job:
         )
         raise ValueError(f"{folder} cannot run job {job_id}: it {why}; `ablate run` plans the grid anew")
     fields = made_from.identity if entry.seed is None else {**made_from.identity, "seed": entry.seed}
-    config = _config_of(made_from, entry.seed, folder)
+    try:
+        config = _config_of(made_from, entry.seed, folder)
+    except ValidationError as error:
+        said = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
+        raise ValueError(f"{folder}: job {job_id} cannot be made from its plan: {said}") from None
     own = {"kind": entry.kind, "config": fields} | ({"machine": manifest.machine} if entry.kind == "cost" else {})
     if identity(own) != job_id:
         raise ValueError(f"{folder}: job {job_id} was planned by another version; `ablate run` plans the grid anew")

@@ -86,3 +86,10 @@ def test_a_fault_of_the_machine_is_shown_as_it_is():
     events = [Started(TASKS[1], 0), Broken(TASKS[1], 0, OSError("the disk is full"))]
     list(show(Console(file=text, width=120), iter(events), WORKS, 1))
     assert "the disk is full run  base, seed 0" in text.getvalue()
+
+
+def test_what_a_job_waited_for_is_forgotten_at_its_end():
+    text = io.StringIO()
+    events = [Started(TASKS[0], 0), Waiting(TASKS[0], 0), Finished(TASKS[0], 0, "done")]
+    list(show(Console(file=text, width=120), iter(events), WORKS, 1))
+    assert "done     cost base\n" in text.getvalue()

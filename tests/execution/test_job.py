@@ -160,6 +160,17 @@ def test_what_is_wrong_with_a_job_is_told_without_a_traceback(tiny, tmp_path, pl
         assert said in result.stderr.replace("\n", "")
 
 
+def test_a_network_that_ends_its_process_is_no_record(tiny, tmp_path, monkeypatch):
+    def leave(*arguments, **options):
+        raise SystemExit(0)
+
+    monkeypatch.setattr(job, "train", leave)
+    make_manifest(tiny, MACHINE, tmp_path).write(tmp_path)
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
+    result = CliRunner().invoke(app, ["job", str(tmp_path), run.id])
+    assert (result.exit_code, result.stderr) == (2, "base, seed 0: its process was ended (0)\n")
+
+
 def test_a_job_that_is_asked_to_stop_keeps_its_state(tmp_path):
     text = TINY.replace("train.epochs = 1", "train.epochs = 300").replace("seeds = [0, 1, 2]", "seeds = [0]")
     grid = read(write_grid(tmp_path, text))
@@ -178,5 +189,7 @@ def test_a_job_that_fails_notes_why(tmp_path):
     grid = read(write_grid(tmp_path, text))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     run = next(each for each in list_jobs(grid, MACHINE) if each.kind == "run")
-    assert start(tmp_path / "r", run.id).returncode == 1
+    found = start(tmp_path / "r", run.id)
+    assert found.returncode == 1
+    assert "base, seed 0: diverged: Diverged: the loss is" in found.stdout
     assert records.load_attempts(tmp_path / "r")[run.id][0]["status"] == "diverged"

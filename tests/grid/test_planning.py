@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 from conftest import MACHINE, TINY, write_grid, write_images
@@ -52,3 +53,21 @@ def test_what_cannot_be_started_is_told(tiny, tmp_path):
     other = plan.model_copy(update={"machine": {**MACHINE, "threads": 7}})
     with pytest.raises(ValueError, match="was planned by another version"):
         job_of(other, tmp_path, first.id)
+
+
+def test_a_network_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    """A planned job of a user's own class, started from another folder than the class's."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "separable_network.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Linear):\n"
+        "    def __init__(self, in_channels, num_classes):\n        super().__init__(in_channels, num_classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    text = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", 'model.family = "separable_network:Net"')
+    text = text.replace("model.growth_rate = [4, 8]", "train.learning_rate = [0.1, 0.2]")
+    grid = read(write_grid(tmp_path, text))
+    plan = make_manifest(grid, MACHINE, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "separable_network")
+    with pytest.raises(ValueError, match=r"cannot be made from its plan: .*separable_network"):
+        job_of(plan, tmp_path, plan.jobs[0].id)

@@ -335,3 +335,19 @@ def test_what_compiling_takes_stands_apart(monkeypatch):
     assert found["train_compile_seconds"] == 30.0
     assert found["train_step_seconds"] == 4.0
     assert "train_compile_seconds" not in cost.measure(SMALL, CPU)
+
+
+class Constant(torch.nn.Module):
+    """A user's network without a convolution or a linear layer."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.scores = torch.nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, images):
+        return images.mean((1, 2, 3)).view(-1, 1) * self.scores
+
+
+def test_a_network_without_a_product_has_no_macs():
+    found = counts.count(CostConfig(OwnConfig(family=f"{__name__}:Constant"), (4, 4), TrainConfig(batch_size=2)))
+    assert (found["params"], found["macs"], found["activations"]) == (10, 0, 0)

@@ -13,7 +13,7 @@ from conftest import MACHINE, TINY, fabricate, record_of, study_of, texts_of, wr
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.metrics import choose_places, format_signed
+from ablations.metrics import BESIDE_ACCURACY, METRICS, Metric, choose_places, format_signed
 from ablations.report import results as analysis
 from ablations.report import tables
 from ablations.report.answers import answer
@@ -266,3 +266,25 @@ def test_a_published_error_is_within_the_interval_or_not(stated, where):
     assert analysis._compare_published(constant, 8.9)["published_is"] == "no interval"
     row = {"mean": 91.0, "sd": 1.0, "n": 3}  # half an interval: 4.302653 / sqrt(3) = 2.48414
     assert analysis._compare_published(row, stated)["published_is"] == where
+
+
+def test_a_metric_of_runs_is_a_column_and_can_be_cited(tmp_path, tiny, monkeypatch):
+    """One entry in METRICS and a value in the records: mean and deviation over the seeds, without a verdict."""
+    loss = Metric(label="Last loss", unit="nats", meaning="loss of the last step", format="{:.3f}".format,
+                  better="lower", of="run", group="accuracy")  # fmt: skip
+    for registry in (METRICS, BESIDE_ACCURACY):
+        monkeypatch.setitem(registry, "last_loss", loss)
+    make_manifest(tiny, MACHINE, tmp_path).write(tmp_path)
+    for job in list_jobs(tiny, MACHINE):
+        record = record_of(job, 90.0, 1.0)
+        if job.kind == "run" and job.name.startswith("base"):
+            record["deterministic"]["last_loss"] = 0.5 - 0.1 * job.config.seed
+        records.publish(tmp_path, record)
+    results = analyse(load(tmp_path))
+    table = make_study_table(results.study("growth_rate"))
+    place = [column.head for column in table.columns].index("Last loss (nats)")
+    assert [row[place] for row in texts_of(table)] == ["0.400 ± 0.100", ""]
+    values = collect_values(results)
+    assert values["growth_rate", "4", "last_loss"] == "0.400"
+    assert values["growth_rate", "4", "last_loss_sd"] == "0.100"
+    assert ("growth_rate", "8", "last_loss") not in values
