@@ -7,9 +7,11 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import TINY, write_grid, write_images
 
 
+@pytest.mark.slow  # the tutorial's test goes the same way
 def test_from_a_grid_file_to_a_latex_cell(tmp_path):
     grid = write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[7]").replace("[4, 8]", "[4, 6]"))
     folder = tmp_path / "out"

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 
+import pytest
 from conftest import ROOT
 
 
@@ -35,12 +36,13 @@ def test_it_plans_a_grid(installed, tmp_path):
     assert "63 runs of 21 variants" in ablate(installed, tmp_path, "plan", "quick", "--counts-only")
 
 
-def test_it_rebuilds_a_report(installed, tmp_path):
+@pytest.mark.parametrize("options", [("--only", "tables"), pytest.param((), marks=pytest.mark.slow)])
+def test_it_rebuilds_a_report(installed, tmp_path, options):
     committed = ROOT / "results" / "digits-cpu"
     for name in ("grid.toml", "jobs.json"):
         shutil.copy(committed / name, tmp_path)
     shutil.copytree(committed / "records", tmp_path / "records")
-    ablate(installed, tmp_path, "report", ".")
-    assert (tmp_path / "report.html").read_text().count("<table") > 1
+    ablate(installed, tmp_path, "report", ".", *options)
+    assert options or (tmp_path / "report.html").read_text().count("<table") > 1
     tables = [path.relative_to(committed) for path in (committed / "tables").iterdir()]
     assert [path for path in tables if (tmp_path / path).read_bytes() != (committed / path).read_bytes()] == []

@@ -69,12 +69,12 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
 
 
 def test_every_engine_gives_the_same_results(tmp_path):
-    text = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]")
+    text = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]").replace("[4, 8]", "[4]")
     found = {}
     for engine in driver.ENGINES:
         folder = tmp_path / engine
         outcome, _ = call(read(write_grid(tmp_path, text)), folder, engine=engine)
-        assert (outcome.executed, outcome.stopped) == (4, False)
+        assert (outcome.executed, outcome.stopped) == (2, False)
         found[engine] = {name: each["deterministic"] for name, each in records.load(folder)[0].items()}
     assert found["local"] == found["inline"]
 

@@ -124,13 +124,15 @@ def planned(tiny, tmp_path):
     return tmp_path / "r", {each.name: each for each in list_jobs(tiny, machine)}
 
 
-def test_jobs_are_run_from_disk_in_bare_processes(tmp_path, planned):
-    """A run and a cost; their records are those of jobs that this process executes."""
+def test_jobs_are_run_from_disk(tmp_path, planned):
+    """A run in a bare process, and a cost; their records are those of jobs that this process executes."""
     folder, todo = planned
+    found = start(folder, todo["base, seed 0"].id)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.endswith("base, seed 0: done\n")
+    result = CliRunner().invoke(app, ["job", str(folder), todo["growth_rate 8"].id])
+    assert (result.exit_code, result.stdout) == (0, "growth_rate 8: done\n")
     for name in ("base, seed 0", "growth_rate 8"):
-        found = start(folder, todo[name].id)
-        assert (found.returncode, found.stderr) == (0, "")
-        assert found.stdout.endswith(f"{name}: done\n")
         job.execute(todo[name], tmp_path / "here", describe_code(), context())
     there, here = (records.load(place)[0] for place in (folder, tmp_path / "here"))
     assert {key: each["deterministic"] for key, each in there.items()} == {
@@ -138,8 +140,8 @@ def test_jobs_are_run_from_disk_in_bare_processes(tmp_path, planned):
     }
     run = there[todo["base, seed 0"].id]
     assert run["environment"] == here[run["id"]]["environment"]
-    again = start(folder, run["id"])
-    assert (again.returncode, again.stdout) == (0, "base, seed 0 is on record already\n")
+    again = CliRunner().invoke(app, ["job", str(folder), run["id"]])
+    assert (again.exit_code, again.stdout) == (0, "base, seed 0 is on record already\n")
 
 
 def test_what_is_wrong_with_a_job_is_told_without_a_traceback(tiny, tmp_path, planned):
@@ -189,7 +191,7 @@ def test_a_job_that_fails_notes_why(tmp_path):
     grid = read(write_grid(tmp_path, text))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     run = next(each for each in list_jobs(grid, MACHINE) if each.kind == "run")
-    found = start(tmp_path / "r", run.id)
-    assert found.returncode == 1
+    found = CliRunner().invoke(app, ["job", str(tmp_path / "r"), run.id])
+    assert found.exit_code == 1
     assert "base, seed 0: diverged: Diverged: the loss is" in found.stdout
     assert records.load_attempts(tmp_path / "r")[run.id][0]["status"] == "diverged"
