@@ -42,6 +42,7 @@ def test_from_a_grid_file_to_a_latex_cell(tmp_path):
     assert (folder / "tables" / "growth_rate.tex").read_text() == table
 
 
+@pytest.mark.slow  # each part has a test of its own
 def test_a_folder_too_large_for_memory_is_trained_from_its_files(tmp_path):
     images = write_images(tmp_path / "images", 4)
     text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', images).replace("[0, 1, 2]", "[0]")
