@@ -252,7 +252,7 @@ class AsyncCheckpointer:
     """Saves the states of a training: copies them at once, and writes them in a thread while training goes on."""
 
     def __init__(self, store: CheckpointStore | None) -> None:
-        self._shelf = store
+        self._store = store
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -262,8 +262,8 @@ class AsyncCheckpointer:
         Raises StorageError if the previous write failed.
         """
         self.wait()
-        if self._shelf is not None:
-            self._writing = self._thread.submit(self._shelf.write, state.dump(), (len(state.history), state.steps))
+        if self._store is not None:
+            self._writing = self._thread.submit(self._store.write, state.dump(), (len(state.history), state.steps))
 
     def wait(self) -> None:
         """Waits until the last state is written. Raises StorageError if the write failed."""
