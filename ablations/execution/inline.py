@@ -92,16 +92,18 @@ class InlineEngine:
     def _live(self, task: Task, deaths: Deaths, put: Any, asked: Stopping, begin: Any) -> None:
         """Runs a task in its thread. The last event that it puts is an end or a restart."""
 
+        def tell(message: object) -> None:
+            put(Told(task, 0, message))
+
         def keep(place: Any) -> None:
             deaths.forgive(task.key, place)
             put(Kept(task, 0, place))
 
-        before, started = time.monotonic(), time.monotonic()
+        started = time.monotonic()
         try:
-            with locks.lock_device(self._device, task.exclusive, lambda: put(Waiting(task, 0))):
+            with locks.lock_device(self._device, task.exclusive, lambda: put(Waiting(task, 0))) as waited:
                 begin()
-                started += time.monotonic() - before
-                context = Context(self._device, started, lambda message: put(Told(task, 0, message)), keep, asked)
+                context = Context(self._device, started + waited, tell, keep, asked)
                 status = task.function(*task.arguments, context)
             put(Stopped(task, 0) if status == "stopped" else Finished(task, 0, status))
         except OSError as error:

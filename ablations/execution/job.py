@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -91,11 +90,8 @@ def execute_planned(
         if isinstance(message, Progress):
             say(f"{job.name}: epoch {message.epochs:.1f}, loss {message.loss:.3f}")
 
-    before = time.monotonic()
-    with locks.lock_device(
-        str(place), job.kind == "cost", lambda: say("waiting for the device: another process uses it")
-    ):
-        waited = time.monotonic() - before
+    wait = "waiting for the device: another process uses it"
+    with locks.lock_device(str(place), job.kind == "cost", lambda: say(wait)) as waited:
         context = Context(str(place), started + waited, tell, lambda state: None, stopping)
         try:
             status = execute(job, folder, describe_code(), context)

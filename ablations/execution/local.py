@@ -259,14 +259,12 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         except OSError:
             os.killpg(0, signal.SIGKILL)  # the driver is dead
 
-    before = time.monotonic()
-    with locks.lock_device(device, task.exclusive, lambda: send("waiting")):
-        started += time.monotonic() - before
+    with locks.lock_device(device, task.exclusive, lambda: send("waiting")) as waited:
         send("begun")
         if task.stoppable:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _: asked.append(number))
-        context = Context(device, started, partial(send, "told"), partial(send, "kept"), lambda: bool(asked))
+        context = Context(device, started + waited, partial(send, "told"), partial(send, "kept"), lambda: bool(asked))
         try:
             send("finished", task.function(*task.arguments, context))
         except OSError as error:

@@ -25,8 +25,12 @@ class FolderInUse(RuntimeError):
 
 
 @contextmanager
-def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iterator[None]:
-    """Locks a device of this machine, alone or shared. Calls `waiting` once if another process holds it."""
+def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iterator[float]:
+    """Locks a device of this machine, alone or shared, and yields the seconds that it waited.
+
+    Calls `waiting` once if another process holds the device.
+    """
+    before = time.monotonic()
     file = f"densenet-ablations-{os.getuid()}-{name.replace(':', '-')}.lock"
     descriptor = os.open(os.path.join(tempfile.gettempdir(), file), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
@@ -34,7 +38,7 @@ def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iter
         if not _try_lock(descriptor, mode):
             waiting()
             fcntl.flock(descriptor, mode)
-        yield
+        yield time.monotonic() - before
     finally:
         os.close(descriptor)
 

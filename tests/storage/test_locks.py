@@ -40,8 +40,8 @@ def test_the_device_lock_waits_for_its_holder_and_outlives_no_one(exclusive):
 
 def test_shared_holders_do_not_wait_for_each_other():
     device = f"test-shared-{os.getpid()}"
-    with locks.lock_device(device, False, pytest.fail), locks.lock_device(device, False, pytest.fail):
-        pass
+    with locks.lock_device(device, False, pytest.fail) as waited, locks.lock_device(device, False, pytest.fail):
+        assert waited >= 0
 
 
 def grab(folder, ready):
