@@ -225,6 +225,7 @@ def _make_row(kind: str, variant: str, seed: int | None, job: str | None, whole:
         values = {**record["deterministic"], **record["measured"]}
         scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
         row |= {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
+        row["data_checksum"] = record["config"].get("data", {}).get("checksum")
     elif job in attempts:
         last = attempts[job][-1]
         row |= {"status": last["status"], "reason": last["reason"]}

@@ -11,15 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, level_text
+from ablations.report.comparison import COLUMNS, Conclusions, Effect, collect_runs, Verdict, conclude, make_effects_frame
+from ablations.report.effects import list_contrasts
 from ablations.report.frames import Frames, find_base, find_edges, list_tuned_fields, select_study
-from ablations.report.statistics import (
-    Effect,
-    compute_half_interval,
-    count_not_done,
-    find_effects,
-    make_effects_frame,
-    summarise,
-)
+from ablations.report.statistics import compute_half_interval
 from ablations.storage.manifest import Fields, Match, StudyEntry
 
 OVERALL = "overall"
@@ -32,12 +27,22 @@ class CostResult:
 
     value: float
     change: float
-    """The cost relative to the base's, minus 1: `0.5` is 50 % more."""
+    """The cost relative to the base's, minus 1: `0.5` is 50 % more. For a measure of time it is the median over rounds
+    that measured both in turn; NaN if there are none, or if they were disturbed."""
 
+    low: float
+    """The lower end of the interval of the change of a measure of time; NaN for other costs, which repeat exactly."""
+
+    high: float
     spread: float
     """Relative interquartile range over repeated steps."""
 
     disturbed: bool
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the interval of the change contains 0."""
+        return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,33 @@ class LevelResult:
     not_done: Mapping[str, int]
     """The number of runs by each other status."""
 
+    lost: int
+    """The number of runs that ended without a result."""
+
+    images: int
+    """The number of test images; 0 if it is unknown."""
+
     mean: float
+    worst_mean: float
+    """The mean accuracy if the lost runs count as 0 %."""
+
     sd: float
-    pairs: int
     difference: float
-    """The mean change against the base, paired by seed, with its 95 % t interval from `low` to `high`."""
+    """The change of the mean against the base, with its simultaneous 95 % interval from `low` to `high`."""
 
     low: float
     high: float
-    verdict: str
+    p: float
+    p_corrected: float
+    smallest_difference: float
+    """The smallest true difference that these runs would find in four cases of five."""
+
+    seeds_for_change: float
+    seeds_for_margin: float
+    verdict: Verdict
+    made_otherwise: tuple[str, ...]
+    """What made these runs and not the base's: `commit 0123456789ab`, `torch 2.14.0`."""
+
     beside: Mapping[str, RunResult]
     """Other measures of the runs, by the names of METRICS."""
 
@@ -128,8 +151,11 @@ class StudyResult:
     levels: tuple[LevelResult, ...]
     """The same as typed objects."""
 
-    effects: tuple[Effect, ...]
-    """Main effects and interactions of a product study; empty for other studies."""
+    conclusions: Conclusions
+    """What the runs tell of its levels, and of the main effects and interactions of a product."""
+
+    margin: float | None
+    """The largest difference, in points, that does not matter to the reader; None if none is stated."""
 
     tuned: tuple[str, ...]
     """The tuned fields of its levels."""
@@ -150,6 +176,11 @@ class StudyResult:
         return [key for key in BESIDE_ACCURACY if key in self.numbers]
 
     @property
+    def effects(self) -> tuple[Effect, ...]:
+        """Main effects and interactions of a product study; empty for other studies."""
+        return self.conclusions.effects
+
+    @property
     def effect_numbers(self) -> pd.DataFrame:
         """A row per main effect and interaction."""
         return make_effects_frame(self.effects)
@@ -162,8 +193,7 @@ class Results:
     frames: Frames
     studies: tuple[StudyResult, ...]
     overall: StudyResult
-    """Every variant once, by the first level that has it; the base first. Holm's correction counts them as one
-    family."""
+    """Every variant once, by the first level that has it; the base first. They are one family of comparisons."""
 
     def study(self, name: str) -> StudyResult:
         """Returns the study of this name. Raises KeyError."""
@@ -181,14 +211,16 @@ def _analyse_study(frames: Frames, entry: StudyEntry) -> StudyResult:
     own = select_study(frames, entry.name)
     levels = frames.studies[frames.studies.study == entry.name]
     tuned = list_tuned_fields(frames, entry.name)
-    numbers = _collect_numbers(own, levels, tuned)
+    conclusions = conclude(levels, own.runs, list_contrasts(entry), entry.margin)
+    numbers = _collect_numbers(own, conclusions.levels, tuned)
     stated = {level.label: level.published for level in entry.levels}
     if any(error is not None for error in stated.values()):
         rows = [_compare_published(row, stated.get(row["level"])) for row in numbers.to_dict("records")]
         numbers = pd.concat([numbers, pd.DataFrame(rows)], axis=1)
     results = _read_levels(numbers, own, tuned, find_edges(frames, entry.name), entry)
-    effects = tuple(find_effects(entry, frames.runs))
-    return StudyResult(entry.name, entry.question, own, entry, numbers, results, effects, tuple(tuned))
+    return StudyResult(
+        entry.name, entry.question, own, entry, numbers, results, conclusions, entry.margin, tuple(tuned)
+    )
 
 
 def _analyse_all(frames: Frames) -> StudyResult:
@@ -197,28 +229,48 @@ def _analyse_all(frames: Frames) -> StudyResult:
     levels = levels.assign(level=levels.level.where(levels.is_base, levels.study + " " + levels.level))
     levels = levels.sort_values("is_base", ascending=False, kind="stable")
     tuned = list_tuned_fields(frames)
-    numbers = _collect_numbers(frames, levels, tuned)
+    margins = {study.margin for study in frames.manifest.studies}
+    margin = margins.pop() if len(margins) == 1 else None
+    conclusions = conclude(levels, frames.runs, (), margin)
+    numbers = _collect_numbers(frames, conclusions.levels, tuned)
     results = _read_levels(numbers, frames, tuned, find_edges(frames), None)
     question = "What does every variant cost, and what does it buy?"
-    return StudyResult(OVERALL, question, frames, None, numbers, results, (), tuple(tuned))
+    return StudyResult(OVERALL, question, frames, None, numbers, results, conclusions, margin, tuple(tuned))
 
 
 def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> pd.DataFrame:
-    """Returns accuracies, costs, their changes and chosen values: a row per level."""
+    """Adds costs, their changes and chosen values to the accuracies: a row per level."""
     beside = [
         *(metric.spread for metric in COSTS.values() if metric.spread),
         *(metric.disturbed for metric in COSTS.values() if metric.disturbed),
     ]
     costs = frames.costs.reindex(columns=["variant", "status", *COSTS, *beside, "counters_agree"])
     costs = costs.rename(columns={"status": "cost_status"})
-    numbers = summarise(levels, frames.runs)
-    for found in (_summarise_beside(frames.runs), costs):
+    base_id = levels.loc[levels.is_base, "variant"].iloc[0]
+    numbers = levels
+    for found in (_summarise_beside(frames.runs), costs, _collect_ratios(frames, base_id)):
         numbers = numbers.merge(found, on="variant", how="left")
     base = numbers[numbers.is_base].iloc[0]
-    for key in COSTS:
+    for key, metric in COSTS.items():
         numbers[key] = numbers[key].astype(float)
-        numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
+        if not metric.timed:
+            numbers[f"{key}_change"] = numbers[key] / float(math.nan if base[key] is None else base[key]) - 1
     return numbers.merge(frames.variants[["variant", *tuned]], on="variant", how="left") if tuned else numbers
+
+
+def _collect_ratios(frames: Frames, base: str) -> pd.DataFrame:
+    """Returns the change of each measure of time against the base and its interval, by variant.
+
+    A disturbed comparison has none.
+    """
+    pairs = frames.speeds[frames.speeds.base == base]
+    found = {"variant": pairs.variant}
+    for key, metric in COSTS.items():
+        if metric.timed:
+            calm = ~pairs[f"{key}_disturbed"].map(lambda reasons: isinstance(reasons, str) and reasons != "")
+            for name, part in {"change": "ratio", "change_low": "low", "change_high": "high"}.items():
+                found[f"{key}_{name}"] = (pairs[f"{key}_{part}"].astype(float) - 1).where(calm)
+    return pd.DataFrame(found)
 
 
 def _summarise_beside(runs: pd.DataFrame) -> pd.DataFrame:
@@ -238,9 +290,10 @@ def _read_levels(
 ) -> tuple[LevelResult, ...]:
     """Converts the rows of a study's numbers to typed objects, and adds the plan's values of each level."""
     planned = {level.label: level for level in entry.levels} if entry else {}
-    not_done = count_not_done(frames.runs)
-    keys = ("level", "variant", "is_base", "n", "mean", "sd", "pairs", "difference", "low", "high", "verdict",
-            "cost_status")  # fmt: skip
+    runs = collect_runs(frames.runs)
+    base = next(row["variant"] for row in numbers.to_dict("records") if row["is_base"])
+    made = _describe_origins(frames.runs)
+    keys = ("level", "variant", "is_base", "n", "lost", "mean", "sd", *COLUMNS, "cost_status")
     found = []
     for row in numbers.to_dict("records"):
         level = planned.get(row["level"])
@@ -251,7 +304,10 @@ def _read_levels(
                 if level and entry
                 else row["level"],
                 values=level.values if level else {},
-                not_done=not_done.get(row["variant"], {}),
+                not_done=runs[row["variant"]].not_done,
+                images=runs[row["variant"]].test_set[1],
+                worst_mean=runs[row["variant"]].worst_mean,
+                made_otherwise=tuple(each for each in made.get(row["variant"], ()) if each not in made.get(base, ())),
                 beside={key: RunResult(row[key], row[f"{key}_sd"]) for key in BESIDE_ACCURACY if key in row},
                 costs={key: _read_cost(row, key) for key in COSTS},
                 counters_agree=row["counters_agree"] is not False,
@@ -262,6 +318,21 @@ def _read_levels(
             )
         )
     return tuple(found)
+
+
+def _describe_origins(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Returns by variant what made its finished runs: devices, torch versions, and commits.
+
+    Commits with the same fingerprint of the code count as one.
+    """
+    done = runs[runs.status == "done"].reindex(columns=["variant", "device_name", "torch", "commit", "fingerprint"])
+    same = done.drop_duplicates("fingerprint").set_index("fingerprint").commit
+    done = done.assign(commit=done.fingerprint.map(same))
+    words = {"device_name": "device", "torch": "torch", "commit": "commit"}
+    return {
+        str(variant): [f"{word} {each}" for column, word in words.items() for each in part[column].dropna().unique()]
+        for variant, part in done.groupby("variant", sort=False)
+    }
 
 
 def phrase_level(label: str, values: Fields) -> str:
@@ -291,7 +362,12 @@ def _read_cost(row: Mapping[Any, Any], key: str) -> CostResult:
     metric = METRICS[key]
     spread, flag = row.get(metric.spread), row.get(metric.disturbed)
     return CostResult(
-        row[key], row[f"{key}_change"], math.nan if spread is None else spread, isinstance(flag, str) and flag != ""
+        row[key],
+        row[f"{key}_change"],
+        row.get(f"{key}_change_low", math.nan),
+        row.get(f"{key}_change_high", math.nan),
+        math.nan if spread is None else spread,
+        isinstance(flag, str) and flag != "",
     )
 
 

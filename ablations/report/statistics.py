@@ -1,298 +1,341 @@
-"""Compares levels over their seeds: paired differences, 95 % intervals, and one rule for the verdict.
+"""Compares the mean accuracies of levels: over the seeds and the test images together, or over the seeds alone.
 
-A difference is *resolved* if its paired t-test, Holm-corrected over the study, has p < 0.05. The interval covers only
-the variation over seeds, not the choice of the test set.
+The model, for image i of N and seed s of the n seeds of level a, with y = 100 for a correctly classified image and 0
+for another: `y_asi = mean_a + image_ai + seed_as + rest_asi`. Seeds are random draws within a level, and the same
+images are classified by all levels. For a contrast `sum_a c_a mean_a` the variance is estimated by
+
+    sum_a c_a² S_a / n_a  +  V / N  -  sum_a c_a² R_a / (n_a N)
+
+where S_a is the variance of the accuracy over the seeds, V the variance over the images of the contrast of their mean
+outcomes, and R_a the mean square of `rest`, which the first two terms both contain. For one level against another with
+paired seeds these are the crossed random effects `(MS_seed + MS_image - MS_rest) / (n N)`. The degrees of freedom are
+Satterthwaite's (1946). Intervals are simultaneous: their factor is a quantile of the largest |t| of the family
+(Dunnett 1955, in general Hothorn, Bretz and Westfall 2008), so that they decide the verdict.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import statistics
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
-import pandas as pd
-from scipy import stats
-
-from ablations.metrics import level_text
-from ablations.storage.manifest import StudyEntry
+from numpy.typing import NDArray
+from scipy import optimize, stats
+from scipy.stats import qmc
 
 SIGNIFICANCE = 0.05
+POWER = 0.8
+"""The probability with which the smallest detectable effect is found."""
+
+WIDER = 0.1
+"""A level with a wider spread than the others, by a one-sided F-test at this level, is judged by its own spread."""
+
+OUTLYING = 0.001
+"""A level whose spread differs from that of the others, by an F-test at this level, is left out of the pooled spread."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The difference of a variant from the base, paired by seed."""
+class Sample:
+    """The finished runs of a level: two or more."""
 
-    pairs: int
-    mean: float
-    low: float
-    """The lower end of the 95 % t interval of the mean; NaN for less than two pairs."""
+    accuracies: tuple[float, ...]
+    """The accuracy of each run, in %."""
 
-    high: float
-    p: float
-    """The p-value of a two-sided paired t-test, uncorrected; NaN if the differences do not vary."""
+    seeds: tuple[int, ...]
+    images: int
+    """The number of test images."""
 
-    identical: bool
-    """Whether both runs of every pair have exactly the same weights, so that equal accuracies are no coincidence."""
+    outcomes: NDArray[np.bool_] | None = None
+    """Which images each run classified correctly, `(seeds, images)`; None if the records do not tell."""
 
 
-Key = tuple[int, str, str]
-"""Seed, device and torch version. Only runs with the same three values are paired."""
+@dataclass(frozen=True)
+class Images:
+    """What the outcomes of single images tell of the levels."""
 
-Runs = Mapping[Key, tuple[float, str]]
-"""Accuracy and weights of a variant's finished runs."""
+    shares: Floats
+    """The share of a level's runs that classified an image correctly, in %, `(levels, images)`."""
 
-
-def compare_runs(base: Runs, other: Runs) -> Difference:
-    """Returns `other` minus `base`, over the runs that both have."""
-    keys = [key for key in base if key in other]
-    return judge([other[key][0] - base[key][0] for key in keys], all(other[key][1] == base[key][1] for key in keys))
+    residuals: Floats
+    """The mean square of what neither the image nor the seed explains, `(levels,)`."""
 
 
-def judge(differences: Sequence[float], identical: bool) -> Difference:
-    """Returns the mean of paired differences, one per seed, with its t interval (Student 1908) and t-test against 0."""
-    differences = [round(difference, 9) for difference in differences]  # removes rounding errors of sums
-    n = len(differences)
-    if n and identical:
-        end = 0.0 if n > 1 else math.nan
-        return Difference(n, 0.0, end, end, 1.0, identical=True)
-    mean = statistics.fmean(differences) if n else math.nan
-    if n < 2:
-        return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    error = statistics.stdev(differences) / math.sqrt(n)  # stdev sums exactly: equal values have deviation 0
-    if error <= 1e-9:  # only rounding: a t-test would call any such difference certain
-        return Difference(n, mean, math.nan, math.nan, math.nan, identical=False)
-    half = compute_half_interval(error * math.sqrt(n), n)
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    return Difference(n, mean, mean - half, mean + half, p, identical=False)
+@dataclass(frozen=True)
+class Fit:
+    """Means of levels, and how much they vary over the seeds and the images. Each array has a value per level."""
+
+    counts: Floats
+    """The number of seeds."""
+
+    means: Floats
+    variances: Floats
+    """The variance of the accuracy over the seeds."""
+
+    degrees: Floats
+    """The degrees of freedom of that variance."""
+
+    pooled: NDArray[np.bool_]
+    """Whether the variance is the one that the levels share."""
+
+    paired: bool
+    """Whether the seeds have an effect that the levels share, which was removed."""
+
+    images: Images | None
+    """None if the accuracies are compared on these test images only."""
+
+
+def fit(samples: Sequence[Sample]) -> Fit:
+    """Fits the model to the samples of several levels, which classified the same images."""
+    variances, degrees, paired = _measure_spreads(samples)
+    floor = max((100 / sample.images) ** 2 if sample.images else 0.0 for sample in samples) or 1e-4
+    shared, freedom, pooled = pool(variances, degrees)
+    known = [sample.outcomes for sample in samples if sample.outcomes is not None]
+    images = None
+    if len(known) == len(samples):
+        shares = [100 * outcomes.mean(axis=0) for outcomes in known]
+        images = Images(np.array(shares), np.array([_find_residual(outcomes) for outcomes in known]))
+    return Fit(
+        counts=np.array([len(sample.accuracies) for sample in samples], dtype=float),
+        means=np.array([math.fsum(sample.accuracies) / len(sample.accuracies) for sample in samples]),
+        variances=np.maximum(shared, floor),
+        degrees=freedom,
+        pooled=pooled,
+        paired=paired,
+        images=images,
+    )
+
+
+def _measure_spreads(samples: Sequence[Sample]) -> tuple[Floats, Floats, bool]:
+    """Returns the variance over the seeds of each level, its degrees of freedom, and whether seeds were paired.
+
+    The seeds are paired if all levels have the same ones and a two-way analysis of variance finds that they matter.
+    """
+    rows = [np.array(sample.accuracies) for sample in samples]
+    if len(samples) > 1 and len({sample.seeds for sample in samples}) == 1:
+        table = np.array(rows)
+        levels, seeds = table.shape
+        effects = table.mean(axis=0) - table.mean()
+        rest = table - table.mean(axis=1, keepdims=True) - effects
+        freedom = (levels - 1) * (seeds - 1)
+        explained, left = levels * (effects**2).sum() / (seeds - 1), (rest**2).sum() / freedom
+        if left > 0 and stats.f.sf(explained / left, seeds - 1, freedom) < SIGNIFICANCE:
+            each = np.full(levels, freedom / levels)
+            return (rest**2).sum(axis=1) / each, each, True
+    degrees = np.array([len(row) - 1.0 for row in rows])
+    return np.array([row.var(ddof=1) for row in rows]), degrees, False
+
+
+def pool(variances: Floats, degrees: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Pools variances that agree.
+
+    Returns for each the variance to use, its degrees of freedom, and whether it is the pooled one. The pool leaves out
+    variances that differ from the others' by an F-test at OUTLYING. A variance that is larger at WIDER is used itself;
+    a smaller one is replaced by the pooled one.
+    """
+    inside = np.ones(len(variances), dtype=bool)
+    while inside.sum() > 2:
+        tails = [min(_compare_spread(variances, degrees, inside, place)) for place in np.flatnonzero(inside)]
+        if min(tails) >= OUTLYING:
+            break
+        inside[np.flatnonzero(inside)[int(np.argmin(tails))]] = False
+    freedom = degrees[inside].sum()
+    shared = (variances * degrees)[inside].sum() / freedom
+    wide = np.array([_compare_spread(variances, degrees, inside, place)[0] < WIDER for place in range(len(variances))])
+    own = wide & (variances > shared)
+    return np.where(own, variances, shared), np.where(own, degrees, freedom), ~own
+
+
+def _compare_spread(variances: Floats, degrees: Floats, inside: NDArray[np.bool_], place: int) -> tuple[float, float]:
+    """Returns the upper and the lower tail of the F-test of one variance against the pooled variance of the others."""
+    others = inside.copy()
+    others[place] = False
+    freedom = degrees[others].sum()
+    pooled = (variances * degrees)[others].sum() / freedom if freedom else 0.0
+    if not pooled > 0:
+        return (0.0, 1.0) if freedom and variances[place] > 0 else (1.0, 1.0)
+    test = stats.f(degrees[place], freedom)
+    return float(test.sf(variances[place] / pooled)), float(test.cdf(variances[place] / pooled))
+
+
+def _find_residual(outcomes: NDArray[np.bool_]) -> float:
+    """Returns the mean square of what neither the image nor the seed explains, from outcomes `(seeds, images)`."""
+    values = 100.0 * outcomes
+    seeds, images = values.shape
+    rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    return float((rest**2).sum() / ((seeds - 1) * max(1, images - 1)))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A contrast of the means of levels, with its variance over the seeds and over the images."""
+
+    value: float
+    seed_variance: float
+    seed_degrees: float
+    image_variance: float
+    image_degrees: float
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return math.sqrt(self.seed_variance + self.image_variance)
+
+    @property
+    def degrees(self) -> float:
+        """The degrees of freedom of the standard error (Satterthwaite 1946)."""
+        parts = self.seed_variance**2 / self.seed_degrees + self.image_variance**2 / self.image_degrees
+        return (self.seed_variance + self.image_variance) ** 2 / parts
+
+    def with_seeds(self, before: float, after: float) -> Estimate:
+        """Returns the estimate that `after` seeds of each level would give instead of `before`, varying as these do."""
+        return replace(
+            self,
+            seed_variance=self.seed_variance * before / after,
+            seed_degrees=self.seed_degrees * (after - 1) / (before - 1),
+        )
+
+
+def estimate(fitted: Fit, contrast: Floats) -> Estimate:
+    """Estimates a contrast `(levels,)` of the means of the levels."""
+    parts = contrast**2 * fitted.variances / fitted.counts
+    of_pool = parts[fitted.pooled].sum()
+    terms = [(of_pool, fitted.degrees[fitted.pooled][0])] if of_pool else []
+    terms += [(parts[place], fitted.degrees[place]) for place in np.flatnonzero(~fitted.pooled) if parts[place]]
+    over_seeds = sum(variance for variance, _ in terms)
+    freedom = over_seeds**2 / sum(variance**2 / degrees for variance, degrees in terms)
+    over_images, images_freedom = _vary_images(fitted, contrast)
+    return Estimate(float(contrast @ fitted.means), float(over_seeds), float(freedom), over_images, images_freedom)
+
+
+def _vary_images(fitted: Fit, contrast: Floats) -> tuple[float, float]:
+    """Returns the variance of a contrast over the images, beyond what varies over the seeds, and its degrees."""
+    if fitted.images is None:
+        return 0.0, 1.0
+    number = fitted.images.shares.shape[1]
+    seen = float((contrast @ fitted.images.shares).var(ddof=1)) / number if number > 1 else 0.0
+    rest = contrast**2 * fitted.images.residuals / (fitted.counts * number)
+    if seen <= rest.sum():
+        return 0.0, 1.0
+    freedom = max(1, number - 1)
+    parts = seen**2 / freedom + float((rest**2 / ((fitted.counts - 1) * freedom)).sum())
+    beyond = seen - float(rest.sum())
+    return beyond, beyond**2 / parts
+
+
+DRAWS = 13
+"""The distribution of the largest |t| is computed from 2^13 points, which gives three digits of its quantiles."""
+
+
+class Family:
+    """Comparisons that are judged together: one false verdict among all of them has the probability 5 %."""
+
+    def __init__(self, correlations: Floats) -> None:
+        """Takes the correlations of the comparisons, `(comparisons, comparisons)`."""
+        size = len(correlations)
+        root = np.linalg.cholesky(correlations + 1e-9 * np.eye(size))  # equal comparisons make it singular
+        self.size = size
+        self.largest = np.abs(_draw_normals(size) @ root.T).max(axis=1)
+
+    def correct(self, t: float, degrees: float) -> float:
+        """Returns the probability that the largest |t| of the family is at least `t`, if no level differs."""
+        if t == 0:
+            return 1.0
+        alone = 2 * float(stats.t.sf(abs(t), degrees))
+        several = float(stats.chi2.cdf(degrees * (self.largest / t) ** 2, degrees).mean())
+        return min(1.0, max(alone, min(several, self.size * alone)))
+
+    def find_factor(self, degrees: float) -> float:
+        """Returns the number of standard errors to each side of a simultaneous 95 % interval."""
+        low, high = (float(stats.t.isf(SIGNIFICANCE / 2 / count, degrees)) for count in (1, self.size))
+        if self.size == 1:
+            return low
+        found = optimize.brentq(lambda t: self.correct(t, degrees) - SIGNIFICANCE, 0.99 * low, 1.01 * high, xtol=1e-9)
+        return float(found)
+
+
+@cache
+def _draw_normals(size: int) -> Floats:
+    """Returns points of the standard normal distribution, `(2^DRAWS, size)`, the same in every call (Sobol 1967)."""
+    points: Floats = stats.norm.ppf(qmc.Sobol(size, scramble=True, rng=0).random_base2(DRAWS))
+    return points
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A contrast with its simultaneous 95 % interval and its p-values."""
+
+    estimate: Estimate
+    family: Family
+
+    @cached_property
+    def half(self) -> float:
+        """Half the width of the simultaneous interval."""
+        return self.family.find_factor(self.estimate.degrees) * self.estimate.error
+
+    @property
+    def p(self) -> float:
+        """The p-value of this comparison alone."""
+        return 2 * float(stats.t.sf(abs(self._t), self.estimate.degrees))
+
+    @property
+    def p_corrected(self) -> float:
+        """The p-value corrected for all comparisons of the family. It is below 0.05 if the interval excludes 0."""
+        return self.family.correct(abs(self._t), self.estimate.degrees)
+
+    @property
+    def _t(self) -> float:
+        return self.estimate.value / self.estimate.error
+
+    @property
+    def smallest(self) -> float:
+        """The smallest true difference that this comparison finds with the probability POWER."""
+        return find_smallest(self.estimate, self.family)
+
+
+def compare(fitted: Fit, contrasts: Floats) -> list[Comparison]:
+    """Compares by several contrasts `(contrasts, levels)`, which are one family."""
+    if not len(contrasts):
+        return []
+    covariance = (contrasts * (fitted.variances / fitted.counts)) @ contrasts.T
+    if fitted.images is not None:
+        covariance += np.atleast_2d(np.cov(contrasts @ fitted.images.shares)) / fitted.images.shares.shape[1]
+    scale = np.sqrt(np.diag(covariance))
+    family = Family(covariance / np.outer(scale, scale))
+    return [Comparison(estimate(fitted, contrast), family) for contrast in contrasts]
+
+
+def find_smallest(estimated: Estimate, family: Family) -> float:
+    """Returns the smallest true difference that is found with the probability POWER."""
+    degrees = estimated.degrees
+    return (family.find_factor(degrees) + float(stats.t.ppf(POWER, degrees))) * estimated.error
+
+
+MOST_SEEDS = 1000
+
+
+def count_seeds(estimated: Estimate, family: Family, seeds: float, effect: float) -> int | None:
+    """Returns how many seeds a level would need to find an effect with the probability POWER, at least two.
+
+    Returns None if MOST_SEEDS do not suffice: then the test images are too few, or the effect is too small. `seeds` is
+    the number that the estimate is from, two or more.
+    """
+
+    def finds(number: int) -> bool:
+        return find_smallest(estimated.with_seeds(seeds, number), family) <= abs(effect)
+
+    low, high = 2, MOST_SEEDS
+    if not finds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if finds(middle) else (middle + 1, high)
+    return low
 
 
 def compute_half_interval(sd: float, n: int) -> float:
     """Returns half the width of the 95 % t interval of a mean over n seeds; NaN for less than two."""
     return float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values with Holm's step-down correction (Holm 1979). NaN means no test and stays NaN."""
-    p = np.asarray(p_values, dtype=float)
-    corrected = np.full(len(p), math.nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    largest = 0.0
-    for rank, index in enumerate(tested[np.argsort(p[tested], kind="stable")]):
-        largest = max(largest, min(1.0, (len(tested) - rank) * float(p[index])))
-        corrected[index] = largest
-    return [float(value) for value in corrected]
-
-
-def summarise(levels: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Returns the accuracy of each level of one study, in the order of the levels, and its difference from the base.
-
-    Columns: level, variant, is_base, n, not_done (`1 diverged, 1 missing`), mean, sd, pairs, difference, low, high, p,
-    p_holm, verdict.
-    """
-    own = runs[runs.variant.isin(levels.variant)]
-    seeds, statuses = _collect_runs(own), count_not_done(own)
-    base = seeds[str(levels.loc[levels.is_base, "variant"].iloc[0])]
-    rows: list[dict[str, Any]] = []
-    compared = []
-    for level in levels.itertuples(index=False):
-        done = seeds[str(level.variant)]
-        accuracies = [accuracy for accuracy, _ in done.values()]
-        compared.append(compare_runs(base, done))
-        rows.append(
-            {
-                "level": level.level,
-                "variant": level.variant,
-                "is_base": level.is_base,
-                "n": len(done),
-                "not_done": describe_not_done(statuses[str(level.variant)]),
-                "mean": statistics.fmean(accuracies) if done else math.nan,
-                "sd": statistics.stdev(accuracies) if len(done) > 1 else math.nan,
-            }
-        )
-    tests = [math.nan if row["is_base"] else each.p for row, each in zip(rows, compared, strict=True)]
-    for row, each, corrected in zip(rows, compared, holm(tests), strict=True):
-        if row["is_base"]:
-            row |= dict.fromkeys(("difference", "low", "high", "p", "p_holm"), math.nan)
-            row |= {"pairs": each.pairs, "verdict": "base"}
-        else:
-            row |= {"pairs": each.pairs, "difference": each.mean, "low": each.low, "high": each.high}
-            verdict = "no pairs" if row["n"] and base and not each.pairs else _decide(each, corrected)
-            row |= {"p": each.p, "p_holm": corrected, "verdict": verdict}
-    return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class Move:
-    """A change from one level of an axis to another."""
-
-    axis: str
-    before: Any
-    after: Any
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A main effect (one move) or an interaction (two moves) of a product study."""
-
-    moves: tuple[Move, ...]
-    difference: Difference
-    p_holm: float
-    verdict: str
-
-
-def find_effects(study: StudyEntry, runs: pd.DataFrame) -> list[Effect]:
-    """Returns main effects and interactions of a study that is the product of several axes; an empty list for others.
-
-    A main effect is the change from the base's level of an axis to another level, averaged over the levels of all other
-    axes. An interaction is how much two changes along two axes, made together, differ from their sum. Each is
-    paired by seed, over the seeds of all cells that it needs, and Holm-corrected over all effects of the study.
-    """
-    product = _find_product(study)
-    if product is None:
-        return []
-    done = _collect_runs(runs[runs.variant.isin(product.variants.values())])
-    changes = list(_list_changes(product))
-    compared = [_compare_cells(product, changed, done) for changed in changes]
-    return [
-        Effect(_list_moves(product, changed), difference, corrected, _decide(difference, corrected))
-        for changed, difference, corrected in zip(
-            changes, compared, holm([difference.p for difference in compared]), strict=True
-        )
-    ]
-
-
-def make_effects_frame(effects: Sequence[Effect]) -> pd.DataFrame:
-    """Returns a row per effect: effect, axes, levels, pairs, difference, low, high, p, p_holm, verdict."""
-    rows = [
-        {
-            "effect": "main" if len(effect.moves) == 1 else "interaction",
-            "axes": " x ".join(move.axis for move in effect.moves),
-            "levels": ", ".join(f"{level_text(move.before)} -> {level_text(move.after)}" for move in effect.moves),
-            "pairs": effect.difference.pairs,
-            "difference": effect.difference.mean,
-            "low": effect.difference.low,
-            "high": effect.difference.high,
-            "p": effect.difference.p,
-            "p_holm": effect.p_holm,
-            "verdict": effect.verdict,
-        }
-        for effect in effects
-    ]
-    return pd.DataFrame(rows, columns=_EFFECT_COLUMNS)
-
-
-_EFFECT_COLUMNS = ["effect", "axes", "levels", "pairs", "difference", "low", "high", "p", "p_holm", "verdict"]
-
-Combination = tuple[str, ...]
-"""A level of each axis, as text."""
-
-
-@dataclass(frozen=True)
-class _Product:
-    """A study with every combination of the levels of its axes."""
-
-    axes: tuple[str, ...]
-    levels: list[list[str]]
-    """The levels of each axis."""
-
-    reference: Combination
-    """The cell that all others are compared with: the base, or the first level of each axis if the base is no cell."""
-
-    variants: dict[Combination, str]
-    values: dict[tuple[int, str], Any]
-    """The value of a field, by the number of its axis and the text of the level."""
-
-
-def _find_product(study: StudyEntry) -> _Product | None:
-    """Returns the study's product; None if the study is not a product."""
-    axes = study.axes
-    cells = {tuple(level_text(level.values.get(axis)) for axis in axes): level for level in study.levels}
-    inside = {cell: level for cell, level in cells.items() if not level.is_base}
-    for each in (cells, inside):
-        levels = [list(dict.fromkeys(cell[place] for cell in each)) for place in range(len(axes))]
-        if len(axes) > 1 and min(map(len, levels)) > 1 and len(each) == math.prod(map(len, levels)):
-            base = next((cell for cell, level in each.items() if level.is_base), None)
-            variants = {cell: level.variant for cell, level in each.items()}
-            values = {(place, cell[place]): level.values.get(axis)
-                      for cell, level in each.items() for place, axis in enumerate(axes)}  # fmt: skip
-            return _Product(axes, levels, base or tuple(texts[0] for texts in levels), variants, values)
-    return None
-
-
-def _list_changes(product: _Product) -> Iterator[dict[int, str]]:
-    """Yields the changed levels of each effect: a level of one axis or of two that differs from the reference."""
-    others = [
-        [level for level in levels if level != own]
-        for levels, own in zip(product.levels, product.reference, strict=True)
-    ]
-    for count in (1, 2):
-        for axes in itertools.combinations(range(len(others)), count):
-            for levels in itertools.product(*(others[axis] for axis in axes)):
-                yield dict(zip(axes, levels, strict=True))
-
-
-def _list_moves(product: _Product, changed: Mapping[int, str]) -> tuple[Move, ...]:
-    values = product.values
-    return tuple(
-        Move(product.axes[place], values[place, product.reference[place]], values[place, to])
-        for place, to in changed.items()
-    )
-
-
-def _compare_cells(product: _Product, changed: Mapping[int, str], done: Mapping[str, Runs]) -> Difference:
-    """Computes an effect for each seed: the cells with all changes, minus those with one axis unchanged, and so on."""
-    choices = [
-        [changed[axis], product.reference[axis]] if axis in changed else levels
-        for axis, levels in enumerate(product.levels)
-    ]
-    runs = {cell: done[product.variants[cell]] for cell in itertools.product(*choices)}
-    signs = {cell: math.prod(1 if cell[axis] == to else -1 for axis, to in changed.items()) for cell in runs}
-    keys = [key for key in next(iter(runs.values())) if all(key in own for own in runs.values())]
-    seen = len(runs) / 2 ** len(changed)
-    differences = [sum(sign * runs[cell][key][0] for cell, sign in signs.items()) / seen for key in keys]
-
-    def moves_nothing(axis: int) -> bool:
-        """Returns whether this axis changes no weights in any cell."""
-        still = {cell: (*cell[:axis], product.reference[axis], *cell[axis + 1 :]) for cell in runs}
-        return all(runs[cell][key][1] == runs[other][key][1] for cell, other in still.items() for key in keys)
-
-    return judge(differences, any(map(moves_nothing, changed)))
-
-
-def _collect_runs(runs: pd.DataFrame) -> dict[str, dict[Key, tuple[float, str]]]:
-    """Returns accuracy and weights of the finished runs of every variant."""
-    found: dict[str, dict[Key, tuple[float, str]]] = {str(name): {} for name in runs.variant}
-    columns = ["variant", "seed", "device_name", "torch", "test_accuracy", "weights"]
-    for variant, *key, accuracy, weights in (
-        runs[runs.status == "done"].reindex(columns=columns).itertuples(index=False)
-    ):
-        known = isinstance(weights, str)  # unknown weights are identical with no others
-        found[str(variant)][tuple(key)] = float(accuracy), weights if known else f"unknown, {variant} {key}"
-    return found
-
-
-def count_not_done(runs: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Counts the runs of every variant by status, without `done`, in alphabetical order."""
-    found: dict[str, Counter[str]] = {str(name): Counter() for name in runs.variant}
-    for variant, status in runs[runs.status != "done"][["variant", "status"]].itertuples(index=False):
-        found[str(variant)][status] += 1
-    return {name: dict(sorted(counts.items())) for name, counts in found.items()}
-
-
-def describe_not_done(counts: Mapping[str, int]) -> str:
-    """Returns `1 diverged, 2 missing`."""
-    return ", ".join(f"{number} {status}" for status, number in counts.items())
-
-
-def _decide(difference: Difference, corrected: float) -> str:
-    if not difference.pairs:
-        return "no data"
-    if difference.identical:
-        return "identical"
-    return "resolved" if corrected < SIGNIFICANCE else "not resolved"

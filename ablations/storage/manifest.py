@@ -73,6 +73,9 @@ class StudyEntry(Entry):
     published_source: str = ""
     """The source of the published errors."""
 
+    margin: float | None = None
+    """The largest difference of accuracy, in points, that does not matter; None if none is stated."""
+
     levels: tuple[LevelEntry, ...]
 
 
