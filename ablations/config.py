@@ -15,7 +15,7 @@ from densenet_ablations import check_names
 
 check_names()
 
-from densenet import Config  # noqa: E402
+from densenet import Config, DenseNetConfig  # noqa: E402
 
 PROTOCOL = 3
 """The version of the protocol, raised by hand if the same configuration would give other results than before."""
@@ -364,7 +364,8 @@ def cost_fields(cost: CostConfig) -> dict[str, Any]:
         "image_size": list(cost.image_size),
         "train": hashed_fields(cost.train),
     }
-    return {**fields, "recomputed": "for gradients"} if getattr(cost.model, "recomputes", False) is True else fields
+    recomputes = isinstance(cost.model, DenseNetConfig) and cost.model.recomputes
+    return {**fields, "recomputed": "for gradients"} if recomputes else fields
 
 
 def speed_fields(speed: SpeedConfig) -> dict[str, Any]:
