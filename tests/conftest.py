@@ -112,8 +112,10 @@ def write_images(folder: Path, each: int) -> str:
 
 
 def context(stopping=lambda: False, started: float = 0.0) -> Context:
-    """What an engine gives to a task, for a task that is called here."""
-    return Context("cpu", started or time.monotonic(), lambda message: None, lambda place: None, stopping)
+    """What an engine gives to a task, for a task that is called here. Its measurements are made in forks of this
+    process.
+    """
+    return Context("cpu", started or time.monotonic(), lambda message: None, lambda place: None, stopping, "fork")
 
 
 def record_of(job, accuracy: float, scale: float) -> dict:
