@@ -136,7 +136,7 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
     _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
          f"{found['missing_costs']} costs missing.")  # fmt: skip
     if found["speeds"]:
-        _say(f"{found['speeds']} comparisons of speed, {found['missing_speeds']} of them missing.")
+        _say(f"Comparisons of speed: {found['speeds']}, {found['missing_speeds']} of them missing.")
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs", "speeds")):
         _say(f"They take about {format_clock(found['seconds'])}, by {found['timed_by']}.")
     for entry in entries:
