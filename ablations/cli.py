@@ -135,7 +135,9 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         _say(f"{found['tuning_runs']} trials for tuning, {found['missing_tuning_runs']} of them missing.")
     _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
          f"{found['missing_costs']} costs missing.")  # fmt: skip
-    if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs")):
+    if found["speeds"]:
+        _say(f"Comparisons of speed: {found['speeds']}, {found['missing_speeds']} of them missing.")
+    if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs", "speeds")):
         _say(f"They take about {format_clock(found['seconds'])}, by {found['timed_by']}.")
     for entry in entries:
         for key in ("failed", "prediction_failed", "does_not_fit"):

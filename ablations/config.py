@@ -1,4 +1,4 @@
-"""The configuration of a run and of a cost, and the identity that names them."""
+"""The configuration of a run, of a cost and of a comparison of speed, and the identity that names them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densenet_ablations import check_names
 
 check_names()
 
-from densenet import Config  # noqa: E402
+from densenet import Config, DenseNetConfig  # noqa: E402
 
 PROTOCOL = 3
 """The version of the protocol, raised by hand if the same configuration would give other results than before."""
@@ -310,6 +310,16 @@ class CostConfig:
         return self.train.batch_size
 
 
+@dataclass(frozen=True)
+class SpeedConfig:
+    """The comparison of the speed of two variants: of a level and its base."""
+
+    level: CostConfig
+    base: CostConfig
+    rounds: int
+    """How often each of them is measured."""
+
+
 def beside_identity(config: type[Config]) -> set[str]:
     """Returns the fields of a configuration that change no result."""
     return {name for name in config.model_fields if not role_of(config, name).identity}
@@ -345,9 +355,19 @@ def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
 
 
 def cost_fields(cost: CostConfig) -> dict[str, Any]:
-    """Returns a cost's configuration as it is hashed and recorded."""
-    return {
+    """Returns a cost's configuration as it is hashed and recorded.
+
+    Costs of networks that recompute have one more field, because inference does not recompute any more.
+    """
+    fields = {
         "model": hashed_fields(cost.model),
         "image_size": list(cost.image_size),
         "train": hashed_fields(cost.train),
     }
+    recomputes = isinstance(cost.model, DenseNetConfig) and cost.model.recomputes
+    return {**fields, "recomputed": "for gradients"} if recomputes else fields
+
+
+def speed_fields(speed: SpeedConfig) -> dict[str, Any]:
+    """Returns the configuration of a comparison of speed as it is hashed and recorded."""
+    return {"level": cost_fields(speed.level), "base": cost_fields(speed.base), "rounds": speed.rounds}

@@ -214,6 +214,11 @@ class DenseNetConfig(Config):
         return self.growth_rate if isinstance(self.growth_rate, tuple) else (self.growth_rate,) * len(self.block_config)
 
     @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass runs modules of the network a second time."""
+        return self.checkpoint != "none" and self.implementation == "textbook"
+
+    @property
     def stem_features(self) -> int:
         """Channels of the stem's output."""
         return self.init_features or 2 * self.growth_rates[0]

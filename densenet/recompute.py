@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Input = TypeVar("Input")
+Input = TypeVar("Input", Tensor, list[Tensor])
 
 
 class DiscardedBuffers:
@@ -43,8 +45,11 @@ class DiscardedBuffers:
 def recompute(module: nn.Module, function: Callable[[Input], Tensor], inputs: Input) -> Tensor:
     """Computes `function(inputs)` without keeping intermediate results; the backward pass computes them again.
 
-    `module` owns the buffers that `function` writes. `inputs` must not change before the backward pass.
+    Where no gradient is needed, as in inference, it calls the function and nothing else. `module` owns the buffers that
+    `function` writes. `inputs` must not change before the backward pass.
     """
+    if not needs_gradient(module, inputs):
+        return function(inputs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), DiscardedBuffers(module)
@@ -52,3 +57,10 @@ def recompute(module: nn.Module, function: Callable[[Input], Tensor], inputs: In
     draws = any(isinstance(part, nn.Dropout) for part in module.modules())  # only dropout draws random numbers
     result: Tensor = checkpoint(function, inputs, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws)
     return result
+
+
+def needs_gradient(module: nn.Module, inputs: Tensor | list[Tensor]) -> bool:
+    """Returns whether a backward pass may follow: gradients are enabled, and an input or a parameter requires one."""
+    tensors = [inputs] if isinstance(inputs, Tensor) else inputs
+    used = chain(tensors, module.parameters())
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in used)

@@ -40,6 +40,7 @@ MACHINE = {"device": "cpu", "device_name": "Test processor", "threads": 1, "torc
 TINY = """\
 title = "Tiny"
 seeds = [0, 1, 2]
+speed_rounds = 0
 
 [base]
 model.block_config = [1, 1]
@@ -111,8 +112,10 @@ def write_images(folder: Path, each: int) -> str:
 
 
 def context(stopping=lambda: False, started: float = 0.0) -> Context:
-    """What an engine gives to a task, for a task that is called here."""
-    return Context("cpu", started or time.monotonic(), lambda message: None, lambda place: None, stopping)
+    """What an engine gives to a task, for a task that is called here. Its measurements are made in forks of this
+    process.
+    """
+    return Context("cpu", started or time.monotonic(), lambda message: None, lambda place: None, stopping, "fork")
 
 
 def record_of(job, accuracy: float, scale: float) -> dict:
@@ -135,6 +138,16 @@ def record_of(job, accuracy: float, scale: float) -> dict:
             "history": [epoch],
         }
         measured = {"epoch_seconds": [2.5], "seconds": 3.0}
+    elif job.kind == "speed":
+        deterministic = {}
+        sides = {"base": 1.0, "level": scale}
+        measured = {
+            "rounds": [
+                {side: speed_of(factor * (1 + number / 100 * (side == "level"))) for side, factor in sides.items()}
+                for number in range(job.config.rounds)
+            ],
+            "seconds": 8.0,
+        }
     else:
         deterministic = {
             "params": int(1000 * scale),
@@ -168,6 +181,20 @@ def record_of(job, accuracy: float, scale: float) -> dict:
         "deterministic": deterministic,
         "measured": measured,
         "environment": environment,
+    }
+
+
+def speed_of(scale: float) -> dict:
+    """A made-up measurement of one side of a round: `scale` times the seconds of the base."""
+    return {
+        "train_step_seconds": 0.064 * scale,
+        "train_images_per_second": 1000.0 / scale,
+        "train_disturbed": "",
+        "inference_step_seconds": 0.016 * scale,
+        "inference_images_per_second": 4000.0 / scale,
+        "inference_disturbed": "",
+        "latency_step_seconds": 0.002 * scale,
+        "latency_disturbed": "",
     }
 
 

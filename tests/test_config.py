@@ -52,6 +52,20 @@ def test_a_cost_does_not_depend_on_how_long_is_trained():
 
 
 @pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (DenseNetConfig(checkpoint="block"), {"recomputed": "for gradients"}),
+        (DenseNetConfig(checkpoint="bottleneck", implementation="normalize-once"), {}),
+        (OwnConfig(family="torch.nn:Module", recomputes=True), {}),
+    ],
+)
+def test_only_costs_of_networks_that_recompute_say_so(model, fields):
+    """They were measured with recomputation in inference before, which other networks never had."""
+    cost = cost_fields(CostConfig(model, (32, 32), TrainConfig()))
+    assert cost == {"model": hashed_fields(model), "image_size": [32, 32], "train": {}, **fields}
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"epochs": 0},

@@ -70,7 +70,17 @@ def test_the_grid_reference_has_every_key():
     text = (DOCS / "grid-reference.md").read_text()
     parts = set(re.findall(r"<!-- generated (\w+) -->", text + (DOCS / "measures.md").read_text()))
     assert parts == set(runpy.run_path(str(DOCS / "fields.py"))["PARTS"])
-    for key in ("title", "seeds", "time_limit", "question", "tune", "match", "published", "published_source"):
+    for key in (
+        "title",
+        "seeds",
+        "time_limit",
+        "speed_rounds",
+        "question",
+        "tune",
+        "match",
+        "published",
+        "published_source",
+    ):
         assert re.search(rf"^\| .*`{key}\b.*\|", text, re.MULTILINE), key
 
 
@@ -152,8 +162,10 @@ def test_the_tutorial_from_a_grid_to_a_cited_number(here):
         assert result.exit_code == 0, f"{command}\n{result.output}"
         said[command] = result.output
     assert "6 runs of 2 variants, 6 of them missing; 2 costs missing" in said["ablate plan growth.toml"]
-    assert "Nothing to train or to measure: 8 of 8 jobs" in said["ablate run growth.toml"]
+    assert "Nothing to train or to measure: 9 of 9 jobs" in said["ablate run growth.toml"]
+    assert "Comparisons of speed: 1, 1 of them missing" in said["ablate plan growth.toml"]
     assert "runs: 6 done" in said["ablate status results/growth"]
+    assert "speeds: 1 done" in said["ablate status results/growth"]
     assert "growth_rate 8 params -->0<!--" not in (here / "paper.md").read_text()
     assert "1 of 1 cited numbers" in said["ablate check paper.md"]
     assert said["ablate cite results/growth growth_rate 8 params"].split()[0] in (here / "paper.md").read_text()

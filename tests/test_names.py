@@ -95,12 +95,12 @@ def test_a_user_s_class_in_a_file_of_this_name_cannot_be_meant(tmp_path, monkeyp
 
 IN_A_WORKER = """
 import multiprocessing
-from ablations.execution import local
+from ablations.execution import fresh
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ablations", "densenet"])
-    local._start_server()
+    fresh.start_server()
     process = context.Process(target=print, args=("hello",))
     process.start()
     process.join()

@@ -27,6 +27,7 @@ from ablations.execution.engine import (
     Told,
     Waiting,
 )
+from ablations.storage.manifest import MEASUREMENTS
 from ablations.training.events import Epoch, Progress
 
 WAITING = "waiting for the device: another process of this suite uses it"
@@ -39,7 +40,7 @@ class Work:
     name: str
     kind: str
     epochs: float
-    """The number of epochs of a run; 0 for a cost."""
+    """The number of epochs of a run; 0 for a measurement."""
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Board:
         match event:
             case Started():
                 self.running[slot] = key, time.monotonic()
-                self.latest[slot] = "measuring" if work.kind == "cost" else "starting"
+                self.latest[slot] = "measuring" if work.kind in MEASUREMENTS else "starting"
             case Waiting():
                 self.latest[slot] = WAITING
             case Told(message=Progress() as progress):
@@ -118,7 +119,7 @@ class Board:
             mean = self._mean_seconds(kind) if left else 0.0
             if mean is None:
                 return None
-            seconds += max(0.0, left * mean - sum(running)) / (1 if kind == "cost" else workers)
+            seconds += max(0.0, left * mean - sum(running)) / (1 if kind in MEASUREMENTS else workers)
         return seconds
 
     def _mean_seconds(self, kind: str) -> float | None:

@@ -27,7 +27,7 @@ from ablations.grid.model import Choice, Grid, Job, list_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.storage import files, locks, manifest, records
-from ablations.storage.manifest import Manifest, NotResults
+from ablations.storage.manifest import MEASUREMENTS, Manifest, NotResults
 from ablations.storage.paths import cache_folder
 from ablations.training.checkpoint import FOLDER, CheckpointStore
 from densenet.options import lookup
@@ -93,7 +93,7 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in whole:  # the process that published the record may have died before this
             CheckpointStore(folder, each, {}).clear()
-        first = _list_left(grid, folder, where, retry, ("cost", "tuning")) if grid.tuned else []
+        first = _list_left(grid, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
         stopped = bool(first) and _execute(first, grid, folder, engine, console)
         make_manifest(grid, where, folder, _choose(grid, folder)).write(folder)
         tried = {each.id for each in first}
@@ -119,7 +119,7 @@ def _list_left(
     folder: Path,
     where: Mapping[str, Any],
     retry: Collection[str],
-    kinds: Collection[str] = ("cost", "tuning", "run"),
+    kinds: Collection[str] = (*MEASUREMENTS, "tuning", "run"),
 ) -> list[Job]:
     """Lists the jobs of these kinds that have no record. Includes failed jobs only if `retry` contains their status."""
     whole, attempts = records.load(folder)[0], records.load_attempts(folder)
@@ -200,8 +200,8 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, cons
             each.id,
             execute,
             (each, folder, describe_code()),
-            exclusive=each.kind == "cost",
-            stoppable=each.kind != "cost",
+            exclusive=each.kind in MEASUREMENTS,
+            stoppable=each.kind not in MEASUREMENTS,
             limit=grid.time_limit,
         )
         for each in left
@@ -243,7 +243,7 @@ def _listen_for_stop() -> Iterator[Callable[[], bool]]:
 
 
 def _count_epochs(each: Job, grid: Grid) -> float:
-    """Returns the number of epochs of a run; 0 for a cost."""
+    """Returns the number of epochs of a run; 0 for a measurement."""
     if not isinstance(each.config, RunConfig):
         return 0
     training, images = each.config.variant.train, grid.datasets[each.config.variant.data].train_images

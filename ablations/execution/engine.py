@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ablations.execution.fresh import Method
+
 MOST_DEATHS = 3
 """The number of deaths in a row, without a newer checkpoint between them, after which a task is given up."""
 
@@ -39,6 +41,9 @@ class Context:
 
     stopping: Stopping = lambda: False
     """Returns whether the task should end soon by itself, with the status `stopped`."""
+
+    method: Method = "forkserver"
+    """How the task may start new processes for measurements: `fork` if its own process has computed nothing yet."""
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 
-from ablations.config import CostConfig, RunConfig
+from ablations.config import CostConfig, RunConfig, SpeedConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 from ablations.environment import describe_code, describe_machine, describe_settings, describe_versions
-from ablations.execution.engine import Context, Stopping
+from ablations.execution.engine import MOST_DEATHS, Context, Stopping
+from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
 from ablations.grid.planning import job_of
-from ablations.profiling import cost, counts, memory
+from ablations.profiling import cost, counts, memory, speed
 from ablations.storage import locks, records
 from ablations.storage.files import StorageError
-from ablations.storage.manifest import Manifest
+from ablations.storage.manifest import MEASUREMENTS, Manifest
 from ablations.training import weights
 from ablations.training.checkpoint import CheckpointStore, StopRequested
 from ablations.training.evaluation import Evaluation
@@ -40,17 +41,16 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
     messages of the training and each written checkpoint. Raises StorageError if the results folder cannot be written,
     which is no failure of the job.
     """
-    torch.set_num_threads(1)
     device = torch.device(context.device)
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs this to be deterministic
-        torch.cuda.set_device(device)
-    made_with = {**describe_versions(device), "fingerprint": code.get("fingerprint")}
-    store = CheckpointStore(folder, job.id, made_with, written=context.kept)
+    store = CheckpointStore(folder, job.id, {}, written=context.kept)
+    torch.set_num_threads(1)
+    if job.kind != "speed":  # its measurements have own processes, and a process that uses CUDA cannot be forked
+        _set_up(device)
+        store = replace(store, environment={**describe_versions(device), "fingerprint": code.get("fingerprint")})
     watch = Stopwatch(context.started, device.type == "cuda")
     try:
         records.publish(folder, _record(job, store, device, code, context, watch))
-    except StopRequested:
+    except (StopRequested, Abandoned):
         return "stopped"
     except StorageError:
         raise
@@ -82,7 +82,7 @@ def execute_planned(
         return "done"
     place = torch.device(choose_device(device))
     here = job_machine(str(place))
-    if job.kind == "cost" and here != plan.machine:
+    if job.kind in MEASUREMENTS and here != plan.machine:
         there = ", ".join(f"{key} {value}" for key, value in plan.machine.items() if here[key] != value)
         raise ValueError(f"{job.name} is to be measured on another machine ({there}); here it would be another job")
 
@@ -91,7 +91,7 @@ def execute_planned(
             say(f"{job.name}: epoch {message.epochs:.1f}, loss {message.loss:.3f}")
 
     wait = "waiting for the device: another process uses it"
-    with locks.lock_device(str(place), job.kind == "cost", lambda: say(wait)) as waited:
+    with locks.lock_device(str(place), job.kind in MEASUREMENTS, lambda: say(wait)) as waited:
         context = Context(str(place), started + waited, tell, lambda state: None, stopping)
         try:
             status = execute(job, folder, describe_code(), context)
@@ -128,12 +128,15 @@ def _record(
     if isinstance(job.config, RunConfig):
         model, training = job.config.variant.model, job.config.variant.train
         deterministic, measured, exact = _run(job, job.config, store, device, context, watch)
+    elif isinstance(job.config, SpeedConfig):
+        model, training, exact = job.config.level.model, job.config.level.train, {}
+        deterministic, measured = {}, {"rounds": _compare(job.config, device, context)}
     else:
         model, training, exact = job.config.model, job.config.train, {}
         deterministic, measured = _cost(job.config, device)
     watch.lap("rest")
     measured["seconds"] = sum(watch.parts.values())
-    if job.kind != "cost":
+    if job.kind not in MEASUREMENTS:
         measured |= {f"{part}_seconds": seconds for part, seconds in watch.parts.items()}
     return {
         "id": job.id,
@@ -160,6 +163,8 @@ NO_MEMORY = (
 
 def status_of(error: BaseException) -> str:
     """Returns the status of a failure: `oom`, `diverged` or `failed`."""
+    if isinstance(error, NotMeasured):
+        return error.status
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "oom"
     if isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in NO_MEMORY):
@@ -169,8 +174,13 @@ def status_of(error: BaseException) -> str:
 
 def describe_failure(job: Job, error: BaseException) -> dict[str, Any]:
     """Returns the note of a failure: status, reason, and traceback without paths of this machine."""
-    lines = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
-    return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), "traceback": lines}
+    if isinstance(error, NotMeasured):
+        return {**describe_loss(job, error.status, str(error)), "traceback": error.traceback}
+    return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), "traceback": _lines_of(error)}
+
+
+def _lines_of(error: BaseException) -> list[str]:
+    return [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
 
 
 def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
@@ -179,6 +189,14 @@ def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
 
 
 Fields = dict[str, Any]
+
+
+def _set_up(device: torch.device) -> None:
+    """Prepares this process to compute on a device, with one thread on a CPU."""
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs this to be deterministic
+        torch.cuda.set_device(device)
 
 
 def _run(
@@ -241,3 +259,39 @@ def _named(part: str, evaluation: Evaluation | None) -> Fields:
 def _cost(config: CostConfig, device: torch.device) -> tuple[Fields, Fields]:
     """Returns the counted and predicted costs of a variant, and the measured ones."""
     return {**counts.count(config), **memory.predict(config)}, cost.measure(config, device)
+
+
+class NotMeasured(RuntimeError):
+    """A measurement in a new process failed. Its message says which one, and why."""
+
+    def __init__(self, status: str, reason: str, lines: list[str]) -> None:
+        super().__init__(reason)
+        self.status, self.traceback = status, lines
+
+
+def _compare(config: SpeedConfig, device: torch.device, context: Context) -> list[Fields]:
+    """Returns the measurements of each round, each made in a new process. Raises NotMeasured and Abandoned."""
+
+    def measure(name: str, side: CostConfig) -> Fields:
+        for _ in range(MOST_DEATHS):
+            try:
+                found = call_fresh(_measure_side, (side, device), context.method, context.stopping)
+            except Killed as error:
+                killed = str(error)
+            else:
+                if "failed" in found:
+                    status, reason, lines = found["failed"]
+                    raise NotMeasured(status, f"{name}: {reason}", lines)
+                return found
+        raise NotMeasured("failed", f"{name}: {killed}, {MOST_DEATHS} times in a row", [])
+
+    return speed.measure_rounds(config, measure)
+
+
+def _measure_side(side: CostConfig, device: torch.device) -> Fields:
+    """Returns the speed of a variant, or under `failed` the status, reason and traceback of its failure."""
+    try:
+        _set_up(device)
+        return speed.measure_speed(side, device)
+    except Exception as error:  # its network may raise anything, also what no other process can read
+        return {"failed": (status_of(error), f"{type(error).__name__}: {error}", _lines_of(error))}

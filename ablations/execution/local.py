@@ -23,7 +23,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -46,6 +46,7 @@ from ablations.execution.engine import (
     Waiting,
     over_limit,
 )
+from ablations.execution.fresh import describe_end, start_server
 from ablations.signals import STOPPING
 from ablations.storage import locks
 
@@ -152,8 +153,7 @@ class _Schedule:
                 return
         if dead:
             worker.process.join()
-            code = worker.process.exitcode or 0
-            reason = f"killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+            reason = describe_end(worker.process.exitcode or 0)
             stopped = self.stopping()
             yield self.end(worker, Stopped(task, slot) if stopped else self.deaths.count(task, slot, reason))
 
@@ -196,11 +196,6 @@ class _Schedule:
 TOLD_BY_OTHERS = "told to stop by somebody"
 
 
-def _signal(number: int) -> str:
-    """Returns the name of a signal, for example `SIGKILL`. Real-time signals have only a number."""
-    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-
-
 def _sources(worker: _Worker) -> tuple[Any, int]:
     return worker.connection, worker.process.sentinel
 
@@ -212,30 +207,13 @@ def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
 
 
 def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
-    _start_server()
+    start_server()
     here, there = context.Pipe(duplex=False)
     # not a daemon, because a daemon may not start processes that read images
     process = context.Process(target=_work, args=(there, task, device, time.monotonic()))
     process.start()
     there.close()
     return _Worker(task, slot, process, here)
-
-
-def _start_server() -> None:
-    """Starts the server if it does not run. The server blocks stop signals, which are meant for the driver.
-
-    Without PYTHONSAFEPATH, the server would import modules from the current folder first, where a user's file may have
-    the name of one of them.
-    """
-    safe_path = os.environ.get("PYTHONSAFEPATH", "")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.environ["PYTHONSAFEPATH"] = safe_path
 
 
 def _work(connection: Connection, task: Task, device: str, started: float) -> None:
@@ -264,7 +242,9 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         if task.stoppable:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda number, _: asked.append(number))
-        context = Context(device, started + waited, partial(send, "told"), partial(send, "kept"), lambda: bool(asked))
+        context = Context(
+            device, started + waited, partial(send, "told"), partial(send, "kept"), lambda: bool(asked), "fork"
+        )
         try:
             send("finished", task.function(*task.arguments, context))
         except OSError as error:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ablations.config import CostConfig, RunConfig, Variant
+from ablations.config import CostConfig, RunConfig, SpeedConfig, Variant
 from ablations.environment import describe_machine
 from ablations.grid.model import Choices, Grid, Job, list_cost_ids, list_jobs
 from ablations.grid.planning import list_awaited
@@ -30,6 +30,9 @@ CALIBRATION_SECONDS = 1.0
 
 COST_SECONDS, COST_STEPS = 5.0, 20
 """The assumed work of measuring a variant without a record: seconds, and steps of training and of inference."""
+
+SPEED_SECONDS, SPEED_STEPS = 0.8, 8
+"""The assumed work of measuring one side of a comparison of speed in one round, which has its own process."""
 
 Row = dict[str, Any]
 """A variant of a plan: values by the keys of METRICS, and notes."""
@@ -72,6 +75,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
             if metric.planned and key in entry and entries[0].get(key)
         }
     trials = [job for job in todo if job.kind == "tuning"]
+    speeds = [job for job in todo if job.kind == "speed"]
     unmeasured = [job.variant for job in todo if job.kind == "cost"]
     known = {job.id for job in everything if job.kind == "cost"}  # other costs depend on tuning
     unmeasured += [name for name, cost in ids.items() if cost not in known and name not in given_up]
@@ -80,14 +84,18 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         "runs": sum(job.kind == "run" for job in everything) + len(waiting),
         "tuning_runs": sum(job.kind == "tuning" for job in everything),
         "costs": len(set(ids.values())),
+        "speeds": sum(job.kind == "speed" for job in everything),
         "variants": entries,
         "missing_runs": missing.total(),
         "missing_tuning_runs": len(trials),
         "missing_costs": len(unmeasured),
+        "missing_speeds": len(speeds),
     }
     if not counts_only:
         _warn_of_memory(entries, device)
-        result["seconds"], result["timed_by"] = _seconds(settled, entries, recorded, slots, unmeasured, trials)
+        result["seconds"], result["timed_by"] = _seconds(
+            settled, entries, recorded, slots, unmeasured, [*trials, *speeds]
+        )
     return result
 
 
@@ -130,12 +138,12 @@ def _seconds(
     recorded: Mapping[str, Any],
     slots: list[str],
     unmeasured: list[str],
-    trials: list[Job],
+    others: list[Job],
 ) -> tuple[float | None, str]:
     """Returns the seconds of the missing jobs, or None if they cannot be estimated, and the source of the estimate."""
     rates = {name: _rates(record) for name, record in recorded.items()}
     guessed = [entry for entry in entries if entry["variant"] not in rates and "macs" in entry]
-    if not unmeasured and not trials and not any(entry["missing_runs"] for entry in entries):
+    if not unmeasured and not others and not any(entry["missing_runs"] for entry in entries):
         guessed = []
     by = "costs on record"
     if guessed:
@@ -154,14 +162,26 @@ def _seconds(
     )
     runs += sum(
         _run_seconds(grid, job.config.variant, *rates[job.variant], tested=False)
-        for job in trials
+        for job in others
         if isinstance(job.config, RunConfig) and job.variant in rates
+    )
+    known = [(grid.cost(grid.variants[name]), sum(rate)) for name, rate in rates.items()]
+    speeds = sum(
+        job.config.rounds * (SPEED_SECONDS + SPEED_STEPS * side.batch_size * _find_rate(known, side))
+        for job in others
+        if isinstance(job.config, SpeedConfig)
+        for side in (job.config.level, job.config.base)
     )
     costs = sum(
         COST_SECONDS + COST_STEPS * grid.variants[name].train.batch_size * sum(rates.get(name, (0.0, 0.0)))
         for name in unmeasured
     )
-    return runs / len(slots) + costs, by
+    return runs / len(slots) + costs + speeds, by
+
+
+def _find_rate(known: list[tuple[CostConfig, float]], side: CostConfig) -> float:
+    """Returns the seconds of training and of inference per image; 0 if they are not known."""
+    return next((rate for config, rate in known if config == side), 0.0)
 
 
 def _rates(record: Mapping[str, Any]) -> tuple[float, float]:

@@ -11,16 +11,16 @@ from ablations.config import (
     CostConfig,
     DataConfig,
     RunConfig,
+    SpeedConfig,
     Variant,
     cost_fields,
     identity,
+    speed_fields,
     variant_fields,
 )
 from ablations.data.dataset import DatasetInfo
 from ablations.metrics import level_text
-from ablations.storage.manifest import (
-    Match,
-)
+from ablations.storage.manifest import JobKind, Match
 
 SECTIONS = ("model", "data", "train")
 
@@ -54,18 +54,27 @@ class Study:
     published_source: str = ""
     """The source of the published errors."""
 
+    speed_rounds: int = 0
+    """The rounds in which the speed of each level is compared with the base's; 0: it is not compared."""
+
+    @property
+    def base(self) -> Variant:
+        """The variant of the level that all others are compared with."""
+        return next(level.variant for level in self.levels if level.is_base)
+
 
 @dataclass(frozen=True)
 class Job:
-    """One cost, one trial of the tuning, or one run, which an engine schedules."""
+    """One cost, one comparison of speed, one trial of the tuning, or one run, which an engine schedules."""
 
     id: str
-    kind: Literal["cost", "tuning", "run"]
-    """cost, tuning (a trial, which helps to choose a value) or run (a training that is reported)."""
+    kind: JobKind
+    """cost, speed (of a level and its base), tuning (a trial, which helps to choose a value) or run (a training that is
+    reported)."""
 
     name: str
     variant: str
-    config: RunConfig | CostConfig
+    config: RunConfig | CostConfig | SpeedConfig
     fields: TomlTable
     """The configuration that is hashed and recorded."""
 
@@ -173,10 +182,10 @@ class Grid:
 
 
 def list_jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = None) -> list[Job]:
-    """Lists costs first, then trials, then runs seed by seed, so that an early stop leaves complete comparisons.
+    """Lists costs and speeds first, then trials, then runs seed by seed: an early stop leaves complete comparisons.
 
     A run is listed as soon as its variant is tuned, and so is a cost that depends on the chosen values. `machine` is
-    part of a cost's id, but not of a run's.
+    part of the ids of costs and speeds, but not of a run's.
     """
     settled = grid.settle(choices or {})
     names, variants, seeds_of = settled.names, settled.variants, settled.seeds_of
@@ -192,7 +201,34 @@ def list_jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = 
             if variant.tuning is None and seed in seeds_of[variant_id]:
                 runs.append(_training(settled, "run", f"{names[variant_id]}, seed {seed}", variant_id, variant, seed))
     trials = {job.id: job for variant_id in grid.tuned for job in list_trials(grid, variant_id)}
-    return [*costs.values(), *trials.values(), *runs]
+    speeds = {job.id: job for job in list_speeds(settled, machine).values()}
+    return [*costs.values(), *speeds.values(), *trials.values(), *runs]
+
+
+def list_speeds(settled: Grid, machine: Mapping[str, Any]) -> dict[tuple[str, str], Job]:
+    """Returns the job that compares the speed of a level with its base's, by the ids of the two variants.
+
+    Pairs with the same costs share a job, with the most rounds that a study asks for. A level with the cost of its base
+    has no job, and neither has one whose cost depends on values that are not chosen yet.
+    """
+    costs = list_cost_ids(settled, machine)
+    shared: dict[tuple[str, str], Job] = {}
+    jobs: dict[tuple[str, str], Job] = {}
+    for study in sorted(settled.studies, key=lambda study: -study.speed_rounds):
+        for level in study.levels if study.speed_rounds and cost_is_known(study.base) else ():
+            pair = settled.variant_id(level.variant), settled.variant_id(study.base)
+            measured = costs[pair[0]], costs[pair[1]]
+            if cost_is_known(level.variant) and measured[0] != measured[1] and pair not in jobs:
+                config = SpeedConfig(settled.cost(level.variant), settled.cost(study.base), study.speed_rounds)
+                jobs[pair] = shared.setdefault(measured, _comparison(settled, pair, config, machine))
+    return jobs
+
+
+def _comparison(settled: Grid, pair: tuple[str, str], config: SpeedConfig, machine: Mapping[str, Any]) -> Job:
+    fields = speed_fields(config)
+    job_id = identity({"kind": "speed", "config": fields, "machine": dict(machine)})
+    name = " against ".join(settled.names[variant] for variant in pair)
+    return Job(job_id, "speed", name, pair[0], config, fields)
 
 
 def list_trials(grid: Grid, variant_id: str) -> list[Job]:

@@ -14,10 +14,13 @@ from ablations.config import (
     CostConfig,
     DataConfig,
     RunConfig,
+    SpeedConfig,
     TrainConfig,
     Variant,
     beside_identity,
+    cost_fields,
     identity,
+    speed_fields,
     unhashed_fields,
 )
 from ablations.grid.model import (
@@ -32,9 +35,11 @@ from ablations.grid.model import (
     cost_id,
     cost_is_known,
     list_jobs,
+    list_speeds,
     list_trials,
 )
 from ablations.storage.manifest import (
+    MEASUREMENTS,
     CandidateEntry,
     ConfigurationEntry,
     JobEntry,
@@ -51,7 +56,7 @@ def make_manifest(grid: Grid, machine: Mapping[str, Any], folder: Path, choices:
     """Makes the plan of a results folder: the resolved grid, and the configuration of each job."""
     choices = choices or {}
     settled = grid.settle(choices)
-    todo = list_jobs(grid, machine, choices)
+    todo, speeds = list_jobs(grid, machine, choices), list_speeds(settled, machine)
     configurations = {job.id: _configuration(job, folder) for job in todo}
     names = {job: identity(entry.model_dump(mode="json")) for job, entry in configurations.items()}
     return Manifest(
@@ -67,7 +72,7 @@ def make_manifest(grid: Grid, machine: Mapping[str, Any], folder: Path, choices:
             )
             for variant_id, variant in settled.variants.items()
         },
-        studies=tuple(_study_entry(grid, *pair) for pair in zip(grid.studies, settled.studies, strict=True)),
+        studies=tuple(_study_entry(grid, *pair, speeds) for pair in zip(grid.studies, settled.studies, strict=True)),
         tuning=tuple(_tuning_entry(grid, settled, name, choices.get(name, UNDECIDED)) for name in grid.tuned),
         jobs=(*(_job_entry(job, names[job.id]) for job in todo), *list_awaited(settled)),
         configurations={names[job]: entry for job, entry in configurations.items()},
@@ -92,15 +97,16 @@ def job_of(manifest: Manifest, folder: Path, job_id: str) -> Job:
     except ValidationError as error:
         said = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
         raise ValueError(f"{folder}: job {job_id} cannot be made from its plan: {said}") from None
-    own = {"kind": entry.kind, "config": fields} | ({"machine": manifest.machine} if entry.kind == "cost" else {})
-    if identity(own) != job_id:
+    measured = entry.kind in MEASUREMENTS
+    own = {"kind": entry.kind, "config": fields} | ({"machine": manifest.machine} if measured else {})
+    if identity(own) != job_id or (measured and _measured_fields(config) != fields):
         raise ValueError(f"{folder}: job {job_id} was planned by another version; `ablate run` plans the grid anew")
     return Job(job_id, entry.kind, entry.name, entry.variant, config, fields)
 
 
 def _configuration(job: Job, folder: Path) -> ConfigurationEntry:
     """Returns the configuration of a job: the fields of its identity, and those that change no result."""
-    if isinstance(job.config, CostConfig):
+    if not isinstance(job.config, RunConfig):
         return ConfigurationEntry(identity=job.fields)
     variant = job.config.variant
     beside = {"data": unhashed_fields(variant.data), "train": unhashed_fields(variant.train)}
@@ -110,17 +116,34 @@ def _configuration(job: Job, folder: Path) -> ConfigurationEntry:
     return ConfigurationEntry(identity=fields, beside={section: each for section, each in beside.items() if each})
 
 
-def _config_of(entry: ConfigurationEntry, seed: int | None, folder: Path) -> RunConfig | CostConfig:
-    sections = {key: {**entry.identity[key], **entry.beside.get(key, {})} for key in SECTIONS if key in entry.identity}
-    model = model_family(sections["model"].get("family", ""))[0].model_validate(sections["model"])
-    train = TrainConfig.model_validate(sections["train"])
+def _measured_fields(config: RunConfig | CostConfig | SpeedConfig) -> TomlTable | None:
+    """Returns the fields of a cost or a speed as this version hashes them."""
+    if isinstance(config, RunConfig):
+        return None
+    return speed_fields(config) if isinstance(config, SpeedConfig) else cost_fields(config)
+
+
+def _config_of(entry: ConfigurationEntry, seed: int | None, folder: Path) -> RunConfig | CostConfig | SpeedConfig:
+    if "rounds" in entry.identity:
+        level, base = (_cost_config(entry.identity[side]) for side in ("level", "base"))
+        return SpeedConfig(level, base, entry.identity["rounds"])
     if seed is None:
-        height, width = entry.identity["image_size"]
-        return CostConfig(model, (height, width), train)
+        return _cost_config(entry.identity)
+    sections = {key: {**entry.identity[key], **entry.beside.get(key, {})} for key in SECTIONS if key in entry.identity}
+    model, train = _model_of(sections["model"]), TrainConfig.model_validate(sections["train"])
     data = {key: value for key, value in sections["data"].items() if key != "checksum"}
     if data.get("root"):
         data["root"] = os.path.normpath(folder / data["root"])
     return RunConfig(Variant(model, DataConfig.model_validate(data), train), seed)
+
+
+def _cost_config(fields: TomlTable) -> CostConfig:
+    height, width = fields["image_size"]
+    return CostConfig(_model_of(fields["model"]), (height, width), TrainConfig.model_validate(fields["train"]))
+
+
+def _model_of(fields: TomlTable) -> Config:
+    return model_family(fields.get("family", ""))[0].model_validate(fields)
 
 
 def _job_entry(job: Job, configuration: str) -> JobEntry:
@@ -195,7 +218,9 @@ def _is_allowed(name: str, value: Any) -> bool:
     return True
 
 
-def _study_entry(grid: Grid, study: Study, settled: Study) -> StudyEntry:
+def _study_entry(grid: Grid, study: Study, settled: Study, speeds: Mapping[tuple[str, str], Job]) -> StudyEntry:
+    base = grid.variant_id(settled.base)
+    variants = [grid.variant_id(level.variant) for level in settled.levels]
     return StudyEntry(
         name=study.name,
         question=study.question,
@@ -206,15 +231,16 @@ def _study_entry(grid: Grid, study: Study, settled: Study) -> StudyEntry:
             LevelEntry(
                 label=level.label,
                 values=level.values,
-                variant=grid.variant_id(own.variant),
+                variant=variant,
                 is_base=level.is_base,
                 match=level.match,
                 published=level.published,
                 declared=grid.variant_id(replace(level.variant, tuning=None, follows_base=False)),
                 tuned_as=None if level.variant.tuning is None else grid.followed(level.variant),
                 follows_base=level.variant.follows_base,
+                speed=speeds[variant, base].id if (variant, base) in speeds else None,
             )
-            for level, own in zip(study.levels, settled.levels, strict=True)
+            for level, variant in zip(study.levels, variants, strict=True)
         ),
     )
 

@@ -143,7 +143,7 @@ def build(
         said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # Python may refuse to print larger numbers
         findings.add("study", NOTHING, f"{said} jobs; at most {max_jobs:,} are taken, --max-jobs N lifts that")
         return None
-    reader = _StudyReader(findings, variants, base, tuning, seeds, asked)
+    reader = _StudyReader(findings, variants, base, tuning, seeds, asked, file.speed_rounds)
     studies = tuple(reader.read(name, study) for name, study in file.study.items())
     if not findings.has("seeds", *(f"study.{quote(name)}.seeds" for name in file.study)):
         keep_seeds_apart(findings, studies, tuning)
@@ -160,7 +160,8 @@ def _count_jobs(file: GridFile, seeds: int, base: Variant | None) -> int:
     for study in file.study.values():
         runs = seeds if study.seeds is None else len(study.seeds)
         trials = count_trials(file.tune if study.tune is None else study.tune)
-        count += _count_beside_base(study, base) * (runs + 1 + trials)
+        measurements = 2 if (file.speed_rounds if study.speed_rounds is None else study.speed_rounds) else 1
+        count += _count_beside_base(study, base) * (runs + measurements + trials)
     return count
 
 
@@ -197,6 +198,7 @@ class _StudyReader:
     tuning: Tuning | None
     seeds: tuple[int, ...]
     asked: Sequence[int] | None
+    speed_rounds: int
 
     def read(self, name: str, table: StudyTable) -> Study:
         """Read a study with its levels, including the base. Reports its problems."""
@@ -217,7 +219,8 @@ class _StudyReader:
         tuning, follows = read_study_tuning(self.variants, prefix, table.tune, self.tuning)
         tuned = tuple(tune_level(self.variants, prefix, level, tuning, follows) for level in levels)
         seeds = self._read_seeds(prefix, table)
-        return Study(name, table.question, tuple(table.axes), tuned, seeds, table.published_source)
+        rounds = self.speed_rounds if table.speed_rounds is None else table.speed_rounds
+        return Study(name, table.question, tuple(table.axes), tuned, seeds, table.published_source, rounds)
 
     def _check_one_kind(self, prefix: str, table: StudyTable) -> None:
         named = bool(table.variant) or self.findings.has(f"{prefix}.variant")

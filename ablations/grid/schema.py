@@ -31,6 +31,11 @@ RESERVED = ("pareto", "overall")
 """Names of figures and tables over all studies, which studies cannot have."""
 
 
+FEWEST_ROUNDS = 6
+"""The fewest rounds that give a 95 % interval: the true median of n rounds lies between the smallest and the largest of
+them with probability 1 - 2 / 2^n."""
+
+
 def state(rule: str) -> WrapValidator:
     """Make a validator that reports this one rule for any error in the value or within it."""
 
@@ -60,6 +65,12 @@ def _check_share_or_number(images: float) -> float:
     if images >= 1 and images % 1:
         raise ValueError("neither a share nor a whole number")
     return images
+
+
+def _check_rounds(rounds: int) -> int:
+    if 0 < rounds < FEWEST_ROUNDS:
+        raise ValueError("too few")
+    return rounds
 
 
 def _check_study_name(name: str) -> str:
@@ -135,6 +146,16 @@ Images = Annotated[
     Field(gt=0),
     AfterValidator(_check_share_or_number),
     state("must be the images to choose on, cut from the training set: a share below 1, or a whole number"),
+]
+Rounds = Annotated[
+    int,
+    Field(ge=0, le=1000),
+    AfterValidator(_check_rounds),
+    state(
+        "must be 0, to compare no speed, or a whole number of rounds from 6 to 1000: the speeds of fewer than 6 rounds "
+        "give no 95 % interval"
+    ),
+    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "integer", "minimum": 6, "maximum": 1000}]}),
 ]
 Percent = Annotated[float, Field(ge=0, le=100), state("must be a test error in %, from 0 to 100")]
 VariantName = Annotated[
@@ -260,6 +281,9 @@ class StudyTable(Config):
     seeds: Seeds | None = None
     """Seeds of its runs, instead of the grid's."""
 
+    speed_rounds: Rounds | None = None
+    """Rounds in which the speed of its levels is compared with the base's, instead of the grid's."""
+
     tune: (
         Annotated[
             TuneTable | Literal["base", False],
@@ -307,6 +331,10 @@ class GridFile(Config):
 
     time_limit: Seconds = 0.0
     """The most seconds that one job may take without an interruption; 0 = no limit."""
+
+    speed_rounds: Rounds = 6
+    """Rounds in which the speed of each level is compared with its base's: each round measures both, one after the
+    other, in new processes. 0: speeds are not compared. 1 to 5 rounds give no 95 % interval."""
 
     tune: TuneTable | None = None
     """How fields of the training are chosen for each variant."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,11 @@ Mark = Callable[[str], None]
 
 WARMUP_STEPS = 5
 FEWEST_REPEATS = 10
+"""The fewest repeats, even if they take longer than the budget."""
+
+FEWEST_PRECISE = 75
+"""The fewest repeats that may end because they are precise. After a warm-up of 60 steps, a third of them are fast."""
+
 LEAST_SECONDS = 0.3
 PRECISION = 0.02
 """Repeats end when the median is precise to 2 %: half the width of its 95 % interval, 1.57 IQR / sqrt(n) (McGill, Tukey
@@ -25,6 +30,9 @@ and Larsen 1978), divided by the median."""
 
 LARGEST_SPREAD = 0.25
 """The largest interquartile range, relative to the median, of a measurement that counts as undisturbed."""
+
+LARGEST_DRIFT = 0.05
+"""The largest change of the median, from the first to the last third of the repeats, that is not called a drift."""
 
 LARGEST_LOAD = 0.25
 """The largest number of cores that other processes may use during the measurement."""
@@ -64,22 +72,48 @@ def measure_time(
     warmup: int = WARMUP_STEPS,
     fewest: int = FEWEST_REPEATS,
 ) -> Timing:
-    """Repeats a step after a warm-up, until its median is precise or the budget of seconds is spent."""
+    """Repeats a step after a warm-up, until its median is precise or the budget of seconds is spent.
+
+    If the steps become faster, their first third is not counted, because it was still a warm-up.
+    """
     for _ in range(warmup):
         _laps(step, device)
     accounts, start = Accounts.now(), time.perf_counter()
     rounds: list[dict[str, float]] = []
     while True:
         rounds.append(_laps(step, device))
-        spent, seconds = time.perf_counter() - start, [sum(laps.values()) for laps in rounds]
+        spent = time.perf_counter() - start
         if len(rounds) < fewest or spent < min(LEAST_SECONDS, budget):
             continue
-        precise = relative_error(seconds) <= PRECISION
-        if precise or spent >= budget:
+        if spent < budget and len(rounds) < FEWEST_PRECISE:
+            continue
+        drift, third = find_drift(_totals(rounds)), len(rounds) // 3
+        if drift < 0 and len(rounds) - third >= fewest:
+            rounds = rounds[third:]
+        if spent >= budget or (not drift and relative_error(_totals(rounds)) <= PRECISION):
             break
+    seconds = _totals(rounds)
     phases = {name: float(np.median([laps[name] for laps in rounds])) for name in rounds[0]}
-    timing = Timing(tuple(seconds), phases, "precision" if precise else "budget", "")
-    return Timing(timing.seconds, phases, timing.stopped_by, disturbance(timing.relative_iqr, *accounts.since()))
+    drift, precise = find_drift(seconds), relative_error(seconds) <= PRECISION
+    timing = Timing(tuple(seconds), phases, "precision" if precise and not drift else "budget", "")
+    return replace(timing, disturbed=disturbance(timing.relative_iqr, *accounts.since(), drift))
+
+
+def _totals(rounds: list[dict[str, float]]) -> list[float]:
+    return [sum(laps.values()) for laps in rounds]
+
+
+def find_drift(seconds: list[float]) -> float:
+    """Returns the change of the median from the first to the last third of the repeats, -0.4 for 40 % less time.
+
+    Returns 0 if it is at most LARGEST_DRIFT beyond the errors of both medians, or if there are fewer than 12 repeats.
+    """
+    third = len(seconds) // 3
+    if third < 4:
+        return 0.0
+    early, late = seconds[:third], seconds[-third:]
+    change = float(np.median(late) / np.median(early)) - 1
+    return change if abs(change) > LARGEST_DRIFT + relative_error(early) + relative_error(late) else 0.0
 
 
 def relative_error(seconds: list[float]) -> float:
@@ -88,8 +122,8 @@ def relative_error(seconds: list[float]) -> float:
     return float(1.57 * (high - low) / (len(seconds) ** 0.5 * median))
 
 
-def disturbance(spread: float, cores: float, stolen: float) -> str:
-    """Describes what disturbed a measurement: other processes, the host of a virtual machine, or a wide spread."""
+def disturbance(spread: float, cores: float, stolen: float, drift: float = 0.0) -> str:
+    """Describes what disturbed a measurement: other processes, the host of a virtual machine, a spread or a drift."""
     found = []
     if cores > LARGEST_LOAD:
         found.append(f"other processes used {cores:.1f} cores")
@@ -97,6 +131,8 @@ def disturbance(spread: float, cores: float, stolen: float) -> str:
         found.append(f"the host took {100 * stolen:.0f} % of the time")
     if spread > LARGEST_SPREAD:
         found.append(f"half of the steps differ by {100 * spread:.0f} %")
+    if drift:
+        found.append(f"the time of a step {'fell' if drift < 0 else 'rose'} by {100 * abs(drift):.0f} % meanwhile")
     return "; ".join(found)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.metrics import METRICS
+from ablations.report.ratios import compare_rounds
 from ablations.storage import records
 from ablations.storage.manifest import Fields, Manifest, VariantEntry
 
@@ -49,17 +50,31 @@ class Frames:
     """A row per tuned variant, candidate and seed: variant, name, seed, status, reason, validation_accuracy, whether
     the candidate was chosen, and its fields, such as train.learning_rate. Empty if nothing is tuned."""
 
+    speeds: pd.DataFrame
+    """A row per level and base whose speeds are compared: variant, base (a variant too), status, reason, rounds, and
+    for each measure of time `<measure>_ratio`, `_low` and `_high`, level / base in the unit of the measure, and
+    `_disturbed`, which says why not to trust them or is empty. `disturbed` has the first of these reasons. The frame is
+    empty if no speeds are compared."""
+
     damaged: tuple[Path, ...]
     """Records that are not as they were published. They count as missing."""
 
     def jobs(self) -> dict[str, pd.DataFrame]:
-        """Returns the frames with a row per job: id, status, reason, commit, ...; tuning only if there is any."""
+        """Returns the frames with a row per job: id, status, reason, commit, ...
+
+        Tuning and speeds are left out if they are empty.
+        """
         tuning = {"tuning": self.tuning} if len(self.tuning) else {}
-        return {**tuning, "runs": self.runs, "costs": self.costs}
+        speeds = {"speeds": self.speeds.drop_duplicates("id")} if len(self.speeds) else {}
+        return {**tuning, "runs": self.runs, "costs": self.costs, **speeds}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Returns the frames by the name of their CSV file, without packed columns; tuning only if there is any."""
-        names = ("runs", "costs", "history", "variants", "studies", *(["tuning"] if len(self.tuning) else []))
+        """Returns the frames by the name of their CSV file, without packed columns.
+
+        Tuning and speeds are left out if they are empty.
+        """
+        beside = [name for name in ("tuning", "speeds") if len(getattr(self, name))]
+        names = ("runs", "costs", "history", "variants", "studies", *beside)
         return {name: getattr(self, name).drop(columns=PACKED, errors="ignore") for name in names}
 
 
@@ -93,6 +108,7 @@ def load(folder: str | Path) -> Frames:
             ]
         ),
         _list_trials(manifest, whole, attempts),
+        _list_speeds(manifest, whole, attempts),
         tuple(damaged),
     )
 
@@ -169,10 +185,11 @@ def find_base(frames: Frames) -> str:
 def select_study(frames: Frames, study: str) -> Frames:
     """Returns the frames of one study only: its variants, trained with its seeds."""
     variants = frames.studies.variant[frames.studies.study == study]
-    parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants")}
+    parts = {name: getattr(frames, name) for name in ("runs", "costs", "history", "variants", "speeds")}
     own = {name: part[part.variant.isin(variants)] for name, part in parts.items()}
     seeds = frames.manifest.study(study).seeds
     own |= {name: own[name][own[name].seed.isin(seeds)] for name in ("runs", "history")}
+    own["speeds"] = own["speeds"][own["speeds"].base.isin(variants)]
     return replace(frames, **own)
 
 
@@ -182,7 +199,7 @@ def find_causes(frames: Frames) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job appears once
     trials = frames.tuning.reindex(columns=["id", "status", "reason"])
     trials = trials[trials.status != "diverged"]  # a diverged trial is a result: its candidate cannot be chosen
-    for frame in (frames.costs, trials, frames.runs):
+    for frame in (frames.costs, frames.speeds, trials, frames.runs):
         for row in frame[~frame.status.isin(["done", "missing"])].to_dict("records"):
             found.setdefault((row["status"], row["reason"]), {})[names[row["id"]]] = None
     return [{"status": status, "reason": reason, "jobs": list(jobs)} for (status, reason), jobs in found.items()]
@@ -277,6 +294,52 @@ def _list_costs(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fie
         del row["seed"]
         rows.append(row | untuned.get(variant, {}) if entry.cost is None else row)
     return rows
+
+
+_TIMED = {key: metric for key, metric in METRICS.items() if metric.timed}
+
+_SPEEDS = (
+    "variant", "base", "id", "status", "reason", "rounds",
+    *(f"{key}_{part}" for key in _TIMED for part in ("ratio", "low", "high", "disturbed")),
+    "disturbed", "commit", "fingerprint", "device_name", "torch",
+)  # fmt: skip
+
+
+def _list_speeds(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.DataFrame:
+    """Lists the comparisons of speed on the machine of jobs.json, one for each pair of a level and a base."""
+    jobs = {
+        (level.variant, base.variant): level.speed
+        for study in manifest.studies
+        for base in study.levels
+        for level in study.levels
+        if base.is_base and level.speed is not None
+    }
+    rows = []
+    for (variant, base), job in jobs.items():
+        found = _compare(whole[job]) if job in whole else {}
+        rows.append({"base": base, **_make_row("speed", variant, None, job, whole, attempts), **found})
+    return pd.DataFrame(rows, columns=[*_SPEEDS])
+
+
+def _compare(record: Fields) -> Fields:
+    """Returns the ratios of a comparison, level / base, and what disturbed it."""
+    rounds: list[Fields] = record["measured"]["rounds"]
+    row: Fields = {"rounds": len(rounds)}
+    for key, metric in _TIMED.items():
+        level, base = ([each[side][key] for each in rounds] for side in ("level", "base"))
+        ratio = compare_rounds(level, base)
+        row |= {f"{key}_ratio": ratio.median, f"{key}_low": ratio.low, f"{key}_high": ratio.high}
+        row[f"{key}_disturbed"] = _describe_disturbance(metric.disturbed, rounds)
+    return {**row, "disturbed": next(filter(None, (row[f"{key}_disturbed"] for key in _TIMED)), "")}
+
+
+def _describe_disturbance(field: str, rounds: list[Fields]) -> str:
+    """Returns what disturbed a measure in at least half of the rounds: fewer only widen the interval of the median."""
+    found = [each["base"][field] or each["level"][field] for each in rounds]
+    reasons = [reason for reason in found if reason]
+    if 2 * len(reasons) < len(rounds):
+        return ""
+    return f"{len(reasons)} of {len(rounds)} rounds were disturbed, for example: {reasons[0]}"
 
 
 def _list_epochs(manifest: Manifest, whole: Fields) -> list[Fields]:

@@ -18,6 +18,13 @@ Fields = dict[str, Any]
 """Values by name."""
 
 
+JobKind = Literal["cost", "speed", "tuning", "run"]
+"""The kinds of jobs: a cost, a comparison of speed, a trial of the tuning, or a run."""
+
+MEASUREMENTS: tuple[JobKind, ...] = ("cost", "speed")
+"""The kinds of jobs that measure a device. Nothing may run beside them, and the machine is part of their ids."""
+
+
 class NotResults(ValueError):
     """The folder holds no results."""
 
@@ -61,6 +68,9 @@ class LevelEntry(Entry):
 
     follows_base: bool = False
     """Whether it takes the values that are chosen for the base."""
+
+    speed: str | None = None
+    """The id of the job that compares its speed with the base's; None if they are not compared."""
 
 
 class StudyEntry(Entry):
@@ -123,10 +133,10 @@ class TuningEntry(Entry):
 
 
 class JobEntry(Entry):
-    """One cost, one trial of the tuning, or one run."""
+    """One cost, one comparison of speed, one trial of the tuning, or one run."""
 
     id: str
-    kind: Literal["cost", "tuning", "run"]
+    kind: JobKind
     name: str
     variant: str
     seed: int | None
@@ -152,7 +162,7 @@ class Manifest(Entry):
     title: str
     seeds: tuple[int, ...]
     machine: Fields
-    """The machine on which costs are measured, which is part of their ids."""
+    """The machine on which costs and speeds are measured, which is part of their ids."""
 
     options: tuple[str, ...]
     """The settings of the command line that replace parts of the grid file."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +19,22 @@ from ablations.execution import job
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
+from ablations.profiling import speed
 from ablations.storage import records
 from ablations.training.loop import Diverged
 from ablations.training.stopwatch import PARTS
+
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
+
+
+class Odd(Exception):
+    """An error that no other process can make again."""
+
+    def __init__(self):
+        super().__init__(lambda: None)
+
+    def __str__(self):
+        return "odd"
 
 
 def test_a_run_s_record_is_complete(tiny, tmp_path):
@@ -76,6 +91,68 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
     assert attempt["reason"] == f"{type(error).__name__}: {error}"
     assert not any("/" in line for line in attempt["traceback"])
     assert records.load(tmp_path)[0] == {}
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+    """A comparison of speed with as few steps as possible."""
+    for name in ("TRAIN_SECONDS", "INFERENCE_SECONDS", "LATENCY_SECONDS"):
+        monkeypatch.setattr(speed, name, 0.0)
+    grid = read(write_grid(tmp_path, TINY.replace("speed_rounds = 0", "speed_rounds = 6")))
+    return next(each for each in list_jobs(grid, MACHINE) if each.kind == "speed")
+
+
+@FORKS
+def test_a_comparison_s_record_has_the_seconds_of_every_round(comparison, tmp_path):
+    assert job.execute(comparison, tmp_path, {"commit": "c"}, context()) == "done"
+    record = records.load(tmp_path)[0][comparison.id]
+    assert record["config"] == comparison.fields
+    assert [list(each) for each in record["measured"]["rounds"]] == [["base", "level"], ["level", "base"]] * 3
+    for side in (side for each in record["measured"]["rounds"] for side in each.values()):
+        assert 0 < side["latency_step_seconds"] < side["train_step_seconds"]
+        assert side["train_images_per_second"] == pytest.approx(64 / side["train_step_seconds"])
+    assert record["environment"]["threads"] == 1
+    assert record["environment"]["commit"] == "c"
+
+
+@FORKS
+@pytest.mark.parametrize(
+    ("error", "status"), [(MemoryError(), "oom"), (RuntimeError("shapes do not fit"), "failed"), (Odd(), "failed")]
+)
+def test_a_side_that_cannot_be_measured_fails_the_comparison(error, status, comparison, tmp_path, monkeypatch):
+    def broken(cost, device):
+        if cost == comparison.config.level:
+            raise error
+        return {}
+
+    monkeypatch.setattr(speed, "measure_speed", broken)
+    assert job.execute(comparison, tmp_path, {}, context()) == status
+    (attempt,) = records.load_attempts(tmp_path)[comparison.id]
+    assert attempt["status"] == status
+    assert attempt["reason"] == f"the level in round 1: {type(error).__name__}: {error}"
+    assert any("in broken" in line for line in attempt["traceback"])
+
+
+@FORKS
+def test_a_measurement_that_is_killed_again_and_again_is_a_failure(comparison, tmp_path, monkeypatch):
+    deaths = tmp_path / "deaths"
+
+    def die(cost, device):
+        with deaths.open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(speed, "measure_speed", die)
+    assert job.execute(comparison, tmp_path, {}, context()) == "failed"
+    (attempt,) = records.load_attempts(tmp_path)[comparison.id]
+    assert attempt["reason"] == "the base in round 1: its process was killed by SIGKILL, 3 times in a row"
+    assert deaths.read_text() == "xxx"
+
+
+@FORKS
+def test_a_comparison_is_abandoned_on_request(comparison, tmp_path):
+    assert job.execute(comparison, tmp_path, {}, context(lambda: True)) == "stopped"
+    assert (records.load(tmp_path)[0], records.load_attempts(tmp_path)) == ({}, {})
 
 
 def test_data_that_changed_after_planning_is_not_trained_on(tiny, tmp_path):

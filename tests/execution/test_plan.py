@@ -63,6 +63,19 @@ def test_without_costs_the_base_is_timed_and_scaled_by_macs(tiny, planned, monke
     assert found["timed_by"] == "a calibration on the base, scaled by MACs"
 
 
+def test_comparisons_of_speed_are_counted_and_take_time(tmp_path, planned, monkeypatch):
+    monkeypatch.setattr(plans, "_calibrate", lambda config, device: (0.01, 0.001))
+    grid = read(write_grid(tmp_path, TINY.replace("speed_rounds = 0", "speed_rounds = 6")))
+    folder = tmp_path / "r"
+    fabricate(folder, grid, skip=("growth_rate 8 against base",))
+    found = planned(grid, folder)
+    assert (found["speeds"], found["missing_speeds"], found["missing_runs"], found["missing_costs"]) == (1, 1, 0, 0)
+    rates = (1 + 2) * (1 / 1000 + 1 / 4000)  # of the base and of the level, which takes twice the time
+    assert found["seconds"] == pytest.approx(6 * (2 * plans.SPEED_SECONDS + plans.SPEED_STEPS * 64 * rates))
+    fabricate(folder, grid)
+    assert planned(grid, folder)["missing_speeds"] == 0
+
+
 def test_evaluations_take_time_too(tmp_path, planned, monkeypatch):
     monkeypatch.setattr(plans, "_calibrate", lambda config, device: (0.0, 1.0))
     text = TINY.replace("train.epochs = 1", "train.epochs = 5\ntrain.evaluation_interval = 2\ndata.validation = 50")

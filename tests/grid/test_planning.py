@@ -9,6 +9,7 @@ import pytest
 from conftest import MACHINE, TINY, write_grid, write_images
 
 from ablations.cli import SHIPPED
+from ablations.config import identity
 from ablations.data.dataset import load
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import job_of, make_manifest
@@ -53,6 +54,18 @@ def test_what_cannot_be_started_is_told(tiny, tmp_path):
     other = plan.model_copy(update={"machine": {**MACHINE, "threads": 7}})
     with pytest.raises(ValueError, match="was planned by another version"):
         job_of(other, tmp_path, first.id)
+
+
+def test_a_cost_whose_fields_have_changed_is_not_measured_under_its_old_id(tmp_path):
+    """An older version hashed the costs of networks that recompute without saying when they recompute."""
+    grid = read(write_grid(tmp_path, TINY.replace("model.growth_rate = [4, 8]", 'model.checkpoint = ["layer"]')))
+    plan = make_manifest(grid, MACHINE, tmp_path).model_dump(mode="json")
+    entry = next(each for each in plan["jobs"] if each["name"] == "growth_rate layer")
+    fields = plan["configurations"][entry["configuration"]]["identity"]
+    del fields["recomputed"]
+    entry["id"] = identity({"kind": "cost", "config": fields, "machine": MACHINE})
+    with pytest.raises(ValueError, match="was planned by another version"):
+        job_of(Manifest.model_validate(plan), tmp_path, entry["id"])
 
 
 def test_a_network_that_cannot_be_imported_is_named(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablations.profiling.memory import LiveStorage
 from densenet import DenseNetConfig, build
@@ -110,3 +111,53 @@ def test_buffers_come_back_even_after_an_error():
     assert norm.running_mean is mean
     assert torch.equal(mean, torch.zeros(2))
     assert int(norm.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(
+    "context", [torch.no_grad, torch.inference_mode, nullcontext], ids=["no", "inference", "frozen"]
+)
+def test_where_no_gradient_is_needed_the_network_is_the_plain_one(kind, training, context, monkeypatch):
+    """The same operators, outputs and buffers; nothing is prepared for a backward pass."""
+    monkeypatch.setattr("densenet.recompute.checkpoint", lambda *arguments, **options: pytest.fail("recomputed"))
+
+    def infer(checkpoint: str) -> tuple[list[str], list[torch.Tensor]]:
+        torch.manual_seed(0)
+        network = build(DenseNetConfig(block_config=(2, 2), growth_rate=4, checkpoint=checkpoint, dropout=0.2))
+        network.train(training).requires_grad_(context is not nullcontext)
+        images = torch.randn(4, 3, 8, 8)
+        with Operators() as operators, context():
+            scores = network(images)
+        return operators.names, [scores, *network.buffers()]
+
+    (names, plain), (others, found) = infer("none"), infer(kind)
+    assert names == others
+    assert len(names) > 10
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("which", ["parameter", "images"])
+def test_one_gradient_is_enough_to_recompute(which):
+    calls: list[Tensor] = []
+    module = nn.Linear(8, 8)
+    module.requires_grad_(which == "parameter")
+
+    def count(x: Tensor) -> Tensor:
+        calls.append(x)
+        return torch.sigmoid(module(x))
+
+    recompute(module, count, torch.randn(4, 8, requires_grad=which == "images")).sum().backward()
+    assert len(calls) == 2
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))

@@ -16,7 +16,7 @@ import ablations.report.frames
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report.frames import load, unpack_outcomes
+from ablations.report.frames import find_causes, load, select_study, unpack_outcomes
 from ablations.storage import records
 from ablations.storage.manifest import NotResults
 
@@ -120,3 +120,79 @@ def test_images_of_two_data_sets_are_not_one_table(tmp_path):
 
 def test_results_without_outcomes_have_none(results):
     assert unpack_outcomes(load(results)).shape[0] == 0
+
+
+COMPARED = TINY.replace("speed_rounds = 0", "speed_rounds = 6")
+
+
+def test_a_comparison_of_speed_is_a_row_with_ratios_and_intervals(tmp_path):
+    """The level takes twice the base's time in the first round, and 1 % more in every later one: 2.00 to 2.10."""
+    fabricate(tmp_path / "r", read(write_grid(tmp_path, COMPARED)))
+    frames = load(tmp_path / "r")
+    base, wide = frames.studies.variant
+    (row,) = frames.speeds.to_dict("records")
+    assert (row["variant"], row["base"], row["status"], row["rounds"]) == (wide, base, "done", 6)
+    assert row["latency_step_seconds_ratio"] == pytest.approx(2.05)
+    assert row["latency_step_seconds_low"] == pytest.approx(2.0)
+    assert row["latency_step_seconds_high"] == pytest.approx(2.1)
+    assert row["train_images_per_second_low"] == pytest.approx(1 / 2.1)
+    assert row["inference_images_per_second_high"] == pytest.approx(1 / 2.0)
+    assert (row["disturbed"], row["device_name"]) == ("", MACHINE["device_name"])
+    assert frames.tables()["speeds"].equals(frames.speeds)
+    assert list(frames.jobs()) == ["runs", "costs", "speeds"]
+
+
+def test_a_comparison_is_disturbed_if_half_of_its_rounds_are(tmp_path):
+    grid = read(write_grid(tmp_path, COMPARED))
+    fabricate(tmp_path / "r", grid, skip=("growth_rate 8 against base",))
+    job = next(job for job in list_jobs(grid, MACHINE) if job.kind == "speed")
+    record = record_of(job, 0.0, 2.0)
+    rounds = record["measured"]["rounds"]
+    for number, side in ((0, "base"), (2, "level"), (5, "base")):
+        rounds[number][side]["train_disturbed"] = "other processes used 0.9 cores"
+    for number, side in ((0, "base"), (0, "level"), (5, "base")):
+        rounds[number][side]["latency_disturbed"] = "the host took 12 % of the time"
+    records.publish(tmp_path / "r", record)
+    (row,) = load(tmp_path / "r").speeds.to_dict("records")
+    said = "3 of 6 rounds were disturbed, for example: other processes used 0.9 cores"
+    assert (row["train_images_per_second_disturbed"], row["latency_step_seconds_disturbed"]) == (said, "")
+    assert row["disturbed"] == said
+
+
+def test_a_comparison_without_a_record_is_missing_or_has_failed(tmp_path):
+    grid = read(write_grid(tmp_path, COMPARED))
+    fabricate(tmp_path / "r", grid, skip=("growth_rate 8 against base",))
+    assert load(tmp_path / "r").speeds[["status", "reason"]].to_numpy().tolist() == [["missing", ""]]
+    job = next(job for job in list_jobs(grid, MACHINE) if job.kind == "speed")
+    records.note_attempt(tmp_path / "r", {"id": job.id, "name": job.name, "status": "oom", "reason": "MemoryError: "})
+    frames = load(tmp_path / "r")
+    assert frames.speeds.train_images_per_second_ratio.isna().all()
+    assert find_causes(frames) == [
+        {"status": "oom", "reason": "MemoryError: ", "jobs": ["speed growth_rate 8 against base"]}
+    ]
+
+
+def test_variants_that_share_costs_share_a_comparison_and_each_has_a_row(tmp_path):
+    text = COMPARED + "\n[study.rates]\nmodel.growth_rate = [4, 8]\ntrain.learning_rate = [0.1, 0.2]\n"
+    grid = read(write_grid(tmp_path, text))
+    fabricate_without_accuracy(tmp_path / "r", grid)
+    frames = load(tmp_path / "r")
+    assert sum(job.kind == "speed" for job in list_jobs(grid, MACHINE)) == 1
+    assert len(frames.speeds) == 2
+    assert frames.speeds.id.nunique() == 1
+    assert len(select_study(frames, "growth_rate").speeds) == 1
+    assert len(frames.jobs()["speeds"]) == 1
+
+
+def fabricate_without_accuracy(folder, grid):
+    make_manifest(grid, MACHINE, folder).write(folder)
+    for job in (job for job in list_jobs(grid, MACHINE) if job.kind != "run"):
+        records.publish(folder, record_of(job, 0.0, 2.0))
+
+
+def test_results_without_comparisons_have_an_empty_frame(results):
+    frames = load(results)
+    assert frames.speeds.empty
+    assert {"variant", "base", "train_images_per_second_ratio", "disturbed"} <= set(frames.speeds)
+    assert "speeds" not in frames.tables()
+    assert "speeds" not in frames.jobs()

@@ -32,7 +32,10 @@ def test_a_plan_of_an_older_version_is_read_too(tiny, tmp_path):
     [
         (lambda plan: plan.pop("variants"), "was made by another version: it has no 'variants'"),
         (lambda plan: plan.update(title=3), "was made by another version: title: Input should be a valid string"),
-        (lambda plan: plan["jobs"][0].update(kind="dream"), "jobs.0.kind: Input should be 'cost', 'tuning' or 'run'"),
+        (
+            lambda plan: plan["jobs"][0].update(kind="dream"),
+            "jobs.0.kind: Input should be 'cost', 'speed', 'tuning' or 'run'",
+        ),
         (lambda plan: plan.update(more=1), "more: Extra inputs are not permitted"),
     ],
 )

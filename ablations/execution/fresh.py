@@ -1,0 +1,107 @@
+"""Calls a function in a new process, which nothing that was computed before has changed, and returns its value."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal, TypeVar
+
+from ablations.signals import STOPPING
+
+Method = Literal["fork", "forkserver"]
+"""How a new process is made. fork: as a copy of this process, which must not have computed anything yet. forkserver: by
+a server that loads the modules first, which takes some seconds once."""
+
+TICK = 0.05
+"""Seconds between two checks for a stop request."""
+
+Value = TypeVar("Value")
+
+
+class Killed(RuntimeError):
+    """The process ended without a value."""
+
+
+class Abandoned(RuntimeError):
+    """A stop was requested before the function returned, and its process was killed."""
+
+
+def call_fresh(
+    function: Callable[..., Value], arguments: tuple[Any, ...], method: Method, stopping: Callable[[], bool]
+) -> Value:
+    """Returns `function(*arguments)`, called in a new process that ends with this one.
+
+    The arguments and the value are sent between processes. Raises Killed if the process ends without a value, also
+    by an exception, and Abandoned if `stopping` returns True meanwhile.
+    """
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["__main__", function.__module__])
+        start_server()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(there, function, arguments))
+    process.start()
+    there.close()
+    try:
+        while not stopping():
+            if wait([here, process.sentinel], TICK):
+                value: Value = _receive(here, process)
+                return value
+        raise Abandoned
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _receive(here: Connection, process: Any) -> Any:
+    """Returns the value that the process has sent. Raises Killed if it has sent none."""
+    with suppress(EOFError, OSError):
+        if here.poll():
+            return here.recv()
+    process.join()
+    raise Killed(f"its process was {describe_end(process.exitcode)}")
+
+
+def describe_end(code: int) -> str:
+    """Returns how a process ended by its exit code: `killed by SIGKILL`, `ended with exit code 1`."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"killed by {name}"
+
+
+def start_server() -> None:
+    """Starts the server if it does not run. The server blocks stop signals, which are meant for the driver.
+
+    Without PYTHONSAFEPATH, the server would import modules from the current folder first, where a user's file may have
+    the name of one of them.
+    """
+    safe_path = os.environ.get("PYTHONSAFEPATH", "")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.environ["PYTHONSAFEPATH"] = safe_path
+
+
+def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    there.send(function(*arguments))
+
+
+def _end_with_parent() -> None:
+    """Waits until the process that needs the value is dead, then ends this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
