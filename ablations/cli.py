@@ -397,7 +397,7 @@ def _finish(folder: Path) -> int:
     """Rebuilds all results, prints the tables and the folders. Returns the exit code."""
     from ablations.execution.display import print_rows
     from ablations.report import page as report
-    from ablations.report.captions import describe_provenance, explain_table
+    from ablations.report.captions import describe_provenance, explain_verdicts
     from ablations.report.formats import render_cell
     from ablations.report.frames import find_causes, list_retryable
     from ablations.report.results import analyse
@@ -414,7 +414,7 @@ def _finish(folder: Path) -> int:
         heads = [column.head for column in table.columns]
         rows = [[*map(render_cell, row.cells)] for row in table.rows]
         print_rows(out, f"\n{table.name}: {table.question}", heads, rows)
-    _say(f"\n{explain_table(frames, costs=False)}{describe_provenance(frames)}")
+    _say(f"\n{explain_verdicts()}{describe_provenance(frames)}")
     failed = find_causes(frames)
     if failed:
         kinds = ",".join(list_retryable(failed))

@@ -81,9 +81,14 @@ def level_text(value: object) -> str:
     return "-".join(map(level_text, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def choose_places(spread: float) -> int:
-    """Returns the decimals of a number in % or points: two digits of its spread, and at most two decimals."""
-    return min(2, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 2
+def choose_places(spread: float, most: int = 2) -> int:
+    """Returns the decimals of a number in % or points: two digits of its spread, and at most `most` decimals."""
+    return min(most, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else most
+
+
+def count_places(images: int) -> int:
+    """Returns the decimals that show one of so many images: two for up to 10,000, three for up to 100,000."""
+    return max(2, math.ceil(math.log10(images)) - 2) if images else 2
 
 
 def format_signed(value: float, places: int) -> str:

@@ -1,4 +1,4 @@
-"""The answer of each study, in sentences that claim no more than the seeds show."""
+"""The answer of each study, in sentences that claim no more than the runs show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ablations.metrics import METRICS, choose_places, format_signed, level_text
+from ablations.report.comparison import Effect
+from ablations.report.printing import print_accuracy, print_change
 from ablations.report.results import LevelResult, StudyResult
-from ablations.report.statistics import Effect
 
 SHOWN = 3
 """The most levels that an answer names in full, the largest changes first."""
@@ -23,7 +24,7 @@ Levels = Sequence[LevelResult]
 
 
 def answer(study: StudyResult) -> list[str]:
-    """Returns sentences on what the seeds show of a study's question. The first sentence is the answer."""
+    """Returns sentences on what the runs show of a study's question. The first sentence is the answer."""
     base, others = study.base, study.others
     if not others:
         sentences = [f"There is nothing to compare {base.phrase} with."]
@@ -31,8 +32,10 @@ def answer(study: StudyResult) -> list[str]:
         sentences = [f"Nothing can be compared: {base.phrase}, the base, has no result.", _tell_span(others)]
     else:
         sentences = [
-            *_tell_changes(base, others),
-            _tell_effects(study.effects),
+            *_tell_changes(study),
+            _tell_lost(study.levels),
+            _tell_origins(others),
+            _tell_effects(study),
             _tell_published(study.levels),
             _tell_edges(study),
             _tell_span(others),
@@ -43,46 +46,50 @@ def answer(study: StudyResult) -> list[str]:
 # Accuracy: a sentence for each kind of verdict
 
 
-def _tell_changes(base: LevelResult, others: Levels) -> list[str]:
-    """Returns a sentence for each verdict, resolved changes first."""
-    by_verdict = {each.verdict: [level for level in others if level.verdict == each.verdict] for each in others}
-    unresolved = by_verdict.get("not resolved", [])
+def _tell_changes(study: StudyResult) -> list[str]:
+    """Returns a sentence for each verdict, different levels first."""
+    by_verdict = {
+        each.verdict: [level for level in study.others if level.verdict == each.verdict] for each in study.others
+    }
+    undecided = by_verdict.get("undecided", [])
     return [
-        _tell_resolved(base, by_verdict.get("resolved", [])),
-        _tell_identical(base, by_verdict.get("identical", [])),
-        _tell_unresolved([level for level in unresolved if level.pairs > 1], len(others)),
-        _tell_one_seed([level for level in unresolved if level.pairs == 1], len(others)),
-        _tell_no_data(by_verdict.get("no data", [])),
-        _tell_no_pairs(by_verdict.get("no pairs", [])),
+        _tell_different(study, by_verdict.get("different", [])),
+        _tell_identical(study.base, by_verdict.get("identical", [])),
+        _tell_equivalent(study, by_verdict.get("equivalent", [])),
+        *_tell_undecided(study, [level for level in undecided if not math.isnan(level.low)]),
+        _tell_one_seed([level for level in undecided if math.isnan(level.low)], len(study.others)),
+        _tell_no_result(by_verdict.get("no result", [])),
+        _tell_not_comparable(by_verdict.get("not comparable", [])),
     ]
 
 
-def _tell_resolved(base: LevelResult, levels: Levels) -> str:
+def _say_place(study: StudyResult) -> str:
+    """Returns a restriction for results that do not tell of other test images."""
+    return "" if study.conclusions.over_images else ", on these test images"
+
+
+def _tell_different(study: StudyResult, levels: Levels) -> str:
     """Returns `Against 12: 24 gains 1.30 points (95 % 0.88–1.72) at +42 % MACs and +35 % params.`"""
     if not levels:
         return ""
     ordered = sorted(levels, key=lambda level: -abs(level.difference))
     changes = [
         f"{level.phrase} {'gains' if level.difference > 0 else 'loses'} "
-        f"{_say_size(level.difference, level.low, level.high)}{_say_price(level)}"
+        f"{_say_size(study, level.difference, level.low, level.high)}{_say_price(level)}"
         for level in ordered[:SHOWN]
     ]
     if len(levels) > SHOWN:
         more = Counter("gain" if level.difference > 0 else "lose" for level in ordered[SHOWN:])
         changes.append("and " + _join([f"{number} more {verb}{'s' * (number == 1)}" for verb, number in more.items()]))
-    return f"Against {base.phrase}: {'; '.join(changes)}."
+    return f"Against {study.base.phrase}{_say_place(study)}: {'; '.join(changes)}."
 
 
-def _say_size(difference: float, low: float, high: float) -> str:
-    """Returns `1.30 points (95 % 0.88–1.72)`: a resolved gain or loss, with as many digits as its interval allows."""
-    places = choose_places((high - low) / 2)
-    ends = "–".join(f"{end:.{places}f}" for end in sorted((abs(low), abs(high))))
-    return f"{_say_points(difference, places)} (95 % {ends})"
-
-
-def _say_points(difference: float, places: int) -> str:
-    size = round(abs(difference), places)
-    return f"{size:.{places}f} {'point' if size == 1 else 'points'}"
+def _say_size(study: StudyResult, value: float, low: float, high: float) -> str:
+    """Returns `1.30 points (95 % 0.88–1.72)`, the size of a gain or loss, and whether it is within the margin."""
+    size, *ends = (text.lstrip("+-") for text in print_change(value, low, high, study.base.images, study.margin))
+    near, far = ends if value > 0 else reversed(ends)
+    within = ", within the margin" if study.margin and max(abs(low), abs(high)) <= study.margin else ""
+    return f"{size} {'point' if float(size) == 1 else 'points'} (95 % {near}–{far}{within})"
 
 
 def _say_price(level: LevelResult) -> str:
@@ -106,9 +113,9 @@ def _tell_identical(base: LevelResult, levels: Levels) -> str:
     if not levels:
         return ""
     ordered = sorted(levels, key=lambda level: _or_zero(level.costs["train_peak_memory_bytes"].change))
-    named = [level.phrase + _say_saving(base, level) for level in ordered[:SHOWN]]
+    named = [level.phrase + _say_saving(level) for level in ordered[:SHOWN]]
     more = [f"and {len(levels) - SHOWN} more"] if len(levels) > SHOWN else []
-    seeds = _say_seeds([level.pairs for level in levels])
+    seeds = _say_seeds([level.n for level in levels])
     return f"Results identical to those of {base.phrase}, to the bit, {seeds}: {'; '.join([*named, *more])}."
 
 
@@ -116,36 +123,70 @@ def _or_zero(change: float) -> float:
     return 0.0 if math.isnan(change) else change
 
 
-def _say_saving(base: LevelResult, level: LevelResult) -> str:
-    """Returns changes of memory and time against the base.
+def _say_saving(level: LevelResult) -> str:
+    """Returns `, with 40 % less peak memory in training and 12 % more time a step (95 % 10–15)`.
 
-    Time is named only if it was undisturbed and differs by more than its own spread.
+    Time is named only if it was compared in undisturbed rounds and has changed.
     """
-    memory = _or_zero(level.costs["train_peak_memory_bytes"].change)
-    steps = [each.costs["train_images_per_second"] for each in (base, level)]
-    speed, spread = _or_zero(steps[1].change), max(_or_zero(step.spread) for step in steps)
+    memory, speed = _or_zero(level.costs["train_peak_memory_bytes"].change), level.costs["train_images_per_second"]
     parts = []
     if abs(memory) > 0.005:
         parts.append(f"{100 * abs(memory):.0f} % {'less' if memory < 0 else 'more'} peak memory in training")
-    if abs(speed) > max(0.01, spread) and not any(step.disturbed for step in steps):
-        time = 1 / (1 + speed) - 1
-        parts.append(f"{100 * abs(time):.0f} % {'more' if time > 0 else 'less'} time a step")
+    if not math.isnan(speed.low):
+        changes = [1 / (1 + each) - 1 for each in (speed.change, speed.high, speed.low)]
+        time, *ends = (f"{100 * abs(each):.0f}" for each in changes)
+        near, far = ends if changes[0] > 0 else reversed(ends)
+        word = "more" if changes[0] > 0 else "less"
+        parts.append("about as much time a step" if speed.unchanged else f"{time} % {word} time a step ({near}–{far})")
     return f", with {_join(parts)}" if parts else ""
 
 
-def _tell_unresolved(levels: Levels, of: int) -> str:
-    """Returns `Not resolved with 3 seeds: ...`, with the interval of the largest change."""
-    if not levels:
+def _tell_equivalent(study: StudyResult, levels: Levels) -> str:
+    """Returns `Equivalent within 0.5 points with 5 seeds: 24, +0.05 points (95 % −0.20 to +0.30).`"""
+    if not levels or study.margin is None:
         return ""
+    named = [f"{level.phrase}, {_say_change(study, level)}" for level in levels[:SHOWN]]
+    more = [f"and {len(levels) - SHOWN} more"] if len(levels) > SHOWN else []
+    seeds = _say_seeds([study.base.n, *(level.n for level in levels)])
+    return (
+        f"Equivalent to {study.base.phrase} within {study.margin:g} points, {seeds}{_say_place(study)}: "
+        f"{'; '.join([*named, *more])}."
+    )
+
+
+def _tell_undecided(study: StudyResult, levels: Levels) -> list[str]:
+    """Returns `Undecided with 3 seeds: ...`, with the interval of the largest change, and what would decide it."""
+    if not levels:
+        return []
     largest = max(levels, key=lambda level: abs(level.difference))
-    if math.isnan(largest.low):
-        reach = "the same in every seed, which gives no interval"
+    seeds = _say_seeds([study.base.n, *(level.n for level in levels)])
+    which = _say_which(levels, len(study.others), f"{largest.phrase}, {_say_change(study, largest)}")
+    return [f"Undecided {seeds}{_say_place(study)}: the change in accuracy of {which}.", _tell_power(study, levels)]
+
+
+def _tell_power(study: StudyResult, levels: Levels) -> str:
+    """Returns how large a change these runs would find, and how many seeds would find the margin or the change."""
+    known = [level for level in levels if not math.isnan(level.smallest_difference)]
+    if not known:
+        return ""
+    worst = max(known, key=lambda level: level.smallest_difference)
+    size = f"{worst.smallest_difference:.{choose_places(worst.smallest_difference)}f}"
+    sentence = f"In four cases of five these runs would find a change of {size} points"
+    largest = max(known, key=lambda level: abs(level.difference))
+    if study.margin:
+        counts, goal = [level.seeds_for_margin for level in known], f"one of {study.margin:g} points, the margin,"
     else:
-        reach = f"95 % {_say_signed(largest, largest.low)} to {_say_signed(largest, largest.high)}"
-        reach += f", not corrected for {of} comparisons" if largest.low * largest.high > 0 else ""
-    change = f"{largest.phrase}, {_say_signed(largest, largest.difference)} points ({reach})"
-    seeds = _say_seeds([level.pairs for level in levels])
-    return f"Not resolved {seeds}: the change in accuracy of {_say_which(levels, of, change)}."
+        counts, goal = [largest.seeds_for_change], f"one as large as that of {largest.phrase}"
+    if any(map(math.isnan, counts)):
+        return f"{sentence}; {goal} needs more test images, or a thousand seeds and more."
+    return f"{sentence}; {goal} needs {max(counts):.0f} seeds a level."
+
+
+def _say_change(study: StudyResult, level: LevelResult) -> str:
+    """Returns `+0.50 points (95 % −0.25 to +1.25)`, with true minus signs."""
+    texts = print_change(level.difference, level.low, level.high, study.base.images, study.margin)
+    value, low, high = (text.replace("-", "−") for text in texts)
+    return f"{value} points (95 % {low} to {high})"
 
 
 def _tell_one_seed(levels: Levels, of: int) -> str:
@@ -170,49 +211,67 @@ def _say_signed(level: LevelResult, value: float) -> str:
     return format_signed(value, choose_places((level.high - level.low) / 2)).replace("-", "−")
 
 
-def _tell_no_data(levels: Levels) -> str:
+def _tell_no_result(levels: Levels) -> str:
     """Returns a sentence on levels without a result."""
     return f"No result to compare: {_name_some(levels)}." if levels else ""
 
 
-def _tell_no_pairs(levels: Levels) -> str:
-    """Returns a sentence on levels that have results, but no run that can be paired with one of the base."""
-    verb = "shares" if len(levels) == 1 else "share"
-    return (
-        f"Not comparable: {_name_some(levels)} {verb} no seed, device and torch version with the base."
-        if levels
-        else ""
-    )
+def _tell_not_comparable(levels: Levels) -> str:
+    """Returns a sentence on levels that have results, but on other test images than the base."""
+    verb = "was" if len(levels) == 1 else "were"
+    return f"Not comparable: {_name_some(levels)} {verb} trained or tested on other data than the base." if levels else ""
+
+
+def _tell_lost(levels: Levels) -> str:
+    """Returns what the means of levels with lost runs would be if those runs counted as 0 %."""
+    cut = [level for level in levels if level.lost and level.n]
+    parts = [
+        f"{level.lost} of {level.n + level.lost} of {level.phrase} "
+        f"(as 0 %, they make its mean {print_accuracy(level.worst_mean, math.nan, level.images)[0]} % "
+        f"instead of {print_accuracy(level.mean, level.sd, level.images)[0]} %)"
+        for level in cut[:SHOWN]
+    ]
+    more = [f"and runs of {len(cut) - SHOWN} more levels"] if len(cut) > SHOWN else []
+    return f"Runs without a result: {'; '.join([*parts, *more])}." if cut else ""
+
+
+def _tell_origins(levels: Levels) -> str:
+    """Returns what made the runs of levels and not the base's."""
+    other = [level for level in levels if level.made_otherwise]
+    parts = [f"{level.phrase} ({', '.join(level.made_otherwise)})" for level in other[:SHOWN]]
+    more = [f"and {len(other) - SHOWN} more levels"] if len(other) > SHOWN else []
+    return f"Not made as the base: {'; '.join([*parts, *more])}." if other else ""
 
 
 # Effects, published errors, tuning
 
 
-def _tell_effects(effects: Sequence[Effect]) -> str:
-    """Returns a sentence on the resolved main effects and interactions of a product study, the largest first."""
-    if not effects:
+def _tell_effects(study: StudyResult) -> str:
+    """Returns a sentence on the main effects and interactions of a product study that are not 0, the largest first."""
+    if not study.effects:
         return ""
-    resolved = [effect for effect in effects if effect.verdict == "resolved"]
-    resolved.sort(key=lambda effect: -abs(effect.difference.mean))
-    pairs = [effect.difference.pairs for effect in effects if effect.difference.pairs]
-    if not pairs:
-        return "Main effects and interactions cannot be told: no seed has all the combinations that one needs."
-    if not resolved:
-        return f"No main effect and no interaction is resolved {_say_seeds(pairs)}."
-    more = [f"and {len(resolved) - SHOWN} more"] if len(resolved) > SHOWN else []
-    return f"On the average over the other axes: {'; '.join([*map(_say_effect, resolved[:SHOWN]), *more])}."
+    found = [effect for effect in study.effects if effect.difference.verdict == "different"]
+    found.sort(key=lambda effect: -abs(effect.difference.value))
+    seeds = [effect.difference.n for effect in study.effects if effect.difference.verdict != "no result"]
+    if not seeds:
+        return "Main effects and interactions cannot be told: no combination that one needs has two seeds."
+    if not found:
+        return f"No main effect and no interaction differs from 0 {_say_seeds(seeds)}."
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    named = [_say_effect(study, effect) for effect in found[:SHOWN]]
+    return f"On the average over the other axes{_say_place(study)}: {'; '.join([*named, *more])}."
 
 
-def _say_effect(effect: Effect) -> str:
+def _say_effect(study: StudyResult, effect: Effect) -> str:
     """Returns `growth_rate 4 → 8 gains 2.3 points (95 % 1.1–3.5)`, or the size of an interaction."""
     moves = [
         f"{move.axis.rpartition('.')[2]} {level_text(move.before)} → {level_text(move.after)}" for move in effect.moves
     ]
     change = effect.difference
-    size = _say_size(change.mean, change.low, change.high)
+    size = _say_size(study, change.value, change.low, change.high)
     if len(moves) == 1:
-        return f"{moves[0]} {'gains' if change.mean > 0 else 'loses'} {size}"
-    return f"{_join(moves)} together give {size} {'more' if change.mean > 0 else 'less'} than their sum"
+        return f"{moves[0]} {'gains' if change.value > 0 else 'loses'} {size}"
+    return f"{_join(moves)} together give {size} {'more' if change.value > 0 else 'less'} than their sum"
 
 
 def _tell_published(levels: Levels) -> str:
@@ -251,7 +310,7 @@ def _tell_edges(study: StudyResult) -> str:
 def _tell_span(levels: Levels) -> str:
     """Returns `Costs against the base: MACs −84 % to +96 %.`, unless every level was named with its costs."""
     by_price = [level for level in levels if level.verdict != "identical"]
-    priced = len(by_price) <= SHOWN and all(level.verdict == "resolved" for level in by_price)
+    priced = len(by_price) <= SHOWN and all(level.verdict == "different" for level in by_price)
     changes = {phrase: [level.costs[key].change for level in levels] for phrase, key in PHRASES.items()}
     measured = {phrase: [each for each in those if not math.isnan(each)] for phrase, those in changes.items()}
     equal = [phrase for phrase, those in measured.items() if those and max(map(abs, those)) <= EQUAL]

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ablations.metrics import COSTS, level_text
 from ablations.report.frames import Frames
+from ablations.report.results import StudyResult
 from ablations.storage.manifest import StudyEntry, TuningEntry
 
 
@@ -14,14 +15,50 @@ def name_field(path: str) -> str:
     return path.rpartition(".")[2].replace("_", " ").capitalize()
 
 
-def explain_table(frames: Frames, study: str | None = None, costs: bool = True) -> str:
+def explain_table(study: StudyResult, costs: bool = True) -> str:
     """Explains how to read the table of a study or of all variants; without `costs`, a short table."""
-    return f"{_ACCURACY}{explain_tuning(frames, study)}{explain_published(frames, study)}{_COSTS if costs else ''}"
+    name = study.entry.name if study.entry else None
+    parts = (
+        _ACCURACY,
+        explain_comparison(study),
+        _explain_lost(study),
+        explain_tuning(study.frames, name),
+        explain_published(study.frames, name),
+        _COSTS if costs else "",
+    )
+    return "".join(parts)
 
 
-def explain_effects() -> str:
+def explain_comparison(study: StudyResult) -> str:
+    """Explains the intervals and verdicts of a study: what they cover, and which comparisons they count."""
+    found = study.conclusions
+    over = "over the seeds and the test images" if found.over_images else "over the seeds, on these test images only"
+    pairing = ", paired by seed" if found.paired else ""
+    family = f"for all {found.family} comparisons of this study together"
+    if len(study.effects):
+        family += ", its main effects and interactions included"
+    if found.family == 1:
+        family = "for the one comparison of this study"
+    within = f"; equivalent: it lies within ±{study.margin:g} points" if study.margin else ""
+    return (
+        f"Change against the base, in points, with its 95 % interval {over}{pairing}, which holds {family}. "
+        f"Different: the interval does not contain 0{within}; undecided: neither; identical: the same weights to the "
+        "bit, not counted as a comparison. "
+    )
+
+
+def explain_verdicts() -> str:
+    """Explains the intervals and verdicts of all studies in short."""
+    return _VERDICTS
+
+
+def _explain_lost(study: StudyResult) -> str:
+    return _LOST if any(level.lost for level in study.levels) else ""
+
+
+def explain_effects(study: StudyResult) -> str:
     """Explains how to read a table of main effects and interactions."""
-    return _EFFECTS_NOTE
+    return f"{_EFFECTS}{explain_comparison(study)}"
 
 
 def explain_published(frames: Frames, study: str | None = None) -> str:
@@ -70,19 +107,25 @@ def _explain_choice(entry: TuningEntry) -> str:
     return f"{fields}, by the accuracy on {images} ({how}); another seed might have chosen another value."
 
 
-_ACCURACY = (
-    "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over n seeds; change paired by seed, with its "
-    "95 % t interval in points, not corrected for the number of comparisons; resolved: Holm-corrected p < 0.05; "
-    "identical: the same weights to the bit. Runs of other devices or torch versions are not paired. "
+_ACCURACY = "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over n seeds. "
+_VERDICTS = (
+    f"{_ACCURACY}Changes are in points, with 95 % intervals that hold for all comparisons of a study together. "
+    "Different: the interval does not contain 0; equivalent: it lies within the margin of the study; undecided: "
+    "neither; identical: the same weights to the bit. "
 )
-_EFFECTS_NOTE = (
+_LOST = (
+    "Runs that ended without a result are lost; the interval then reaches to where it would end if they had classified "
+    "no image correctly. "
+)
+_EFFECTS = (
     "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
-    "interaction, by how much changes along two axes together differ from their sum. Paired by seed, with 95 % t "
-    "intervals in points; resolved: Holm-corrected p < 0.05 over all of these. "
+    "interaction, by how much changes along two axes together differ from their sum. "
 )
 _COSTS = (
-    "Changes of costs are relative to the base; IQR: interquartile range over repeated steps, relative to their "
-    "median, which says nothing of drift between variants. "
+    "Changes of costs are relative to the base. Those of speed are medians over rounds that measured both in turn, each "
+    "in a fresh process, with an interval of at least 95 %; ≈: the interval contains 0; none: not measured so, or "
+    "disturbed. IQR: interquartile range over repeated steps of one process, relative to their median; processes "
+    "differ by more. "
 )
 
 

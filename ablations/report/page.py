@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from ablations.metrics import METRICS
 from ablations.report.answers import answer
-from ablations.report.captions import describe_provenance, explain_table
+from ablations.report.captions import describe_provenance, explain_comparison, explain_table
 from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead, write_tables
 from ablations.report.frames import Frames, find_causes, list_retryable
 from ablations.report.plotting.figures import list_stems, write_figures
@@ -56,7 +56,7 @@ def render_page(results: Results) -> str:
         damaged=[path.relative_to(frames.folder).as_posix() for path in frames.damaged],
         retry=_make_retry_command(frames),
         provenance=describe_provenance(frames),
-        reading=explain_table(frames),
+        reading=explain_table(results.overall),
         metrics=METRICS.values(),
         environment=list_environment(frames),
         commands=list_commands(frames),
@@ -83,6 +83,7 @@ def _fill_section(study: StudyResult, stems: Sequence[str]) -> dict[str, Any]:
         "table": make_study_table(study),
         "effects": make_effects_table(study),
         "answer": answer(study),
+        "reading": explain_comparison(study),
         "tally": _count_verdicts(study),
         "figures": [_embed_figure(study.frames, stem, study.name) for stem in stems],
     }
@@ -104,7 +105,7 @@ def _bind_percents(text: str) -> str:
 
 
 def _count_verdicts(study: StudyResult) -> str:
-    """Returns `2 resolved, 3 not resolved`."""
+    """Returns `2 different, 3 undecided`."""
     verdicts = Counter(level.verdict for level in study.others)
     return ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
 

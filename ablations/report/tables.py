@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.metrics import BESIDE_ACCURACY, COSTS, MATCHED, METRICS, Metric, choose_places, format_signed, level_text
+from ablations.metrics import BESIDE_ACCURACY, COSTS, MATCHED, METRICS, Metric, choose_places, level_text
 from ablations.report.captions import describe_provenance, explain_effects, explain_table, name_field
-from ablations.report.results import LevelResult, Results, StudyResult
-from ablations.report.statistics import Effect
+from ablations.report.comparison import DECIDED, Effect
+from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
+from ablations.report.results import CostResult, LevelResult, Results, StudyResult
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Cell:
     """What has no result and so is not in the value: `1 missing`, `oom`."""
 
     interval: tuple[Number, Number] | None = None
-    """The 95 % t interval of the value."""
+    """The 95 % interval of the value."""
 
     notes: tuple[Note, ...] = ()
 
@@ -93,11 +94,18 @@ class Table:
 
 
 LEVEL, SEEDS, CHANGE, VERDICT = Column("Level"), Column("n"), Column("Change", "points"), Column("Verdict")
+TESTS = (
+    Column("p", group="tests", brief=False),
+    Column("p, corrected", group="tests", brief=False),
+    Column("Smallest change found", "points", group="tests", brief=False),
+    Column("Seeds for this change", group="tests", brief=False),
+)
+SEEDS_FOR_MARGIN = Column("Seeds for the margin", group="tests", brief=False)
 ACCURACY = Column(METRICS["test_accuracy"].label, METRICS["test_accuracy"].unit)
 PUBLISHED = (Column("Test error", "%"), Column("Published error", "%"), Column("Published is"))
 """The columns of a study with published errors."""
 
-EFFECTS = (Column("Effect of"), Column("From -> to"), SEEDS, CHANGE, VERDICT)
+EFFECTS = (Column("Effect of"), Column("From -> to"), SEEDS, CHANGE, VERDICT, *TESTS)
 """The columns of a table of main effects and interactions."""
 
 
@@ -108,6 +116,8 @@ def make_study_table(study: StudyResult) -> Table:
         *(_make_column(BESIDE_ACCURACY[key]) for key in study.beside),
         *(Column(name_field(field)) for field in study.tuned),
         *(PUBLISHED if study.base.published else ()),
+        *TESTS,
+        *((SEEDS_FOR_MARGIN,) if study.margin else ()),
         *(_make_column(metric) for metric in COSTS.values()),
     )
     rows = tuple(Row(tuple(_fill_row(study, level)), level.is_base) for level in study.levels)
@@ -125,7 +135,7 @@ def make_overall_table(results: Results) -> Table:
     names = ", ".join(frames.studies[other].study)
     own = f"Compare {names} within their own tables: they have another base. " if names else ""
     table = make_study_table(overall)
-    return replace(table, caption=f"{own}Here all variants are one family of comparisons. {table.caption}")
+    return replace(table, caption=f"{own}{table.caption}")
 
 
 def make_effects_table(study: StudyResult) -> Table | None:
@@ -133,8 +143,8 @@ def make_effects_table(study: StudyResult) -> Table | None:
     if not study.effects:
         return None
     question = f"{study.question} Main effects and interactions".strip()
-    caption = f"{explain_effects()}{describe_provenance(study.frames)}"
-    rows = tuple(Row(_fill_effect(effect)) for effect in study.effects)
+    caption = f"{explain_effects(study)}{describe_provenance(study.frames)}"
+    rows = tuple(Row(_fill_effect(study, effect)) for effect in study.effects)
     return Table(f"{study.name}.effects", question, EFFECTS, rows, caption)
 
 
@@ -153,8 +163,7 @@ def _drop_notes(cell: Cell) -> Cell:
 
 def _write_caption(study: StudyResult, costs: bool = True) -> str:
     """Writes the caption of a study's table."""
-    name = study.entry.name if study.entry else None
-    return f"{explain_table(study.frames, name, costs)}{describe_provenance(study.frames)}"
+    return f"{explain_table(study, costs)}{describe_provenance(study.frames)}"
 
 
 def _fill_row(study: StudyResult, level: LevelResult) -> Iterator[Cell]:
@@ -166,10 +175,12 @@ def _fill_row(study: StudyResult, level: LevelResult) -> Iterator[Cell]:
     yield from (_make_beside_cell(level, key) for key in study.beside)
     yield from (_make_chosen_cell(level, field) for field in study.tuned)
     yield from _make_published_cells(level)
+    yield from _make_test_cells(level.p, level.p_corrected, level.smallest_difference, level.seeds_for_change)
+    yield from (_make_count_cell(level.seeds_for_margin),) if study.margin else ()
     yield from (_make_cost_cell(level, key) for key in COSTS)
 
 
-def _fill_effect(effect: Effect) -> tuple[Cell, ...]:
+def _fill_effect(study: StudyResult, effect: Effect) -> tuple[Cell, ...]:
     moves: list[str | Number] = []
     for move in effect.moves:
         moves += [*([", "] if moves else []), *spell_value(move.before), " -> ", *spell_value(move.after)]
@@ -177,10 +188,25 @@ def _fill_effect(effect: Effect) -> tuple[Cell, ...]:
     return (
         Cell((" x ".join(move.axis for move in effect.moves),)),
         Cell(tuple(moves)),
-        Cell((Number(change.pairs, str(change.pairs)),)),
-        _make_difference_cell(change.mean, change.low, change.high),
-        Cell((effect.verdict,)),
+        Cell((Number(change.n, str(change.n)),)),
+        _make_difference_cell(change.value, change.low, change.high, study),
+        Cell((change.verdict,)),
+        *_make_test_cells(change.p, change.p_corrected, change.smallest, change.seeds_for_change),
     )
+
+
+def _make_test_cells(p: float, corrected: float, smallest: float, seeds: float) -> tuple[Cell, ...]:
+    """Makes the cells of both p-values, of the smallest change found, and of the seeds that this change needs."""
+    places = choose_places(smallest)
+    return (
+        *(Cell() if math.isnan(each) else Cell((Number(each, print_p(each)),)) for each in (p, corrected)),
+        Cell() if math.isnan(smallest) else Cell((Number(smallest, f"{smallest:.{places}f}"),)),
+        _make_count_cell(seeds),
+    )
+
+
+def _make_count_cell(number: float) -> Cell:
+    return Cell() if math.isnan(number) else Cell((Number(number, f"{number:.0f}"),))
 
 
 def spell_value(value: Any) -> Words:
@@ -204,13 +230,16 @@ def _make_name_cell(study: StudyResult, level: LevelResult) -> Cell:
 
 
 def _make_accuracy_cell(level: LevelResult) -> Cell:
-    """Makes a cell such as `97.13 ± 0.28`, with what has no result."""
-    lacks: tuple[Words, ...] = tuple((Number(n, str(n)), f" {status}") for status, n in level.not_done.items())
+    """Makes a cell such as `97.13 ± 0.28, 1 of 3 diverged`, with what made these runs and not the base's."""
+    planned = level.n + sum(level.not_done.values())
+    lacks: tuple[Words, ...] = tuple(
+        (Number(n, str(n)), " of ", Number(planned, str(planned)), f" {status}") for status, n in level.not_done.items()
+    )
+    notes = tuple(Note((made,), lasting=True) for made in level.made_otherwise)
     if not level.n:
         return Cell(lacks=lacks)
-    places = choose_places(level.sd)
-    spread = f"{level.sd:.{places}f}" if level.n > 1 else ""
-    return Cell((Number(level.mean, f"{level.mean:.{places}f}", spread),), lacks)
+    mean, spread = print_accuracy(level.mean, level.sd, level.images)
+    return Cell((Number(level.mean, mean, spread),), lacks, notes=notes)
 
 
 def _make_beside_cell(level: LevelResult, key: str) -> Cell:
@@ -222,21 +251,20 @@ def _make_beside_cell(level: LevelResult, key: str) -> Cell:
 
 
 def _make_change_cell(study: StudyResult, level: LevelResult) -> Cell:
-    """Makes the cell of a change. Adds the number of pairs if it is not the difference of the means in the table."""
-    cell = _make_difference_cell(level.difference, level.low, level.high)
-    if not cell.value or level.pairs == level.n == study.base.n:
+    """Makes the cell of a change. Says so if lost runs widen its interval."""
+    cell = _make_difference_cell(level.difference, level.low, level.high, study)
+    if level.verdict not in DECIDED or math.isnan(level.low) or not (level.lost or study.base.lost):
         return cell
-    pairs = (Number(level.pairs, str(level.pairs)), " pair" if level.pairs == 1 else " pairs")
-    return replace(cell, notes=(Note(pairs, lasting=True),))
+    return replace(cell, notes=(Note(("lost runs as 0 %",), lasting=True),))
 
 
-def _make_difference_cell(mean: float, low: float, high: float) -> Cell:
-    """Makes a cell such as `-1.30 [-1.72, -0.88]`: mean and 95 % interval in points; empty without a mean."""
-    if math.isnan(mean):
+def _make_difference_cell(value: float, low: float, high: float, study: StudyResult) -> Cell:
+    """Makes a cell such as `-1.30 [-1.72, -0.88]`: change and 95 % interval in points; empty without a change."""
+    if math.isnan(value):
         return Cell()
-    places = choose_places((high - low) / 2)
-    mean_, low_, high_ = (Number(value, format_signed(value, places)) for value in (mean, low, high))
-    return Cell((mean_,), interval=None if math.isnan(low) else (low_, high_))
+    texts = print_change(value, low, high, study.base.images, study.margin)
+    value_, low_, high_ = (Number(number, text) for number, text in zip((value, low, high), texts, strict=True))
+    return Cell((value_,), interval=None if math.isnan(low) else (low_, high_))
 
 
 def _make_chosen_cell(level: LevelResult, field: str) -> Cell:
@@ -269,7 +297,7 @@ def _make_cost_cell(level: LevelResult, key: str) -> Cell:
         return Cell() if level.cost_status == "done" else Cell(lacks=((level.cost_status,),))
     notes = []
     if metric.compared and not level.is_base and not math.isnan(cost.change):
-        notes.append(Note((Number(cost.change, format_percent(key, cost.change)), " %")))
+        notes.append(Note(_spell_cost_change(key, cost)))
     if not math.isnan(cost.spread):
         notes.append(Note(("IQR ", Number(cost.spread, f"{100 * cost.spread:.1f}"), " %")))
     if key == "macs" and not level.counters_agree:
@@ -279,6 +307,11 @@ def _make_cost_cell(level: LevelResult, key: str) -> Cell:
     return Cell((Number(cost.value, metric.show(cost.value)),), notes=tuple(notes))
 
 
-def format_percent(key: str, change: float) -> str:
-    """Returns a cost's change in %, without decimals for measures of time, because they repeat only to some percent."""
-    return format_signed(100 * change, 0 if METRICS[key].timed else 1)
+def _spell_cost_change(key: str, cost: CostResult) -> Words:
+    """Returns `-1.2 %`; for a measure of time `-12 % [-14, -10]`, or `≈` if its interval contains 0."""
+    if math.isnan(cost.low):
+        return (Number(cost.change, print_percent(key, cost.change)), " %")
+    if cost.unchanged:
+        return ("≈",)
+    change, low, high = (Number(each, print_percent(key, each)) for each in (cost.change, cost.low, cost.high))
+    return (change, " % [", low, ", ", high, "]")

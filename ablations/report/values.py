@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 
-from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, format_signed, level_text
-from ablations.report.results import LevelResult, Results
-from ablations.report.tables import format_percent
+from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, level_text
+from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
+from ablations.report.results import LevelResult, Results, StudyResult
 
 Values = dict[tuple[str, str, str], str]
 """(study, level, metric) -> the number as it is printed, without its unit."""
 
 DERIVED = {
     "n": "seeds that are done",
-    "pairs": "seeds that are done here and of the base, on the same device and torch version",
     "test_accuracy_sd": "standard deviation over the seeds (ddof = 1), in points",
-    "test_accuracy_change": "change of the mean against the base, paired by seed, in points",
-    "test_accuracy_change_low": "lower end of the change's 95 % t interval, in points",
-    "test_accuracy_change_high": "upper end of the change's 95 % t interval, in points",
-    "verdict": "whether the seeds resolve the change",
+    "test_accuracy_change": "change of the mean against the base, in points",
+    "test_accuracy_change_low": "lower end of the change's simultaneous 95 % interval, in points",
+    "test_accuracy_change_high": "upper end of the change's simultaneous 95 % interval, in points",
+    "p": "p-value of the change, of this comparison alone",
+    "p_corrected": "p-value of the change, corrected for all comparisons of the study",
+    "smallest_difference": "smallest true change that these runs would find in four cases of five, in points",
+    "seeds_for_change": "seeds with which a true change of this size is found in four cases of five",
+    "seeds_for_margin": "seeds with which a true change as large as the margin is found in four cases of five",
+    "verdict": "what the interval says of the change: different, equivalent within the margin, or undecided",
     "test_error": "100 % less the mean test accuracy, in %",
     "test_error_low": "lower end of the test error's 95 % t interval over the seeds, in %",
     "test_error_high": "upper end of the test error's 95 % t interval over the seeds, in %",
@@ -27,6 +31,9 @@ DERIVED = {
        for key, metric in BESIDE_ACCURACY.items()},
     **{f"{key}_change": f"{metric.label}: change against the base, in %"
        for key, metric in METRICS.items() if metric.compared},
+    **{f"{key}_change_{end}": f"{metric.label}: {word} end of the interval of the change against the base, in %"
+       for key, metric in METRICS.items() if metric.compared and metric.timed
+       for end, word in {"low": "lower", "high": "upper"}.items()},
 }  # fmt: skip
 """Other values of a table that can be cited, with their meaning."""
 
@@ -40,19 +47,26 @@ def collect_values(results: Results) -> Values:
         (study.name, level.level, key): text
         for study in results.studies
         for level in study.levels
-        for key, text in _list_values(level).items()
+        for key, text in _list_values(study, level).items()
     }
 
 
-def _list_values(level: LevelResult) -> dict[str, str]:
+def _list_values(study: StudyResult, level: LevelResult) -> dict[str, str]:
     """Returns the values of a level, as its table prints them."""
-    texts = {"n": str(level.n), "pairs": str(level.pairs), "verdict": level.verdict}
-    spread, places = choose_places(level.sd), choose_places((level.high - level.low) / 2)
+    texts = {"n": str(level.n), "verdict": level.verdict}
+    mean, spread = print_accuracy(level.mean, level.sd, level.images)
+    change = (level.difference, level.low, level.high)
+    printed = print_change(*change, level.images, study.margin)
+    smallest = level.smallest_difference
     numbers = {
-        "test_accuracy": (level.mean, f"{level.mean:.{spread}f}"),
-        "test_accuracy_sd": (level.sd, f"{level.sd:.{spread}f}"),
-        **{f"test_accuracy_change{end}": (value, format_signed(value, places))
-           for end, value in {"": level.difference, "_low": level.low, "_high": level.high}.items()},
+        "test_accuracy": (level.mean, mean),
+        "test_accuracy_sd": (level.sd, spread),
+        **{f"test_accuracy_change{end}": pair
+           for end, pair in zip(("", "_low", "_high"), zip(change, printed, strict=True), strict=True)},
+        **{key: (value, print_p(value)) for key, value in (("p", level.p), ("p_corrected", level.p_corrected))
+           if not math.isnan(value)},
+        "smallest_difference": (smallest, f"{smallest:.{choose_places(smallest)}f}"),
+        **{key: (getattr(level, key), f"{getattr(level, key):.0f}") for key in ("seeds_for_change", "seeds_for_margin")},
         **{key: (level.costs[key].value, METRICS[key].show(level.costs[key].value))
            for key in COSTS if not math.isnan(level.costs[key].value)},
     }  # fmt: skip
@@ -61,7 +75,12 @@ def _list_values(level: LevelResult) -> dict[str, str]:
         numbers |= {name: (value, METRICS[key].show(value)) for name, value in known.items()}
     for key, cost in level.costs.items():
         if METRICS[key].compared and not level.is_base and not math.isnan(cost.change):
-            numbers[f"{key}_change"] = cost.change, format_percent(key, cost.change)
+            ends = {"": cost.change, "_low": cost.low, "_high": cost.high}
+            numbers |= {
+                f"{key}_change{end}": (value, print_percent(key, value))
+                for end, value in ends.items()
+                if not math.isnan(value)
+            }
     if level.published:
         stated = level.published
         width = choose_places((stated.high - stated.low) / 2)
