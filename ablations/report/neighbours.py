@@ -1,0 +1,151 @@
+r"""Judges the text beside a cited number: digits, signs and exponents that change it, and units that are not its own.
+
+The text is judged as readers see it: `1**` before a mark is the digit 1, and `\,\text{GiB}` behind a macro is a unit.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+
+from ablations.metrics import METRICS
+from ablations.report.marks import Kind, Mark
+from ablations.report.values import DERIVED
+
+REACH = 300
+"""Characters that are read on each side."""
+
+# From the source of a text to what readers see
+
+_INLINE = r"b|i|u|s|em|strong|span|sup|sub|small|big|code|tt|font|mark|kbd|var|wbr|nobr"
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+_HTML: Rules = (
+    (r"(?s)<!--.*?-->", ""),
+    (rf"(?i)</?(?:{_INLINE})(?:\s[^<>]*)?/?>", ""),
+    (r"<[^<>]*>", "|"),
+)
+_MACRO = r"\\ablate" + 3 * r"\s*\{[^{}]*\}"
+_MARKDOWN: Rules = ((r"[*_`${}]|~~", ""),)
+_LATEX: Rules = (
+    (r"(?<!\\)((?:\\\\)*)%[^\n]*(?:\n[ \t]*|\Z)", r"\1"),
+    (_MACRO + ",", "0, "),  # in formulas, a comma between two numbers has a space
+    ("," + _MACRO, ", 0"),
+    (_MACRO, "0"),
+    (r"\\\\|(?<!\\)&", "|"),
+    (r"\\[,;:]", "\u2009"),
+    (r"~", "\u00a0"),
+    (r"\\[!/()]", ""),
+    (r"\\([ %&])", r"\1"),
+    (r"\\(?P<command>[A-Za-z@]+)\s*", lambda match: _show_command(match["command"])),
+    (r"[${}]", ""),
+)
+_COMMANDS = {
+    **dict.fromkeys(("pm", "textpm"), "±"), **dict.fromkeys(("times", "cdot"), "×"), "textminus": "−",
+    "thinspace": "\u2009", **dict.fromkeys(("mu", "textmu", "micro"), "µ"), "milli": "m", "kilo": "k", "mega": "M",
+    "giga": "G", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "byte": "B", "second": "s", "percent": "%",
+    **dict.fromkeys(("emph", "ensuremath", "mbox", "hbox", "unit", "si", "bfseries", "itshape"), ""),
+}  # fmt: skip
+_DASHES = ((r"---", "—"), (r"--", "–"), ("[\u00ad\u200b-\u200d\u2060\ufeff]", ""))
+
+
+def _show_command(name: str) -> str:
+    return _COMMANDS.get(name, "" if name.startswith(("text", "math")) else "|")
+
+
+def _show(source: str, kind: Kind) -> str:
+    """Returns what readers see, without fonts: `1**` is `1`. Where a cell or a block ends, stands `|`."""
+    rules: dict[Kind, Rules] = {"markdown": (*_HTML, *_MARKDOWN), "html": _HTML, "latex": _LATEX}
+    for pattern, replacement in rules[kind]:
+        source = re.sub(pattern, replacement, source)
+    shown = source if kind == "latex" else html.unescape(source)
+    for pattern, sign in _DASHES:
+        shown = re.sub(pattern, sign, shown)
+    return shown
+
+
+# Digits, signs and exponents
+
+_DIGIT = r"[\d²³¹⁰⁴-⁹₀-₉¼-¾⅐-⅞]"
+_JOIN = "[\u00a0\u2007\u2009\u200a\u202f]?"  # spaces that do not break a line: 1 000
+_BEFORE = re.compile(rf"(?:{_DIGIT}{_JOIN}|{_DIGIT}['’·]|[.,^]|\d[eE][-+−–]?|\^[-+−–]|\+|(?<![\w%)\]])[-−–])\Z")
+_AFTER = re.compile(
+    rf"{_JOIN}{_DIGIT}|[.,'’·]{_DIGIT}|[eE][-+−–]?\d|\^|\s*[×x·⋅]\s*[-−]?10(?:[\^⁻²³¹⁰⁴-⁹]|[-−]?\d?\b|0+\b)"
+)
+_SPREAD = re.compile(r"[±∓]\s*\Z")
+
+
+def find_faults(text: str, mark: Mark, kind: Kind, number: str, metric: str) -> list[str]:
+    """Returns what is wrong beside a cited number: a text that changes it, or a unit that is not the metric's.
+
+    A dash between two numbers is a range, a hyphen after a letter joins words, and `±` stands before a spread.
+    """
+    if not re.search(r"\d", number):
+        return []
+    cited = text[slice(*mark.cited)] if mark.cited else number
+    before = _show(text[max(0, mark.start - REACH) : mark.start], kind) + cited[: -len(cited.lstrip()) or None]
+    after = cited[len(cited.rstrip()) :] + _show(text[mark.end : mark.end + REACH], kind)
+    spread = _SPREAD.search(before)
+    faults = []
+    if _BEFORE.search(before) or (spread and not metric.endswith("_sd")):
+        faults.append(f"{before.split()[-1]!r} stands right before the number and changes it{APART}")
+    if found := _AFTER.match(after):
+        faults.append(f"{found[0].strip()!r} stands right after the number and changes it{APART}")
+    right = _list_units(metric)
+    if spread and metric.endswith("_sd"):
+        right |= _list_units(metric.removesuffix("_sd"))  # in `97.13 ± 0.28 %` the unit is that of both
+    unit = UNIT.match(after)
+    if unit and right and _name_unit(unit) not in right:
+        faults.append(f"{unit[0].strip()!r} stands after the number, {_state_unit(metric)}")
+    return faults
+
+
+APART = ": remove it, or put a space or a word between them"
+
+# Units
+
+_PREFIXES = {"k": "[kK]|thousand", "M": "M|million", "G": "G|billion", "T": "T|trillion"}
+_NOUNS = {"MACs": r"MACs?|multiply-accumulates", "FLOPs": r"FLOPs?|FLOPS"}
+_IMAGES = r"(?:images?|imgs?|samples)\s?(?:/|per)\s?"
+SPELLINGS = {
+    "points": r"(?:%|[Pp]er ?cent|percentage)[ -]?points?|points?(?! (?:to|at|out|towards?)\b)|pp|p\.p\.",
+    "%": r"%|[Pp]er ?cent",
+    "images/s": _IMAGES + r"(?:s|sec|seconds?)", "images/min": _IMAGES + r"(?:min|minutes?)",
+    "ms": r"ms|msec|milliseconds?", "µs": r"[µμ]s|microseconds?", "ns": r"ns|nanoseconds?",
+    "s": r"s|sec|secs|seconds", "min": r"min|minutes", "h": r"h|hours",
+    "KiB": r"[Kk]iB|kibibytes?", "MiB": r"[Mm]iB|mebibytes?", "GiB": r"[Gg]iB|gibibytes?", "TiB": r"TiB|tebibytes?",
+    "kB": r"[kK]B|kilobytes?", "MB": r"MB|[Mm]egabytes?", "GB": r"GB|[Gg]igabytes?", "TB": r"TB|terabytes?",
+    "B": r"B|[Bb]ytes?", "Mb": r"Mb|Mbit|megabits?", "Gb": r"Gb|Gbit|gigabits?",
+    **{prefix + noun: rf"(?:{words})[\s-]?(?:{nouns})"
+       for prefix, words in _PREFIXES.items() for noun, nouns in _NOUNS.items()},
+    **_NOUNS,
+    **_PREFIXES,
+}  # fmt: skip
+"""The words that are judged as units, and how they are spelt. Other words after a number are not judged."""
+
+_NAMES = {f"unit{index}": name for index, name in enumerate(SPELLINGS)}
+UNIT = re.compile(
+    r"(?:[^\S\n]|\n(?!\s*\n))*-?(?:"
+    + "|".join(rf"(?P<{group}>{SPELLINGS[name]})" for group, name in _NAMES.items())
+    + r")(?![A-Za-z0-9])(?:\s?(?P<rate>/(?:s|sec|min|h))\b)?"
+)
+
+
+def _name_unit(match: re.Match[str]) -> str:
+    return next(name for group, name in _NAMES.items() if match[group]) + (match["rate"] or "")
+
+
+def _list_units(metric: str) -> set[str]:
+    """Returns the units that may stand after a metric's number; none if its unit is not known."""
+    if metric in METRICS:
+        entry = METRICS[metric]
+        return {entry.unit, entry.unit + entry.label}
+    known = sorted({*SPELLINGS, *(entry.unit for entry in METRICS.values() if entry.unit)}, key=len, reverse=True)
+    found = re.findall(rf"\bin ({'|'.join(map(re.escape, known))})(?![A-Za-z0-9/])", DERIVED.get(metric, ""))
+    return set(found[-1:])
+
+
+def _state_unit(metric: str) -> str:
+    """Returns half a sentence: `but its unit is MiB: write 'MiB', or no unit`."""
+    unit = METRICS[metric].unit if metric in METRICS else "".join(_list_units(metric))
+    return f"but its unit is {unit}: write {unit!r}, or no unit" if unit else f"but {metric} has no unit: remove it"
