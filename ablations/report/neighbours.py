@@ -26,18 +26,22 @@ _HTML: Rules = (
     (r"<[^<>]*>", "|"),
 )
 _MACRO = r"\\ablate" + 3 * r"\s*\{[^{}]*\}"
-_MARKDOWN: Rules = ((r"[*_`${}]|~~", ""),)
+_COMMAND = (
+    (r"\\[,;:]", "\u2009"),
+    (r"\\[!/()]", ""),
+    (r"\\([^\sA-Za-z])", r"\1"),
+    (r"\\(?P<command>[A-Za-z@]+)\s*", lambda match: _show_command(match["command"])),
+)
+_MARKDOWN: Rules = (*_COMMAND, (r"[*_`${}]|~~", ""))
 _LATEX: Rules = (
     (r"(?<!\\)((?:\\\\)*)%[^\n]*(?:\n[ \t]*|\Z)", r"\1"),
     (_MACRO + ",", "0, "),  # in formulas, a comma between two numbers has a space
     ("," + _MACRO, ", 0"),
     (_MACRO, "0"),
     (r"\\\\|(?<!\\)&", "|"),
-    (r"\\[,;:]", "\u2009"),
     (r"~", "\u00a0"),
-    (r"\\[!/()]", ""),
-    (r"\\([ %&])", r"\1"),
-    (r"\\(?P<command>[A-Za-z@]+)\s*", lambda match: _show_command(match["command"])),
+    (r"\\ ", " "),
+    *_COMMAND,
     (r"[${}]", ""),
 )
 _COMMANDS = {
@@ -68,35 +72,40 @@ def _show(source: str, kind: Kind) -> str:
 
 _DIGIT = r"[\d²³¹⁰⁴-⁹₀-₉¼-¾⅐-⅞]"
 _JOIN = "[\u00a0\u2007\u2009\u200a\u202f]?"  # spaces that do not break a line: 1 000
-_BEFORE = re.compile(rf"(?:{_DIGIT}{_JOIN}|{_DIGIT}['’·]|[.,^]|\d[eE][-+−–]?|\^[-+−–]|\+|(?<![\w%)\]])[-−–])\Z")
-_AFTER = re.compile(
-    rf"{_JOIN}{_DIGIT}|[.,'’·]{_DIGIT}|[eE][-+−–]?\d|\^|\s*[×x·⋅]\s*[-−]?10(?:[\^⁻²³¹⁰⁴-⁹]|[-−]?\d?\b|0+\b)"
+_DASH = "-−–‐‑－⁻"
+_BEFORE = re.compile(
+    rf"(?:{_DIGIT}{_JOIN}|{_DIGIT}['’·]|[.,^]|\d[eE][+{_DASH}]?|\^[{_DASH}]|[+⁺]|(?<![\w%)\]])[{_DASH}])\Z"
 )
-_SPREAD = re.compile(r"[±∓]\s*\Z")
+_AFTER = re.compile(
+    rf"{_JOIN}{_DIGIT}|[.,'’·]{_DIGIT}|[eE][+{_DASH}]?\d|[\^⁻⁺]"
+    rf"|\s*[×x·⋅]\s*[{_DASH}]?10(?:[\^⁻²³¹⁰⁴-⁹]|[{_DASH}]?\d?\b|0+\b)"
+)
+_PLUS_MINUS = re.compile(r"[±∓]\s*\Z")
+_WORD_BEFORE, _WORD_AFTER = re.compile(rf"\w[{_DASH}]?\Z"), re.compile(r"\w+")
 
 
-def find_faults(text: str, mark: Mark, kind: Kind, number: str, metric: str) -> list[str]:
-    """Returns what is wrong beside a cited number: a text that changes it, or a unit that is not the metric's.
+def find_faults(text: str, mark: Mark, kind: Kind, recorded: str, metric: str) -> list[str]:
+    """Returns what is wrong beside a cited value: a text that changes it, or a unit that is not the metric's.
 
-    A dash between two numbers is a range, a hyphen after a letter joins words, and `±` stands before a spread.
+    A dash between two numbers is a range. A hyphen after a letter joins words. `±` may stand before a number that is
+    neither a measure nor a change, such as a standard deviation.
     """
-    if not re.search(r"\d", number):
-        return []
-    cited = text[slice(*mark.cited)] if mark.cited else number
+    cited = text[slice(*mark.cited)] if mark.cited else recorded
     before = _show(text[max(0, mark.start - REACH) : mark.start], kind) + cited[: -len(cited.lstrip()) or None]
     after = cited[len(cited.rstrip()) :] + _show(text[mark.end : mark.end + REACH], kind)
-    spread = _SPREAD.search(before)
+    number = bool(re.search(r"\d", recorded))
+    left = (_BEFORE if number else _WORD_BEFORE).search(before)
+    right = (_AFTER if number else _WORD_AFTER).match(after)
+    spread = _PLUS_MINUS.search(before)
+    if spread and (metric in METRICS or recorded.startswith(("+", "-"))):
+        left = spread
     faults = []
-    if _BEFORE.search(before) or (spread and not metric.endswith("_sd")):
-        faults.append(f"{before.split()[-1]!r} stands right before the number and changes it{APART}")
-    if found := _AFTER.match(after):
-        faults.append(f"{found[0].strip()!r} stands right after the number and changes it{APART}")
-    right = _list_units(metric)
-    if spread and metric.endswith("_sd"):
-        right |= _list_units(metric.removesuffix("_sd"))  # in `97.13 ± 0.28 %` the unit is that of both
-    unit = UNIT.match(after)
-    if unit and right and _name_unit(unit) not in right:
-        faults.append(f"{unit[0].strip()!r} stands after the number, {_state_unit(metric)}")
+    if left:
+        faults.append(f"{before.split()[-1]!r} stands right before the cited text and changes it{APART}")
+    if right:
+        faults.append(f"{right[0].strip()!r} stands right after the cited text and changes it{APART}")
+    if number and (wrong := _find_wrong_unit(after, metric, bool(spread))):
+        faults.append(f"{wrong!r} stands after the number, {_state_unit(metric)}")
     return faults
 
 
@@ -109,7 +118,7 @@ _NOUNS = {"MACs": r"MACs?|multiply-accumulates", "FLOPs": r"FLOPs?|FLOPS"}
 _IMAGES = r"(?:images?|imgs?|samples)\s?(?:/|per)\s?"
 SPELLINGS = {
     "points": r"(?:%|[Pp]er ?cent|percentage)[ -]?points?|points?(?! (?:to|at|out|towards?)\b)|pp|p\.p\.",
-    "%": r"%|[Pp]er ?cent",
+    "%": r"%|[Pp]er ?cent", "‰": "‰",
     "images/s": _IMAGES + r"(?:s|sec|seconds?)", "images/min": _IMAGES + r"(?:min|minutes?)",
     "ms": r"ms|msec|milliseconds?", "µs": r"[µμ]s|microseconds?", "ns": r"ns|nanoseconds?",
     "s": r"s|sec|secs|seconds", "min": r"min|minutes", "h": r"h|hours",
@@ -129,6 +138,14 @@ UNIT = re.compile(
     + "|".join(rf"(?P<{group}>{SPELLINGS[name]})" for group, name in _NAMES.items())
     + r")(?![A-Za-z0-9])(?:\s?(?P<rate>/(?:s|sec|min|h))\b)?"
 )
+
+
+def _find_wrong_unit(after: str, metric: str, spread: bool) -> str:
+    """Returns the unit after a number, if it is not the metric's. In `97.13 ± 0.28 %` it is that of both numbers."""
+    right, found = _list_units(metric), UNIT.match(after)
+    if right and spread and metric.endswith("_sd"):
+        right |= _list_units(metric.removesuffix("_sd"))
+    return found[0].strip() if found and right and _name_unit(found) not in right else ""
 
 
 def _name_unit(match: re.Match[str]) -> str:

@@ -51,14 +51,18 @@ CHANGED = {
         "\N{MINUS SIGN}@params@", "–@params@", "±@params@", "93 ± @params@", "1e@params@", "1e-@params@", "@params@5",
         "@params@.5", "@params@,000", "@params@e3", "@params@E-3", "@params@·10^3", "@params@²", "@params@^2",
         "@params@\N{NO-BREAK SPACE}000", "x^@params@", "1\N{THIN SPACE}@params@", "1'@params@", "@params@@macs@",
-        "@params@.@n@",
+        "@params@.@n@", "±@gain@", "@params@⁻³", "－@params@", "1/2@verdict@", "un@verdict@", "un-@verdict@",
+        "@verdict@ly",
     ],
     (".md", ".html"): [
         "1<b>@params@</b>", "&minus;@params@", "@params@<sup>2</sup>", "@params@ &times; 10<sup>3</sup>",
         "1&nbsp;@params@", "1<!-- note -->@params@", "@params@<!-- note -->5", "1\u200b@params@", "@params@ × 10³",
         "@low@,5",
     ],
-    (".md",): ["1**@params@**", "**@params@**5", "$-$@params@", "`1`@params@"],
+    (".md",): [
+        r"\-@params@", r"@params@ $\times 10^3$", r"$\pm$@params@", r"$5\,@params@$", "1**@params@**",
+        "**@params@**5", "$-$@params@", "`1`@params@"
+    ],
     (".tex",): [
         r"1\textbf{@params@}", "$-$@params@", r"$\pm$@params@", r"@params@\,000", "@params@~000",
         r"@params@$\times10^{3}$", "1%\n @params@", r"{@params@}e3", "1{,}@params@", r"$1@params@$",
@@ -79,10 +83,12 @@ UNITS = {
         "@macs@ G", "@macs@G", "@macs@ billion", "@macs@ MFLOPs", "@macs@ MACs", "@flops@ M MACs", "@params@ M",
         "@params@ thousand", "@params@ MACs", "@speed@ images/min", "@latency@ s", "@latency@ µs",
         "@latency@ seconds", "@accuracy@ points", "@gain@ percent", "@params_change@ points",
-        "@params_change@ percentage points", "@sd@ ms",
+        "@params_change@ percentage points", "@sd@ ms", "@accuracy@ ‰",
     ],
     (".md", ".html"): ["@gain@ %", "@gain@&nbsp;%", "@macs@ <em>G</em>"],
-    (".md",): ["@macs@ **G**", "@macs@ `GMACs`"],
+    (".md",): [
+        "@macs@ **G**", "@macs@ `GMACs`"
+    ],
     (".tex",): [
         r"@gain@\,\%", r"@macs@~$\mathrm{G}$", r"@memory@\,\text{GiB}", "@macs@%\nG", r"@memory@\,\unit{\gibi\byte}",
         r"@latency@\,\si{\second}",
@@ -111,14 +117,19 @@ LEGITIMATE = {
         "@memory@ MiB per image", "@macs@ M", "@macs@ M MACs", "@macs@ MMACs", "@macs@ million multiply-accumulates",
         "@macs@M per image", "@activations@ k", "@activations@ thousand", "@speed@ images/s",
         "@speed@ images per second", "@latency@ ms", "@latency@\n\ns", "@accuracy@ points to a gain", "@gain@ points",
-        "@gain@ pp", "a @gain@-point gain", "@gain@ percentage points", "@params_change@ percent", "@verdict@-5",
-        "5.@verdict@", "@accuracy@ Gains are",
+        "@gain@ pp", "a @gain@-point gain", "@gain@ percentage points", "@params_change@ percent",
+        "@verdict@-5", "(@verdict@)", "93 ± @n@",
+        ". @verdict@", "@accuracy@ Gains are",
     ],
     (".md", ".html"): [
-        "@accuracy@ %", "@accuracy@&nbsp;%", "@accuracy@ ± @sd@ %", "@gain@ % points", "<td>1</td><td>@params@</td>",
+        "@accuracy@ %", "@accuracy@&nbsp;%", "@accuracy@ ± @sd@ %", "± @sd@&nbsp;%", "@gain@ % points",
+        "<td>1</td><td>@params@</td>",
         "1<br>@params@", "@params@<sup>a</sup>", '@params@<sup><a href="#1">1</a></sup>',
     ],
-    (".md",): ["| 5 | @params@ | 7 |", "**@params@**", "@params@[^1]", "~@params@", "*k* = @params@", "1. @params@"],
+    (".md",): [
+        r"@accuracy@ $\pm$ @sd@\,%", "| 5 | @params@ | 7 |", "**@params@**", "@params@[^1]", "~@params@",
+        "*k* = @params@", "1. @params@"
+    ],
     (".tex",): [
         r"@accuracy@\,\%", r"@accuracy@~\% of", r"$@accuracy@\pm@sd@$\,\%", r"5 & @params@ & 7 \\",
         r"\textbf{@params@}", r"$[@low@,@high@]$", "@n@--@params@", "---@params@", r"5\\@params@",
@@ -136,7 +147,7 @@ def test_legitimate_texts_pass(tried, kinds, texts):
 
 def test_a_problem_tells_what_is_there_and_what_is_right(tried):
     assert tried("1@params@ GiB", ".md") == [
-        "'1' stands right before the number and changes it: remove it, or put a space or a word between them; "
+        "'1' stands right before the cited text and changes it: remove it, or put a space or a word between them; "
         "'GiB' stands after the number, but params has no unit: remove it"
     ]
     assert tried("@macs@ GMACs", ".md") == ["'GMACs' stands after the number, but its unit is M: write 'M', or no unit"]
