@@ -363,8 +363,7 @@ def check(
 
 def _count_examples(files: list[Path]) -> dict[Path, int]:
     """Returns how many marks of each file are not checked. Stops if a file cannot be read, before any is changed."""
-    from ablations.report.citations import read_text
-    from ablations.report.marks import count_examples, find_kind
+    from ablations.report.marks import count_examples, find_kind, read_text
 
     counts, problems = {}, []
     for path in files:

@@ -17,6 +17,7 @@ If the main file inputs `numbers.tex`, a chapter names it in a comment: `% \inpu
 from __future__ import annotations
 
 import html
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,13 +29,13 @@ from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance
 from ablations.report.formats import render_macros, render_markdown
 from ablations.report.frames import load
-from ablations.report.marks import Kind, Mark, find_kind, find_latex_comments, find_marks
+from ablations.report.marks import Kind, Mark, find_kind, find_latex_comments, find_marks, read_text
 from ablations.report.neighbours import find_faults
 from ablations.report.results import Results, analyse
 from ablations.report.tables import shorten
 from ablations.report.values import DERIVED, Values, collect_values
 
-PUT_IN = re.compile(r"\\input\s*\{([^{}]*)numbers(?:\.tex)?\}")
+PUT_IN = re.compile(r"\\input\s*\{((?:[^{}]*/)?)numbers(?:\.tex)?\}")
 WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
 OLD = re.compile(r"ablate\s+(.*)")
 
@@ -122,19 +123,6 @@ def rewrite(path: Path) -> int:
     return changed
 
 
-def read_text(path: Path) -> str:
-    """Reads a file's text, with its own line ends. Raises ValueError if it is not in UTF-8."""
-    content = path.read_bytes()
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line} is not text in UTF-8: save the file in UTF-8") from None
-    if "\0" in text:
-        raise ValueError("it is not text in UTF-8, perhaps in UTF-16: save the file in UTF-8")
-    return text
-
-
 def agree(cited: str, recorded: str) -> bool:
     """Whether a cited text is the recorded one.
 
@@ -195,7 +183,7 @@ def _refuse_old_marks(path: Path, text: str) -> Iterator[Citation]:
     for start, comment in find_latex_comments(text):
         found = OLD.fullmatch(comment.rpartition("%")[2].strip())
         words = _split_words(found[1]) if found else []
-        if not words or not ((path.parent / words[0] / "jobs.json").exists() or _ends_in_a_metric(words)):
+        if not words or not (_names_results(path.parent, words) or _ends_in_a_metric(words)):
             continue
         folder, *names = words if len(words) == 4 else ("FOLDER", "STUDY", "LEVEL", "METRIC")
         instead = rf"{_write_macro(*names)}, and once before it \input{{{folder}/numbers}}"
@@ -208,6 +196,10 @@ def _split_words(source: str) -> list[str]:
         return shlex.split(source)
     except ValueError:
         return source.split()
+
+
+def _names_results(place: Path, words: Sequence[str]) -> bool:
+    return os.path.exists(place / words[0] / "jobs.json")  # noqa: PTH110, which raises for a name that is too long
 
 
 def _ends_in_a_metric(words: Sequence[str]) -> bool:

@@ -77,6 +77,19 @@ def find_kind(path: Path) -> Kind:
     return kind
 
 
+def read_text(path: Path) -> str:
+    """Reads a file's text, with its own line ends. Raises ValueError if it is not in UTF-8."""
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is not text in UTF-8: save the file in UTF-8") from None
+    if "\0" in text:
+        raise ValueError("it is not text in UTF-8, perhaps in UTF-16: save the file in UTF-8")
+    return text
+
+
 def find_marks(text: str, kind: Kind) -> list[Mark]:
     """Returns the marks of a text, in their order."""
     searched = _hide_code(text, kind)

@@ -25,14 +25,22 @@ _HTML: Rules = (
     (rf"(?i)</?(?:{_INLINE})(?:\s[^<>]*)?/?>", ""),
     (r"<[^<>]*>", "|"),
 )
-_MACRO = r"\\ablate" + 3 * r"\s*\{[^{}]*\}"
-_COMMAND = (
+_COMMANDS = {
+    **dict.fromkeys(("pm", "textpm"), "±"), **dict.fromkeys(("times", "cdot"), "×"), "textminus": "−",
+    "thinspace": "\u2009", **dict.fromkeys(("mu", "textmu", "micro"), "µ"), "milli": "m", "kilo": "k", "mega": "M",
+    "giga": "G", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "byte": "B", "second": "s", "percent": "%",
+    **dict.fromkeys(("emph", "ensuremath", "mbox", "hbox", "num", "unit", "si", "bfseries", "itshape"), ""),
+}  # fmt: skip
+_COMMAND: Rules = (
     (r"\\[,;:]", "\u2009"),
     (r"\\[!/()]", ""),
     (r"\\([^\sA-Za-z])", r"\1"),
-    (r"\\(?P<command>[A-Za-z@]+)\s*", lambda match: _show_command(match["command"])),
+    (r"\\(?:text|cell|row)?color\s*(?:\[[^\]]*\])?\{[^{}]*\}", ""),
+    (rf"\\({'|'.join(_COMMANDS)}|(?:text|math)[a-z]*)(?![A-Za-z])\s*", lambda match: _COMMANDS.get(match[1], "")),
+    (r"\\[A-Za-z@]+\*?\s*(?:\[[^\[\]]*\]|\{[^{}]*\})*", "|"),  # unknown, with its arguments: \rotatebox{90}
 )
 _MARKDOWN: Rules = (*_COMMAND, (r"[*_`${}]|~~", ""))
+_MACRO = r"\\ablate" + 3 * r"\s*\{[^{}]*\}"
 _LATEX: Rules = (
     (r"(?<!\\)((?:\\\\)*)%[^\n]*(?:\n[ \t]*|\Z)", r"\1"),
     (_MACRO + ",", "0, "),  # in formulas, a comma between two numbers has a space
@@ -44,17 +52,7 @@ _LATEX: Rules = (
     *_COMMAND,
     (r"[${}]", ""),
 )
-_COMMANDS = {
-    **dict.fromkeys(("pm", "textpm"), "±"), **dict.fromkeys(("times", "cdot"), "×"), "textminus": "−",
-    "thinspace": "\u2009", **dict.fromkeys(("mu", "textmu", "micro"), "µ"), "milli": "m", "kilo": "k", "mega": "M",
-    "giga": "G", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "byte": "B", "second": "s", "percent": "%",
-    **dict.fromkeys(("emph", "ensuremath", "mbox", "hbox", "unit", "si", "bfseries", "itshape"), ""),
-}  # fmt: skip
 _DASHES = ((r"---", "—"), (r"--", "–"), ("[\u00ad\u200b-\u200d\u2060\ufeff]", ""))
-
-
-def _show_command(name: str) -> str:
-    return _COMMANDS.get(name, "" if name.startswith(("text", "math")) else "|")
 
 
 def _show(source: str, kind: Kind) -> str:
@@ -91,7 +89,7 @@ def find_faults(text: str, mark: Mark, kind: Kind, recorded: str, metric: str) -
     neither a measure nor a change, such as a standard deviation.
     """
     cited = text[slice(*mark.cited)] if mark.cited else recorded
-    before = _show(text[max(0, mark.start - REACH) : mark.start], kind) + cited[: -len(cited.lstrip()) or None]
+    before = _show(text[max(0, mark.start - REACH) : mark.start], kind) + cited[: len(cited) - len(cited.lstrip())]
     after = cited[len(cited.rstrip()) :] + _show(text[mark.end : mark.end + REACH], kind)
     number = bool(re.search(r"\d", recorded))
     left = (_BEFORE if number else _WORD_BEFORE).search(before)

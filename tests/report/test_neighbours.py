@@ -64,7 +64,8 @@ CHANGED = {
         "**@params@**5", "$-$@params@", "`1`@params@"
     ],
     (".tex",): [
-        r"1\textbf{@params@}", "$-$@params@", r"$\pm$@params@", r"@params@\,000", "@params@~000",
+        r"1\textbf{@params@}", r"1\textcolor{red}{@params@}", r"\num{1}@params@", "$-$@params@", r"$\pm$@params@",
+        r"@params@\,000", "@params@~000",
         r"@params@$\times10^{3}$", "1%\n @params@", r"{@params@}e3", "1{,}@params@", r"$1@params@$",
         r"\textminus @params@", "@params@%\n5",
     ],
@@ -132,7 +133,8 @@ LEGITIMATE = {
     ],
     (".tex",): [
         r"@accuracy@\,\%", r"@accuracy@~\% of", r"$@accuracy@\pm@sd@$\,\%", r"5 & @params@ & 7 \\",
-        r"\textbf{@params@}", r"$[@low@,@high@]$", "@n@--@params@", "---@params@", r"5\\@params@",
+        r"\textbf{@params@}", r"\rotatebox{90}{@params@}", r"\cellcolor{gray!20}@params@", r"$[@low@,@high@]$",
+        "@n@--@params@", "---@params@", r"5\\@params@",
         r"@params@ % 5 GiB", "1%\n\n@params@", r"@memory@\,\unit{\mebi\byte}", r"$\approx@params@$",
         r"@params@\footnote{5}", r"@accuracy@\% of",
     ],
