@@ -29,7 +29,8 @@ _COMMANDS = {
     **dict.fromkeys(("pm", "textpm"), "±"), **dict.fromkeys(("times", "cdot"), "×"), "textminus": "−",
     "thinspace": "\u2009", **dict.fromkeys(("mu", "textmu", "micro"), "µ"), "milli": "m", "kilo": "k", "mega": "M",
     "giga": "G", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "byte": "B", "second": "s", "percent": "%",
-    **dict.fromkeys(("emph", "ensuremath", "mbox", "hbox", "num", "unit", "si", "bfseries", "itshape"), ""),
+    **dict.fromkeys(("emph", "ensuremath", "mbox", "hbox", "num", "unit", "si", "bfseries", "itshape", "bf", "it", "bm",
+                     "underline", "uline", "relax", "null"), ""),
 }  # fmt: skip
 _COMMAND: Rules = (
     (r"\\[,;:]", "\u2009"),
@@ -75,7 +76,7 @@ _BEFORE = re.compile(
     rf"(?:{_DIGIT}{_JOIN}|{_DIGIT}['’·]|[.,^]|\d[eE][+{_DASH}]?|\^[{_DASH}]|[+⁺]|(?<![\w%)\]])[{_DASH}])\Z"
 )
 _AFTER = re.compile(
-    rf"{_JOIN}{_DIGIT}|[.,'’·]{_DIGIT}|[eE][+{_DASH}]?\d|[\^⁻⁺]"
+    rf"{_JOIN}{_DIGIT}|[.,'’·]{_DIGIT}|[eE][+{_DASH}]?\d|\^[+{_DASH}]?\d|[⁻⁺]"
     rf"|\s*[×x·⋅]\s*[{_DASH}]?10(?:[\^⁻²³¹⁰⁴-⁹]|[{_DASH}]?\d?\b|0+\b)"
 )
 _PLUS_MINUS = re.compile(r"[±∓]\s*\Z")

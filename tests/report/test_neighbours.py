@@ -61,11 +61,11 @@ CHANGED = {
     ],
     (".md",): [
         r"\-@params@", r"@params@ $\times 10^3$", r"$\pm$@params@", r"$5\,@params@$", "1**@params@**",
-        "**@params@**5", "$-$@params@", "`1`@params@"
+        "**@params@**5", "$-$@params@", "`1`@params@",
     ],
     (".tex",): [
-        r"1\textbf{@params@}", r"1\textcolor{red}{@params@}", r"\num{1}@params@", "$-$@params@", r"$\pm$@params@",
-        r"@params@\,000", "@params@~000",
+        r"1\textbf{@params@}", r"1\textcolor{red}{@params@}", r"\num{1}@params@", r"1\underline{@params@}",
+        "@params@$^{-3}$", "$-$@params@", r"$\pm$@params@", r"@params@\,000", "@params@~000",
         r"@params@$\times10^{3}$", "1%\n @params@", r"{@params@}e3", "1{,}@params@", r"$1@params@$",
         r"\textminus @params@", "@params@%\n5",
     ],
@@ -88,7 +88,7 @@ UNITS = {
     ],
     (".md", ".html"): ["@gain@ %", "@gain@&nbsp;%", "@macs@ <em>G</em>"],
     (".md",): [
-        "@macs@ **G**", "@macs@ `GMACs`"
+        "@macs@ **G**", "@macs@ `GMACs`",
     ],
     (".tex",): [
         r"@gain@\,\%", r"@macs@~$\mathrm{G}$", r"@memory@\,\text{GiB}", "@macs@%\nG", r"@memory@\,\unit{\gibi\byte}",
@@ -118,25 +118,23 @@ LEGITIMATE = {
         "@memory@ MiB per image", "@macs@ M", "@macs@ M MACs", "@macs@ MMACs", "@macs@ million multiply-accumulates",
         "@macs@M per image", "@activations@ k", "@activations@ thousand", "@speed@ images/s",
         "@speed@ images per second", "@latency@ ms", "@latency@\n\ns", "@accuracy@ points to a gain", "@gain@ points",
-        "@gain@ pp", "a @gain@-point gain", "@gain@ percentage points", "@params_change@ percent",
-        "@verdict@-5", "(@verdict@)", "93 ± @n@",
-        ". @verdict@", "@accuracy@ Gains are",
+        "@gain@ pp", "a @gain@-point gain", "@gain@ percentage points", "@params_change@ percent", "@verdict@-5",
+        "(@verdict@)", "93 ± @n@", ". @verdict@", "@accuracy@ Gains are",
     ],
     (".md", ".html"): [
         "@accuracy@ %", "@accuracy@&nbsp;%", "@accuracy@ ± @sd@ %", "± @sd@&nbsp;%", "@gain@ % points",
-        "<td>1</td><td>@params@</td>",
-        "1<br>@params@", "@params@<sup>a</sup>", '@params@<sup><a href="#1">1</a></sup>',
+        "<td>1</td><td>@params@</td>", "1<br>@params@", "@params@<sup>a</sup>",
+        '@params@<sup><a href="#1">1</a></sup>',
     ],
     (".md",): [
         r"@accuracy@ $\pm$ @sd@\,%", "| 5 | @params@ | 7 |", "**@params@**", "@params@[^1]", "~@params@",
-        "*k* = @params@", "1. @params@"
+        "*k* = @params@", "1. @params@",
     ],
     (".tex",): [
         r"@accuracy@\,\%", r"@accuracy@~\% of", r"$@accuracy@\pm@sd@$\,\%", r"5 & @params@ & 7 \\",
-        r"\textbf{@params@}", r"\rotatebox{90}{@params@}", r"\cellcolor{gray!20}@params@", r"$[@low@,@high@]$",
-        "@n@--@params@", "---@params@", r"5\\@params@",
-        r"@params@ % 5 GiB", "1%\n\n@params@", r"@memory@\,\unit{\mebi\byte}", r"$\approx@params@$",
-        r"@params@\footnote{5}", r"@accuracy@\% of",
+        r"\textbf{@params@}", r"\rotatebox{90}{@params@}", r"@accuracy@$^{*}$", r"\cellcolor{gray!20}@params@",
+        r"$[@low@,@high@]$", "@n@--@params@", "---@params@", r"5\\@params@", r"@params@ % 5 GiB", "1%\n\n@params@",
+        r"@memory@\,\unit{\mebi\byte}", r"$\approx@params@$", r"@params@\footnote{5}", r"@accuracy@\% of",
     ],
 }  # fmt: skip
 
