@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,7 @@ TAG = re.compile(r"<\s?!\s?[-–—]*\s*(?P<slash>[/\\]?)\s*(?P<word>[^\W\d_]+)"
 BODY = re.compile(r"(?P<source>(?:(?!<!--|-->).)*)(?P<end>-->)?", re.DOTALL)
 BEGIN, END = re.compile(r"<!--\s*ablate(?=\s|-->)"), re.compile(r"<!--\s*/\s*ablate\s*-->")
 COMMAND = re.compile(r"\\(?P<name>[A-Za-z@]+)")
+ARGUMENT = re.compile(r"\s*[{\[]")
 ARGUMENTS = re.compile(3 * r"\s*\{([^{}]*)\}")
 DEFINES = re.compile(r"(?:ommand\*?\s*\{?|\\def|\\let)\s*\Z")
 EXAMPLE = re.compile(r"<!--\s*ablate\s|\\ablate\s*\{")
@@ -60,7 +61,7 @@ class Mark:
     """What the mark names, as it is written."""
 
     cited: tuple[int, int] | None = None
-    """The places where the cited text starts and ends; None for a macro, which stands for its number."""
+    """The places where the cited text starts and ends; None for a macro and for a comment without an end."""
 
     words: tuple[str, ...] = ()
     """FOLDER STUDY, FOLDER STUDY LEVEL METRIC, or the three arguments of a macro."""
@@ -96,7 +97,7 @@ def find_marks(text: str, kind: Kind) -> list[Mark]:
     found = list(_find_comments(searched))
     if kind == "latex":
         wrong = r"a comment of Markdown is no mark in LaTeX: write \ablate{STUDY}{LEVEL}{METRIC}"
-        found = [Mark(mark.start, mark.end, mark.source, problem=wrong) for mark in found]
+        found = [replace(mark, cited=None, problem=wrong) for mark in found]
     if kind == "markdown":
         searched = re.sub(r"(?s)<!--.*?-->", _blank, searched)
     if kind != "html":
@@ -142,7 +143,7 @@ def _find_comments(text: str) -> Iterator[Mark]:
         if tag["slash"] and (_resembles(tag["word"]) or tag["word"].lower().startswith("ablat")):
             end = END.match(text, tag.start())
             if opened:
-                yield _close(opened, tag.start(), end.end() if end else tag.end())
+                yield replace(opened, cited=(opened.end, tag.start()), end=end.end() if end else tag.end())
             if not end or not opened:
                 yield _refuse(text, tag, "no mark begins before it" if end else "a mark ends with <!-- /ablate -->")
             opened = None
@@ -155,7 +156,7 @@ def _find_comments(text: str) -> Iterator[Mark]:
 
 
 def _open(text: str, tag: re.Match[str]) -> Mark:
-    """Returns the begin of a mark, with its own problem."""
+    """Returns a mark that has no end yet, with the problem of its begin."""
     if not BEGIN.match(text, tag.start()):
         return _refuse(text, tag, "a mark begins with <!-- ablate and a space")
     body = BODY.match(text, tag.end())
@@ -169,16 +170,11 @@ def _open(text: str, tag: re.Match[str]) -> Mark:
         problem = "a quote has no end: write a name with an apostrophe in double quotes"
     if not problem and len(words) not in (2, 4):
         problem = "a mark names FOLDER STUDY, or FOLDER STUDY LEVEL METRIC; a name with spaces stands in quotes"
-    return Mark(tag.start(), body.end(), source, (body.end(), body.end()), words, problem)
-
-
-def _close(mark: Mark, cited_end: int, end: int) -> Mark:
-    return Mark(mark.start, end, mark.source, (mark.end, cited_end), mark.words, mark.problem)
+    return Mark(tag.start(), body.end(), source, None, words, problem)
 
 
 def _leave_open(mark: Mark) -> Mark:
-    problem = mark.problem or "the mark has no end: <!-- /ablate --> is missing"
-    return Mark(mark.start, mark.end, mark.source, problem=problem)
+    return replace(mark, problem=mark.problem or "the mark has no end: <!-- /ablate --> is missing")
 
 
 def _refuse(text: str, match: re.Match[str], problem: str) -> Mark:
@@ -199,10 +195,9 @@ def _find_macros(text: str) -> Iterator[Mark]:
             yield Mark(command.start(), arguments.end(), shlex.join(words), None, words)
         elif name == "ablate":
             yield _refuse(text, command, r"three arguments are needed: \ablate{STUDY}{LEVEL}{METRIC}")
-        elif re.compile(r"\s*[{\[]").match(text, command.end()) and not _defines(text, name):
-            yield _refuse(
-                text, command, r"the macro's name is \ablate; if this is one of your own, give it another name"
-            )
+        elif ARGUMENT.match(text, command.end()) and not _defines(text, name):
+            problem = r"the macro's name is \ablate; if this is one of your own, give it another name"
+            yield _refuse(text, command, problem)
 
 
 def _defines(text: str, name: str) -> bool:
