@@ -330,37 +330,72 @@ def cite(
 
 @app.command()
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Markdown, R Markdown, Quarto, HTML or LaTeX.")
+    ],
     write: Annotated[bool, typer.Option("--write", help="Writes the recorded numbers into the files.")] = False,
+    require: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Fails if all files together cite fewer numbers and tables than N.")
+    ] = 0,
 ) -> None:
-    """Fails where a number cited in a text differs from the records."""
+    """Fails where a number cited in a text differs from the records, or where the text beside it changes it."""
     from ablations.report import citations
 
+    files = list(dict.fromkeys(files))
+    examples = _count_examples(files)
     wrong = total = 0
     for path in files:
-        try:
-            if write:
-                _say(f"{path}: {citations.rewrite(path)} numbers renewed")
-            found = citations.check(path)
-        except (OSError, UnicodeDecodeError) as error:
-            _stop(f"{path} cannot be read: {error}")
+        if write:
+            _say(f"{path}: {_rewrite(path)} numbers renewed")
+        found = citations.check(path)
         total += len(found)
         if not found:
             _say(f"{path}: no number in it is cited", err)
+        if examples[path]:
+            _say(f"{path}: marks in code or in comments of LaTeX, which are not checked: {examples[path]}", err)
         for citation in found:
             if citation.problem:
                 wrong += 1
                 _say(f"{path}:{citation.line}: {citation.source}: {citation.problem}{_apart(citation)}", err)
     _say(f"{total - wrong} of {total} cited numbers and tables agree with the records.")
-    raise typer.Exit(SOME_FAILED if wrong else 0)
+    if total < require:
+        _say(f"--require {require}: only {total} numbers and tables are cited.", err)
+    raise typer.Exit(SOME_FAILED if wrong or total < require else 0)
+
+
+def _count_examples(files: list[Path]) -> dict[Path, int]:
+    """Returns how many marks of each file are not checked. Stops if a file cannot be read, before any is changed."""
+    from ablations.report.marks import count_examples, find_kind, read_text
+
+    counts, problems = {}, []
+    for path in files:
+        try:
+            text = read_text(path)
+            counts[path] = count_examples(text, find_kind(path))
+        except (OSError, ValueError) as error:
+            problems.append(f"{path} cannot be read: {error}")
+    if problems:
+        _stop("\n".join(problems))
+    return counts
+
+
+def _rewrite(path: Path) -> int:
+    from ablations.report.citations import rewrite
+
+    try:
+        return rewrite(path)
+    except OSError as error:
+        _stop(f"{path} cannot be written: {error}")
 
 
 def _apart(citation: Any) -> str:
     """Returns the difference of a cited text from the records: the numbers, or the first different line of a table."""
-    if citation.recorded is None or not citation.cited:
+    from ablations.report.citations import agree
+
+    if citation.recorded is None or not citation.cited or citation.cited.startswith("\\ablate"):
         return ""
     lines = zip_longest(citation.cited.strip().split("\n"), citation.recorded.strip().split("\n"), fillvalue="")
-    cited, recorded = next((pair for pair in lines if pair[0].split() != pair[1].split()), ("", ""))
+    cited, recorded = next((pair for pair in lines if not agree(*pair)), ("", ""))
     return f"; cited {cited!r}, recorded {recorded!r}" if cited or recorded else ""
 
 

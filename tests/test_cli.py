@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import MACHINE, TINY, write_grid
+from conftest import MACHINE, ROOT, TINY, write_grid
 from typer.testing import CliRunner
 
 from ablations.cli import _finish, app
@@ -62,6 +62,7 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
         (["status", "nowhere"], "holds no results"),
         (["report", "nowhere"], "holds no results"),
         (["check", "nowhere.md"], "cannot be read"),
+        (["check", ROOT / "Makefile"], "this kind of file is not read"),
     ],
 )
 def test_misuse_ends_with_2_and_a_sentence(arguments, message):
@@ -128,3 +129,25 @@ def test_cite_and_check(results, tmp_path):
     assert call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "html").exit_code == 2
     latex = call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "latex").output
     assert latex == "\\ablate{growth_rate}{8}{test_accuracy}\n"
+
+
+def test_check_reads_all_files_before_it_changes_one(results, tmp_path):
+    (tmp_path / "page.md").write_text("<!-- ablate results growth_rate 8 params -->7<!-- /ablate -->")
+    (tmp_path / "page.txt").write_text("")
+    result = call("check", "--write", tmp_path / "page.md", tmp_path / "page.txt", tmp_path / "none.md")
+    assert result.exit_code == 2
+    assert "page.txt cannot be read: this kind of file is not read" in result.output
+    assert "none.md cannot be read: " in result.output
+    assert ">7<" in (tmp_path / "page.md").read_text()
+
+
+def test_check_requires_a_number_of_citations_over_all_files(results, tmp_path):
+    mark = "<!-- ablate results growth_rate 8 params -->2,000<!-- /ablate -->"
+    one, other = tmp_path / "one.md", tmp_path / "other.html"
+    one.write_text(f"{mark}, {mark}, `{mark}`")
+    other.write_text(mark)
+    assert call("check", one, other, one, "--require", 3).exit_code == 0
+    few = call("check", one, other, one, "--require", 4)
+    assert few.exit_code == 1
+    assert "--require 4: only 3 numbers and tables are cited" in few.output
+    assert "one.md: marks in code or in comments of LaTeX, which are not checked: 1" in few.output

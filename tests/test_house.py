@@ -25,7 +25,7 @@ PACKAGES = {
     "ablations.execution": "fresh engine local inline job display driver plan",
     "ablations.report": "ratios frames statistics results captions tables values formats",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
-    "ablations.report ": "answers page citations",
+    "ablations.report ": "answers page marks neighbours citations",
     "ablations  ": "__init__ cli __main__",
 }
 ORDER = [f"{package.strip()}.{name}" for package, names in PACKAGES.items() for name in names.split()]

@@ -5,7 +5,8 @@ In Markdown or HTML, a mark is a comment before the cited text. The next comment
     <!-- ablate results/digits-cpu growth_rate 10 test_accuracy -->97.1<!-- /ablate -->
     <!-- ablate results/digits-cpu growth_rate -->(the study's whole table)<!-- /ablate -->
 
-In LaTeX, in files named `.tex`, a macro prints the number, which is defined in `numbers.tex` of the results folder:
+In LaTeX, and in Markdown from which LaTeX is made, a macro prints the number, which is defined in `numbers.tex` of the
+results folder:
 
     \input{results/digits-cpu/numbers}
     an accuracy of \ablate{growth_rate}{10}{test_accuracy}
@@ -15,6 +16,8 @@ If the main file inputs `numbers.tex`, a chapter names it in a comment: `% \inpu
 
 from __future__ import annotations
 
+import html
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,18 +29,15 @@ from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance
 from ablations.report.formats import render_macros, render_markdown
 from ablations.report.frames import load
+from ablations.report.marks import Kind, Mark, find_kind, find_latex_comments, find_marks, read_text
+from ablations.report.neighbours import find_faults
 from ablations.report.results import Results, analyse
 from ablations.report.tables import shorten
 from ablations.report.values import DERIVED, Values, collect_values
 
-COMMENT = re.compile(
-    r"<!--\s*ablate\s+(?P<source>.*?)\s*-->(?P<cited>(?:(?!<!--\s*ablate\s).)*?)"
-    r"(?P<end><!--\s*/ablate\s*-->|(?=<!--\s*ablate\s)|\Z)",
-    re.DOTALL,
-)
-MACRO = re.compile(r"\\ablate\s*\{(.*?)\}\s*\{(.*?)\}\s*\{(.*?)\}", re.DOTALL)
-PUT_IN = re.compile(r"\\input\s*\{(.*?)numbers(?:\.tex)?\}")
+PUT_IN = re.compile(r"\\input\s*\{((?:[^{}]*/)?)numbers(?:\.tex)?\}")
 WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
+OLD = re.compile(r"ablate\s+(.*)")
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,6 @@ class Citation:
 
     problem: str
     """The reason why the cited number is wrong; empty if it is the recorded one."""
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """A mark in a text: its place and its source."""
-
-    start: int
-    end: int
-    """The places where the cited number starts and ends in the text."""
-
-    source: str
-    problem: str
-    """The reason why the mark is not valid; empty if it is valid."""
-
-    closing: str
-    """The text that must follow the number when it is written again."""
 
 
 def find_value(results: Results, study: str, level: str, metric: str) -> str:
@@ -111,107 +95,128 @@ def _write_macro(*words: str) -> str:
 def check(path: Path) -> list[Citation]:
     """Compares every citation of a text with the records that it names.
 
-    Folders are relative to the folder of the text.
+    Folders are relative to the folder of the text. Raises ValueError for a file of an unknown kind, and for a text that
+    is not in UTF-8.
     """
-    text = _read_text(path)
-    if path.suffix == ".tex":
-        found = [*_check_macros(path, text), *_refuse_old_marks(path, text)]
-    else:
-        found = [_compare(path, text, mark) for mark in _find_marks(text)]
+    kind, text = find_kind(path), read_text(path)
+    found = [_compare(path, text, kind, mark) for mark in find_marks(text, kind)]
+    if kind == "latex":
+        found += _refuse_old_marks(path, text)
     return sorted(found, key=lambda citation: citation.line)
 
 
 def rewrite(path: Path) -> int:
     """Writes every cited number of a text in Markdown or HTML again. Returns how many have changed.
 
-    Marks without a source do not change. A text in LaTeX contains no numbers: `ablate report` renews its `numbers.tex`.
+    Marks without a source do not change. A macro contains no number: `ablate report` renews `numbers.tex`.
     """
-    text = renewed = _read_text(path)
+    kind = find_kind(path)
+    text = renewed = read_text(path)
     changed = 0
-    for mark in reversed([] if path.suffix == ".tex" else list(_find_marks(text))):
-        citation = _compare(path, text, mark)
-        if citation.problem and citation.recorded is not None:
+    for mark in reversed(find_marks(text, kind)):
+        citation = _compare(path, text, kind, mark)
+        if mark.cited and citation.recorded is not None and not agree(citation.cited, citation.recorded):
             changed += 1
-            renewed = renewed[: mark.start] + citation.recorded + mark.closing + renewed[mark.end :]
+            renewed = renewed[: mark.cited[0]] + citation.recorded + renewed[mark.cited[1] :]
     if changed:
         path.write_bytes(renewed.encode())  # in place, so that the file keeps its mode, and a link its target
     return changed
 
 
-def _read_text(path: Path) -> str:
-    """Reads a file's text, with its own line ends."""
-    return path.read_bytes().decode()
+def agree(cited: str, recorded: str) -> bool:
+    """Whether a cited text is the recorded one.
+
+    Line ends and spaces make no difference, nor does typography: a true minus, the separator of thousands, entities of
+    HTML.
+    """
+    return _simplify(cited) == _simplify(recorded)
 
 
-def _find_marks(text: str) -> Iterator[_Mark]:
-    """Yields the marks of a text, in their order."""
-    for match in COMMENT.finditer(text):
-        problem = "" if match["end"] else "the mark has no end: <!-- /ablate --> is missing"
-        closing = "" if match["end"] else "<!-- /ablate -->"
-        yield _Mark(*match.span("cited"), match["source"], problem, closing)
+def _simplify(text: str) -> list[str]:
+    plain = html.unescape(text).replace("\N{MINUS SIGN}", "-")
+    return re.sub(r"(?<=\d)[,\s](?=\d{3}(?!\d))", "", plain).split()
 
 
-def _compare(path: Path, text: str, mark: _Mark) -> Citation:
-    """Compares the number of a mark with the records."""
-    line, cited = text.count("\n", 0, mark.start) + 1, text[mark.start : mark.end]
-    if mark.problem:
-        return Citation(path, line, mark.source, cited, None, mark.problem)
+def _compare(path: Path, text: str, kind: Kind, mark: Mark) -> Citation:
+    """Compares a mark, and the text beside it, with the records."""
+    line, cited, recorded = text.count("\n", 0, mark.start) + 1, "", None
+    source, problem = mark.source, mark.problem
+    if mark.cited:
+        cited = text[slice(*mark.cited)]
+    if not problem and mark.cited:
+        recorded, problem = _check_comment(path.parent, mark.words, cited)
+    elif not problem:
+        cited = text[mark.start : mark.end]
+        source, recorded, problem = _check_macro(path.parent, text, mark)
+    faults = [problem] if problem else []
+    if recorded is not None and len(mark.words) != 2:
+        faults += find_faults(text, mark, kind, recorded, mark.words[-1])
+    return Citation(path, line, source, cited, recorded, "; ".join(faults))
+
+
+def _check_comment(folder: Path, words: Sequence[str], cited: str) -> tuple[str | None, str]:
+    """Returns the recorded text, and the reason why the cited one is wrong."""
     try:
-        recorded = _look_up_source(path.parent, shlex.split(mark.source))
-    except ValueError as error:
-        return Citation(path, line, mark.source, cited, None, str(error))
-    same = cited.split() == recorded.split()
-    return Citation(path, line, mark.source, cited, recorded, "" if same else "the records say otherwise")
+        recorded = _look_up_source(folder, words)
+    except (ValueError, OSError) as error:
+        return None, str(error)
+    return recorded, "" if agree(cited, recorded) else "the records say otherwise"
 
 
-def _check_macros(path: Path, text: str) -> Iterator[Citation]:
-    r"""Yields a citation for every `\ablate{STUDY}{LEVEL}{METRIC}` of a LaTeX file, whose number is in numbers.tex."""
+def _check_macro(folder: Path, text: str, mark: Mark) -> tuple[str, str | None, str]:
+    """Returns the source of a macro with its folder, the number in numbers.tex, and the reason why it is wrong."""
     found = PUT_IN.search(text)
-    for match in MACRO.finditer(text):
-        words = [" ".join(word.split()) for word in match.groups()]
-        if re.search(r"(?<!\\)%", text[text.rfind("\n", 0, match.start()) + 1 : match.start()]):
-            continue  # within a comment
-        line, source, recorded = text.count("\n", 0, match.start()) + 1, shlex.join(words), None
+    if found is None:
         problem = r"no \input{FOLDER/numbers} says where it is from; in a chapter, write it into a comment"
-        if found is not None:
-            source = shlex.join([found[1] or ".", *words])
-            recorded, problem = _read_numbers(path.parent / found[1], words)
-        if not problem and WRAPPED.search(text[: match.start()]):
-            problem = r"\ablate gives text: \num would take its comma for a decimal point"
-        yield Citation(path, line, source, match[0], recorded, problem)
+        return mark.source, None, problem
+    recorded, problem = _read_numbers(folder / found[1], mark.words)
+    if not problem and WRAPPED.search(text[max(0, mark.start - 200) : mark.start]):
+        problem = r"\ablate gives text: \num would take its comma for a decimal point"
+    return shlex.join([found[1] or ".", *mark.words]), recorded, problem
 
 
 def _refuse_old_marks(path: Path, text: str) -> Iterator[Citation]:
-    """Yields a citation with a problem for every mark of older versions, `% ablate FOLDER STUDY LEVEL METRIC`."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        command, _, source = line.rpartition("%")[2].strip().partition(" ")
-        if "%" in line and command == "ablate":
-            problem = f"a comment cites no number any more: in its place and the number's write {_translate(source)}"
-            yield Citation(path, number, source.strip(), "", None, problem)
+    """Yields a citation with a problem for every mark of older versions, `% ablate FOLDER STUDY LEVEL METRIC`.
+
+    A comment is one if it names a results folder, or four words of which the last is a metric. Others are prose.
+    """
+    for start, comment in find_latex_comments(text):
+        found = OLD.fullmatch(comment.rpartition("%")[2].strip())
+        words = _split_words(found[1]) if found else []
+        if not words or not (_names_results(path.parent, words) or _ends_in_a_metric(words)):
+            continue
+        folder, *names = words if len(words) == 4 else ("FOLDER", "STUDY", "LEVEL", "METRIC")
+        instead = rf"{_write_macro(*names)}, and once before it \input{{{folder}/numbers}}"
+        problem = f"a comment cites no number any more: in its place and the number's write {instead}"
+        yield Citation(path, text.count("\n", 0, start) + 1, " ".join(words), "", None, problem)
 
 
-def _translate(source: str) -> str:
-    """Returns the LaTeX that replaces an old mark."""
+def _split_words(source: str) -> list[str]:
     try:
-        folder, study, level, metric = shlex.split(source)
+        return shlex.split(source)
     except ValueError:
-        folder, study, level, metric = "FOLDER", "STUDY", "LEVEL", "METRIC"
-    return rf"{_write_macro(study, level, metric)}, and once before it \input{{{folder}/numbers}}"
+        return source.split()
+
+
+def _names_results(place: Path, words: Sequence[str]) -> bool:
+    return os.path.exists(place / words[0] / "jobs.json")  # noqa: PTH110, which raises for a name that is too long
+
+
+def _ends_in_a_metric(words: Sequence[str]) -> bool:
+    return len(words) == 4 and words[3] in {*METRICS, *DERIVED}
 
 
 def _read_numbers(folder: Path, words: Sequence[str]) -> tuple[str | None, str]:
     """Returns a number of numbers.tex, and the reason why it is wrong or out of date."""
     try:
         recorded = _look_up(_load_values(folder), *words)
-        fresh = render_macros(_load_values(folder)) == _read_text(folder / "numbers.tex")
+        fresh = render_macros(_load_values(folder)) == read_text(folder / "numbers.tex")
     except (ValueError, OSError) as error:
         return None, str(error)
     return recorded, "" if fresh else f"{folder / 'numbers.tex'} is not of these records: `ablate report` renews it"
 
 
 def _look_up_source(place: Path, words: Sequence[str]) -> str:
-    if len(words) not in (2, 4):
-        raise ValueError("a mark names FOLDER STUDY, or FOLDER STUDY LEVEL METRIC")
     if len(words) == 4:
         return _look_up(_load_values(place / words[0]), words[1], words[2], words[3])
     results = _load_results(place / words[0])

@@ -127,7 +127,7 @@ def test_a_latex_paper_is_checked_macro_by_macro(results, tmp_path):
         ("nothing % ablate results", r"\ablate{STUDY}{LEVEL}{METRIC}"),
     ],
 )
-def test_a_comment_that_cites_as_in_older_versions_is_told_what_to_be(line, macro, tmp_path):
+def test_a_comment_that_cites_as_in_older_versions_is_told_what_to_be(line, macro, results, tmp_path):
     (tmp_path / "paper.tex").write_text(f"A line.\n{line}\n")
     (citation,) = citations.check(tmp_path / "paper.tex")
     assert citation.line == 2
@@ -152,3 +152,71 @@ def test_a_chapter_must_say_where_its_numbers_are_from(results, tmp_path):
     assert "no \\input{FOLDER/numbers} says" in citations.check(tmp_path / "chapter.tex")[0].problem
     (tmp_path / "chapter.tex").write_text("% \\input{results/numbers}\n" + r"\num{\ablate{growth_rate}{8}{params}}")
     assert "gives text" in citations.check(tmp_path / "chapter.tex")[0].problem
+
+
+@pytest.mark.parametrize(
+    "row", [r"93.00 \\ % ablate the last row too", "a % ablate", "% ablate: see above", "\\% ablate"]
+)
+def test_a_comment_that_begins_with_the_word_ablate_is_prose(row, results, tmp_path):
+    (tmp_path / "paper.tex").write_text(f"{row}\n")
+    assert citations.check(tmp_path / "paper.tex") == []
+
+
+def test_r_markdown_holds_comments_and_macros(results, tmp_path):
+    write_tables(analyse(load(results)))
+    text = r"\input{results/numbers}" "\n" r"5 % of \ablate{growth_rate}{8}{params} or "
+    (tmp_path / "paper.Rmd").write_text(text + "<!-- ablate results growth_rate 8 params -->7<!-- /ablate -->.\n")
+    macro, comment = citations.check(tmp_path / "paper.Rmd")
+    assert (macro.recorded, macro.problem) == ("2,000", "")
+    assert (comment.recorded, comment.problem) == ("2,000", "the records say otherwise")
+    assert citations.rewrite(tmp_path / "paper.Rmd") == 1
+    assert not any(citation.problem for citation in citations.check(tmp_path / "paper.Rmd"))
+
+
+@pytest.mark.parametrize(
+    ("cited", "recorded"),
+    [
+        ("1,000", "1000"), ("1\N{NARROW NO-BREAK SPACE}234\N{NO-BREAK SPACE}567", "1,234,567"), ("1&nbsp;000", "1,000"),
+        ("\N{MINUS SIGN}0.1", "-0.1"), ("&minus;0.1", "-0.1"), ("not\r\nresolved", "not resolved"), (" 1.5\n", "1.5"),
+    ],
+)  # fmt: skip
+def test_typography_makes_no_difference(cited, recorded):
+    assert citations.agree(cited, recorded)
+
+
+@pytest.mark.parametrize(
+    ("cited", "recorded"),
+    [
+        ("1.000", "1,000"),
+        ("1,00", "100"),
+        ("0.1", "-0.1"),
+        ("+0.1", "-0.1"),
+        ("1,5", "1.5"),
+        ("1.50", "1.5"),
+        ("1 5", "15"),
+    ],
+)
+def test_another_number_is_another(cited, recorded):
+    assert not citations.agree(cited, recorded)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"one\ntwo \xb1", "line 2 is not text in UTF-8"),
+        ("\ufeffa".encode("utf-16"), "line 1 is not text in UTF-8"),
+        ("a".encode("utf-16-le"), "perhaps in UTF-16: save the file in UTF-8"),
+    ],
+)
+def test_a_text_that_is_not_in_utf_8_is_refused(content, problem, text):
+    text.write_bytes(content)
+    with pytest.raises(ValueError, match=problem):
+        citations.check(text)
+
+
+def test_what_stands_beside_a_number_is_not_rewritten(text):
+    before = "\ufeff1<!-- ablate results growth_rate 8 params -->2000<!-- /ablate --> GiB\r\n"
+    text.write_bytes(before.encode())
+    assert citations.rewrite(text) == 0
+    assert text.read_bytes() == before.encode()
+    assert citations.check(text)[0].problem.count(" stands ") == 2
