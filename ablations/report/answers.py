@@ -219,7 +219,8 @@ def _tell_no_result(levels: Levels) -> str:
 def _tell_not_comparable(levels: Levels) -> str:
     """Returns a sentence on levels that have results, but on other test images than the base."""
     verb = "was" if len(levels) == 1 else "were"
-    return f"Not comparable: {_name_some(levels)} {verb} trained or tested on other data than the base." if levels else ""
+    other = "trained or tested on other data than the base"
+    return f"Not comparable: {_name_some(levels)} {verb} {other}." if levels else ""
 
 
 def _tell_lost(levels: Levels) -> str:

@@ -122,9 +122,9 @@ _EFFECTS = (
     "interaction, by how much changes along two axes together differ from their sum. "
 )
 _COSTS = (
-    "Changes of costs are relative to the base. Those of speed are medians over rounds that measured both in turn, each "
-    "in a fresh process, with an interval of at least 95 %; ≈: the interval contains 0; none: not measured so, or "
-    "disturbed. IQR: interquartile range over repeated steps of one process, relative to their median; processes "
+    "Changes of costs are relative to the base. Those of speed are medians over rounds that measured both in turn, "
+    "each in a fresh process, with an interval of at least 95 %; ≈: the interval contains 0; none: not measured so, "
+    "or disturbed. IQR: interquartile range over repeated steps of one process, relative to their median; processes "
     "differ by more. "
 )
 

@@ -50,9 +50,7 @@ def print_change(
 
 def print_p(p: float) -> str:
     """Returns a p-value with two digits, or more where fewer would print another verdict."""
-    digits = next(
-        number for number in range(2, 17) if (float(f"{p:.{number}g}") < SIGNIFICANCE) == (p < SIGNIFICANCE)
-    )
+    digits = next(number for number in range(2, 17) if (float(f"{p:.{number}g}") < SIGNIFICANCE) == (p < SIGNIFICANCE))
     return f"{p:.{digits}g}"
 
 

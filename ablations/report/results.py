@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, level_text
-from ablations.report.comparison import COLUMNS, Conclusions, Effect, Verdict, collect_runs, conclude, make_effects_frame
+from ablations.report.comparison import (
+    COLUMNS,
+    Conclusions,
+    Effect,
+    Verdict,
+    collect_runs,
+    conclude,
+    make_effects_frame,
+)
 from ablations.report.effects import list_contrasts
 from ablations.report.frames import Frames, find_base, find_edges, list_tuned_fields, select_study
 from ablations.report.statistics import compute_half_interval

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
@@ -33,7 +33,7 @@ WIDER = 0.1
 """A level with a wider spread than the others, by a one-sided F-test at this level, is judged by its own spread."""
 
 OUTLYING = 0.001
-"""A level whose spread differs from that of the others, by an F-test at this level, is left out of the pooled spread."""
+"""A level whose spread differs from the others', by an F-test at this level, is left out of the pooled spread."""
 
 Floats = NDArray[np.float64]
 
@@ -138,7 +138,7 @@ def pool(variances: Floats, degrees: Floats) -> tuple[Floats, Floats, NDArray[np
     """
     inside = np.ones(len(variances), dtype=bool)
     while inside.sum() > 2:
-        tails = [min(_compare_spread(variances, degrees, inside, place)) for place in np.flatnonzero(inside)]
+        tails = [min(_compare_spread(variances, degrees, inside, int(place))) for place in np.flatnonzero(inside)]
         if min(tails) >= OUTLYING:
             break
         inside[np.flatnonzero(inside)[int(np.argmin(tails))]] = False
@@ -170,60 +170,78 @@ def _find_residual(outcomes: NDArray[np.bool_]) -> float:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One term of the variance of an estimate, with the degrees of freedom of its mean square."""
+
+    variance: float
+    degrees: float
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """A contrast of the means of levels, with its variance over the seeds and over the images."""
+    """A contrast of the means of levels, with the terms of its variance."""
 
     value: float
-    seed_variance: float
-    seed_degrees: float
-    image_variance: float
-    image_degrees: float
+    seeds: Part
+    """What varies over the seeds."""
+
+    images: Part
+    """What varies over the images, `rest` included; 0 if the model is of the seeds alone."""
+
+    rest: Part
+    """What the first two terms both contain."""
+
+    @property
+    def beyond(self) -> float:
+        """The variance over the images beyond what varies over the seeds. More seeds do not make it smaller."""
+        return max(0.0, self.images.variance - self.rest.variance)
 
     @property
     def error(self) -> float:
         """The standard error."""
-        return math.sqrt(self.seed_variance + self.image_variance)
+        return math.sqrt(self.seeds.variance + self.beyond)
 
     @property
     def degrees(self) -> float:
-        """The degrees of freedom of the standard error (Satterthwaite 1946)."""
-        parts = self.seed_variance**2 / self.seed_degrees + self.image_variance**2 / self.image_degrees
-        return (self.seed_variance + self.image_variance) ** 2 / parts
+        """The degrees of freedom of the standard error (Satterthwaite 1946), at least 1."""
+        parts = [self.seeds, self.images, self.rest] if self.beyond else [self.seeds]
+        return max(1.0, self.error**4 / sum(part.variance**2 / part.degrees for part in parts))
 
     def with_seeds(self, before: float, after: float) -> Estimate:
         """Returns the estimate that `after` seeds of each level would give instead of `before`, varying as these do."""
-        return replace(
-            self,
-            seed_variance=self.seed_variance * before / after,
-            seed_degrees=self.seed_degrees * (after - 1) / (before - 1),
+        seeds, rest = (
+            Part(part.variance * before / after, part.degrees * (after - 1) / (before - 1))
+            for part in (self.seeds, self.rest)
         )
+        return Estimate(self.value, seeds, Part(self.beyond + rest.variance, self.images.degrees), rest)
 
 
 def estimate(fitted: Fit, contrast: Floats) -> Estimate:
     """Estimates a contrast `(levels,)` of the means of the levels."""
-    parts = contrast**2 * fitted.variances / fitted.counts
-    of_pool = parts[fitted.pooled].sum()
-    terms = [(of_pool, fitted.degrees[fitted.pooled][0])] if of_pool else []
-    terms += [(parts[place], fitted.degrees[place]) for place in np.flatnonzero(~fitted.pooled) if parts[place]]
-    over_seeds = sum(variance for variance, _ in terms)
-    freedom = over_seeds**2 / sum(variance**2 / degrees for variance, degrees in terms)
-    over_images, images_freedom = _vary_images(fitted, contrast)
-    return Estimate(float(contrast @ fitted.means), float(over_seeds), float(freedom), over_images, images_freedom)
+    variances = contrast**2 * fitted.variances / fitted.counts
+    terms = [Part(variances[place], fitted.degrees[place]) for place in np.flatnonzero(~fitted.pooled)]
+    if fitted.pooled.any():
+        terms.append(Part(variances[fitted.pooled].sum(), fitted.degrees[fitted.pooled][0]))
+    images, rest = _vary_images(fitted, contrast)
+    return Estimate(float(contrast @ fitted.means), _add_parts(terms), images, rest)
 
 
-def _vary_images(fitted: Fit, contrast: Floats) -> tuple[float, float]:
-    """Returns the variance of a contrast over the images, beyond what varies over the seeds, and its degrees."""
-    if fitted.images is None:
-        return 0.0, 1.0
+def _vary_images(fitted: Fit, contrast: Floats) -> tuple[Part, Part]:
+    """Returns what varies over the images, and what the seeds vary, too."""
+    if fitted.images is None or fitted.images.shares.shape[1] < 2:
+        return Part(0.0, 1.0), Part(0.0, 1.0)
     number = fitted.images.shares.shape[1]
-    seen = float((contrast @ fitted.images.shares).var(ddof=1)) / number if number > 1 else 0.0
+    seen = float((contrast @ fitted.images.shares).var(ddof=1)) / number
     rest = contrast**2 * fitted.images.residuals / (fitted.counts * number)
-    if seen <= rest.sum():
-        return 0.0, 1.0
-    freedom = max(1, number - 1)
-    parts = seen**2 / freedom + float((rest**2 / ((fitted.counts - 1) * freedom)).sum())
-    beyond = seen - float(rest.sum())
-    return beyond, beyond**2 / parts
+    degrees = (fitted.counts - 1) * (number - 1)
+    return Part(seen, number - 1), _add_parts([Part(*pair) for pair in zip(rest, degrees, strict=True)])
+
+
+def _add_parts(parts: Sequence[Part]) -> Part:
+    """Returns a sum of independent terms, with its degrees of freedom (Satterthwaite 1946)."""
+    variance = float(sum(part.variance for part in parts))
+    spread = float(sum(part.variance**2 / part.degrees for part in parts))
+    return Part(variance, variance**2 / spread if spread else 1.0)
 
 
 DRAWS = 13
@@ -238,7 +256,8 @@ class Family:
         size = len(correlations)
         root = np.linalg.cholesky(correlations + 1e-9 * np.eye(size))  # equal comparisons make it singular
         self.size = size
-        self.largest = np.abs(_draw_normals(size) @ root.T).max(axis=1)
+        drawn = np.abs(_draw_normals(size) @ root.T).max(axis=1)
+        self.largest = np.sort(drawn).reshape(1024, -1).mean(axis=1)  # a summary that is quick to average over
 
     def correct(self, t: float, degrees: float) -> float:
         """Returns the probability that the largest |t| of the family is at least `t`, if no level differs."""

@@ -66,7 +66,8 @@ def _list_values(study: StudyResult, level: LevelResult) -> dict[str, str]:
         **{key: (value, print_p(value)) for key, value in (("p", level.p), ("p_corrected", level.p_corrected))
            if not math.isnan(value)},
         "smallest_difference": (smallest, f"{smallest:.{choose_places(smallest)}f}"),
-        **{key: (getattr(level, key), f"{getattr(level, key):.0f}") for key in ("seeds_for_change", "seeds_for_margin")},
+        "seeds_for_change": (level.seeds_for_change, f"{level.seeds_for_change:.0f}"),
+        "seeds_for_margin": (level.seeds_for_margin, f"{level.seeds_for_margin:.0f}"),
         **{key: (level.costs[key].value, METRICS[key].show(level.costs[key].value))
            for key in COSTS if not math.isnan(level.costs[key].value)},
     }  # fmt: skip

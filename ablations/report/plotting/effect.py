@@ -1,4 +1,4 @@
-"""Accuracy of the levels of a study with the seeds as points, and costs beside it."""
+"""Accuracies of the levels of a study, their changes against the base with intervals, and costs beside them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance, explain_published
@@ -24,14 +25,13 @@ from ablations.report.plotting import style
 from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
 from ablations.report.plotting.style import BLANK, GREY, HUES, INK, PALE, REFERENCE, WIDE, WRONG
 from ablations.report.results import StudyResult, mark_base
-from ablations.report.statistics import compute_half_interval
 
 MOST_LEVELS = 60
 """The most levels in the figure. The small print states how many are left out."""
 
 
 def draw(study: StudyResult) -> Figure:
-    """Draws one study: accuracy by level with the seeds as points and 95 % intervals, and four costs beside it."""
+    """Draws one study: accuracies with the seeds as points, changes with simultaneous intervals, and four costs."""
     frames = study.frames
     rows = choose_levels(colour_levels(study.numbers), MOST_LEVELS)
     labels = [_label_row(row) for row in rows.to_dict("records")]
@@ -40,26 +40,30 @@ def draw(study: StudyResult) -> Figure:
     ends = list(itertools.accumulate(heights))
     rows = rows.assign(place=np.subtract(ends, np.divide(heights, 2)), height=heights)
     figure, axes = plt.subplots(
-        1, 1 + len(style.PANELS), figsize=(WIDE, ends[-1] + 0.42), sharey=True, layout="constrained",
-        width_ratios=[2.6, *[1] * len(style.PANELS)],
+        1, 2 + len(style.PANELS), figsize=(WIDE, ends[-1] + 0.42), sharey=True, layout="constrained",
+        width_ratios=[1.5, 1.9, *[1] * len(style.PANELS)],
     )  # fmt: skip
     _draw_accuracy(axes[0], frames, rows)
-    for panel, key in zip(axes[1:], style.PANELS, strict=True):
+    cut = _draw_change(axes[1], rows, study.margin)
+    for panel, key in zip(axes[2:], style.PANELS, strict=True):
         _draw_cost(panel, rows, key)
     axes[0].set_yticks(rows.place, labels)
     for text, row in zip(axes[0].get_yticklabels(), rows.itertuples(), strict=True):
-        text.set(color=WRONG if row.not_done else INK, fontweight="bold" if row.is_base else "normal")
+        text.set(color=WRONG if row.lost or not row.n else INK, fontweight="bold" if row.is_base else "normal")
     axes[0].set_ylim(ends[-1], 0)
     disturbed = rows.reindex(columns=[METRICS["train_images_per_second"].disturbed]).map(_is_text).any(axis=None)
+    over = "seeds and test images" if study.conclusions.over_images else "seeds, on these test images only"
     small = (
-        "Percentages are changes against the base.",
+        f"Intervals hold for all comparisons of the study together, over {over}.",
+        "Percentages are changes against the base; ≈: the interval of the change contains 0.",
+        "Intervals with lost runs reach beyond the panel." if cut else "",
         "Colours are those of the learning curves; grey is not named there." if len(rows) > 1 + len(HUES) else "",
         "† Disturbed by other load, or unsteady." if disturbed else "",
         explain_published(study.frames, study.name),
         say_left_out(study.numbers, rows),
         describe_provenance(study.frames),
     )
-    style.frame_figure(figure, study.question or study.name, small, _make_key(rows, axes[0].get_xlim()[1] > 100))
+    style.frame_figure(figure, study.question or study.name, small, _make_key(rows, study.margin))
     return figure
 
 
@@ -82,7 +86,8 @@ def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
             x=seeds.test_accuracy.astype(float), y=seeds.place + 0.55 * spread * seeds.height, hue=seeds.level,
             palette=dict(zip(rows.level, rows.colour, strict=True)), s=9, alpha=0.6, linewidth=0, legend=False, ax=axes,
         )  # fmt: skip
-    _draw_means(axes, rows[rows.n > 0])
+    there = rows[rows.n > 0]
+    axes.scatter(there["mean"], there.place, marker="|", s=60, linewidth=1.2, color=there.colour.tolist(), zorder=3)
     empty = rows[rows.n == 0]
     for place, not_done in zip(empty.place, empty.not_done, strict=True):
         axes.text(0.5, place, not_done, transform=axes.get_yaxis_transform(), color=WRONG, ha="center",
@@ -94,51 +99,54 @@ def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
         axes.axvline(base, **REFERENCE)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -0.5), min(high, 100.5))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6) if rows.n.any() else ticker.NullLocator())
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4) if rows.n.any() else ticker.NullLocator())
     axes.set(xlabel=METRICS["test_accuracy"].head, ylabel="")
     axes.grid(False, axis="y")
 
 
-def _draw_means(axes: Axes, rows: pd.DataFrame) -> None:
-    half = rows["mean"] * 0 + [compute_half_interval(sd, n) for sd, n in zip(rows.sd, rows.n, strict=True)]
-    axes.hlines(rows.place, rows["mean"] - half, rows["mean"] + half, colors=rows.colour.tolist(), linewidth=1)
-    for end in (rows["mean"] - half, rows["mean"] + half):
-        axes.scatter(end, rows.place, marker="|", s=12, color=rows.colour, linewidth=1)
-    for verdict, part in rows.groupby("verdict"):
+def _draw_change(axes: Axes, rows: pd.DataFrame, margin: float | None) -> bool:
+    """Draws a forest plot of the changes. Returns whether an interval is cut by the panel."""
+    axes.axvline(0, **REFERENCE)
+    if margin:
+        axes.axvspan(-margin, margin, color=PALE, linewidth=0, zorder=0)
+    there = rows[rows.verdict.isin(list(MARKS))].dropna(subset=["difference"])
+    known = there.dropna(subset=["low"])
+    axes.hlines(known.place, known.low, known.high, colors=known.colour.tolist(), linewidth=1)
+    for verdict, part in there.groupby("verdict"):
         marker, filled = MARKS[str(verdict)]
-        axes.scatter(part["mean"], part.place, marker=marker, s=20, linewidth=1, edgecolors=part.colour.tolist(),
+        axes.scatter(part.difference, part.place, marker=marker, s=20, linewidth=1, edgecolors=part.colour.tolist(),
                      facecolors=part.colour if filled else "white", zorder=3)  # fmt: skip
+    whole = known[(known.lost == 0) & (rows.lost[rows.is_base].sum() == 0)]
+    ends = [*whole.low, *whole.high, *there.difference, 0.0, *([-margin, margin] if margin else [])]
+    space = 0.08 * (max(ends) - min(ends)) or 0.5
+    low, high = min(ends) - space, max(ends) + space
+    axes.set_xlim(low, high)
+    axes.set(xlabel="Change (points)", ylabel="")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4) if len(there) else ticker.NullLocator())
+    axes.grid(False, axis="y")
+    return bool(((known.low < low) | (known.high > high)).any())
 
 
-MARKS = {"base": ("D", True), "resolved": ("o", True), "not resolved": ("o", False), "identical": ("s", False),
-         "no data": ("^", False), "no pairs": ("^", False)}  # fmt: skip
-"""The marker of a mean by its verdict, and whether it is filled."""
+MARKS = {"different": ("o", True), "equivalent": ("D", False), "undecided": ("o", False), "identical": ("s", False)}
+"""The marker of a change by its verdict, and whether it is filled."""
 
 
-VERDICTS = {
-    "base": "base",
-    "resolved": "difference from the base resolved",
-    "not resolved": "not resolved",
-    "identical": "identical weights",
-    "no data": "not comparable",
-    "no pairs": "not comparable",
-}
-
-
-def _make_key(rows: pd.DataFrame, cut: bool) -> list[Artist]:
+def _make_key(rows: pd.DataFrame, margin: float | None) -> list[Artist]:
     """Makes a legend for the marks that the figure contains."""
     there = rows[rows.n > 0]
     if there.empty:
         return []
-    bar = "mean, 95 % t interval" + (", cut at 100 %" if cut else "")
     key: list[Artist] = [
         Line2D([], [], linestyle="", marker="o", markersize=3, color=GREY, alpha=0.6, label="seed"),
-        Line2D([], [], color=GREY, linewidth=1, label=bar),
+        style.make_dot("|", GREY, "mean"),
     ]
+    if there.low.notna().any():
+        key.append(Line2D([], [], color=GREY, linewidth=1, label="simultaneous 95 % interval"))
     for verdict, (marker, filled) in MARKS.items():
         if verdict in set(there.verdict):
-            face = GREY if filled else "white"
-            key.append(style.make_dot(marker, GREY, VERDICTS[verdict], markerfacecolor=face))
+            key.append(style.make_dot(marker, GREY, verdict, markerfacecolor=GREY if filled else "white"))
+    if margin:
+        key.append(Patch(color=PALE, label=f"within ±{margin:g} points"))
     if "published_error" in there and there.published_error.notna().any():
         key.append(style.make_dot("x", INK, "published"))
     return key
@@ -174,10 +182,15 @@ def _shorten_number(key: str, value: float) -> str:
 
 
 def _format_change(row: dict[Any, Any], key: str) -> str:
-    """Returns `-12 %`, or `×12` above a factor of ten; an empty text for the base, or if it is unknown."""
+    """Returns `-12 %`, or `×12` above a factor of ten; `≈` for a speed whose interval contains the base's.
+
+    Returns an empty text for the base, or if the change is unknown.
+    """
     change = row[f"{key}_change"]
     if row["is_base"] or math.isnan(change):
         return ""
+    if METRICS[key].timed and row[f"{key}_change_low"] <= 0 <= row[f"{key}_change_high"]:
+        return "≈"
     if change >= 9.995:
         return f"×{change + 1:,.0f}"
     places = 0 if METRICS[key].timed or change == 0 or abs(change) >= 0.0995 else 1

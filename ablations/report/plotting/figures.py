@@ -31,7 +31,7 @@ def write_figures(results: Results) -> list[Path]:
             for stem in stems[study.name]:
                 paths += style.save(DRAWN[stem.removeprefix(study.name)](study), folder / stem)
         for stem in stems[""]:
-            paths += style.save(pareto.draw(results.frames), folder / stem)
+            paths += style.save(pareto.draw(results), folder / stem)
     return paths
 
 

@@ -17,11 +17,11 @@ from matplotlib.patches import Rectangle
 
 from ablations.metrics import METRICS, level_text
 from ablations.report.captions import describe_provenance
+from ablations.report.comparison import describe_not_done
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
 from ablations.report.plotting.style import BLANK, HUES, INK, NARROW, WIDE, WRONG
 from ablations.report.results import StudyResult
-from ablations.report.statistics import describe_not_done
 
 MOST_PANELS = 9
 """The most panels in the figure. The small print states how many combinations there are."""

@@ -20,11 +20,15 @@ from ablations.report.frames import Frames, find_base
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import list_names
 from ablations.report.plotting.style import GREY, HUES, MARKERS, NOTE, WIDE
+from ablations.report.results import Results
 
 
-def draw(frames: Frames) -> Figure:
-    """Draws accuracy against each cost, with a colour and marker for each family, and names along each front."""
-    data = _average_variants(frames)
+def draw(results: Results) -> Figure:
+    """Draws accuracy against each cost, with a colour and marker for each family, and names along each front.
+
+    Variants with other test images than the base are left out. A disturbed cost is drawn, but not on the front.
+    """
+    frames, data = results.frames, _collect_variants(results)
     figure, axes = plt.subplots(2, 2, figsize=(WIDE, 4.6), sharey=True, layout="constrained")
     families = list(dict.fromkeys(frames.variants["model.family"]))
     markers = dict(zip(families, itertools.cycle(MARKERS), strict=False))
@@ -36,7 +40,11 @@ def draw(frames: Frames) -> Figure:
     key.append(Line2D([], [], color=GREY, linewidth=0.8, label="front: nothing is both cheaper and more accurate"))
     if data.partial.any():
         key.append(style.make_dot("o", GREY, "not all of its seeds", markerfacecolor="white"))
-    style.frame_figure(figure, "What does accuracy cost?", (*_say_more(frames, data), describe_provenance(frames)), key)
+    if data[[f"{each}_disturbed" for each in style.PANELS]].any(axis=None):
+        key.append(style.make_dot("x", GREY, "disturbed by other load, so not on the front"))
+    style.frame_figure(
+        figure, "What does accuracy cost?", (*_say_more(results, data), describe_provenance(frames)), key
+    )
     for panel, (front, points) in zip(axes.flat, fronts, strict=True):
         panel.set_title(style.name_points(panel, front, points), **NOTE)
     return figure
@@ -50,12 +58,14 @@ def _draw_panel(
     panel.set_title(" ", **NOTE)  # reserves space for the note
     points = data.dropna(subset=[key, "mean"])
     points = points.assign(x=points[key] / metric.scale, y=points["mean"])
-    front = _find_front(points, metric.better == "higher")
+    disturbed = points[points[f"{key}_disturbed"]]
+    front = _find_front(points.drop(disturbed.index), metric.better == "higher")
     panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
     if points.empty:
         style.say_empty(panel, "nothing measured")
         return front, points
-    for part, alpha in ((points.drop(front.index), 0.5), (front, 1)):
+    panel.scatter(disturbed.x, disturbed.y, marker="x", s=14, linewidth=0.8, color=GREY)
+    for part, alpha in ((points.drop([*front.index, *disturbed.index]), 0.5), (front, 1)):
         for family, own in part.groupby("family"):
             sns.scatterplot(own, x="x", y="y", marker=markers[str(family)], color=palette[str(family)], s=18,
                             linewidth=0.3, alpha=alpha, ax=panel)  # fmt: skip
@@ -73,23 +83,33 @@ def _draw_panel(
     return front, points
 
 
-def _say_more(frames: Frames, data: pd.DataFrame) -> tuple[str, ...]:
+def _say_more(results: Results, data: pd.DataFrame) -> tuple[str, ...]:
     absent = data[data["mean"].isna() | data[list(style.PANELS)].isna().any(axis=1)]
+    other = [level.phrase for level in results.overall.levels if level.verdict == "not comparable"]
     return (
-        "Means over seeds; differences along a front may be unresolved.",
+        "Means over seeds; neighbours along a front may not differ.",
         f"Not in every panel, for lack of runs or costs: {list_names(list(absent.name))}." if len(absent) else "",
+        f"Left out, for their data are not the base's: {list_names(other)}." if other else "",
     )
 
 
-def _average_variants(frames: Frames) -> pd.DataFrame:
-    """Returns for each variant: family, name, n, mean accuracy and costs."""
-    done = frames.runs[frames.runs.status == "done"].astype({"test_accuracy": float})
-    means = done.groupby("variant").test_accuracy.agg(["mean", "count"]).rename(columns={"count": "n"})
-    costs = frames.costs[["variant", *style.PANELS]].astype(dict.fromkeys(style.PANELS, float))
-    data = frames.variants[["variant", "model.family"]].rename(columns={"model.family": "family"})
-    data = data.merge(means, on="variant", how="left").merge(costs, on="variant").fillna({"n": 0})
-    names, planned = _name_variants(frames), frames.runs.groupby("variant").size()
-    return data.assign(name=data.variant.map(names).fillna("base"), partial=data.n < data.variant.map(planned))
+def _collect_variants(results: Results) -> pd.DataFrame:
+    """Returns for each comparable variant: family, name, mean accuracy, costs, and whether each is disturbed."""
+    names = _name_variants(results.frames)
+    rows = [
+        {
+            "variant": level.variant,
+            "name": names.get(level.variant, "base"),
+            "mean": level.mean,
+            "partial": bool(level.not_done),
+            **{key: level.costs[key].value for key in style.PANELS},
+            **{f"{key}_disturbed": level.costs[key].disturbed for key in style.PANELS},
+        }
+        for level in results.overall.levels
+        if level.verdict != "not comparable"
+    ]
+    families = results.frames.variants[["variant", "model.family"]].rename(columns={"model.family": "family"})
+    return families.merge(pd.DataFrame(rows), on="variant")
 
 
 def _name_variants(frames: Frames) -> dict[str, str]:
