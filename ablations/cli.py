@@ -88,9 +88,16 @@ def plan(
     seeds: SeedsOption = None,
     max_jobs: MaxJobsOption = 10_000,
     counts_only: Annotated[bool, typer.Option("--counts-only", help="Neither memory nor time: faster.")] = False,
+    sd: Annotated[
+        float | None,
+        typer.Option("--sd", min=0.001, max=50, help="Standard deviation of the accuracy over seeds, in points."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Shows what would run: params, MACs, memory, what is missing and how long it takes; trains nothing."""
+    """Shows what would run: params, MACs, memory, what is missing, how long it takes, and how large a change it finds.
+
+    It trains nothing. How much seeds vary is taken from earlier runs in DIR, or from --sd.
+    """
     from ablations.execution import driver
     from ablations.execution import plan as plans
 
@@ -100,7 +107,9 @@ def plan(
         driver.refuse(read, slots[0].partition(":")[0])
     except ValueError as error:
         _stop(str(error))
-    found = plans.plan(read, out_ or Path("results") / Path(grid).stem, slots, counts_only, err)
+    folder = out_ or Path("results") / Path(grid).stem
+    found = plans.plan(read, folder, slots, counts_only, err)
+    found["power"] = _foresee(read, folder, slots[0], sd)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -109,6 +118,25 @@ def plan(
         _show_plan(found, read.title or grid)
     if any("failed" in entry for entry in found["variants"]):
         raise typer.Exit(SOME_FAILED)
+
+
+def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dict[str, Any]]:
+    """Returns for each study how large a change it will find, as a sentence and as numbers."""
+    from dataclasses import asdict
+
+    from ablations.execution.job import job_machine
+    from ablations.grid.planning import make_manifest
+    from ablations.report.frames import load
+    from ablations.report.power import describe_forecast, foresee
+    from ablations.report.results import analyse
+    from ablations.storage.manifest import NotResults
+
+    try:
+        earlier = analyse(load(folder)) if sd is None else None
+    except NotResults:
+        earlier = None
+    forecasts = foresee(make_manifest(grid, job_machine(device), folder), earlier, sd)
+    return [{"sentence": describe_forecast(each), **asdict(each)} for each in forecasts]
 
 
 def _show_plan(found: dict[str, Any], title: str) -> None:
@@ -139,6 +167,10 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         _say(f"Comparisons of speed: {found['speeds']}, {found['missing_speeds']} of them missing.")
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs", "speeds")):
         _say(f"They take about {format_clock(found['seconds'])}, by {found['timed_by']}.")
+    for forecast in found["power"]:
+        _say(forecast["sentence"])
+    if not found["power"]:
+        _say("How large a change these runs would find is unknown before the first runs: --sd states how seeds vary.")
     for entry in entries:
         for key in ("failed", "prediction_failed", "does_not_fit"):
             if key in entry:

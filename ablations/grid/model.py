@@ -57,6 +57,9 @@ class Study:
     speed_rounds: int = 0
     """The rounds in which the speed of each level is compared with the base's; 0: it is not compared."""
 
+    margin: float | None = None
+    """The largest difference of accuracy that does not matter, in points; None if none is stated."""
+
     @property
     def base(self) -> Variant:
         """The variant of the level that all others are compared with."""

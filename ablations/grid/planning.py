@@ -227,6 +227,7 @@ def _study_entry(grid: Grid, study: Study, settled: Study, speeds: Mapping[tuple
         axes=study.axes,
         seeds=study.seeds,
         published_source=study.published_source,
+        margin=study.margin,
         levels=tuple(
             LevelEntry(
                 label=level.label,

@@ -143,7 +143,7 @@ def build(
         said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # Python may refuse to print larger numbers
         findings.add("study", NOTHING, f"{said} jobs; at most {max_jobs:,} are taken, --max-jobs N lifts that")
         return None
-    reader = _StudyReader(findings, variants, base, tuning, seeds, asked, file.speed_rounds)
+    reader = _StudyReader(findings, variants, base, tuning, seeds, asked, file.speed_rounds, file.margin)
     studies = tuple(reader.read(name, study) for name, study in file.study.items())
     if not findings.has("seeds", *(f"study.{quote(name)}.seeds" for name in file.study)):
         keep_seeds_apart(findings, studies, tuning)
@@ -199,6 +199,7 @@ class _StudyReader:
     seeds: tuple[int, ...]
     asked: Sequence[int] | None
     speed_rounds: int
+    margin: float
 
     def read(self, name: str, table: StudyTable) -> Study:
         """Read a study with its levels, including the base. Reports its problems."""
@@ -220,7 +221,8 @@ class _StudyReader:
         tuned = tuple(tune_level(self.variants, prefix, level, tuning, follows) for level in levels)
         seeds = self._read_seeds(prefix, table)
         rounds = self.speed_rounds if table.speed_rounds is None else table.speed_rounds
-        return Study(name, table.question, tuple(table.axes), tuned, seeds, table.published_source, rounds)
+        margin = (self.margin if table.margin is None else table.margin) or None
+        return Study(name, table.question, tuple(table.axes), tuned, seeds, table.published_source, rounds, margin)
 
     def _check_one_kind(self, prefix: str, table: StudyTable) -> None:
         named = bool(table.variant) or self.findings.has(f"{prefix}.variant")

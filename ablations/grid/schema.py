@@ -157,6 +157,11 @@ Rounds = Annotated[
     ),
     WithJsonSchema({"anyOf": [{"const": 0}, {"type": "integer", "minimum": 6, "maximum": 1000}]}),
 ]
+Margin = Annotated[
+    float,
+    Field(ge=0, le=100),
+    state("must be the largest difference of accuracy that does not matter, in points from 0 to 100; 0 = none"),
+]
 Percent = Annotated[float, Field(ge=0, le=100), state("must be a test error in %, from 0 to 100")]
 VariantName = Annotated[
     str,
@@ -284,6 +289,9 @@ class StudyTable(Config):
     speed_rounds: Rounds | None = None
     """Rounds in which the speed of its levels is compared with the base's, instead of the grid's."""
 
+    margin: Margin | None = None
+    """The largest difference of accuracy that does not matter, in points, instead of the grid's."""
+
     tune: (
         Annotated[
             TuneTable | Literal["base", False],
@@ -335,6 +343,10 @@ class GridFile(Config):
     speed_rounds: Rounds = 6
     """Rounds in which the speed of each level is compared with its base's: each round measures both, one after the
     other, in new processes. 0: speeds are not compared. 1 to 5 rounds give no 95 % interval."""
+
+    margin: Margin = 0.0
+    """The largest difference of accuracy that does not matter, in points: a level within it is called equivalent to the
+    base. 0: none, so that no level is called equivalent."""
 
     tune: TuneTable | None = None
     """How fields of the training are chosen for each variant."""

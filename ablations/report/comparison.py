@@ -85,6 +85,16 @@ class Conclusions:
     paired: bool
     """Whether the comparisons are paired by seed, because the seeds matter."""
 
+    runs: int
+    """The number of runs that were compared."""
+
+    seed_sd: float | None
+    """The standard deviation of the accuracy over the seeds, in points, the median over the levels; None if unknown."""
+
+    image_error: float
+    """The standard error of a difference from the choice of the test images, in points, the median over the
+    comparisons; 0 if the intervals do not cover it."""
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -168,8 +178,8 @@ class _Judge:
         weights += [contrast.weights for contrast in contrasts]
         fixed = [self._settle(str(name)) for name in levels.variant]
         fixed += [self._settle_effect(contrast) for contrast in contrasts]
-        tested = [each for each, settled in zip(weights, fixed, strict=True) if settled is None]
-        compared = iter(self._compare(tested))
+        found = self._compare([each for each, settled in zip(weights, fixed, strict=True) if settled is None])
+        compared = iter(found)
         judged = [
             self._judge(each, next(compared)) if settled is None else settled
             for each, settled in zip(weights, fixed, strict=True)
@@ -185,9 +195,12 @@ class _Judge:
         return Conclusions(
             pd.DataFrame(rows),
             tuple(effects),
-            len(tested),
+            len(found),
             fitted is not None and fitted.images is not None,
             fitted is not None and fitted.paired,
+            sum(self.runs[name].n for name in self.known),
+            None if fitted is None else math.sqrt(np.median(fitted.variances)),
+            statistics.median([math.sqrt(each.estimate.beyond) for each in found]) if found else 0.0,
         )
 
     def _settle(self, name: str) -> Difference | None:

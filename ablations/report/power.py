@@ -1,0 +1,105 @@
+"""How large a change a grid will find, and how many seeds its margin needs: told before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablations.report.effects import list_contrasts
+from ablations.report.results import Results
+from ablations.report.statistics import Estimate, Family, Part, count_seeds, find_smallest
+from ablations.storage.manifest import Manifest, StudyEntry
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much accuracies vary."""
+
+    seeds: float
+    """The standard deviation of the accuracy over the seeds, in points."""
+
+    images: float
+    """The standard error that the choice of the test images gives to a difference, in points; 0 if it is unknown."""
+
+    source: str
+    """Where these numbers are from: `stated`, `12 earlier runs`."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a study will be able to find."""
+
+    study: str
+    comparisons: int
+    seeds: int
+    """The smallest number of seeds of its levels."""
+
+    smallest: float | None
+    """The smallest true change that is found in four cases of five, in points; None with one seed."""
+
+    margin: float | None
+    seeds_for_margin: int | None
+    """The seeds with which a true change as large as the margin is found in four cases of five; None if there is no
+    margin, or if no number of seeds suffices."""
+
+    spread: Spread
+
+
+def measure_spread(results: Results, study: str) -> Spread | None:
+    """Returns how much the finished runs of a study vary, or those of all studies if it has none; None without any."""
+    own = [each.conclusions for each in results.studies if each.name == study]
+    for found in (*own, results.overall.conclusions):
+        if found.seed_sd is not None:
+            return Spread(found.seed_sd, found.image_error, f"{found.runs} earlier runs")
+    return None
+
+
+def foresee(plan: Manifest, earlier: Results | None, sd: float | None) -> list[Forecast]:
+    """Foresees what the studies of a plan will find, from a stated standard deviation or from earlier runs.
+
+    A study is left out if neither is known, or if it has nothing to compare.
+    """
+    found = []
+    for study in plan.studies:
+        spread = Spread(sd, 0.0, "stated") if sd is not None else earlier and measure_spread(earlier, study.name)
+        if spread and len(study.levels) > 1:
+            found.append(_foresee_study(study, spread))
+    return found
+
+
+def _foresee_study(study: StudyEntry, spread: Spread) -> Forecast:
+    comparisons, seeds = len(study.levels) - 1 + len(list_contrasts(study)), len(study.seeds)
+    family = Family(np.full((comparisons, comparisons), 0.5) + 0.5 * np.eye(comparisons))  # all share the base
+    start = max(2, seeds)
+    expected = Estimate(
+        0.0,
+        Part(2 * spread.seeds**2 / start, len(study.levels) * (start - 1)),
+        Part(spread.images**2, 1000.0),
+        Part(0.0, 1.0),
+    )
+    margin = study.margin or None
+    return Forecast(
+        study.name,
+        comparisons,
+        seeds,
+        find_smallest(expected, family) if seeds > 1 else None,
+        margin,
+        count_seeds(expected, family, start, margin) if margin else None,
+        spread,
+    )
+
+
+def describe_forecast(each: Forecast) -> str:
+    """Returns `layer_order: 5 comparisons with 3 seeds will find a change of 0.9 points ...` as one sentence."""
+    number = f"{each.comparisons} comparison{'s' * (each.comparisons != 1)}"
+    seeds = f"{each.seeds} seed{'s' * (each.seeds != 1)}"
+    if each.smallest is None:
+        text = f"{each.study}: {number} with 1 seed will find nothing: two seeds or more give an interval"
+    else:
+        text = f"{each.study}: {number} with {seeds} will find a change of {each.smallest:.2g} points"
+    if each.margin and each.seeds_for_margin:
+        text += f"; the margin of {each.margin:g} points needs {each.seeds_for_margin}"
+    elif each.margin:
+        text += f"; the margin of {each.margin:g} points needs more test images than seeds"
+    return f"{text} (sd {each.spread.seeds:.2g}, {each.spread.source})."
