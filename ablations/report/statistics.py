@@ -22,7 +22,7 @@ from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 from scipy.stats import qmc
 
 SIGNIFICANCE = 0.05
@@ -122,7 +122,7 @@ def _measure_spreads(samples: Sequence[Sample]) -> tuple[Floats, Floats, bool]:
         rest = table - table.mean(axis=1, keepdims=True) - effects
         freedom = (levels - 1) * (seeds - 1)
         explained, left = levels * (effects**2).sum() / (seeds - 1), (rest**2).sum() / freedom
-        if left > 0 and stats.f.sf(explained / left, seeds - 1, freedom) < SIGNIFICANCE:
+        if left > 0 and special.fdtrc(seeds - 1, freedom, explained / left) < SIGNIFICANCE:
             each = np.full(levels, freedom / levels)
             return (rest**2).sum(axis=1) / each, each, True
     degrees = np.array([len(row) - 1.0 for row in rows])
@@ -157,8 +157,8 @@ def _compare_spread(variances: Floats, degrees: Floats, inside: NDArray[np.bool_
     pooled = (variances * degrees)[others].sum() / freedom if freedom else 0.0
     if not pooled > 0:
         return (0.0, 1.0) if freedom and variances[place] > 0 else (1.0, 1.0)
-    test = stats.f(degrees[place], freedom)
-    return float(test.sf(variances[place] / pooled)), float(test.cdf(variances[place] / pooled))
+    ratio = variances[place] / pooled
+    return float(special.fdtrc(degrees[place], freedom, ratio)), float(special.fdtr(degrees[place], freedom, ratio))
 
 
 def _find_residual(outcomes: NDArray[np.bool_]) -> float:
@@ -263,13 +263,13 @@ class Family:
         """Returns the probability that the largest |t| of the family is at least `t`, if no level differs."""
         if t == 0:
             return 1.0
-        alone = 2 * float(stats.t.sf(abs(t), degrees))
-        several = float(stats.chi2.cdf(degrees * (self.largest / t) ** 2, degrees).mean())
+        alone = 2 * float(special.stdtr(degrees, -abs(t)))
+        several = float(special.chdtr(degrees, degrees * (self.largest / t) ** 2).mean())
         return min(1.0, max(alone, min(several, self.size * alone)))
 
     def find_factor(self, degrees: float) -> float:
         """Returns the number of standard errors to each side of a simultaneous 95 % interval."""
-        low, high = (float(stats.t.isf(SIGNIFICANCE / 2 / count, degrees)) for count in (1, self.size))
+        low, high = (-float(special.stdtrit(degrees, SIGNIFICANCE / 2 / count)) for count in (1, self.size))
         if self.size == 1:
             return low
         found = optimize.brentq(lambda t: self.correct(t, degrees) - SIGNIFICANCE, 0.99 * low, 1.01 * high, xtol=1e-9)
@@ -279,7 +279,7 @@ class Family:
 @cache
 def _draw_normals(size: int) -> Floats:
     """Returns points of the standard normal distribution, `(2^DRAWS, size)`, the same in every call (Sobol 1967)."""
-    points: Floats = stats.norm.ppf(qmc.Sobol(size, scramble=True, rng=0).random_base2(DRAWS))
+    points: Floats = special.ndtri(qmc.Sobol(size, scramble=True, rng=0).random_base2(DRAWS))
     return points
 
 
@@ -298,7 +298,7 @@ class Comparison:
     @property
     def p(self) -> float:
         """The p-value of this comparison alone."""
-        return 2 * float(stats.t.sf(abs(self._t), self.estimate.degrees))
+        return 2 * float(special.stdtr(self.estimate.degrees, -abs(self._t)))
 
     @property
     def p_corrected(self) -> float:
@@ -330,7 +330,7 @@ def compare(fitted: Fit, contrasts: Floats) -> list[Comparison]:
 def find_smallest(estimated: Estimate, family: Family) -> float:
     """Returns the smallest true difference that is found with the probability POWER."""
     degrees = estimated.degrees
-    return (family.find_factor(degrees) + float(stats.t.ppf(POWER, degrees))) * estimated.error
+    return (family.find_factor(degrees) + float(special.stdtrit(degrees, POWER))) * estimated.error
 
 
 MOST_SEEDS = 1000
@@ -357,4 +357,4 @@ def count_seeds(estimated: Estimate, family: Family, seeds: float, effect: float
 
 def compute_half_interval(sd: float, n: int) -> float:
     """Returns half the width of the 95 % t interval of a mean over n seeds; NaN for less than two."""
-    return float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
+    return float(special.stdtrit(n - 1, 1 - SIGNIFICANCE / 2)) * sd / math.sqrt(n) if n > 1 else math.nan
