@@ -29,6 +29,9 @@ SIGNIFICANCE = 0.05
 POWER = 0.8
 """The probability with which the smallest detectable effect is found."""
 
+SHARED = 0.01
+"""Seeds are paired if a two-way analysis of variance finds their effect at this level."""
+
 WIDER = 0.1
 """A level with a wider spread than the others, by a one-sided F-test at this level, is judged by its own spread."""
 
@@ -122,7 +125,7 @@ def _measure_spreads(samples: Sequence[Sample]) -> tuple[Floats, Floats, bool]:
         rest = table - table.mean(axis=1, keepdims=True) - effects
         freedom = (levels - 1) * (seeds - 1)
         explained, left = levels * (effects**2).sum() / (seeds - 1), (rest**2).sum() / freedom
-        if left > 0 and special.fdtrc(seeds - 1, freedom, explained / left) < SIGNIFICANCE:
+        if left > 0 and special.fdtrc(seeds - 1, freedom, explained / left) < SHARED:
             each = np.full(levels, freedom / levels)
             return (rest**2).sum(axis=1) / each, each, True
     degrees = np.array([len(row) - 1.0 for row in rows])
@@ -261,7 +264,7 @@ class Family:
 
     def correct(self, t: float, degrees: float) -> float:
         """Returns the probability that the largest |t| of the family is at least `t`, if no level differs."""
-        if t == 0:
+        if abs(t) < 1e-100:
             return 1.0
         alone = 2 * float(special.stdtr(degrees, -abs(t)))
         several = float(special.chdtr(degrees, degrees * (self.largest / t) ** 2).mean())
@@ -320,7 +323,7 @@ def compare(fitted: Fit, contrasts: Floats) -> list[Comparison]:
     if not len(contrasts):
         return []
     covariance = (contrasts * (fitted.variances / fitted.counts)) @ contrasts.T
-    if fitted.images is not None:
+    if fitted.images is not None and fitted.images.shares.shape[1] > 1:
         covariance += np.atleast_2d(np.cov(contrasts @ fitted.images.shares)) / fitted.images.shares.shape[1]
     scale = np.sqrt(np.diag(covariance))
     family = Family(covariance / np.outer(scale, scale))

@@ -1,232 +1,202 @@
-"""Statistics against scipy called directly, and against cases worked by hand."""
+"""The statistics against scipy called directly, against sums worked by hand, and against their own promises."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import ablations
-from ablations.report.statistics import compare_runs, find_effects, holm, make_effects_frame, summarise
-from ablations.storage.manifest import LevelEntry, StudyEntry
+from ablations.report.statistics import (
+    Estimate,
+    Family,
+    Part,
+    Sample,
+    compare,
+    count_seeds,
+    estimate,
+    find_smallest,
+    fit,
+    pool,
+)
+
+AGAINST_FIRST = np.array([[-1.0, 1.0]])
 
 
-def accuracies(values, weights="own"):
-    """Runs by seed; no two of different variants end in the same weights, unless said."""
-    return {(seed, "cpu", "1"): (float(value), f"{weights} {seed}") for seed, value in enumerate(values)}
+def sample(*accuracies, images=0, seeds=None):
+    return Sample(tuple(map(float, accuracies)), tuple(seeds or range(len(accuracies))), images)
 
 
-BASE = accuracies([90, 91, 92], "base's")
+def outcomes(*rows):
+    """A level whose runs classified these images rightly: a text of 0 and 1 per run."""
+    values = np.array([[mark == "1" for mark in row] for row in rows])
+    return Sample(tuple(100 * values.mean(axis=1)), tuple(range(len(rows))), values.shape[1], values)
 
 
-def test_by_hand():
-    """Differences 2, 2.5, 1.5: mean 2, deviation 0.5, error 0.5 / sqrt(3), t(2, 0.975) = 4.302653."""
-    found = compare_runs(BASE, accuracies([92, 93.5, 93.5]))
-    assert found.mean == 2.0
-    assert found.high - found.mean == pytest.approx(4.302653 * 0.5 / math.sqrt(3), rel=1e-6)
-    assert found.p == pytest.approx(2 * (1 - stats.t.cdf(2 / (0.5 / math.sqrt(3)), 2)))
-
-
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=8))
-def test_against_scipy(pairs):
-    base, other = zip(*pairs, strict=True)
-    found = compare_runs(accuracies(base, "base's"), accuracies(other))
-    assert not found.identical
-    if math.isnan(found.p):
-        return
-    reference = stats.ttest_rel(other, base)
+def test_two_levels_of_seeds_alone_are_student_s_t_test():
+    base, other = (90.0, 91.0, 92.5), (92.0, 93.5, 93.0, 94.0)
+    (found,) = compare(fit([sample(*base), sample(*other)]), AGAINST_FIRST)
+    reference = stats.ttest_ind(other, base)
     interval = reference.confidence_interval(0.95)
-    assert found.p == pytest.approx(reference.pvalue, rel=1e-6, abs=1e-12)
-    assert [found.low, found.high] == pytest.approx([interval.low, interval.high], rel=1e-6, abs=1e-9)
+    assert found.p == found.p_corrected == pytest.approx(reference.pvalue, rel=1e-9)
+    ends = [found.estimate.value - found.half, found.estimate.value + found.half]
+    assert ends == pytest.approx([interval.low, interval.high], rel=1e-9)
 
 
-def test_the_same_weights_are_identical_and_a_tie_by_chance_is_not():
-    assert compare_runs(BASE, BASE).identical
-    tie = compare_runs(BASE, accuracies([90, 91, 92]))
-    assert (tie.identical, tie.mean) == (False, 0.0)
-    assert math.isnan(tie.p)
+def test_several_levels_of_seeds_alone_are_dunnett_s_test():
+    levels = [(90.0, 91.0, 92.0), (93.0, 91.5, 92.5), (91.0, 91.5, 89.0), (94.0, 93.0, 94.5)]
+    fitted = fit([sample(*each) for each in levels])
+    assert not fitted.paired
+    found = compare(fitted, np.hstack([-np.ones((3, 1)), np.eye(3)]))
+    reference = stats.dunnett(*map(np.array, levels[1:]), control=np.array(levels[0]), rng=0)
+    interval = reference.confidence_interval(0.95)
+    assert [each.p_corrected for each in found] == pytest.approx(reference.pvalue, abs=2e-3)
+    assert [each.estimate.value - each.half for each in found] == pytest.approx(interval.low, abs=1e-2)
 
 
-def test_a_constant_shift_is_not_called_certain():
-    shifted = compare_runs(BASE, accuracies([91, 92, 93]))
-    assert shifted.mean == 1.0
-    assert math.isnan(shifted.p)
+def test_a_family_of_one_is_a_t_test_and_independent_ones_are_sidak_s():
+    for degrees in (1.0, 3.7, 400.0):
+        assert Family(np.eye(1)).find_factor(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)
+    family = Family(np.eye(4))
+    sidak = stats.norm.ppf(0.5 + 0.5 * 0.95**0.25)
+    assert family.find_factor(1e9) == pytest.approx(sidak, rel=2e-3)
+    assert family.correct(2.2, 1e9) == pytest.approx(1 - (1 - 2 * stats.norm.sf(2.2)) ** 4, rel=1e-2)
 
 
-def test_one_pair_or_none_has_no_interval():
-    one = compare_runs(accuracies([90], "base's"), accuracies([91, 95]))
-    assert (one.pairs, one.mean) == (1, 1.0)
-    assert math.isnan(one.low)
-    assert compare_runs({}, accuracies([1])).pairs == 0
+@settings(max_examples=60)
+@given(
+    st.integers(1, 12),
+    st.floats(0, 0.95),
+    st.floats(1, 500),
+    st.floats(0, 60),
+)
+def test_a_corrected_p_lies_between_the_p_and_bonferroni_s_and_agrees_with_the_factor(size, correlation, degrees, t):
+    family = Family(np.full((size, size), correlation) + (1 - correlation) * np.eye(size))
+    alone = 2 * stats.t.sf(t, degrees)
+    assert alone * (1 - 1e-9) <= family.correct(t, degrees) <= min(1.0, size * alone * (1 + 1e-9)) or t == 0
+    if abs(t - family.find_factor(degrees)) > 1e-6:
+        assert (family.correct(t, degrees) < 0.05) == (t > family.find_factor(degrees))
 
 
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
-    first, second = holm([0.02, math.nan])
-    assert first == 0.02
-    assert math.isnan(second)
+def test_equal_comparisons_cost_nothing():
+    assert Family(np.ones((3, 3))).find_factor(8.0) == pytest.approx(Family(np.eye(1)).find_factor(8.0), rel=5e-3)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
-def test_holm_never_lowers_and_keeps_the_order(p_values):
-    corrected = holm(p_values)
-    assert all(c >= p for c, p in zip(corrected, p_values, strict=True))
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(np.array(corrected)[order]) >= 0).all()
+def test_variance_over_seeds_and_images_by_hand():
+    """Base: 1110 and 1100, level: 1111 and 1110; in % of 4 images: 75, 50 and 100, 75.
+
+    Seeds: variances 312.5 each, pooled 312.5, so 312.5 / 2 + 312.5 / 2 = 312.5.
+    Images: means (100, 100, 50, 0) and (100, 100, 100, 50); differences (0, 0, 50, 50): variance 833.33 / 4 images.
+    Rest, base: deviations from row + column - mean are (-+ 12.5) three times and 37.5 in each run: 2 x (3 x 156.25 +
+    1406.25) = 3750 over (2 - 1)(4 - 1) = 1250; the level's is the same. So 2 x 1250 / (2 x 4) = 312.5.
+    Then 312.5 + max(0, 208.33 - 312.5) = 312.5.
+    """
+    fitted = fit([outcomes("1110", "1100"), outcomes("1111", "1110")])
+    assert fitted.images is not None
+    assert fitted.images.residuals == pytest.approx([1250.0, 1250.0])
+    found = estimate(fitted, np.array([-1.0, 1.0]))
+    assert found.value == 25.0
+    assert found.images.variance == pytest.approx(2500 / 3 / 4)
+    assert found.rest.variance == pytest.approx(312.5)
+    assert found.error == pytest.approx(math.sqrt(625.0))  # the floor of one image of four: 25^2 a seed, so 625
 
 
-def test_a_study_s_summary(results):
-    frames = ablations.load(results)
-    base, wide = summarise(frames.studies, frames.runs).to_dict("records")
-    assert (base["n"], base["mean"], base["sd"], base["verdict"]) == (3, 91.0, 1.0, "base")
-    assert (wide["n"], wide["mean"], wide["difference"]) == (3, 93.0, 2.0)
-    assert wide["p"] == wide["p_holm"] == pytest.approx(0.0202, abs=1e-4)
-    assert wide["verdict"] == "resolved"
+def test_paired_levels_give_the_crossed_random_effects_of_their_difference():
+    """Where outcomes of base and level are independent given image and seed, the terms are those of the two-way table
+    of their difference, in expectation: their averages over many studies agree.
+    """
+    random = np.random.default_rng(0)
+    ours, crossed = [], []
+    for _ in range(60):
+        easy = random.normal(1, 1, (1, 200)) + random.normal(0, 0.4, (2, 1, 200))
+        right = easy + random.normal(0, 0.1, (2, 4, 1)) + random.normal(0, 1, (2, 4, 200)) > 0
+        samples = [Sample(tuple(100 * each.mean(axis=1)), tuple(range(4)), 200, each) for each in right]
+        found = estimate(fit(samples), np.array([-1.0, 1.0]))
+        ours.append(found.seeds.variance + found.images.variance - found.rest.variance)
+        change = 100.0 * right[1] - 100.0 * right[0]
+        seeds, images = change.mean(axis=1), change.mean(axis=0)
+        rest = change - seeds[:, None] - images + change.mean()
+        squares = (200 * seeds.var(ddof=1), 4 * images.var(ddof=1), (rest**2).sum() / (3 * 199))
+        crossed.append((squares[0] + squares[1] - squares[2]) / (4 * 200))
+    assert np.mean(ours) == pytest.approx(np.mean(crossed), rel=0.1)
 
 
-def test_failed_runs_lower_n_and_are_counted(results):
-    frames = ablations.load(results)
-    runs = frames.runs.copy()
-    one = (runs["model.growth_rate"] == 8) & (runs.seed == 1)
-    runs.loc[one, "status"], runs.loc[one, "test_accuracy"] = "diverged", math.nan
-    wide = summarise(frames.studies, runs).to_dict("records")[1]
-    assert (wide["n"], wide["pairs"], wide["mean"], wide["difference"]) == (2, 2, 92.75, 1.75)
-    assert wide["not_done"] == "1 diverged"
+def test_constant_seeds_have_the_spread_of_one_image():
+    """100.00 against 10.00 in all seeds is certain; one image more in all seeds is not."""
+    far = compare(fit([sample(10, 10, 10, images=100), sample(100, 100, 100, images=100)]), AGAINST_FIRST)[0]
+    near = compare(fit([sample(90, 90, 90, images=100), sample(91, 91, 91, images=100)]), AGAINST_FIRST)[0]
+    assert far.estimate.error == near.estimate.error == pytest.approx(math.sqrt(2 / 3))
+    assert far.p_corrected < 1e-6
+    assert near.p_corrected > 0.25
 
 
-def test_runs_of_different_devices_are_never_paired(results):
-    frames = ablations.load(results)
-    runs = frames.runs.copy()
-    runs.loc[runs["model.growth_rate"] == 8, "device_name"] = "Another"
-    wide = summarise(frames.studies, runs).to_dict("records")[1]
-    assert (wide["n"], wide["pairs"], wide["verdict"]) == (3, 0, "no pairs")
+def test_spreads_that_agree_are_pooled():
+    variances, degrees, pooled = pool(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 4.0]))
+    assert variances.tolist() == [2.25] * 3  # (2 + 4 + 12) / 8
+    assert degrees.tolist() == [8.0] * 3
+    assert pooled.all()
 
 
-def level_of(label, values, variant, is_base):
-    return LevelEntry(label=label, values=values, variant=variant, is_base=is_base, declared=variant)
+def test_a_wide_level_is_judged_by_its_own_spread_and_does_not_hide_the_others():
+    variances, degrees, pooled = pool(np.array([1.0, 1.0, 1.0, 1.0, 1e4]), np.full(5, 2.0))
+    assert variances.tolist() == [1.0, 1.0, 1.0, 1.0, 1e4]
+    assert degrees.tolist() == [8.0, 8.0, 8.0, 8.0, 2.0]
+    assert pooled.tolist() == [True] * 4 + [False]
 
 
-def study_of(levels, axes=("one", "two")):
-    return StudyEntry(name="both", question="", axes=axes, seeds=(0,), levels=tuple(levels))
+def test_a_level_that_does_not_vary_neither_narrows_the_others_nor_itself():
+    variances, degrees, _ = pool(np.array([1.0, 1.0, 1.0, 0.0]), np.full(4, 4.0))
+    assert variances.tolist() == [1.0] * 4
+    assert degrees.tolist() == [12.0] * 4
 
 
-def effects(study, runs):
-    return make_effects_frame(find_effects(study, runs))
+def test_seeds_are_paired_only_if_they_matter():
+    seeds = np.array([-3.0, 0.0, 3.0, 1.0])
+    rest = np.array([[0.1, -0.1, 0.1, -0.1], [0.2, 0.1, -0.2, -0.1], [0.0, 0.1, 0.0, -0.1]])
+    shared = [sample(*(90 + level + seeds + noise)) for level, noise in enumerate(rest)]
+    fitted = fit(shared)
+    assert fitted.paired
+    table = np.array([each.accuracies for each in shared])
+    left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    assert fitted.variances == pytest.approx([max(1e-4, (left**2).sum() / 6)] * 3)  # the mean square of the rest
+    assert fitted.degrees.tolist() == pytest.approx([6.0] * 3)
+    assert not fit([sample(*(90 + noise)) for noise in rest]).paired
+    assert not fit([*shared[:2], sample(*shared[2].accuracies[:3])]).paired  # other seeds cannot be paired
 
 
-def product_of(cells, seeds, base=("a", "x"), weights=None):
-    """A study of two axes and its runs, from accuracies per cell and seed; None is a run that is missing."""
-    levels = [level_of(f"{a}, {b}", {"one": a, "two": b}, f"{a}{b}", (a, b) == base) for a, b in cells]
-    rows = [
-        {
-            "variant": f"{a}{b}", "seed": seed, "device_name": "cpu", "torch": "1", "test_accuracy": value,
-            "status": "missing" if value is None else "done",
-            "weights": f"{a}{b}{seed}" if weights is None else weights(a, b, seed),
-        }
-        for (a, b), values in cells.items()
-        for seed, value in zip(seeds, values, strict=True)
-    ]  # fmt: skip
-    return study_of(levels), pd.DataFrame(rows)
+def test_the_smallest_difference_found_by_hand():
+    """10 degrees of freedom, error 0.2: (2.2281 + 0.8791) x 0.2."""
+    one = Estimate(0.0, Part(0.04, 10.0), Part(0.0, 1.0), Part(0.0, 1.0))
+    assert find_smallest(one, Family(np.eye(1))) == pytest.approx(0.2 * (2.228139 + 0.879058), rel=1e-5)
 
 
-TWO_BY_TWO = {("a", "x"): [90, 91, 92], ("a", "y"): [92, 92, 95], ("b", "x"): [91, 93, 93], ("b", "y"): [97, 97, 98]}
-"""one: +1, +2, +1 at x and +5, +5, +3 at y; two: +2, +1, +3 at a and +6, +4, +5 at b."""
+def test_the_seeds_that_are_needed_find_the_effect_and_one_less_does_not():
+    family, now = Family(np.eye(1)), Estimate(0.0, Part(0.04, 4.0), Part(0.0, 1.0), Part(0.0, 1.0))
+    number = count_seeds(now, family, 3, 0.3)
+    assert number is not None
+    assert (
+        find_smallest(now.with_seeds(3, number), family) <= 0.3 < find_smallest(now.with_seeds(3, number - 1), family)
+    )
 
 
-def test_effects_of_two_by_two_by_hand():
-    found = effects(*product_of(TWO_BY_TWO, range(3)))
-    assert found[["effect", "axes", "levels"]].to_numpy().tolist() == [
-        ["main", "one", "a -> b"], ["main", "two", "x -> y"], ["interaction", "one x two", "a -> b, x -> y"],
-    ]  # fmt: skip
-    assert found.difference.tolist() == pytest.approx([(3 + 3.5 + 2) / 3, (4 + 2.5 + 4) / 3, (4 + 3 + 2) / 3])
-    for row, differences in zip(found.itertuples(), ([3, 3.5, 2], [4, 2.5, 4], [4, 3, 2]), strict=True):
-        reference = stats.ttest_1samp(differences, 0)
-        assert row.p == pytest.approx(reference.pvalue)
-        interval = reference.confidence_interval(0.95)
-        assert [row.low, row.high] == pytest.approx([interval.low, interval.high])
-    assert found.p_holm.tolist() == pytest.approx(holm(found.p.tolist()))
+def test_no_number_of_seeds_makes_up_for_few_images():
+    now = Estimate(0.0, Part(0.04, 4.0), Part(0.09, 999.0), Part(0.01, 999.0))
+    assert now.beyond == pytest.approx(0.08)
+    assert now.with_seeds(3, 900).beyond == pytest.approx(0.08)
+    assert count_seeds(now, Family(np.eye(1)), 3, 0.3) is None
 
 
-def test_effects_of_three_levels_are_means_over_the_other_axis():
-    cells = {(a, b): [10 * i + j + i * j] * 2 for i, a in enumerate("abc") for j, b in enumerate("xy")}
-    found = effects(*product_of(cells, range(2)))
-    assert found.difference.tolist() == [10.5, 21, 2, 1, 2]
-    assert found.effect.tolist() == ["main"] * 3 + ["interaction"] * 2
-    assert found.verdict.unique().tolist() == ["not resolved"], "differences that do not vary are no test"
-
-
-def test_an_effect_is_over_the_seeds_that_have_all_its_cells():
-    cells = {**TWO_BY_TWO, ("b", "y"): [97, None, 98]}
-    assert effects(*product_of(cells, range(3))).pairs.tolist() == [2, 2, 2]
-    cells[("b", "z")] = cells[("a", "z")] = [90, 95, 91]
-    found = effects(*product_of(cells, range(3))).set_index("levels")
-    assert found.pairs.to_dict() == {"a -> b": 2, "x -> y": 2, "x -> z": 3, "a -> b, x -> y": 2, "a -> b, x -> z": 3}
-
-
-def test_a_base_beside_the_product_and_what_is_none():
-    study, runs = product_of(TWO_BY_TWO, range(3), base=None)
-    levels = [*study.levels, level_of("base", {"one": "c", "two": "x"}, "ax", True)]
-    assert effects(study_of(levels), runs).levels.tolist() == ["a -> b", "x -> y", "a -> b, x -> y"]
-    assert effects(study_of(levels[1:]), runs).empty
-    assert effects(study_of(levels[1:], axes=("one",)), runs).empty
-
-
-def test_what_is_only_noise_of_sums_is_no_effect():
-    """Accuracies of 360 images whose interaction is none in every seed, but for the last bits of floats."""
-    counts = {("a", "x"): (330, 331, 333, 329, 335), ("a", "y"): (340, 337, 344, 341, 341)}
-    gains = (7, 5, 11, 2, 4)
-    more = {("b", b): [n + gain for n, gain in zip(counts["a", b], gains, strict=True)] for b in "xy"}
-    cells = {cell: [100 * count / 360 for count in row] for cell, row in (counts | more).items()}
-    found = effects(*product_of(cells, range(5))).set_index("effect")
-    assert (found.difference["interaction"], found.verdict["interaction"]) == (0.0, "not resolved")
-    assert math.isnan(found.p["interaction"])
-
-
-def test_a_product_without_one_of_its_cells_is_none():
-    """The cell that equals the base was left out: the others are no average over both axes."""
-    study, runs = product_of(TWO_BY_TWO, range(3))
-    assert effects(study_of([level for level in study.levels if level.label != "a, y"]), runs).empty
-
-
-def test_an_axis_that_changes_no_bit_is_identical_and_interacts_with_nothing():
-    cells = {(a, b): TWO_BY_TWO["a", b] for a, b in TWO_BY_TWO}
-    study, runs = product_of(cells, range(3), weights=lambda a, b, seed: f"{b}{seed}")
-    assert effects(study, runs).verdict.tolist() == ["identical", "not resolved", "identical"]
-
-
-def falsely_resolved(studies, seeds, levels=6):
-    """The share of null studies in which the rule resolves something: seeds vary, variants do not."""
-    generator = np.random.default_rng(0)
-    frame = pd.DataFrame({"level": range(levels), "variant": [f"v{n}" for n in range(levels)]})
-    frame["is_base"] = frame.level == 0
-    runs = pd.DataFrame([(f"v{n}", seed) for n in range(levels) for seed in range(seeds)], columns=["variant", "seed"])
-    runs = runs.assign(device_name="cpu", torch="1", status="done", weights=[str(n) for n in range(len(runs))])
-    found = 0
-    for _ in range(studies):
-        of_seed = generator.normal(95, 1, seeds)
-        runs["test_accuracy"] = of_seed[runs.seed] + generator.normal(0, 0.5, len(runs))
-        found += "resolved" in set(summarise(frame, runs).verdict)
-    return found / studies
-
-
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_null_studies_are_seldom_resolved(seeds):
-    """Five percent, and twice the standard error of so few studies; without a correction it would be 20 %."""
-    assert falsely_resolved(300, seeds) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_null_studies_are_resolved_in_at_most_five_percent(seeds, capsys):
-    share = falsely_resolved(5000, seeds)
-    with capsys.disabled():
-        print(f"\n{seeds} seeds: {100 * share:.2f} % of 5,000 null studies of 5 comparisons resolve something")
-    assert share <= 0.05
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_false_verdicts_over_seeds_and_images_stay_near_five_percent(seeds):
+    """150 small studies without a difference: at most 8 % false, where seeds alone give 8 % and more with 10 seeds."""
+    random, wrong = np.random.default_rng(seeds), 0
+    for _ in range(150):
+        easy = random.normal(1.5, 1.5, 300) + random.normal(0, 0.5, (4, 1, 300))
+        right = easy + random.normal(0, 0.05, (4, seeds, 1)) + random.normal(0, 1, (4, seeds, 300)) > 0
+        samples = [Sample(tuple(100 * each.mean(axis=1)), tuple(range(seeds)), 300, each) for each in right]
+        found = compare(fit(samples), np.hstack([-np.ones((3, 1)), np.eye(3)]))
+        wrong += min(each.p_corrected for each in found) < 0.05
+    assert wrong <= 12
