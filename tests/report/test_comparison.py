@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import MACHINE
 
 import ablations
 from ablations.report.answers import answer
@@ -191,8 +192,8 @@ def draw_study(random: np.random.Generator) -> tuple[Manifest, pd.DataFrame]:
                        margin=random.choice([None, 0.5, 2.0]))  # fmt: skip
     variants = {name: VariantEntry(cost=None, data="digits", fields={}) for name in names}
     jobs = tuple(JobEntry(id=row["id"], kind="run", name="", variant=row["variant"], seed=row["seed"]) for row in rows)
-    manifest = Manifest(title="", seeds=(0,), machine={}, options=(), variants=variants, studies=(study,), tuning=(),
-                        jobs=jobs)  # fmt: skip
+    manifest = Manifest(title="", seeds=(0,), machine=MACHINE, options=(), variants=variants, studies=(study,),
+                        tuning=(), jobs=jobs)  # fmt: skip
     return manifest, pd.DataFrame(rows)
 
 

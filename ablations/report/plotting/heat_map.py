@@ -15,12 +15,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ablations.metrics import METRICS, level_text
+from ablations.metrics import level_text
 from ablations.report.captions import describe_provenance
 from ablations.report.comparison import describe_not_done
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
 from ablations.report.plotting.style import BLANK, HUES, INK, NARROW, WIDE, WRONG
+from ablations.report.printing import print_accuracy
 from ablations.report.results import StudyResult
 
 MOST_PANELS = 9
@@ -65,7 +66,8 @@ def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]
         [
             {
                 "level": level.level,
-                "lost": [describe_not_done({name: n}) for name, n in level.not_done.items()],
+                "lacks": [describe_not_done({name: n}) for name, n in level.not_done.items()],
+                "images": level.images,
                 **{axis: level_text(level.values.get(axis)) for axis in axes},
             }
             for level in study.levels
@@ -90,11 +92,11 @@ def _choose_size(cells: pd.DataFrame, down: int, across: int, panels: int) -> tu
 
 def _spell_note(row: dict[Any, Any]) -> str:
     """Returns mean, standard deviation, and unfinished runs."""
-    show = METRICS["test_accuracy"].show
-    lines = [show(row["mean"])] if row["n"] else []
-    lines += [f"± {show(row['sd'])}"] if row["n"] > 1 else []
+    mean, sd = print_accuracy(row["mean"], row["sd"], row["images"])
+    lines = [mean] if row["n"] else []
+    lines += [f"± {sd}"] if sd else []
     lines += [f"n = {row['n']}"] if row["n"] and row["not_done"] else []
-    return "\n".join([*lines, *row["lost"]])
+    return "\n".join([*lines, *row["lacks"]])
 
 
 def _draw_panel(
