@@ -42,7 +42,7 @@ def explain_comparison(study: StudyResult) -> str:
     within = f"; equivalent: it lies within ±{study.margin:g} points" if study.margin else ""
     return (
         f"Change against the base, in points, with its 95 % interval {over}{pairing}, which holds {family}. "
-        f"Different: the interval does not contain 0{within}; undecided: neither; identical: the same weights to the "
+        f"Different: the interval does not contain 0{within}; otherwise undecided. Identical: the same weights to the "
         "bit, not counted as a comparison. "
     )
 
@@ -110,8 +110,8 @@ def _explain_choice(entry: TuningEntry) -> str:
 _ACCURACY = "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over n seeds. "
 _VERDICTS = (
     f"{_ACCURACY}Changes are in points, with 95 % intervals that hold for all comparisons of a study together. "
-    "Different: the interval does not contain 0; equivalent: it lies within the margin of the study; undecided: "
-    "neither; identical: the same weights to the bit. "
+    "Different: the interval does not contain 0; equivalent: it lies within the margin of the study; otherwise "
+    "undecided. Identical: the same weights to the bit. "
 )
 _LOST = (
     "Runs that ended without a result are lost; the interval then reaches to where it would end if they had classified "

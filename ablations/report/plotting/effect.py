@@ -55,7 +55,8 @@ def draw(study: StudyResult) -> Figure:
     over = "seeds and test images" if study.conclusions.over_images else "seeds, on these test images only"
     small = (
         f"Intervals hold for all comparisons of the study together, over {over}.",
-        "Percentages are changes against the base; ≈: the interval of the change contains 0.",
+        "Percentages are changes against the base.",
+        "≈: the interval of the change contains 0." if _has_equal_speed(rows) else "",
         "Intervals with lost runs reach beyond the panel." if cut else "",
         "Colours are those of the learning curves; grey is not named there." if len(rows) > 1 + len(HUES) else "",
         "† Disturbed by other load, or unsteady." if disturbed else "",
@@ -65,6 +66,10 @@ def draw(study: StudyResult) -> Figure:
     )
     style.frame_figure(figure, study.question or study.name, small, _make_key(rows, study.margin))
     return figure
+
+
+def _has_equal_speed(rows: pd.DataFrame) -> bool:
+    return any(_format_change(row, key) == "≈" for row in rows.to_dict("records") for key in style.PANELS)
 
 
 def _label_row(row: dict[Any, Any]) -> str:
