@@ -260,7 +260,7 @@ def job(
     Exit code 0: its record is there. 1: it failed, and its reason is noted. 75: stopped by a signal, its state kept.
     """
     started = time.monotonic()
-    from ablations.execution.engine import THREADS
+    from ablations.execution.fresh import THREADS
 
     os.environ.update(dict.fromkeys(THREADS, "1"))  # before PyTorch is loaded
     from ablations.execution.job import execute_planned

@@ -61,6 +61,7 @@ def recompute(module: nn.Module, function: Callable[[Input], Tensor], inputs: In
 
 def needs_gradient(module: nn.Module, inputs: Tensor | list[Tensor]) -> bool:
     """Returns whether a backward pass may follow: gradients are enabled, and an input or a parameter requires one."""
+    if not torch.is_grad_enabled():
+        return False
     tensors = [inputs] if isinstance(inputs, Tensor) else inputs
-    used = chain(tensors, module.parameters())
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in used)
+    return any(tensor.requires_grad for tensor in chain(tensors, module.parameters()))

@@ -15,9 +15,6 @@ from ablations.execution.fresh import Method
 MOST_DEATHS = 3
 """The number of deaths in a row, without a newer checkpoint between them, after which a task is given up."""
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables that limit the threads of a job's libraries. They are set to 1."""
-
 Stopping = Callable[[], bool]
 """Returns whether a stop was requested."""
 

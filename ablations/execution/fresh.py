@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,12 @@ a server that loads the modules first, which takes some seconds once."""
 
 TICK = 0.05
 """Seconds between two checks for a stop request."""
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that limit the threads of a job's libraries. They are set to 1."""
+
+PR_SET_PDEATHSIG = 1
+"""The number of this option of prctl in Linux."""
 
 Value = TypeVar("Value")
 
@@ -45,7 +52,7 @@ def call_fresh(
         context.set_forkserver_preload(["__main__", function.__module__])
         start_server()
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, function, arguments))
+    process = context.Process(target=_work, args=(there, function, arguments, method))
     process.start()
     there.close()
     try:
@@ -83,6 +90,7 @@ def start_server() -> None:
     Without PYTHONSAFEPATH, the server would import modules from the current folder first, where a user's file may have
     the name of one of them.
     """
+    os.environ.update(dict.fromkeys(THREADS, "1"))
     safe_path = os.environ.get("PYTHONSAFEPATH", "")
     os.environ["PYTHONSAFEPATH"] = "1"
     resource_tracker.ensure_running()
@@ -94,8 +102,29 @@ def start_server() -> None:
         os.environ["PYTHONSAFEPATH"] = safe_path
 
 
-def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def end_with_server() -> None:
+    """Asks Linux to kill this process when the server ends, which ends with the process that started it.
+
+    This works even if the process is halted or blocks other threads. The server runs as long as any process has a
+    certain pipe open, so this process closes it, and only the one that started the server keeps it open.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+        _end_with_maker()
+
+
+def _end_with_maker() -> None:
+    """Asks Linux to kill this process when the one that made it ends: the server, or the process that was forked."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], method: Method) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if method == "forkserver":
+        end_with_server()
+    else:
+        _end_with_maker()
     there.send(function(*arguments))
 
 

@@ -10,7 +10,6 @@ group, which is killed as a whole.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -23,13 +22,11 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ablations.execution.engine import (
-    THREADS,
     AskedToStop,
     Broken,
     Context,
@@ -46,7 +43,7 @@ from ablations.execution.engine import (
     Waiting,
     over_limit,
 )
-from ablations.execution.fresh import describe_end, start_server
+from ablations.execution.fresh import describe_end, end_with_server, start_server
 from ablations.signals import STOPPING
 from ablations.storage import locks
 
@@ -55,9 +52,6 @@ GRACE = 15.0
 
 TICK = 0.2
 """Seconds between two checks for a stop request and for the limits of tasks."""
-
-PR_SET_PDEATHSIG = 1
-"""The number of this option of prctl in Linux."""
 
 
 @dataclass
@@ -90,7 +84,6 @@ class LocalEngine:
 
     def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
         """Runs the tasks and yields their events, as `Engine` describes."""
-        os.environ.update(dict.fromkeys(THREADS, "1"))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(self._preload))
         work = _Schedule(self.devices, deque(tasks), stopping, context)
@@ -225,7 +218,7 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
     gc.freeze()  # the server's objects are no garbage, and searching them takes 0.2 s each time
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # receives signals that came before this line
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_server()
+    end_with_server()
     threading.Thread(target=_end_with_driver, daemon=True).start()
     asked: list[int] = []  # a list, because a handler may interrupt itself and must not take a lock
     sending = threading.Lock()
@@ -252,17 +245,6 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         except BaseException:
             traceback.print_exc()
             os._exit(1)  # at once, without cleanup: its process group is killed
-
-
-def _end_with_server() -> None:
-    """Asks Linux to kill this process when the server ends, which ends with the driver.
-
-    This works even if the process is halted or blocks other threads. The server runs as long as any process has a
-    certain pipe open, so this process closes it, and only the driver keeps it open.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_driver() -> None:

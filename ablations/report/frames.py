@@ -314,11 +314,13 @@ def _list_speeds(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.Data
         for level in study.levels
         if base.is_base and level.speed is not None
     }
+    undisturbed = dict.fromkeys((name for name in _SPEEDS if name.endswith("disturbed")), "")
     rows = []
     for (variant, base), job in jobs.items():
-        found = _compare(whole[job]) if job in whole else {}
+        found = _compare(whole[job]) if job in whole else undisturbed
         rows.append({"base": base, **_make_row("speed", variant, None, job, whole, attempts), **found})
-    return pd.DataFrame(rows, columns=[*_SPEEDS])
+    ratios = [name for name in _SPEEDS if name.endswith(("_ratio", "_low", "_high"))]
+    return pd.DataFrame(rows, columns=[*_SPEEDS]).astype({"rounds": "Int64", **dict.fromkeys(ratios, float)})
 
 
 def _compare(record: Fields) -> Fields:

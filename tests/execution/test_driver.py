@@ -79,6 +79,19 @@ def test_every_engine_gives_the_same_results(tmp_path):
     assert found["local"] == found["inline"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", driver.ENGINES)
+def test_every_engine_compares_speeds(engine, tmp_path):
+    """In new processes that each has started, and a second call finds nothing to do."""
+    text = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]").replace("speed_rounds = 0", "speed_rounds = 6")
+    grid = read(write_grid(tmp_path, text))
+    assert call(grid, tmp_path / "out", engine=engine)[0].executed == 5
+    (row,) = load(tmp_path / "out").speeds.to_dict("records")
+    assert (row["status"], row["rounds"]) == ("done", 6)
+    assert row["latency_step_seconds_low"] <= row["latency_step_seconds_ratio"] <= row["latency_step_seconds_high"]
+    assert call(grid, tmp_path / "out", engine=engine)[0].executed == 0
+
+
 def test_an_engine_that_is_not_there_is_told():
     with pytest.raises(
         ValueError, match=r"unknown engine 'lokal': allowed are 'local', 'inline'; did you mean 'local'\?"
@@ -112,7 +125,8 @@ def test_the_quick_grid_whole(tmp_path):
     grid = read(SHIPPED / "quick.toml", ["train.epochs=1"], [0])
     call(grid, tmp_path)
     frames = load(tmp_path)
-    assert set(frames.runs.status) == set(frames.costs.status) == {"done"}
+    assert set(frames.runs.status) == set(frames.costs.status) == set(frames.speeds.status) == {"done"}
+    assert (len(frames.speeds), set(frames.speeds.rounds)) == (3, {6})
     base = frames.costs.params[0]
     matched = frames.studies[frames.studies.level == "ResNet-20, equal params"].variant.iloc[0]
     assert abs(frames.costs.set_index("variant").params[matched] / base - 1) < 0.01

@@ -64,17 +64,18 @@ def test_a_stop_request_kills_the_process(tmp_path):
     assert not is_alive(int(path.read_text()))
 
 
-def test_it_ends_with_the_process_that_needs_it(tmp_path):
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux kills a halted process")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_it_ends_with_the_process_that_needs_it(method, tmp_path):
+    """Even if it is halted."""
     path = tmp_path / "process"
-    code = (
-        "import sys, pathlib, test_fresh as t\n"
-        "t.call_fresh(t.sleep, (pathlib.Path(sys.argv[1]),), 'fork', lambda: False)"
-    )
+    code = "import sys, pathlib, test_fresh as t; t.call_fresh(t.sleep, (pathlib.Path(sys.argv[1]),), sys.argv[2], int)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    with subprocess.Popen([sys.executable, "-c", code, path], env=environment) as parent:
+    with subprocess.Popen([sys.executable, "-c", code, path, method], env=environment) as parent:
         while not (path.exists() and path.read_text()):
             assert parent.poll() is None
             time.sleep(0.02)
+        os.kill(int(path.read_text()), signal.SIGSTOP)
         parent.kill()
     deadline = time.monotonic() + 10
     while is_alive(int(path.read_text())):

@@ -139,6 +139,7 @@ def test_a_comparison_of_speed_is_a_row_with_ratios_and_intervals(tmp_path):
     assert row["inference_images_per_second_high"] == pytest.approx(1 / 2.0)
     assert (row["disturbed"], row["device_name"]) == ("", MACHINE["device_name"])
     assert frames.tables()["speeds"].equals(frames.speeds)
+    assert frames.speeds.rounds.dtype == "Int64"
     assert list(frames.jobs()) == ["runs", "costs", "speeds"]
 
 
@@ -167,6 +168,7 @@ def test_a_comparison_without_a_record_is_missing_or_has_failed(tmp_path):
     records.note_attempt(tmp_path / "r", {"id": job.id, "name": job.name, "status": "oom", "reason": "MemoryError: "})
     frames = load(tmp_path / "r")
     assert frames.speeds.train_images_per_second_ratio.isna().all()
+    assert (frames.speeds.disturbed == "").all()
     assert find_causes(frames) == [
         {"status": "oom", "reason": "MemoryError: ", "jobs": ["speed growth_rate 8 against base"]}
     ]
