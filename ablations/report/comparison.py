@@ -133,7 +133,7 @@ class Runs:
     @property
     def worst_mean(self) -> float:
         """The mean accuracy if the lost runs count as 0 %."""
-        return self.mean * self.n / (self.n + self.lost)
+        return self.mean * self.n / (self.n + self.lost) if self.n else math.nan
 
     def equals(self, other: Runs) -> bool:
         """Returns whether all seeds that both have gave the same weights, at least one."""

@@ -35,7 +35,7 @@ def spell_lead(cell: Cell) -> Words:
 
 
 def spell_beside(cell: Cell) -> Words:
-    """Returns what is printed beside the value: `[-1.72, -0.88] (2 pairs)`."""
+    """Returns what is printed beside the value: `[-1.72, -0.88] (lost runs as 0 %)`."""
     interval = ("[", cell.interval[0], ", ", cell.interval[1], "]") if cell.interval else ()
     notes = tuple(word for note in cell.notes for word in ("; ", *note.words))[1:]
     between = (" ",) if interval and notes else ()
@@ -58,7 +58,7 @@ def spell_cell(cell: Cell) -> Words:
 
 
 def render_cell(cell: Cell) -> str:
-    """Returns all parts of a cell as plain text: `-1.30 [-1.72, -0.88] (2 pairs)`."""
+    """Returns all parts of a cell as plain text: `-1.30 [-1.72, -0.88] (lost runs as 0 %)`."""
     return render_words(spell_cell(cell))
 
 
