@@ -39,11 +39,11 @@ def explain_comparison(study: StudyResult) -> str:
         family += ", its main effects and interactions included"
     if found.family == 1:
         family = "for the one comparison of this study"
-    within = f"; equivalent: it lies within ±{study.margin:g} points" if study.margin else ""
+    within = f"equivalent: it lies within ±{study.margin:g} points; undecided: neither" if study.margin else ""
     return (
         f"Change against the base, in points, with its 95 % interval {over}{pairing}, which holds {family}. "
-        f"Different: the interval does not contain 0{within}; undecided: neither; identical: the same weights to the "
-        "bit, not counted as a comparison. "
+        f"Different: the interval does not contain 0; {within or 'undecided: it does'}; identical: the same weights to "
+        "the bit, not counted as a comparison. "
     )
 
 

@@ -17,7 +17,6 @@ from matplotlib.patches import Rectangle
 
 from ablations.metrics import METRICS, level_text
 from ablations.report.captions import describe_provenance
-from ablations.report.comparison import describe_not_done
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
 from ablations.report.plotting.style import BLANK, HUES, INK, NARROW, WIDE, WRONG
@@ -63,11 +62,7 @@ def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]
     axes = study.entry.axes if study.entry else ()
     values = pd.DataFrame(
         [
-            {
-                "level": level.level,
-                "lost": [describe_not_done({name: n}) for name, n in level.not_done.items()],
-                **{axis: level_text(level.values.get(axis)) for axis in axes},
-            }
+            {"level": level.level, **{axis: level_text(level.values.get(axis)) for axis in axes}}
             for level in study.levels
         ]
     )
@@ -94,7 +89,7 @@ def _spell_note(row: dict[Any, Any]) -> str:
     lines = [show(row["mean"])] if row["n"] else []
     lines += [f"± {show(row['sd'])}"] if row["n"] > 1 else []
     lines += [f"n = {row['n']}"] if row["n"] and row["not_done"] else []
-    return "\n".join([*lines, *row["lost"]])
+    return "\n".join([*lines, *filter(None, row["not_done"].split(", "))])
 
 
 def _draw_panel(
