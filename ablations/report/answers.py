@@ -124,7 +124,7 @@ def _or_zero(change: float) -> float:
 
 
 def _say_saving(level: LevelResult) -> str:
-    """Returns `, with 40 % less peak memory in training and 12 % more time a step (95 % 10–15)`.
+    """Returns `, with 40 % less peak memory in training and 12 % more time a step (10–15)`.
 
     Time is named only if it was compared in undisturbed rounds and has changed.
     """
@@ -142,7 +142,7 @@ def _say_saving(level: LevelResult) -> str:
 
 
 def _tell_equivalent(study: StudyResult, levels: Levels) -> str:
-    """Returns `Equivalent within 0.5 points with 5 seeds: 24, +0.05 points (95 % −0.20 to +0.30).`"""
+    """Returns `Equivalent to 12 within 0.5 points, with 5 seeds: 24, +0.05 points (95 % −0.20 to +0.30).`"""
     if not levels or study.margin is None:
         return ""
     named = [f"{level.phrase}, {_say_change(study, level)}" for level in levels[:SHOWN]]
@@ -190,12 +190,12 @@ def _say_change(study: StudyResult, level: LevelResult) -> str:
 
 
 def _tell_one_seed(levels: Levels, of: int) -> str:
-    """Returns a sentence on levels with one pair, which has a difference but no interval, so nothing is resolved."""
+    """Returns a sentence on levels that have a difference but no interval, for they or the base have one seed."""
     if not levels:
         return ""
     largest = max(levels, key=lambda level: abs(level.difference))
     which = _say_which(levels, of, f"{largest.phrase}, {_say_signed(largest, largest.difference)} points")
-    return f"One seed gives no interval, so it cannot resolve the change in accuracy of {which}."
+    return f"Undecided, because one seed gives no interval: the change in accuracy of {which}."
 
 
 def _say_which(levels: Levels, of: int, largest: str) -> str:

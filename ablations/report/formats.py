@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 
 import pandas as pd
 
@@ -35,7 +36,7 @@ def spell_lead(cell: Cell) -> Words:
 
 
 def spell_beside(cell: Cell) -> Words:
-    """Returns what is printed beside the value: `[-1.72, -0.88] (2 pairs)`."""
+    """Returns what is printed beside the value: `[-1.72, -0.88] (lost runs as 0 %)`."""
     interval = ("[", cell.interval[0], ", ", cell.interval[1], "]") if cell.interval else ()
     notes = tuple(word for note in cell.notes for word in ("; ", *note.words))[1:]
     between = (" ",) if interval and notes else ()
@@ -58,7 +59,7 @@ def spell_cell(cell: Cell) -> Words:
 
 
 def render_cell(cell: Cell) -> str:
-    """Returns all parts of a cell as plain text: `-1.30 [-1.72, -0.88] (2 pairs)`."""
+    """Returns all parts of a cell as plain text: `-1.30 [-1.72, -0.88] (lost runs as 0 %)`."""
     return render_words(spell_cell(cell))
 
 
@@ -126,8 +127,8 @@ def _count_lines(row: Row) -> int:
     return -(-len(render_cell(row.cells[0])) // LABEL) or 1
 
 
-LABEL, LINE, PANEL, ROOM = 17, 10, 70, 430
-"""Characters of a level's name per line. Points that a line needs, that a panel needs without its lines, and that all
+HEAD, LABEL, LINE, PANEL, ROOM = 14, 17, 10, 70, 430
+"""Characters of a column's head and of a level's name per line. Points that a line needs, that a panel needs without its lines, and that all
 panels of a page may need: the others go into another table."""
 
 
@@ -147,7 +148,7 @@ def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int) 
 
 
 def _render_tabular(table: Table, places: Sequence[int]) -> list[str]:
-    """Writes one panel. Heads are broken before a unit or a condition."""
+    """Writes one panel. Heads are broken before a unit or a condition, and if they are long."""
     heads = [_render_head(table.columns[place]) for place in places]
     return [
         rf"\begin{{tabular}}{{@{{}}p{{0.22\linewidth}}{'r' * (len(places) - 1)}@{{}}}}",
@@ -161,7 +162,8 @@ def _render_tabular(table: Table, places: Sequence[int]) -> list[str]:
 
 
 def _render_head(column: Column) -> str:
-    lines = escape_latex(column.label).replace(", ", r",\\")
+    parts = [r"\\".join(wrap(part, HEAD)) for part in escape_latex(column.label).split(", ")]
+    lines = r",\\".join(parts)
     return rf"{lines}\\ ({escape_latex(column.unit)})" if column.unit else lines
 
 
@@ -194,7 +196,8 @@ _GREEK = (
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$",
-    "−": "$-$", "→": r"$\to$", "≤": r"$\leq$", "≥": r"$\geq$", "|": r"\textbar{}",
+    "−": "$-$", "→": r"$\to$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
+    "|": r"\textbar{}",
     **{letter: rf"$\{name}$" for letter, name in zip("αβγδεθκλμνρστφω", _GREEK, strict=True)},
 }  # fmt: skip
 

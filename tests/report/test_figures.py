@@ -95,25 +95,63 @@ def test_no_text_is_small_or_cut_off(product, module):
 
 def test_an_effect_figure_shows_the_numbers_of_the_records(results):
     figure = draw(effect, load(results))
-    accuracy, params, macs, memory, throughput = figure.axes
+    accuracy, _, params, macs, memory, throughput = figure.axes
     assert [bar.get_width() for panel in (params, macs, memory, throughput) for bar in panel.patches] == [
         1000, 2000, 2, 4, 10, 20, 1000, 500,
     ]  # fmt: skip
     assert [text.get_text() for text in params.texts] == ["1,000", "", "2,000", "+100 %"]
-    assert [text.get_text() for text in throughput.texts] == ["1,000", "", "500", "−50 %"]
+    assert [text.get_text() for text in throughput.texts] == ["1,000", "", "500", ""], "no rounds compared them"
     seeds = next(points for points in accuracy.collections if len(points.get_offsets()) == 6)
     assert sorted(x for x, _ in seeds.get_offsets()) == sorted([*ACCURACY["base"], *ACCURACY["growth_rate 8"]])
     assert statistics.compute_half_interval(0.8660254, 3) == pytest.approx(4.302653 * 0.5, rel=1e-6)
 
 
-def test_a_mean_is_filled_where_its_difference_is_resolved(results):
+def test_a_change_has_a_mark_for_its_verdict(results):
     frames = load(results)
-    assert "difference from the base resolved" in texts(draw(effect, frames))
+    assert {"different", "simultaneous 95 % interval"} <= set(texts(draw(effect, frames)))
     study = study_of(frames)
-    study.numbers.loc[1, "verdict"] = "not resolved"
+    study.numbers.loc[1, "verdict"] = "undecided"
     found = texts(effect.draw(study))
-    assert "not resolved" in found
-    assert "difference from the base resolved" not in found
+    assert "undecided" in found
+    assert "different" not in found
+
+
+def test_the_forest_plot_has_intervals_and_the_band_of_the_margin(tmp_path):
+    """Half the interval is 1.602981 points: see ACCURACY."""
+    grid = read(write_grid(tmp_path, TINY.replace("speed_rounds", "margin = 0.75\nspeed_rounds")))
+    fabricate(tmp_path / "r", grid)
+    figure = draw(effect, load(tmp_path / "r"))
+    panel = figure.axes[1]
+    (band,) = panel.patches
+    assert (band.get_x(), band.get_width()) == (-0.75, 1.5)
+    assert "within ±0.75 points" in texts(figure)
+    (interval,) = (each.get_segments() for each in panel.collections if hasattr(each, "get_segments"))
+    assert interval[0][:, 0] == pytest.approx([2 - 1.602981, 2 + 1.602981], abs=1e-6)
+    assert [x for x, _ in points(panel)].count(2.0) == 1
+    assert not any("reach beyond the panel" in text for text in texts(figure))
+
+
+def test_an_interval_with_lost_runs_is_cut_by_the_panel(tmp_path):
+    """It would reach 31 points to the left, and all others would be dots."""
+    grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", "[4, 8, 12]")))
+
+    def fill(folder, lost):
+        make_manifest(grid, MACHINE, folder).write(folder)
+        for job in (job for job in list_jobs(grid, MACHINE) if job.kind == "run"):
+            if job.name == lost:
+                note = {"id": job.id, "name": job.name, "status": "diverged", "reason": "because"}
+                records.note_attempt(folder, note)
+            else:
+                records.publish(folder, record_of(job, 90.0 + job.config.seed, 1.0))
+        return draw(effect, load(folder))
+
+    figure = fill(tmp_path / "r", "growth_rate 12, seed 0")
+    low, high = figure.axes[1].get_xlim()
+    assert -5 < low < 0 < high < 5
+    small = " ".join(texts(figure)).replace("\n", " ")
+    assert "Intervals with lost runs reach beyond the panel." in small
+    assert "on these test images only" in small
+    assert "12\n(1 diverged)" in texts(figure)
 
 
 def test_what_is_missing_or_failed_is_drawn_as_such(product):
@@ -131,7 +169,7 @@ def test_a_folder_without_records_can_be_drawn(tmp_path):
     assert "4, 0.5, none (base)\n(3 missing)" in texts(draw(effect, frames))
     assert "nothing trained yet" in texts(draw(curves, frames))
     assert "nothing measured" in texts(draw(trade, frames))
-    assert texts(pareto.draw(frames)).count("nothing measured") == 4
+    assert texts(pareto.draw(analyse(frames))).count("nothing measured") == 4
     assert len(write_figures(analyse(frames))) == 15
 
 
@@ -208,16 +246,43 @@ def test_a_trade_shows_memory_against_time(product):
 
 
 def test_the_overview_shows_means_and_names_the_front(results):
-    figure = pareto.draw(load(results))
+    figure = pareto.draw(analyse(load(results)))
     assert sorted(points(figure.axes[0])) == [(1000.0, 91.0), (2000.0, 93.0)]
     assert [text.get_text() for text in figure.axes[0].texts] == ["base", "growth_rate 8"]
 
 
 def test_the_overview_says_what_it_cannot_show(product):
-    small = " ".join(texts(pareto.draw(product))).replace("\n", " ")
+    small = " ".join(texts(pareto.draw(analyse(product)))).replace("\n", " ")
     absent = "growth_rate 8, 0.5, none; growth_rate 8, 1.0, layer"
     assert f"Not in every panel, for lack of runs or costs: {absent}." in small
     assert "not all of its seeds" in small
+
+
+def test_disturbed_costs_and_other_data_make_no_front(tmp_path, tiny):
+    """The wider layer is the faster one here, but its speed was measured beside other load."""
+
+    def edit(job, record):
+        if job.kind == "cost" and job.name != "base":
+            record["measured"] |= {"train_images_per_second": 2000.0, "train_disturbed": "the steps are unsteady"}
+
+    fabricate(tmp_path / "r", tiny, edit=edit)
+    figure = pareto.draw(analyse(load(tmp_path / "r")))
+    params, speed = figure.axes[0], figure.axes[3]
+    assert params.lines[0].get_xydata().tolist() == [[1000.0, 91.0], [2000.0, 93.0]]
+    assert speed.lines[0].get_xydata().tolist() == [[1000.0, 91.0]]
+    assert sorted(points(speed)) == [(1000.0, 91.0), (2000.0, 93.0)], "drawn all the same"
+    assert "disturbed by other load, so not on the front" in texts(figure)
+
+    def other(job, record):
+        if job.name.startswith("growth_rate 8, seed"):
+            record["deterministic"]["test_images"] = 1000
+
+    fabricate(tmp_path / "other", tiny, edit=other)
+    figure = pareto.draw(analyse(load(tmp_path / "other")))
+    assert points(figure.axes[0]) == [(1000.0, 91.0)]
+    small = " ".join(texts(figure)).replace("\n", " ")
+    assert "Left out, for their data are not the base's: growth_rate 8." in small
+    assert "disturbed" not in small.partition("Memory and throughput")[0]
 
 
 def test_the_front_is_what_nothing_beats():

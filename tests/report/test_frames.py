@@ -25,7 +25,7 @@ def test_a_growth_rate_is_a_column(results):
     runs = ablations.load(results).runs
     assert runs["model.growth_rate"].tolist() == [4, 8] * 3
     assert runs.seed.tolist() == [0, 0, 1, 1, 2, 2]
-    assert runs.test_accuracy.tolist() == [90.0, 92.0, 91.0, 93.5, 92.0, 93.5]
+    assert runs.test_accuracy.tolist() == [90.5, 92.0, 91.0, 93.5, 91.5, 93.5]
     assert runs.status.unique().tolist() == ["done"]
 
 

@@ -69,15 +69,15 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
         records.publish(tmp_path / "r", record)
     base, resnet = texts_of(make_study_table(study_of(load(tmp_path / "r"), "family")))
     assert resnet[0] == f"ResNet (params {100 * (match.reached / match.target - 1):+.1f} %)"
-    assert (base[6], resnet[6]) == ("2.00", "2.00 (+0.0 %; counters disagree)")
+    assert (base[10], resnet[10]) == ("2.00", "2.00 (+0.0 %; counters disagree)")
 
 
 def test_what_is_not_there_is_seen(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1", "growth_rate 8"))
     frames = load(tmp_path / "r")
     cells = texts_of(make_study_table(study_of(frames)))[1]
-    assert cells[1:3] == ("2", "92.8 ± 1.1, 1 missing")
-    assert cells[5] == "missing"
+    assert cells[1:3] == ("2", "92.8 ± 1.1, 1 of 3 missing")
+    assert cells[9] == "missing", "the costs follow the verdict and four columns of tests"
     assert ("growth_rate", "8", "params") not in collect_values(analyse(frames))
 
 
@@ -89,7 +89,7 @@ def test_a_folder_without_any_record_has_tables_too(tmp_path, tiny):
     )
     table = make_study_table(study_of(load(tmp_path / "r")))
     assert table.caption.endswith("Nothing has been run yet.")
-    assert [row[2] for row in texts_of(table)] == ["3 missing", "3 missing"]
+    assert [row[2] for row in texts_of(table)] == ["3 of 3 missing", "3 of 3 missing"]
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,154 @@ def test_what_rounds_to_nothing_has_no_minus():
     assert [format_signed(value, 2) for value in (-0.001, 0.004, -0.006, 1.0)] == ["+0.00", "+0.00", "-0.01", "+1.00"]
 
 
-def test_a_change_over_fewer_pairs_than_runs_says_so(tmp_path, tiny):
+def test_a_change_of_fewer_runs_has_a_wider_interval(tmp_path, tiny):
+    """Without the base's 90.5 %, its mean is 91.25. The pooled variance is (0.125 + 2 * 0.75) / 3."""
     fabricate(tmp_path / "r", tiny, skip=("base, seed 0",))
     study = study_of(load(tmp_path / "r"))
-    assert [cells[1:4] for cells in texts_of(make_study_table(study))] == [
-        ("2", "91.50 ± 0.71, 1 missing", ""),
-        ("3", "93.00 ± 0.87", "+2.0 [-4.4, +8.4] (2 pairs)"),
+    half = 3.182446 * ((0.125 + 1.5) / 3 * (1 / 2 + 1 / 3)) ** 0.5
+    assert (study.others[0].low, study.others[0].high) == (pytest.approx(1.75 - half), pytest.approx(1.75 + half))
+    rows = [
+        ("2", "91.25 ± 0.35, 1 of 3 missing", ""),
+        ("3", "93.00 ± 0.87", "+1.8 [-0.4, +3.9]"),
     ]
+    assert [cells[1:4] for cells in texts_of(make_study_table(study))] == rows
     short = shorten(study)
-    assert texts_of(short)[1][3] == "+2.0 [-4.4, +8.4] (2 pairs)", "1.5 is the difference of the means"
+    assert texts_of(short)[1][3] == rows[1][2]
     assert texts_of(short)[1][5:7] == ("2,000", "4.00")
+
+
+def test_lost_runs_stand_beside_the_accuracy_and_in_the_interval(tmp_path, tiny):
+    """A run of 0 % would take 92.75 / 3 from the mean: the interval reaches to 1.75 - 2.14 - 30.92."""
+    fabricate(tmp_path / "r", tiny, lost=("growth_rate 8, seed 2",))
+    study = study_of(load(tmp_path / "r"))
+    for table in (make_study_table(study), shorten(study)):
+        assert texts_of(table)[1][1:5] == (
+            "2", "92.8 ± 1.1, 1 of 3 diverged", "+2 [-31, +4] (lost runs as 0 %)", "undecided",
+        )  # fmt: skip
+        assert "Runs that ended without a result are lost" in table.caption
+    assert texts_of(make_study_table(study))[1][5:9] == ("",) * 4, "no p-value covers lost runs"
+    assert study.numbers.lost.tolist() == [0, 1]
+    whole = study_of(load(fabricated(tmp_path / "whole", tiny)))
+    assert "are lost" not in make_study_table(whole).caption
+
+
+def fabricated(folder, grid, **options):
+    fabricate(folder, grid, **options)
+    return folder
+
+
+def test_a_lost_base_makes_no_level_better(tmp_path, tiny):
+    fabricate(tmp_path / "r", tiny, lost=("base, seed 0",))
+    (level,) = study_of(load(tmp_path / "r")).others
+    half = 3.182446 * ((0.125 + 1.5) / 3 * (1 / 2 + 1 / 3)) ** 0.5
+    assert (level.low, level.high) == (pytest.approx(1.75 - half), pytest.approx(1.75 + half + 91.25 / 3))
+
+
+def test_a_row_says_what_made_it_and_not_the_base(tmp_path, tiny):
+    """Commits with the same fingerprint of the sources are one."""
+
+    def edit(job, record):
+        record["environment"] |= {"commit": "ba9876543210"} if job.name == "base, seed 1" else {}
+        if job.name == "growth_rate 8, seed 1":
+            record["environment"] |= {"torch": "2.98.0", "commit": "555555555555", "fingerprint": "1111111111111111"}
+
+    study = study_of(load(fabricated(tmp_path / "r", tiny, edit=edit)))
+    for table in (make_study_table(study), shorten(study)):
+        assert [row[2] for row in texts_of(table)] == [
+            "91.00 ± 0.50", "93.00 ± 0.87 (torch 2.98.0; commit 555555555555)",
+        ]  # fmt: skip
+
+
+def test_runs_of_other_data_have_no_change(tmp_path, tiny):
+    def edit(job, record):
+        if job.kind == "run":
+            data = record["config"]["data"] | {"checksum": "another" if job.name.startswith("growth") else "one"}
+            record["config"] = record["config"] | {"data": data}
+
+    found = analyse(load(fabricated(tmp_path / "r", tiny, edit=edit)))
+    assert texts_of(make_study_table(found.study("growth_rate")))[1][2:9] == (
+        "93.00 ± 0.87", "", "not comparable", "", "", "", "",
+    )  # fmt: skip
+    values = collect_values(found)
+    assert values["growth_rate", "8", "test_accuracy"] == "93.00"
+    assert ("growth_rate", "8", "test_accuracy_change") not in values
+
+
+def test_an_undecided_level_says_how_many_seeds_it_needs(tmp_path):
+    """With 92, 93 and 91 % the wider layer gains 1 point, and the pooled variance is (0.25 + 1) / 2.
+
+    The smallest change found is (2.776445 + 0.940965) sqrt(0.625 * 2 / 3) = 2.40 points. n seeds a level have 2 (n - 1)
+    degrees of freedom: (t_0.975 + t_0.8) sqrt(0.625 * 2 / n) is 1.048 for n = 10 and 0.993 for n = 11; it is 0.760 for
+    n = 18 and 0.739 for n = 19, which is below the margin of 0.75.
+    """
+
+    def edit(job, record):
+        if job.kind == "run" and job.name.startswith("growth_rate 8"):
+            record["deterministic"]["test_accuracy"] = [92.0, 93.0, 91.0][job.config.seed]
+
+    grid = read(write_grid(tmp_path, TINY.replace("speed_rounds", "margin = 0.75\nspeed_rounds")))
+    found = analyse(load(fabricated(tmp_path / "r", grid, edit=edit)))
+    table = make_study_table(found.study("growth_rate"))
+    head = [column.label for column in table.columns]
+    row = dict(zip(head, texts_of(table)[1], strict=True))
+    assert row["Verdict"] == "undecided"
+    assert (row["Smallest change found"], row["Seeds for this change"], row["Seeds for the margin"]) == SEEDS
+    assert row["p"] == row["p, corrected"], "one comparison"
+    values = {key: text for (_, level, key), text in collect_values(found).items() if level == "8"}
+    assert (values["smallest_difference"], values["seeds_for_change"], values["seeds_for_margin"]) == SEEDS
+    assert "equivalent: it lies within ±0.75 points; undecided: neither" in table.caption
+    assert "Seeds for the margin" not in [column.label for column in shorten(found.study("growth_rate")).columns]
+
+
+SEEDS = ("2.4", "11", "19")
+
+
+def test_a_speed_is_compared_in_rounds_or_not_at_all(tmp_path):
+    """The level takes 2, 2.02, ... 2.14 times as long in 8 rounds, at the median 2.07: 1 / 2.07 is 52 % less."""
+    grid = read(write_grid(tmp_path, TINY.replace("speed_rounds = 0", "speed_rounds = 8")))
+
+    def cells_of(name, edit=lambda job, record: None):
+        found = analyse(load(fabricated(tmp_path / name, grid, edit=edit)))
+        table = make_study_table(found.study("growth_rate"))
+        place = [column.label for column in table.columns].index("Training")
+        key = ("growth_rate", "8", "train_images_per_second_change")
+        return texts_of(table)[1][place], collect_values(found).get(key)
+
+    assert cells_of("slow") == ("500 (-52 % [-53, -50]; IQR 5.0 %)", "-52")
+
+    def even(job, record):
+        for number, each in enumerate(record["measured"].get("rounds", ())):
+            each["level"] |= {"train_images_per_second": [990.0, 1015.0][number % 2]}
+
+    assert cells_of("even", even) == ("500 (≈; IQR 5.0 %)", "+0")
+
+    def disturb(job, record):
+        for each in record["measured"].get("rounds", ())[:4]:
+            each["base"] |= {"train_disturbed": "other processes used 0.9 cores"}
+
+    assert cells_of("disturbed", disturb) == ("500 (IQR 5.0 %)", None)
+
+
+def test_decimals_follow_the_test_set_and_never_print_100_for_less(tmp_path, tiny):
+    """50,000 images show thousandths of a percent; 99.996 % is not 100 %."""
+    values = {"base": [99.996] * 3, "growth_rate 8": [100.0] * 3}
+
+    def edit(job, record):
+        if job.kind == "run":
+            accuracy = values[job.name.partition(",")[0]][job.config.seed]
+            record["deterministic"] |= {"test_accuracy": accuracy, "test_images": 50_000}
+
+    rows = texts_of(make_study_table(study_of(load(fabricated(tmp_path / "r", tiny, edit=edit)))))
+    assert [row[2] for row in rows] == ["99.996 ± 0.000", "100.000 ± 0.000"]
+    assert rows[1][3].startswith("+0.004 [")
+    few = study_of(load(fabricated(tmp_path / "few", tiny, edit=lambda *each: edit(*each) or fewer(*each))))
+    assert [row[2] for row in texts_of(make_study_table(few))] == ["99.996 ± 0.000", "100.00 ± 0.00"]
+
+
+def fewer(job, record):
+    """An edit of records: 10,000 test images."""
+    if job.kind == "run":
+        record["deterministic"]["test_images"] = 10_000
 
 
 def test_a_table_s_caption_tells_of_its_own_rows(tmp_path):
@@ -152,7 +290,7 @@ def test_a_product_study_has_a_table_of_its_effects(tmp_path):
     assert make_effects_table(study_of(frames)) is None
     write_tables(analyse(frames))
     assert (
-        (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,pairs,difference")
+        (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,n,difference")
     )
 
 
@@ -199,7 +337,7 @@ def test_a_tall_table_is_broken_into_floats(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     text = render_latex(make_study_table(study_of(load(tmp_path / "r"))))
-    assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
+    assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 6
     assert text.count(r"\label{tab:growth_rate}") == 1
 
 
@@ -246,7 +384,7 @@ def test_published_errors_stand_beside_the_measured_ones(known):
         ("8.7 [7.2, 10.1]", "", ""),
     ]
     assert "Published errors: a paper, Table 2. Within: in the 95 % t interval" in table.caption
-    assert "Published errors: known: a paper, Table 2." in explain_table(known)
+    assert "Published errors: known: a paper, Table 2." in explain_table(analyse(known).overall)
     assert "Published" not in make_study_table(study_of(known)).caption
     cited = {key: text for (study, level, key), text in collect_values(analyse(known)).items()
              if (study, level) == ("known", "wide")}  # fmt: skip

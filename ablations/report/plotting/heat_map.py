@@ -17,7 +17,6 @@ from matplotlib.patches import Rectangle
 
 from ablations.metrics import level_text
 from ablations.report.captions import describe_provenance
-from ablations.report.comparison import describe_not_done
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
 from ablations.report.plotting.style import BLANK, HUES, INK, NARROW, WIDE, WRONG
@@ -64,12 +63,7 @@ def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]
     axes = study.entry.axes if study.entry else ()
     values = pd.DataFrame(
         [
-            {
-                "level": level.level,
-                "lacks": [describe_not_done({name: n}) for name, n in level.not_done.items()],
-                "images": level.images,
-                **{axis: level_text(level.values.get(axis)) for axis in axes},
-            }
+            {"level": level.level, "images": level.images, **{axis: level_text(level.values.get(axis)) for axis in axes}}
             for level in study.levels
         ]
     )
@@ -96,7 +90,7 @@ def _spell_note(row: dict[Any, Any]) -> str:
     lines = [mean] if row["n"] else []
     lines += [f"± {sd}"] if sd else []
     lines += [f"n = {row['n']}"] if row["n"] and row["not_done"] else []
-    return "\n".join([*lines, *row["lacks"]])
+    return "\n".join([*lines, *filter(None, row["not_done"].split(", "))])
 
 
 def _draw_panel(
