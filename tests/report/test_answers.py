@@ -120,9 +120,10 @@ def test_a_small_change_is_equivalent_or_different_within_the_margin(tmp_path):
     )
     wide = read(write_grid(tmp_path, TINY.replace("speed_rounds", "margin = 3.7\nspeed_rounds")))
     fabricate(tmp_path / "more", wide)
-    assert "growth_rate 8 gains 2.0 points (95 % 0.4–3.6, within the margin)" in answer(
-        ablations.load(tmp_path / "more")
-    )[0]
+    assert (
+        "growth_rate 8 gains 2.0 points (95 % 0.4–3.6, within the margin)"
+        in answer(ablations.load(tmp_path / "more"))[0]
+    )
 
 
 def set_accuracies(accuracies):
@@ -322,4 +323,3 @@ def test_effects_that_may_be_0_are_said_to_be_so(tmp_path):
     frames = product(tmp_path, lambda wide, longer, seed: (7 * seed + 3 * wide + 5 * longer * seed) % 4)
     sentences = answer(frames, "both")
     assert "No main effect and no interaction differs from 0 with 3 seeds." in sentences
-

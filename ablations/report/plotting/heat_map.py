@@ -63,7 +63,11 @@ def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]
     axes = study.entry.axes if study.entry else ()
     values = pd.DataFrame(
         [
-            {"level": level.level, "images": level.images, **{axis: level_text(level.values.get(axis)) for axis in axes}}
+            {
+                "level": level.level,
+                "images": level.images,
+                **{axis: level_text(level.values.get(axis)) for axis in axes},
+            }
             for level in study.levels
         ]
     )
