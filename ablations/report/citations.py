@@ -11,7 +11,8 @@ results folder:
     \input{results/digits-cpu/numbers}
     an accuracy of \ablate{growth_rate}{10}{test_accuracy}
 
-If the main file inputs `numbers.tex`, a chapter names it in a comment: `% \input{FOLDER/numbers}`.
+The last `\input` before a macro that has its number counts, as in LaTeX. If the main file inputs `numbers.tex`, a
+chapter without an `\input` names it in a comment: `% \input{FOLDER/numbers}`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance
 from ablations.report.formats import render_macros, render_markdown
 from ablations.report.frames import load
-from ablations.report.marks import Kind, Mark, find_kind, find_latex_comments, find_marks, read_text
+from ablations.report.marks import Kind, Mark, find_kind, find_latex_comments, find_marks, hide_code, read_text
 from ablations.report.neighbours import find_faults
 from ablations.report.results import Results, analyse
 from ablations.report.tables import shorten
 from ablations.report.values import DERIVED, Values, collect_values
+from ablations.storage import files
 
 PUT_IN = re.compile(r"\\input\s*\{((?:[^{}]*/)?)numbers(?:\.tex)?\}")
 WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
@@ -108,19 +110,30 @@ def check(path: Path) -> list[Citation]:
 def rewrite(path: Path) -> int:
     """Writes every cited number of a text in Markdown or HTML again. Returns how many have changed.
 
-    Marks without a source do not change. A macro contains no number: `ablate report` renews `numbers.tex`.
+    Only a text that could be a recorded one is replaced: a number as it is printed, a verdict, a table. Marks without a
+    source do not change. A macro contains no number: `ablate report` renews `numbers.tex`. The file keeps its mode, and
+    a link its target. It is complete at any moment. Raises StorageError if it cannot be written.
     """
     kind = find_kind(path)
     text = renewed = read_text(path)
     changed = 0
     for mark in reversed(find_marks(text, kind)):
         citation = _compare(path, text, kind, mark)
-        if mark.cited and citation.recorded is not None and not agree(citation.cited, citation.recorded):
+        stale = citation.recorded is not None and not agree(citation.cited, citation.recorded)
+        if mark.cited and citation.recorded is not None and stale and _is_printed(citation.cited, mark):
             changed += 1
             renewed = renewed[: mark.cited[0]] + citation.recorded + renewed[mark.cited[1] :]
     if changed:
-        path.write_bytes(renewed.encode())  # in place, so that the file keeps its mode, and a link its target
+        files.replace(path, renewed.encode())
     return changed
+
+
+PRINTED = re.compile(r"[+\-\N{MINUS SIGN}]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]\d+)?|[A-Za-z][A-Za-z ]*|")
+
+
+def _is_printed(cited: str, mark: Mark) -> bool:
+    """Returns whether a cited text could be one that was recorded: a number, a verdict, nothing, or a whole table."""
+    return len(mark.words) == 2 or bool(PRINTED.fullmatch(cited.strip()))
 
 
 def agree(cited: str, recorded: str) -> bool:
@@ -147,7 +160,7 @@ def _compare(path: Path, text: str, kind: Kind, mark: Mark) -> Citation:
         recorded, problem = _check_comment(path.parent, mark.words, cited)
     elif not problem:
         cited = text[mark.start : mark.end]
-        source, recorded, problem = _check_macro(path.parent, text, mark)
+        source, recorded, problem = _check_macro(path.parent, text, kind, mark)
     faults = [problem] if problem else []
     if recorded is not None and len(mark.words) != 2:
         faults += find_faults(text, mark, kind, recorded, mark.words[-1])
@@ -163,16 +176,35 @@ def _check_comment(folder: Path, words: Sequence[str], cited: str) -> tuple[str 
     return recorded, "" if agree(cited, recorded) else "the records say otherwise"
 
 
-def _check_macro(folder: Path, text: str, mark: Mark) -> tuple[str, str | None, str]:
+def _check_macro(folder: Path, text: str, kind: Kind, mark: Mark) -> tuple[str, str | None, str]:
     """Returns the source of a macro with its folder, the number in numbers.tex, and the reason why it is wrong."""
-    found = PUT_IN.search(text)
-    if found is None:
+    places = _list_inputs(text, kind, mark)
+    if not places:
         problem = r"no \input{FOLDER/numbers} says where it is from; in a chapter, write it into a comment"
         return mark.source, None, problem
-    recorded, problem = _read_numbers(folder / found[1], mark.words)
+    if isinstance(places, str):
+        return mark.source, None, places
+    read = [(place, *_read_numbers(folder / place, mark.words)) for place in places]
+    place, recorded, problem = next((each for each in read if each[1] is not None), read[0])
     if not problem and WRAPPED.search(text[max(0, mark.start - 200) : mark.start]):
         problem = r"\ablate gives text: \num would take its comma for a decimal point"
-    return shlex.join([found[1] or ".", *mark.words]), recorded, problem
+    return shlex.join([place or ".", *mark.words]), recorded, problem
+
+
+def _list_inputs(text: str, kind: Kind, mark: Mark) -> list[str] | str:
+    """Returns the folders whose numbers a macro may print, the last input first; or why that cannot be told."""
+    real = [(found.start(), found[1]) for found in PUT_IN.finditer(hide_code(text, kind))]
+    if real:
+        before = [folder for start, folder in reversed(real) if start < mark.start]
+        return before or rf"\input{{{real[0][1]}numbers}} stands after it, so LaTeX does not know the number yet"
+    comments = find_latex_comments(text) if kind == "latex" else ()
+    said = [found[1] for _, comment in comments for found in PUT_IN.finditer(comment)]
+    folders = list(dict.fromkeys(said))
+    if len(folders) > 1:
+        return (
+            rf"comments name several numbers.tex, in {' and '.join(folders)}: leave the one that the main file inputs"
+        )
+    return folders
 
 
 def _refuse_old_marks(path: Path, text: str) -> Iterator[Citation]:

@@ -93,7 +93,7 @@ def read_text(path: Path) -> str:
 
 def find_marks(text: str, kind: Kind) -> list[Mark]:
     """Returns the marks of a text, in their order."""
-    searched = _hide_code(text, kind)
+    searched = hide_code(text, kind)
     found = list(_find_comments(searched))
     if kind == "latex":
         wrong = r"a comment of Markdown is no mark in LaTeX: write \ablate{STUDY}{LEVEL}{METRIC}"
@@ -107,7 +107,7 @@ def find_marks(text: str, kind: Kind) -> list[Mark]:
 
 def count_examples(text: str, kind: Kind) -> int:
     """Returns the number of marks that are not checked, because they stand in code or in a comment of LaTeX."""
-    return len(EXAMPLE.findall(text)) - len(EXAMPLE.findall(_hide_code(text, kind)))
+    return len(EXAMPLE.findall(text)) - len(EXAMPLE.findall(hide_code(text, kind)))
 
 
 def find_latex_comments(text: str) -> Iterator[tuple[int, str]]:
@@ -117,7 +117,7 @@ def find_latex_comments(text: str) -> Iterator[tuple[int, str]]:
             yield match.start("comment"), match["comment"]
 
 
-def _hide_code(text: str, kind: Kind) -> str:
+def hide_code(text: str, kind: Kind) -> str:
     """Returns the text with spaces in the place of code. All other characters keep their places."""
     if kind == "latex":
         return LATEX_CODE.sub(_blank, text)

@@ -37,6 +37,23 @@ def write(path: Path, content: bytes) -> None:
         _rename(_write_aside(path.parent, content), path)
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Replaces the content of a user's file, completely or not at all.
+
+    The file keeps its mode. If it is a link, its target is replaced.
+    """
+    path = path.resolve()
+    with _name_errors(path):
+        mode = path.stat().st_mode
+        temporary = _write_aside(path.parent, content)
+        try:
+            os.chmod(temporary, mode)
+        except OSError:
+            _discard(temporary)
+            raise
+        _rename(temporary, path)
+
+
 def rotate(path: Path, before: Path, *content: bytes) -> None:
     """Writes a file, piece after piece, and keeps the previous file as `before`, in the same folder.
 
