@@ -4,6 +4,7 @@ A folder may hold files of these two names that have nothing to do with this pro
 own, so that Python finds it even there.
 """
 
+import io
 import os
 import signal
 import sys
@@ -32,11 +33,22 @@ def check_names() -> None:
             )
 
 
-def main() -> None:
-    """Run the command `ablate`."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(75))  # while all is imported there is nothing to keep
+def prepare_output() -> None:
+    """Make standard output and errors ready for any text: a letter that their encoding lacks becomes `?`."""
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def main() -> None:
+    """Run the command `ablate`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(75))  # while all is imported there is nothing to keep
+    prepare_output()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported outside of it
     try:
         check_names()
     except ImportError as error:

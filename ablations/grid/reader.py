@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.config import Tuning, Variant
+from ablations.config import DataConfig, TrainConfig, Tuning, Variant
 from ablations.grid.matching import match_level
 from ablations.grid.model import SECTIONS, Grid, Level, Study, TomlTable
 from ablations.grid.problems import NOTHING, Findings, GridError, Problem, quote
@@ -103,15 +103,38 @@ def _apply(table: TomlTable, setting: str, findings: Findings) -> None:
         rule = "must read model.KEY=VALUE, data.KEY=VALUE, train.KEY=VALUE or tune.KEY=VALUE"
         findings.add(f"--set {setting}", NOTHING, rule)
         return
-    try:
-        (value,) = tomllib.loads(f"value = {text}").values()  # only one line
-        _refuse_extremes(value)
-    except (ValueError, RecursionError):
+    value = _read_value(text.strip())
+    if _is_text(section, key) and not isinstance(value, str):
         value = text.strip()
     if section == "tune":
         _set(table, ["tune", *key.split(".")], value)
     else:
         _set(table, ["base", section, key], value)
+
+
+def _read_value(text: str) -> Any:
+    """Read a value of the command line: TOML, or what shells and Python write, `.2`, `1.`, `True`, or plain text."""
+    for written in (text, _as_written_in_toml(text)):
+        try:
+            (value,) = tomllib.loads(f"value = {written}").values()  # only one line
+            _refuse_extremes(value)
+        except (ValueError, RecursionError):
+            continue
+        return value
+    return text
+
+
+def _as_written_in_toml(text: str) -> str:
+    """Return `0.2` for `.2`, `1.0` for `1.`, `true` for `True`, also within a list."""
+    text = re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)
+    text = re.sub(r"(?<=\d)\.(?!\d)", ".0", text)
+    return re.sub(r"\b(True|False)\b", lambda match: match[0].lower(), text)
+
+
+def _is_text(section: str, key: str) -> bool:
+    """Whether a field holds text, so that `2024` is no number there."""
+    config = {"data": DataConfig, "train": TrainConfig}.get(section)
+    return config is not None and key in config.model_fields and config.model_fields[key].annotation is str
 
 
 def _set(table: Any, path: Sequence[str], value: Any) -> None:

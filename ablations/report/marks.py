@@ -39,7 +39,7 @@ LATEX_CODE = re.compile(
 )
 """Comments and code in LaTeX."""
 
-TAG = re.compile(r"<\s?!\s?[-–—]*\s*(?P<slash>[/\\]?)\s*(?P<word>[^\W\d_]+)")
+TAG = re.compile(r"<\s?!\s?[-–—]*+\s*+(?P<slash>[/\\]?)\s*+(?P<word>[^\W\d_]+)")
 BODY = re.compile(r"(?P<source>(?:(?!<!--|-->).)*)(?P<end>-->)?", re.DOTALL)
 BEGIN, END = re.compile(r"<!--\s*ablate(?=\s|-->)"), re.compile(r"<!--\s*/\s*ablate\s*-->")
 COMMAND = re.compile(r"\\(?P<name>[A-Za-z@]+)")
