@@ -133,8 +133,8 @@ def _as_written_in_toml(text: str) -> str:
 
 def _is_text(section: str, key: str) -> bool:
     """Whether a field holds text, so that `2024` is no number there."""
-    config = {"data": DataConfig, "train": TrainConfig}.get(section)
-    return config is not None and key in config.model_fields and config.model_fields[key].annotation is str
+    fields = {"data": DataConfig.model_fields, "train": TrainConfig.model_fields}.get(section, {})
+    return key in fields and fields[key].annotation is str
 
 
 def _set(table: Any, path: Sequence[str], value: Any) -> None:

@@ -129,12 +129,14 @@ def _embed_figure(frames: Frames, stem: str, subject: str) -> dict[str, Any]:
 
 
 def count_jobs(frames: Frames) -> str:
-    """Returns `54 runs and the costs of 19 variants: 73 done.`"""
+    """Returns `54 runs, the costs of 19 variants and 3 comparisons of speed: 76 done.`"""
     frames_of = frames.jobs()
     statuses = [status for frame in frames_of.values() for status in frame.status]
     found = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
-    tuning = f"{len(frames.tuning)} trials for tuning, " if "tuning" in frames_of else ""
-    return f"{tuning}{len(frames.runs)} runs and the costs of {len(frames.costs)} variants: {', '.join(found)}."
+    parts = [f"{len(frames.tuning)} trials for tuning"] if "tuning" in frames_of else []
+    parts += [f"{len(frames.runs)} runs", f"the costs of {len(frames.costs)} variants"]
+    parts += [f"{len(frames_of['speeds'])} comparisons of speed"] if "speeds" in frames_of else []
+    return f"{', '.join(parts[:-1])} and {parts[-1]}: {', '.join(found)}."
 
 
 AROUND = {
@@ -187,7 +189,8 @@ MADE = {
 
 def list_environment(frames: Frames) -> list[tuple[str, str]]:
     """Lists the environments of the records. If they differ, adds the number of records of each."""
-    parts = [frame[frame.status == "done"].reindex(columns=["id", *MADE]) for frame in (frames.costs, frames.runs)]
+    parts = [frame[frame.status == "done"].reindex(columns=["id", *MADE])
+             for frame in (frames.costs, frames.speeds, frames.runs)]  # fmt: skip
     made = pd.concat([part.astype(object) for part in parts]).drop_duplicates("id")
     found = []
     for key, name in MADE.items():
