@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablations import signals
+from ablations.storage.paths import expand
 
 app = typer.Typer(
     help="What does a design choice cost, and what does it buy? Trains and measures a grid of network variants.",
@@ -44,8 +45,13 @@ SOME_FAILED, USAGE, STOPPED = 1, 2, 75
 KEPT = "Finished jobs are saved: fix the problem and run the same command again."
 SHIPPED = Path(__file__).parent / "grids"
 
+
+def _expand(path: Path | None) -> Path | None:
+    return None if path is None else expand(path)
+
+
 GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name, or a path to a TOML file.")]
-DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]
+DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.", callback=_expand)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes a field of the base.")]
 SeedsOption = Annotated[str | None, typer.Option(metavar="0,1", help="Seeds instead of the grid's.")]
 MaxJobsOption = Annotated[int, typer.Option(min=1, metavar="N", help="A grid of more jobs is refused.")]
@@ -81,7 +87,8 @@ def schema() -> None:
 def plan(
     grid: GridArgument,
     out_: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where records would be; as for run.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where records would be; as for run.", callback=_expand),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     set_: SetOption = None,
@@ -180,7 +187,9 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
 @app.command()
 def run(
     grid: GridArgument,
-    out_: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: results/<grid's name>.")] = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default: results/<grid's name>.", callback=_expand)
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="0: one per core, or one per GPU.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seeds: SeedsOption = None,
@@ -241,7 +250,14 @@ def _run(
         _say(
             f"Nothing to train or to measure: {outcome.done_before} of {outcome.total} jobs are on record in {folder}."
         )
-    return _finish(folder)
+    try:
+        return _finish(folder)
+    except typer.Exit:
+        raise
+    except Exception as error:  # whatever fails here, the user must know that the jobs are done
+        _say(f"The report could not be made: {type(error).__name__}: {error}", err)
+        _say(f"All records are in {folder}: `ablate report {folder}` makes the report from them.", err)
+        return SOME_FAILED
 
 
 def _stopped(folder: Path) -> int:
@@ -373,7 +389,7 @@ def check(
     """Fails where a number cited in a text differs from the records, or where the text beside it changes it."""
     from ablations.report import citations
 
-    files = list(dict.fromkeys(files))
+    files = list(dict.fromkeys(map(expand, files)))
     examples = _count_examples(files)
     wrong = total = 0
     for path in files:
@@ -436,7 +452,7 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
     from ablations.grid.reader import read
 
     known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
-    path = known.get(name, Path(name))
+    path = known.get(name, expand(name))
     if name not in known and not os.path.exists(path):  # noqa: PTH110, which raises for a name that is too long
         _stop(f"no grid {name}: neither a file nor one of the shipped grids, which are {', '.join(known)}")
     try:
@@ -476,7 +492,7 @@ def _finish(folder: Path) -> int:
         with err.status("Drawing"):
             paths = report.write(results)
     except OSError as error:
-        _stop(str(error))
+        _stop(f"{error}. All records are in {folder}: `ablate report {folder}` makes the report from them.")
     for table in map(shorten, results.studies):
         heads = [column.head for column in table.columns]
         rows = [[*map(render_cell, row.cells)] for row in table.rows]

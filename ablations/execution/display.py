@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
@@ -209,10 +211,28 @@ def _line(console: Console, text: str) -> None:
 
 
 def print_rows(console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table on the terminal. Each word of a column's head has its own line."""
+    """Prints a table on the terminal. Each word of a column's head has its own line.
+
+    A number is never broken: the last columns that do not fit are left out, and named below the table.
+    """
+    lines = [[*row] for row in rows]
+    widths = [
+        max(map(cell_len, [*head.split(), *(line[index] for line in lines)])) + 1 for index, head in enumerate(heads)
+    ]
+    room = console.width - min(widths[0], max(NAME, console.width // 3))
+    kept = 1 + sum(width <= room for width in itertools.accumulate(widths[1:]))
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, head in enumerate(heads):
-        table.add_column(head.replace(" ", "\n"), justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
+    for index, head in enumerate(heads[:kept]):
+        name = index == 0
+        table.add_column(
+            head.replace(" ", "\n"), justify="left" if name else "right", overflow="fold", no_wrap=not name
+        )
+    for line in lines:
+        table.add_row(*map(Text, line[:kept]))
     console.print(table)
+    if kept < len(heads):
+        console.print(Text(f"Left out for want of room: {', '.join(heads[kept:])}."), soft_wrap=True)
+
+
+NAME = 12
+"""The fewest characters of a line in the first column."""

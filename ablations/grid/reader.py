@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -293,8 +294,13 @@ class _StudyReader:
 
     def _check_labels(self, prefix: str, labels: Sequence[str]) -> None:
         """Report labels that cannot be used to cite a level."""
+        alike: dict[str, str] = {}
         counts = Counter(labels)
         for label in counts:
+            first = alike.setdefault(unicodedata.normalize("NFC", " ".join(label.split())), label)
+            if first != label:
+                rule = f"differs from the level {first!r} only in spaces or in how its letters are encoded"
+                self.findings.add(prefix, label, rule)
             if not 0 < len(label) <= 200 or not label.isprintable():
                 self.findings.add(prefix, label, "a level's label has 1 to 200 printable characters")
             if UNCITABLE.search(label):

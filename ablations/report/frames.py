@@ -22,6 +22,7 @@ from ablations.metrics import METRICS
 from ablations.report.ratios import compare_rounds
 from ablations.storage import records
 from ablations.storage.manifest import Fields, Manifest, VariantEntry
+from ablations.storage.paths import expand
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Frames:
 
 def load(folder: str | Path) -> Frames:
     """Reads the frames of a results folder. Raises NotResults if it has no results."""
-    folder = Path(folder)
+    folder = expand(folder)
     manifest = Manifest.read(folder)
     whole, damaged = records.load(folder)
     attempts = records.load_attempts(folder)

@@ -36,7 +36,7 @@ def write(results: Results) -> list[Path]:
     """Rebuilds every table, every figure and the page from the records. Returns the paths."""
     paths = [path for part in PARTS.values() for path in part(results)]
     page = results.frames.folder / "report.html"
-    files.write(page, render_page(results).encode())
+    files.write(page, render_page(results).encode(errors="replace"))
     return [*paths, page]
 
 
