@@ -354,4 +354,4 @@ def _list_variants(prefix: str, table: StudyTable) -> Iterator[_Entry]:
 
 def _label(values: TomlTable) -> str:
     """Return the label of a level, for example `12`, `8-16-32`, or `12, 0.5` for a product."""
-    return ", ".join(map(level_text, values.values()))
+    return " ".join(", ".join(map(level_text, values.values())).split())

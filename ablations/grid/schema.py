@@ -55,12 +55,6 @@ def _join_lines(text: str) -> str:
     return line
 
 
-def _check_printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("not printable")
-    return text
-
-
 def _check_share_or_number(images: float) -> float:
     if images >= 1 and images % 1:
         raise ValueError("neither a share nor a whole number")
@@ -165,8 +159,8 @@ Margin = Annotated[
 Percent = Annotated[float, Field(ge=0, le=100), state("must be a test error in %, from 0 to 100")]
 VariantName = Annotated[
     str,
+    AfterValidator(_join_lines),
     Field(min_length=1, max_length=100),
-    AfterValidator(_check_printable),
     state("a variant needs a name of 1 to 100 printable characters"),
 ]
 Axis = Annotated[list[Any], Field(min_length=1), state("an axis is a list of levels, at least one")]
