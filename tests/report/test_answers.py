@@ -120,9 +120,10 @@ def test_a_small_change_is_equivalent_or_different_within_the_margin(tmp_path):
     )
     wide = read(write_grid(tmp_path, TINY.replace("speed_rounds", "margin = 3.7\nspeed_rounds")))
     fabricate(tmp_path / "more", wide)
-    assert "growth_rate 8 gains 2.0 points (95 % 0.4–3.6, within the margin)" in answer(
-        ablations.load(tmp_path / "more")
-    )[0]
+    assert (
+        "growth_rate 8 gains 2.0 points (95 % 0.4–3.6, within the margin)"
+        in answer(ablations.load(tmp_path / "more"))[0]
+    )
 
 
 def set_accuracies(accuracies):
@@ -143,7 +144,7 @@ def add_outcomes(job, record):
 
 
 def test_outcomes_of_single_images_make_the_answer_one_for_other_images_too(tmp_path, tiny):
-    """The variance is 0.5 * 2/3 over the seeds, 0.70575 over the images, 0.13791 of it in both; 26.8 degrees of freedom.
+    """The variance is 0.5 * 2/3 over the seeds, 0.70575 over the images, and 0.13791 of it in both.
 
     Over the images: the differences of the mean outcomes are 1/3, 2/3 (4 times), 1 and 0 (194 times). In both: base and
     wider layer have the residual mean squares 33.25 and 49.50, each over 3 seeds and 200 images.
@@ -322,4 +323,3 @@ def test_effects_that_may_be_0_are_said_to_be_so(tmp_path):
     frames = product(tmp_path, lambda wide, longer, seed: (7 * seed + 3 * wide + 5 * longer * seed) % 4)
     sentences = answer(frames, "both")
     assert "No main effect and no interaction differs from 0 with 3 seeds." in sentences
-

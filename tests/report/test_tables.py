@@ -289,9 +289,7 @@ def test_a_product_study_has_a_table_of_its_effects(tmp_path):
     assert r"train.epochs & \num{1} -$>$ \num{2} & \num{3}" in render_latex(table)
     assert make_effects_table(study_of(frames)) is None
     write_tables(analyse(frames))
-    assert (
-        (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,n,difference")
-    )
+    assert (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,n,difference")
 
 
 def test_special_characters_are_escaped():
