@@ -128,8 +128,8 @@ def _count_lines(row: Row) -> int:
 
 
 HEAD, LABEL, LINE, PANEL, ROOM = 14, 17, 10, 70, 430
-"""Characters of a column's head and of a level's name per line. Points that a line needs, that a panel needs without its
-lines, and that all panels of a page may need: the others go into another table."""
+"""Characters of a column's head and of a level's name per line. Points that a line needs, that a panel needs without
+its lines, and that all panels of a page may need: the others go into another table."""
 
 
 def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:
