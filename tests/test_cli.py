@@ -35,6 +35,36 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
 
 
+def test_plan_says_how_large_a_change_the_seeds_will_find(tmp_path):
+    """With sd 0.5 and 3 seeds: (2.776445 + 0.940965) sqrt(2 * 0.25 / 3) = 1.5176 points, with 4 degrees of freedom.
+
+    n seeds find the margin where (t_0.975 + t_0.8) sqrt(2 * 0.25 / n) <= 0.5, with 2 (n - 1) degrees: 0.512 for n = 16,
+    0.496 for n = 17.
+    """
+    path = write_grid(tmp_path, TINY.replace("speed_rounds", "margin = 0.5\nspeed_rounds"))
+    said = (
+        "growth_rate: 1 comparison with 3 seeds will find a change of 1.5 points; the margin of 0.5 points needs 17 "
+        "(sd 0.5, stated)."
+    )
+    assert said in " ".join(call("plan", path, "--counts-only", "--sd", 0.5).output.split())
+    (power,) = json.loads(call("plan", path, "--counts-only", "--sd", 0.5, "--json").output)["power"]
+    assert (power["sentence"], power["seeds_for_margin"]) == (said, 17)
+    assert power["smallest"] == pytest.approx(1.517644, abs=1e-4)
+    unknown = " ".join(call("plan", path, "--counts-only", "--out", tmp_path / "r").output.split())
+    assert "is unknown before the first runs: --sd states how seeds vary." in unknown
+    one = call("plan", path, "--counts-only", "--sd", 0.5, "--seeds", 0).output
+    assert "1 comparison with 1 seed will find nothing: two seeds or more give an interval" in " ".join(one.split())
+    assert call("plan", path, "--sd", 0).exit_code == 2
+
+
+def test_plan_takes_the_spread_of_earlier_runs(results, tiny, tmp_path):
+    """The variance of the six runs is 0.5: see ACCURACY. The change found is 1.5176 sqrt(0.5 / 0.25) points."""
+    planned = json.loads(call("plan", tmp_path / "tiny.toml", "--counts-only", "--json", "--out", results).output)
+    assert [each["sentence"] for each in planned["power"]] == [
+        "growth_rate: 1 comparison with 3 seeds will find a change of 2.1 points (sd 0.71, 6 earlier runs)."
+    ]
+
+
 def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
     preset = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", 'model.preset = "resnet20"')
     images = 'data.name = "random"\ndata.shape = [3, 32, 32]\ndata.classes = 10\ndata.size = 1'

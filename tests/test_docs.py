@@ -75,6 +75,7 @@ def test_the_grid_reference_has_every_key():
         "seeds",
         "time_limit",
         "speed_rounds",
+        "margin",
         "question",
         "tune",
         "match",

@@ -70,10 +70,24 @@ def _look_up(cells: Values, study: str, level: str, metric: str) -> str:
 
 
 def describe(results: Results, study: str, level: str, metric: str) -> str:
-    """Returns a value with its unit, meaning and provenance. Raises ValueError for unknown names."""
+    """Returns a value with its unit, meaning and provenance, and what disturbed its measurement.
+
+    Raises ValueError for unknown names.
+    """
     text, entry = find_value(results, study, level, metric), METRICS.get(metric)
     meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED.get(metric, f"train.{metric}, as tuning chose it")
-    return f"{text} {entry.unit if entry else ''}".rstrip() + f"\n{meaning}\n{describe_provenance(results.frames)}"
+    lines = [f"{text} {entry.unit if entry else ''}".rstrip(), meaning, *_say_disturbed(results, study, level, metric)]
+    return "\n".join([*lines, describe_provenance(results.frames)])
+
+
+def _say_disturbed(results: Results, study: str, level: str, metric: str) -> list[str]:
+    """Returns a line with the reasons if a cost was disturbed; an empty list for other values."""
+    found = next(each for each in results.study(study).levels if each.level == level)
+    if metric not in found.costs or not found.costs[metric].disturbed:
+        return []
+    costs = results.frames.costs
+    reasons = costs.loc[costs.variant == found.variant, METRICS[metric].disturbed].iloc[0]
+    return [f"Disturbed, so do not rely on it: {reasons}."]
 
 
 def make_marks(results: Results, study: str, level: str, metric: str) -> dict[str, str]:

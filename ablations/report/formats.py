@@ -106,9 +106,10 @@ def render_latex(table: Table) -> str:
 
 
 def _group_columns(columns: Sequence[Column]) -> list[list[int]]:
-    """Returns the numbers of the columns of each panel: a panel for each group, with the first column in all panels."""
+    """Returns the numbers of the columns of each panel: a panel for each group, with the names of the rows in each."""
     groups = [[*group] for _, group in groupby(range(len(columns)), key=lambda place: columns[place].group)]
-    return [groups[0], *([0, *group] for group in groups[1:])]
+    names = [place for place, column in enumerate(columns) if column.names_row]
+    return [groups[0], *([*names, *group] for group in groups[1:])]
 
 
 def _split_pages(rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:

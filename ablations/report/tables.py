@@ -68,6 +68,9 @@ class Column:
     brief: bool = True
     """Whether a short table has it too."""
 
+    names_row: bool = False
+    """Whether it tells which row this is, so that each panel in LaTeX has it."""
+
     @property
     def head(self) -> str:
         """Label and unit."""
@@ -93,7 +96,8 @@ class Table:
     caption: str
 
 
-LEVEL, SEEDS, CHANGE, VERDICT = Column("Level"), Column("n"), Column("Change", "points"), Column("Verdict")
+LEVEL, SEEDS, CHANGE = Column("Level", names_row=True), Column("n"), Column("Change", "points")
+VERDICT = Column("Verdict")
 TESTS = (
     Column("p", group="tests", brief=False),
     Column("p, corrected", group="tests", brief=False),
@@ -105,7 +109,9 @@ ACCURACY = Column(METRICS["test_accuracy"].label, METRICS["test_accuracy"].unit)
 PUBLISHED = (Column("Test error", "%"), Column("Published error", "%"), Column("Published is"))
 """The columns of a study with published errors."""
 
-EFFECTS = (Column("Effect of"), Column("From -> to"), SEEDS, CHANGE, VERDICT, *TESTS)
+EFFECTS = (
+    Column("Effect of", names_row=True), Column("From -> to", names_row=True), SEEDS, CHANGE, VERDICT, *TESTS,
+)  # fmt: skip
 """The columns of a table of main effects and interactions."""
 
 

@@ -103,7 +103,7 @@ KEYS = {
 
 def check_keys(table):
     """No key of the file is left over."""
-    assert set(table) <= {"title", "seeds", "time_limit", "speed_rounds", "tune", "base", "study"}
+    assert set(table) <= {"title", "seeds", "time_limit", "speed_rounds", "margin", "tune", "base", "study"}
     for tune in (table.get("tune", {}), *(study["tune"] for study in table["study"].values() if "tune" in study)):
         assert tune in ("base", False) or set(tune) <= {"train", "seeds", "validation"}
     assert set(table.get("base", {})) <= set(KEYS)
@@ -114,7 +114,7 @@ def check_keys(table):
         for each in own:
             assert (foreign and section == "model") or set(each.get(section, {})) <= keys
     for study in table["study"].values():
-        beside = {"seeds", "speed_rounds", "tune", "match", "published", "published_source"}
+        beside = {"seeds", "speed_rounds", "margin", "tune", "match", "published", "published_source"}
         assert set(study) <= {"question", "variant", *beside, *KEYS}
         for entry in study.get("variant", ()):
             assert set(entry) <= {"name", "match", *KEYS}

@@ -97,6 +97,11 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
             "speed_rounds = 3\nquestion",
             "study.growth_rate.speed_rounds = 3: must be 0, to compare no speed",
         ),
+        ("speed_rounds = 0", "margin = -1", "margin = -1: must be the largest difference of accuracy that does not"),
+        ("speed_rounds = 0", "margin = 101", "margin = 101: must be the largest difference of accuracy that does not"),
+        ("speed_rounds = 0", "margin = 'x'", "margin = 'x': must be the largest difference of accuracy that does not"),
+        ("speed_rounds = 0", "margin = nan", "margin = nan: must be the largest difference of accuracy that does not"),
+        ("question", "margin = -0.5\nquestion", "study.growth_rate.margin = -0.5: must be the largest difference"),
         ('"Tiny"', '"a\\u0007"', "title = 'a\\x07': must be text of printable characters"),
         ("question = ", "question = 3 #", "study.growth_rate.question = 3: must be text of printable characters"),
         ("growth_rate = 4", "family = 'torchvision'", "base.model.name: Field required"),
@@ -122,6 +127,17 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
     assert old in TINY
     found = problems(tmp_path, TINY.replace(old, new))
     assert any(message in problem for problem in found), found
+
+
+def test_a_study_has_the_margin_of_the_grid_or_its_own_or_none(tmp_path):
+    def margins(text):
+        return [study.margin for study in read(write_grid(tmp_path, text)).studies]
+
+    studies = (
+        TINY + "[study.own]\nmargin = 0.25\nmodel.bn_size = [2, 4]\n[study.none]\nmargin = 0\nmodel.bn_size = [2, 8]\n"
+    )
+    assert margins(studies) == [None, 0.25, None]
+    assert margins(studies.replace("speed_rounds", "margin = 0.5\nspeed_rounds")) == [0.5, 0.25, None]
 
 
 def test_a_base_error_is_told_once_and_not_again_for_every_level(tmp_path):

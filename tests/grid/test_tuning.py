@@ -374,8 +374,8 @@ def test_a_study_s_table_has_its_own_seeds_alone(tmp_path):
     level, base = texts_of(make_study_table(study_of(frames, "one")))
     assert (base[1:3], level[1:4]) == (("1", "90.00"), ("1", "95.00", "+5.00"))
     assert texts_of(make_study_table(study_of(frames)))[0][1:3] == ("3", "91.0 ± 1.0")
-    overall = {row[0]: row[1:4] for row in texts_of(make_overall_table(analyse(frames)))}
-    assert overall["one 2"] == ("1", "95.00", "+5.00 (1 pair)"), "91 is the mean of three: the change is of one pair"
+    overall = {row[0]: row[1:5] for row in texts_of(make_overall_table(analyse(frames)))}
+    assert overall["one 2"] == ("1", "95.00", "+4.00", "undecided"), "against 91, the mean of three; one has no spread"
     assert len(study_of(frames, "one").frames.history) == 2
 
 
@@ -387,7 +387,10 @@ model.bn_size = [2, 4]
 
 
 def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
-    """Both choose 0.1: the first at the end of its list, the second in the middle."""
+    """The first chooses 0.1, at the end of its list, and the second 0.2, in the middle of its own.
+
+    All runs of the first give 90 %, and those of the second 93 %: at 3 seeds one image of 360 decides more than that.
+    """
     text = TUNED.replace("[0.03, 0.1, 0.3]", "[0.03, 0.1]") + OWN.replace("0.1, 0.9", "0.2, 0.9")
     grid, folder = read(write_grid(tmp_path, text)), tmp_path / "r"
     for variant_id in grid.tuned:
@@ -406,8 +409,8 @@ def test_a_base_that_is_tuned_in_two_ways_is_two_variants(tmp_path):
     }
     assert marks == {"growth_rate": ["0.1 (end of its list)"] * 2, "own": ["0.2", "0.2"]}
     rows = [(row[0], row[4]) for row in texts_of(make_overall_table(analyse(frames)))]
-    assert rows == [("4 (base)", "base"), ("growth_rate 8", "not resolved"), ("own 2", "not resolved"),
-                    ("own 4", "not resolved")]  # fmt: skip
+    assert rows == [("4 (base)", "base"), ("growth_rate 8", "undecided"), ("own 2", "different"),
+                    ("own 4", "different")]  # fmt: skip
     assert make_overall_table(analyse(frames)).caption.startswith(
         "Compare own within their own tables: they have another base."
     )
@@ -552,7 +555,7 @@ def test_a_variant_whose_tuning_failed_is_a_row_that_says_so(tuned, tmp_path, ca
     frames = load(folder)
     table = make_study_table(study_of(frames))
     row = texts_of(table)[1]
-    assert row[:3] == ("8", "0", "2 untuned")
+    assert row[:3] == ("8", "0", "2 of 2 untuned")
     assert row[[column.head for column in table.columns].index("Learning rate")] == ""
     assert [(each["status"], len(each["jobs"])) for each in find_causes(frames)] == [("oom", 1), ("untuned", 2)]
     assert _finish(folder) == 1

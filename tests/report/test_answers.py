@@ -144,7 +144,7 @@ def add_outcomes(job, record):
 
 
 def test_outcomes_of_single_images_make_the_answer_one_for_other_images_too(tmp_path, tiny):
-    """The variance is 0.5 * 2/3 over the seeds, 0.70575 over the images, 0.13791 of it in both; 26.8 degrees of freedom.
+    """The variance is 0.5 * 2/3 over the seeds, 0.70575 over the images, and 0.13791 of it in both.
 
     Over the images: the differences of the mean outcomes are 1/3, 2/3 (4 times), 1 and 0 (194 times). In both: base and
     wider layer have the residual mean squares 33.25 and 49.50, each over 3 seeds and 200 images.

@@ -42,6 +42,18 @@ def test_the_page_is_self_contained(results):
     assert len(labels) == len(set(labels))
 
 
+def test_every_study_says_how_to_read_its_verdicts(results):
+    report.write(analyse(ablations.load(results)))
+    page = re.sub(r"\s+", " ", (results / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " "))
+    reading = (
+        "Change against the base, in points, with its 95 % interval over the seeds, on these test images only, which "
+        "holds for the one comparison of this study. Different: the interval does not contain 0; undecided: it does; "
+        "identical: the same weights to the bit, not counted as a comparison."
+    )
+    assert page.count(reading) == 2, "of the study and of all variants"
+    assert '<span class="note">1 different</span>' in page
+
+
 def test_the_page_is_the_same_from_wherever_it_is_made(results, monkeypatch):
     report.write(analyse(ablations.load(results)))
     monkeypatch.chdir(results)
@@ -73,12 +85,12 @@ def test_text_from_a_grid_is_escaped(tmp_path):
             "1,234", "(+3 %; disturbed)", 1234.0,
         ),
         (
-            Cell((Number(-1.3, "-1.3"),), (), (Number(-1.7, "-1.7"), Number(-0.9, "-0.9")), (Note(("2 pairs",)),)),
-            "-1.3", "[-1.7, -0.9] (2 pairs)", -1.3,
+            Cell((Number(-1.3, "-1.3"),), (), (Number(-1.7, "-1.7"), Number(-0.9, "-0.9")), (Note(("lost runs",)),)),
+            "-1.3", "[-1.7, -0.9] (lost runs)", -1.3,
         ),
         (Cell(), "", "", None),
         (Cell(lacks=((Number(3, "3"), " oom"), (Number(1, "1"), " missing"))), "3 oom, 1 missing", "", None),
-        (Cell(("resolved",)), "resolved", "", None),
+        (Cell(("undecided",)), "undecided", "", None),
     ],
 )  # fmt: skip
 def test_a_cell_is_its_number_and_what_stands_beside_it(cell, lead, beside, value):

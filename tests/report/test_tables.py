@@ -287,12 +287,15 @@ def test_a_product_study_has_a_table_of_its_effects(tmp_path):
         ("model.growth_rate x train.epochs", "4 -> 8, 1 -> 2"),
     ]
     assert r"train.epochs & \num{1} -$>$ \num{2} & \num{3}" in render_latex(table)
+    assert render_latex(table).count(r"train.epochs & \num{1} -$>$ \num{2}") == 2, "of both panels"
+    assert "its main effects and interactions included" in table.caption
     assert make_effects_table(study_of(frames)) is None
     write_tables(analyse(frames))
     assert (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,n,difference")
 
 
 def test_special_characters_are_escaped():
+    assert escape_latex("≈ ±0.5") == r"$\approx$ $\pm$0.5"
     assert escape_latex("a_b & 50 % #1 {x} \\ ~ ^ $") == (
         r"a\_b \& 50 \% \#1 \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$"
     )
