@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY, write_grid
+from conftest import ROOT, TINY, fabricate, write_grid
 
+from ablations.grid.reader import read
 from densenet.foreign import load_class
 
 RUN_NOTHING = "raise SystemExit('a training of a week')\n"
@@ -124,3 +125,18 @@ def test_a_grid_runs_beside_them(installed, tmp_path):
     code, output, errors = call(installed / "bin" / "ablate", "run", grid, cwd=tmp_path, path=[installed])
     assert (code, errors) == (0, "")
     assert "1 runs and the costs of 1 variants: 2 done" in output
+
+
+def test_the_surroundings_of_a_shell_do_not_reach_the_libraries(installed, tmp_path):
+    """A notebook's backend of figures, and an output that knows no letter beyond ASCII."""
+    surroundings = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline", "LC_ALL": "C", "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(installed), "COLUMNS": "300",
+    }  # fmt: skip
+    results = tmp_path / "r\udce9sultats"
+    fabricate(results, read(write_grid(tmp_path)))
+    command = [sys.executable, "-m", "ablations", "report", results]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **surroundings}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rebuilt from" in done.stdout
+    assert (results / "figures" / "growth_rate.svg").exists()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
-from ablations.execution.display import Board, Work, format_clock, show
+from ablations.execution.display import Board, Work, format_clock, print_rows, show
 from ablations.execution.engine import Broken, Finished, Kept, Lost, Restarted, Started, Stopped, Task, Told, Waiting
 from ablations.training.events import Epoch, Progress
 
@@ -93,3 +94,16 @@ def test_what_a_job_waited_for_is_forgotten_at_its_end():
     events = [Started(TASKS[0], 0), Waiting(TASKS[0], 0), Finished(TASKS[0], 0, "done")]
     list(show(Console(file=text, width=120), iter(events), WORKS, 1))
     assert "done     cost base\n" in text.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 200])
+def test_a_number_is_never_broken_and_what_does_not_fit_is_named(width):
+    heads = ["Level", "Params", "Peak memory, training (MiB)", "Training (images/s)"]
+    rows = [["a level with a rather long name", "38,400", "1,234.5", "987,654"]]
+    text = io.StringIO()
+    print_rows(Console(file=text, width=width), "A title", heads, rows)
+    shown = text.getvalue()
+    said = " ".join(shown.split())
+    for head, number in zip(heads[1:], rows[0][1:], strict=True):
+        assert (number in shown) != (f"{head}" in said.partition("Left out for want of room: ")[2]), (head, shown)
+    assert all(len(line) <= width for line in shown.partition("Left out")[0].splitlines())

@@ -17,7 +17,7 @@ from ablations.config import DataConfig
 from ablations.grid.matching import find_nearest
 from ablations.grid.model import list_jobs
 from ablations.grid.problems import Findings, GridError
-from ablations.grid.reader import build, read
+from ablations.grid.reader import _read_value, build, read
 from densenet import DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig, count_macs, count_params
 
 
@@ -695,3 +695,33 @@ def test_a_published_error_belongs_to_a_level_that_counts(tmp_path):
         "study.growth_rate.model.compression = 2: should be less than or equal to 1",
         'study.growth_rate.published."1.0" = 5.5: no such level; the levels are 0.5, 1, 2',
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (".2", 0.2), ("-.5", -0.5), ("1.", 1.0), ("3", 3), ("1e-3", 1e-3), ("True", True), ("false", False),
+        ("[.1, 1., 2]", [0.1, 1.0, 2]), ("[True]", [True]), ("cosine", "cosine"), ('"cosine"', "cosine"),
+        ("a.b.c", "a.b.c"), ("2024-01-01x", "2024-01-01x"), ("Trueish", "Trueish"),
+    ],
+)  # fmt: skip
+def test_a_setting_is_read_as_shells_and_python_write_it(text, value):
+    found = _read_value(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_field_of_text_takes_any_text(tmp_path):
+    path = write_grid(tmp_path)
+    with pytest.raises(GridError, match=r"data\.root = '2024': digits comes with"):
+        read(path, ["data.root=2024"])
+
+
+def test_labels_that_differ_only_in_spaces_or_encoding_are_refused(tmp_path):
+    names = ["caf\u00e9  au lait", "cafe\u0301 au lait"]
+    variants = "".join(
+        f'[[study.s.variant]]\nname = "{name}"\nmodel.growth_rate = {number}\n' for number, name in enumerate(names, 5)
+    )
+    with pytest.raises(
+        GridError, match="differs from the level 'caf\u00e9 au lait' only in spaces or in how its letters"
+    ):
+        read(write_grid(tmp_path, TINY + variants))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from ablations.report import citations
 from ablations.report.formats import write_tables
 from ablations.report.frames import load
 from ablations.report.results import analyse
+from ablations.storage.files import StorageError
 
 
 @pytest.fixture
@@ -246,3 +250,55 @@ def test_what_stands_beside_a_number_is_not_rewritten(text):
     assert citations.rewrite(text) == 0
     assert text.read_bytes() == before.encode()
     assert citations.check(text)[0].problem.count(" stands ") == 2
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [
+        (r"\input{RESULTS/numbers}", ""),
+        (r"%\input{old/numbers}" + "\n" + r"\input{RESULTS/numbers}", ""),
+        (r"\input{old/numbers}\input{RESULTS/numbers}", ""),
+        (r"\input{RESULTS/numbers} % \input{old/numbers}", ""),
+        ("% \\input{old/numbers}\n% \\input{RESULTS/numbers}", "comments name several numbers.tex"),
+        (r"\begin{verbatim}\input{RESULTS/numbers}\end{verbatim}", r"no \input{FOLDER/numbers} says where it is from"),
+    ],
+)
+def test_the_input_that_latex_reads_is_the_one_that_counts(head, problem, results, tmp_path):
+    write_tables(analyse(load(results)))
+    path = tmp_path / "paper.tex"
+    path.write_text(head.replace("RESULTS", results.name) + "\n" + r"\ablate{growth_rate}{8}{test_accuracy}")
+    (found,) = citations.check(path)
+    assert problem in found.problem
+    assert (found.problem == "") == (problem == "")
+
+
+def test_an_input_after_the_macro_is_too_late(results, tmp_path):
+    write_tables(analyse(load(results)))
+    path = tmp_path / "paper.tex"
+    path.write_text(r"\ablate{growth_rate}{8}{test_accuracy} \input{results/numbers}")
+    assert "stands after it" in citations.check(path)[0].problem
+
+
+@pytest.mark.parametrize(
+    "cited", ["9~342", r"9\;342", "9'342", "9{,}342", r"$9.3 \cdot 10^{3}$", "about 9342", "9342 or so"]
+)
+def test_a_text_that_we_could_not_have_printed_is_not_renewed(cited, results, tmp_path):
+    path = tmp_path / "paper.md"
+    path.write_text(f"<!-- ablate results growth_rate 8 params -->{cited}<!-- /ablate -->")
+    before = path.read_bytes()
+    assert citations.rewrite(path) == 0
+    assert path.read_bytes() == before
+    assert "the records say otherwise" in citations.check(path)[0].problem
+
+
+def test_a_full_disk_leaves_the_text_as_it_was(text, monkeypatch):
+    before = text.read_bytes()
+    monkeypatch.setattr(os, "write", fail_to_write)
+    with pytest.raises(StorageError, match="No space left on device"):
+        citations.rewrite(text)
+    assert text.read_bytes() == before
+    assert [path.name for path in text.parent.iterdir() if path.suffix == ".tmp"] == []
+
+
+def fail_to_write(descriptor, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -140,3 +140,9 @@ def test_the_kind_of_a_file_is_told_by_its_name(name, kind):
 def test_a_file_of_an_unknown_kind_is_refused(name):
     with pytest.raises(ValueError, match=r"this kind of file is not read; a name must end in \.md, \.markdown"):
         find_kind(Path(name))
+
+
+def test_a_long_comment_of_spaces_takes_no_time():
+    """Twenty thousand spaces: what looks at every pair of them takes minutes."""
+    for text in ("<!--" + " " * 20_000, "<!-- ablate " + " " * 20_000 + "x", "<!-- ablate a b" + " " * 20_000 + "-->"):
+        assert len(find_marks(text, "markdown")) <= 1
