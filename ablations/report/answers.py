@@ -228,7 +228,7 @@ def _tell_lost(levels: Levels) -> str:
     cut = [level for level in levels if level.lost and level.n]
     parts = [
         f"{level.lost} of {level.n + level.lost} of {level.phrase} "
-        f"(as 0 %, they make its mean {print_accuracy(level.worst_mean, math.nan, level.images)[0]} % "
+        f"(as 0 %, they make its mean {print_accuracy(level.worst_mean, level.sd, level.images)[0]} % "
         f"instead of {print_accuracy(level.mean, level.sd, level.images)[0]} %)"
         for level in cut[:SHOWN]
     ]

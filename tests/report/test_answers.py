@@ -178,7 +178,7 @@ def test_lost_runs_are_told_and_decide_nothing_in_favour_of_their_level(tmp_path
         "(95 % −31 to +4)."
     )
     assert sentences[1] == (
-        "Runs without a result: 1 of 3 of growth_rate 8 (as 0 %, they make its mean 61.83 % instead of 92.8 %)."
+        "Runs without a result: 1 of 3 of growth_rate 8 (as 0 %, they make its mean 61.8 % instead of 92.8 %)."
     )
     assert sentences[-1] == "1 of 6 runs has no result: 1 diverged."
 
