@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,20 +45,23 @@ class Rates:
     found_by_holm: float
 
 
-def draw_seeds(levels: int, seeds: int, effect: float = 0.0, wide: int | None = None, shared: float = 0.0) -> Draw:
-    """Accuracies that vary over the seeds alone.
+def draw_seeds(seeds: Sequence[int], effect: float = 0.0, wide: Sequence[int] = (), shared: float = 0.0) -> Draw:
+    """Accuracies that vary over the seeds alone; `seeds` has the number of seeds of each level.
 
-    Level `wide` varies three times as much; `shared` is the standard deviation of what all levels share in a seed.
+    Levels in `wide` vary three times as much; `shared` is the standard deviation of what all levels share in a seed.
     """
+    levels = len(seeds)
 
     def draw(random: np.random.Generator) -> tuple[list[Sample], NDArray[np.float64]]:
         sds, truth = np.full(levels, SD), np.zeros(levels - 1)
-        if wide is not None:
-            sds[wide] *= 3
+        sds[list(wide)] *= 3
         truth[0] = effect
-        means = 90 + np.array([0, *truth])
-        accuracies = random.normal(means[:, None], sds[:, None], (levels, seeds)) + random.normal(0, shared, seeds)
-        return [Sample(tuple(row), tuple(range(seeds)), 0) for row in accuracies], truth
+        means, common = 90 + np.array([0, *truth]), random.normal(0, shared, max(seeds))
+        samples = [
+            Sample(tuple(random.normal(mean, sd, number) + common[:number]), tuple(range(number)), 0)
+            for mean, sd, number in zip(means, sds, seeds, strict=True)
+        ]
+        return samples, truth
 
     return draw
 
@@ -82,15 +86,15 @@ def draw_images(levels: int, seeds: int, images: int, effect: float = 0.0, sprea
     return draw
 
 
-def measure(draw: Draw, studies: int, over_images: bool = True) -> Rates:
-    """Returns how often the verdicts of so many studies are wrong."""
-    random, counts = np.random.default_rng(0), np.zeros(4)
+def measure(draw: Draw, studies: int, over_images: bool = True, stream: int = 0) -> Rates:
+    """Returns how often the verdicts of so many studies are wrong. `stream` chooses the random numbers."""
+    random, counts = np.random.default_rng(stream), np.zeros(4)
     for _ in range(studies):
         samples, truth = draw(random)
         if not over_images:
             samples = [Sample(each.accuracies, each.seeds, each.images) for each in samples]
         contrasts = np.hstack([-np.ones((len(truth), 1)), np.eye(len(truth))])
-        found = compare(fit(samples), contrasts)
+        found = compare(fit(samples, base=0), contrasts)
         outside = [
             each.family.correct((each.estimate.value - true) / each.estimate.error, each.estimate.degrees)
             < SIGNIFICANCE
@@ -104,6 +108,8 @@ def measure(draw: Draw, studies: int, over_images: bool = True) -> Rates:
 def _test_pairs(samples: Sequence[Sample]) -> NDArray[np.bool_]:
     """Returns which levels differ by a paired t-test with Holm's correction."""
     base, *others = (np.array(sample.accuracies) for sample in samples)
+    if len({len(sample.accuracies) for sample in samples}) > 1:
+        return np.zeros(len(others), dtype=bool)  # no pairs
     p = np.array([_test_pair(other - base) for other in others])
     order = np.argsort(p)
     corrected = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
@@ -119,29 +125,34 @@ def list_rows(studies: int) -> Iterator[tuple[str, str]]:
     """Yields each table's name and row."""
     for levels in (2, 6, 20):
         for seeds in (3, 5, 10):
-            null = measure(draw_seeds(levels, seeds), studies)
-            power = measure(draw_seeds(levels, seeds, effect=2.0), studies)
+            null = measure(draw_seeds([seeds] * levels), studies)
+            power = measure(draw_seeds([seeds] * levels, effect=2.0), studies, stream=1)
             cells = (null.wrong, null.wrong_by_holm, power.wrong, power.found, power.found_by_holm)
             yield "seeds", f"| {levels} | {seeds} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |"
     for images in (360, 2000):
         for levels in (2, 6, 20):
             for seeds in (3, 5, 10):
                 if images * levels * seeds > 120_000:
-                    continue
-                null = draw_images(levels, seeds, images)
-                both, alone = measure(null, studies // 2), measure(null, studies // 2, over_images=False)
-                power = measure(draw_images(levels, seeds, images, effect=0.3), studies // 2)
+                    continue  # large and slow
+                draw = draw_images(levels, seeds, images)
+                both, alone = measure(draw, studies // 2), measure(draw, studies // 2, over_images=False)
+                power = measure(draw_images(levels, seeds, images, effect=0.3), studies // 2, stream=1)
                 cells = (both.wrong, alone.wrong, both.wrong_by_holm, power.wrong, power.found)
                 head = f"| {images} | {levels} | {seeds} | "
                 yield "images", head + " | ".join(f"{cell:.1f}" for cell in cells) + " |"
-    for name, options in (
-        ("the base varies more", {"wide": 0}),
-        ("another level varies more", {"wide": 2}),
-        ("the levels share the effect of a seed", {"shared": SD}),
-    ):
+    spreads: dict[str, tuple[list[int], dict[str, Any]]] = {
+        "the base varies more": ([0], {"wide": [0]}),
+        "one level varies more": ([0], {"wide": [2]}),
+        "two levels vary more": ([0], {"wide": [2, 3]}),
+        "the levels share the effect of a seed": ([0], {"shared": SD}),
+        "the base has 10 seeds": ([10], {}),
+        "the base has 10 seeds, the levels vary more": ([10], {"wide": [1, 2, 3, 4, 5]}),
+        "the base has 2 seeds": ([2], {}),
+    }
+    for name, (first, options) in spreads.items():
         for seeds in (3, 5, 10):
-            rates = measure(draw_seeds(6, seeds, **options), studies)  # type: ignore[arg-type]
-            yield "spreads", f"| {name} | {seeds} | {rates.wrong:.1f} | {rates.wrong_by_holm:.1f} |"
+            numbers = [first[0] or seeds, *[seeds] * 5]
+            yield "spreads", f"| {name} | {seeds} | {measure(draw_seeds(numbers, **options), studies).wrong:.1f} |"
 
 
 if __name__ == "__main__":

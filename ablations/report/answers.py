@@ -10,6 +10,7 @@ from ablations.metrics import METRICS, choose_places, format_signed, level_text
 from ablations.report.comparison import Effect
 from ablations.report.printing import print_accuracy, print_change
 from ablations.report.results import LevelResult, StudyResult
+from ablations.report.statistics import MOST_SEEDS
 
 SHOWN = 3
 """The most levels that an answer names in full, the largest changes first."""
@@ -165,21 +166,26 @@ def _tell_undecided(study: StudyResult, levels: Levels) -> list[str]:
 
 
 def _tell_power(study: StudyResult, levels: Levels) -> str:
-    """Returns how large a change these runs would find, and how many seeds would find the margin or the change."""
+    """Returns how large a change the runs of one level would find, and how many seeds its change or the margin needs.
+
+    Without a margin it is the level with the largest change, else the one that needs the most seeds.
+    """
     known = [level for level in levels if not math.isnan(level.smallest_difference)]
     if not known:
         return ""
-    worst = max(known, key=lambda level: level.smallest_difference)
-    size = f"{worst.smallest_difference:.{choose_places(worst.smallest_difference)}f}"
-    sentence = f"In four cases of five these runs would find a change of {size} points"
-    largest = max(known, key=lambda level: abs(level.difference))
     if study.margin:
-        counts, goal = [level.seeds_for_margin for level in known], f"one of {study.margin:g} points, the margin,"
+        level = max(known, key=lambda level: level.seeds_for_margin)
+        seeds, goal = level.seeds_for_margin, f"to show that it lies within the margin of {study.margin:g} takes"
     else:
-        counts, goal = [largest.seeds_for_change], f"one as large as that of {largest.phrase}"
-    if any(map(math.isnan, counts)):
-        return f"{sentence}; {goal} needs more test images, or a thousand seeds and more."
-    return f"{sentence}; {goal} needs {max(counts):.0f} seeds a level."
+        level = max(known, key=lambda level: abs(level.difference))
+        seeds, goal = level.seeds_for_change, "to find one as large as was seen takes"
+    size = f"{level.smallest_difference:.{choose_places(level.smallest_difference)}f}"
+    found = f"A change of {level.phrase} by {size} points would be found in about four cases of five"
+    if math.isnan(seeds):
+        return f"{found}."
+    enough = seeds <= MOST_SEEDS
+    many = f"{seeds:.0f} seeds a level" if enough else f"more than {MOST_SEEDS:,} seeds, or more test images"
+    return f"{found}; {goal} {many}."
 
 
 def _say_change(study: StudyResult, level: LevelResult) -> str:
@@ -212,8 +218,18 @@ def _say_signed(level: LevelResult, value: float) -> str:
 
 
 def _tell_no_result(levels: Levels) -> str:
-    """Returns a sentence on levels without a result."""
-    return f"No result to compare: {_name_some(levels)}." if levels else ""
+    """Returns `No result to compare: X (3 of 3 diverged).`"""
+    if not levels:
+        return ""
+    named = [level.phrase + _say_not_done(level) for level in levels[:SHOWN]]
+    more = [f"and {len(levels) - SHOWN} more"] if len(levels) > SHOWN else []
+    return f"No result to compare: {'; '.join([*named, *more])}."
+
+
+def _say_not_done(level: LevelResult) -> str:
+    planned = sum(level.not_done.values())
+    parts = [f"{number} of {planned} {status}" for status, number in level.not_done.items()]
+    return f" ({', '.join(parts)})" if parts and not level.n else ""
 
 
 def _tell_not_comparable(levels: Levels) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ablations.metrics import COSTS, level_text
 from ablations.report.frames import Frames
-from ablations.report.results import StudyResult
+from ablations.report.results import Results, StudyResult
 from ablations.storage.manifest import StudyEntry, TuningEntry
 
 
@@ -16,12 +16,13 @@ def name_field(path: str) -> str:
 
 
 def explain_table(study: StudyResult, costs: bool = True) -> str:
-    """Explains how to read the table of a study or of all variants; without `costs`, a short table."""
+    """Explains how to read the table of a study; without `costs`, a short table."""
     name = study.entry.name if study.entry else None
     parts = (
         _ACCURACY,
         explain_comparison(study),
-        _explain_lost(study),
+        _TESTS if costs and study.conclusions.family else "",
+        _LOST if any(level.lost for level in study.levels) else "",
         explain_tuning(study.frames, name),
         explain_published(study.frames, name),
         _COSTS if costs else "",
@@ -29,9 +30,26 @@ def explain_table(study: StudyResult, costs: bool = True) -> str:
     return "".join(parts)
 
 
+def explain_overall(results: Results) -> str:
+    """Explains how to read the table of all variants."""
+    frames = results.frames
+    return f"{_ACCURACY}Changes of accuracy are in the tables of the studies. {explain_tuning(frames)}{_COSTS}"
+
+
+def explain_page(results: Results) -> str:
+    """Explains how to read all tables of a results folder."""
+    frames = results.frames
+    return f"{_VERDICTS}{_TESTS}{_LOST}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}"
+
+
 def explain_comparison(study: StudyResult) -> str:
-    """Explains the intervals and verdicts of a study: what they cover, and which comparisons they count."""
+    """Explains the intervals and verdicts of a study: what they cover, and which comparisons they count.
+
+    Returns an empty text if nothing is compared.
+    """
     found = study.conclusions
+    if not found.family:
+        return _IDENTICAL if any(level.verdict == "identical" for level in study.levels) else ""
     over = "over the seeds and the test images" if found.over_images else "over the seeds, on these test images only"
     pairing = ", paired by seed" if found.paired else ""
     family = f"for all {found.family} comparisons of this study together"
@@ -42,18 +60,13 @@ def explain_comparison(study: StudyResult) -> str:
     within = f"; equivalent: it lies within ±{study.margin:g} points" if study.margin else ""
     return (
         f"Change against the base, in points, with its 95 % interval {over}{pairing}, which holds {family}. "
-        f"Different: the interval does not contain 0{within}; otherwise undecided. Identical: the same weights to the "
-        "bit, not counted as a comparison. "
+        f"Different: the interval does not contain 0{within}; otherwise undecided. {_IDENTICAL}"
     )
 
 
 def explain_verdicts() -> str:
     """Explains the intervals and verdicts of all studies in short."""
     return _VERDICTS
-
-
-def _explain_lost(study: StudyResult) -> str:
-    return _LOST if any(level.lost for level in study.levels) else ""
 
 
 def explain_effects(study: StudyResult) -> str:
@@ -108,14 +121,20 @@ def _explain_choice(entry: TuningEntry) -> str:
 
 
 _ACCURACY = "Accuracy of the last epoch, mean ± standard deviation (ddof = 1) over n seeds. "
+_IDENTICAL = "Identical: the same weights to the bit, not counted as a comparison. "
 _VERDICTS = (
     f"{_ACCURACY}Changes are in points, with 95 % intervals that hold for all comparisons of a study together. "
     "Different: the interval does not contain 0; equivalent: it lies within the margin of the study; otherwise "
-    "undecided. Identical: the same weights to the bit. "
+    f"undecided. {_IDENTICAL}"
+)
+_TESTS = (
+    "p: of this comparison alone; corrected: for all comparisons together. Detectable change: the smallest true change "
+    "that such runs find in about four cases of five. Seeds for observed change: of each level, to find a true change "
+    "as large as the one observed; for the margin: to show that a true change of 0 lies within it. "
 )
 _LOST = (
-    "Runs that ended without a result are lost; the interval then reaches to where it would end if they had classified "
-    "no image correctly. "
+    "Runs that ended without a result are lost. The interval then reaches to where it would end if runs were lost as "
+    "often as is still likely (95 %), and had classified no image correctly. "
 )
 _EFFECTS = (
     "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "

@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from ablations.metrics import level_text
 from ablations.report.effects import Contrast, Move
-from ablations.report.statistics import Comparison, Fit, Sample, compare, count_seeds, fit
+from ablations.report.statistics import SIGNIFICANCE, Comparison, Fit, Sample, compare, fit
 from ablations.storage.records import unpack_bits
 
 Verdict = Literal[
@@ -48,13 +49,14 @@ class Difference:
     """The p-value corrected for all comparisons of the study."""
 
     smallest: float = math.nan
-    """The smallest true difference that the runs would find in four cases of five."""
+    """The smallest true difference that such runs find in about four cases of five; NaN above 100 points."""
 
     seeds_for_change: float = math.nan
-    """The number of seeds with which a true difference of this size is found in four cases of five, if undecided."""
+    """The seeds a level that find a true difference of this size in about four cases of five, if undecided. Infinite if
+    a thousand do not suffice."""
 
     seeds_for_margin: float = math.nan
-    """The same for a true difference as large as the margin."""
+    """The seeds a level that show in about four cases of five that a true difference of 0 is within the margin."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,19 @@ class Runs:
         """The mean accuracy if the lost runs count as 0 %."""
         return self.mean * self.n / (self.n + self.lost) if self.n else math.nan
 
+    @property
+    def lowest_mean(self) -> float:
+        """The mean accuracy if runs are lost as often as is still likely, and count as 0 %.
+
+        That share is the upper end of the 95 % interval of Clopper and Pearson (1934).
+        """
+        share = float(special.betaincinv(self.lost + 1, self.n, 1 - SIGNIFICANCE / 2)) if self.lost else 0.0
+        return self.mean * (1 - share)
+
     def equals(self, other: Runs) -> bool:
-        """Returns whether all seeds that both have gave the same weights, at least one."""
+        """Returns whether no run of both was lost, and all seeds that both have gave the same weights, at least one."""
+        if self.lost or other.lost:
+            return False
         common = self.weights.keys() & other.weights.keys()
         return bool(common) and all(self.weights[seed] == other.weights[seed] for seed in common)
 
@@ -171,7 +184,8 @@ class _Judge:
         places: dict[Any, int] = {}  # equal runs of two levels are one sample
         self.place = {name: places.setdefault(tuple(runs[name].weights.items()), len(places)) for name in self.known}
         samples = {self.place[name]: runs[name].sample for name in reversed(self.known)}
-        self.fitted: Fit | None = fit([samples[place] for place in sorted(samples)]) if samples else None
+        ordered = [samples[place] for place in sorted(samples)]
+        self.fitted: Fit | None = fit(ordered, self.place.get(base)) if samples else None
 
     def conclude(self, levels: pd.DataFrame, contrasts: Sequence[Contrast]) -> Conclusions:
         weights: list[Mapping[str, float]] = [{str(name): 1.0, self.base: -1.0} for name in levels.variant]
@@ -243,23 +257,20 @@ class _Judge:
     def _judge(self, weights: Mapping[str, float], found: Comparison) -> Difference:
         """Returns the verdict of a tested contrast. Lost runs widen its interval: they may have been anything."""
         runs = {name: self.runs[name] for name in weights}
-        drops = {name: weights[name] * (each.mean - each.worst_mean) for name, each in runs.items()}
+        drops = {name: weights[name] * (each.mean - each.lowest_mean) for name, each in runs.items()}
         value, half = round(found.estimate.value, 9) + 0.0, found.half  # removes rounding errors of sums
-        low = value - half - math.fsum(drop for drop in drops.values() if drop > 0)
-        high = value + half - math.fsum(drop for drop in drops.values() if drop < 0)
+        low = max(-100.0, value - half - math.fsum(drop for drop in drops.values() if drop > 0))
+        high = min(100.0, value + half - math.fsum(drop for drop in drops.values() if drop < 0))
         seeds, verdict = min(each.n for each in runs.values()), decide(low, high, self.margin)
         if any(each.lost for each in runs.values()):
             return Difference(seeds, value, low, high, verdict)
         needed = {}
         if verdict == "undecided":
-            needed["seeds_for_change"] = self._count_seeds(found, seeds, value)
+            needed["seeds_for_change"] = found.count_seeds(value) if value else math.nan
             if self.margin:
-                needed["seeds_for_margin"] = self._count_seeds(found, seeds, self.margin)
-        return Difference(seeds, value, low, high, verdict, found.p, found.p_corrected, found.smallest, **needed)
-
-    def _count_seeds(self, found: Comparison, seeds: int, effect: float) -> float:
-        number = count_seeds(found.estimate, found.family, seeds, effect)
-        return math.nan if number is None else number
+                needed["seeds_for_margin"] = found.count_seeds_within(self.margin)
+        smallest = found.smallest if found.smallest <= 100 else math.nan
+        return Difference(seeds, value, low, high, verdict, found.p, found.p_corrected, smallest, **needed)
 
     def _fill_row(self, row: dict[Any, Any], found: Difference) -> dict[str, Any]:
         own = self.runs[row["variant"]]

@@ -11,6 +11,7 @@ from textwrap import wrap
 
 import pandas as pd
 
+from ablations.report.comparison import COLUMNS
 from ablations.report.results import Results
 from ablations.report.tables import (
     Cell,
@@ -235,7 +236,7 @@ def write_tables(results: Results) -> list[Path]:
         tables.append((make_study_table(study), study.numbers))
         effects = make_effects_table(study)
         tables += [(effects, study.effect_numbers)] if effects else []
-    for table, numbers in [*tables, (make_overall_table(results), results.overall.numbers)]:
+    for table, numbers in [*tables, (make_overall_table(results), results.overall.numbers.drop(columns=COLUMNS))]:
         stem = folder / "tables" / table.name
         contents[stem.with_name(f"{table.name}.csv")] = render_csv(numbers, "%.15g")
         contents[stem.with_name(f"{table.name}.md")] = render_markdown(table).encode()

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from ablations.metrics import METRICS
 from ablations.report.answers import answer
-from ablations.report.captions import describe_provenance, explain_comparison, explain_table
+from ablations.report.captions import describe_provenance, explain_comparison, explain_page
 from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead, write_tables
 from ablations.report.frames import Frames, find_causes, list_retryable
 from ablations.report.plotting.figures import list_stems, write_figures
@@ -56,7 +56,7 @@ def render_page(results: Results) -> str:
         damaged=[path.relative_to(frames.folder).as_posix() for path in frames.damaged],
         retry=_make_retry_command(frames),
         provenance=describe_provenance(frames),
-        reading=explain_table(results.overall),
+        reading=explain_page(results),
         metrics=METRICS.values(),
         environment=list_environment(frames),
         commands=list_commands(frames),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ablations.report.effects import list_contrasts
 from ablations.report.results import Results
-from ablations.report.statistics import Estimate, Family, Part, count_seeds, find_smallest
+from ablations.report.statistics import POWER_WITHIN, Estimate, Family, Part, count_seeds, find_smallest
 from ablations.storage.manifest import Manifest, StudyEntry
 
 
@@ -36,12 +37,12 @@ class Forecast:
     """The smallest number of seeds of its levels."""
 
     smallest: float | None
-    """The smallest true change that is found in four cases of five, in points; None with one seed."""
+    """The smallest true change of a level that is found in about four cases of five, in points; None with one seed."""
 
     margin: float | None
-    seeds_for_margin: int | None
-    """The seeds with which a true change as large as the margin is found in four cases of five; None if there is no
-    margin, or if no number of seeds suffices."""
+    seeds_for_margin: float | None
+    """The seeds with which a true change of 0 is found to be within the margin in about four cases of five; None if
+    there is no margin, infinite if a thousand do not suffice."""
 
     spread: Spread
 
@@ -71,35 +72,35 @@ def foresee(plan: Manifest, earlier: Results | None, sd: float | None) -> list[F
 def _foresee_study(study: StudyEntry, spread: Spread) -> Forecast:
     comparisons, seeds = len(study.levels) - 1 + len(list_contrasts(study)), len(study.seeds)
     family = Family(np.full((comparisons, comparisons), 0.5) + 0.5 * np.eye(comparisons))  # all share the base
-    start = max(2, seeds)
-    expected = Estimate(
-        0.0,
-        Part(2 * spread.seeds**2 / start, len(study.levels) * (start - 1)),
-        Part(spread.images**2, 1000.0),
-        Part(0.0, 1.0),
-    )
+
+    def foresee_level(number: int) -> Estimate:
+        over_seeds = Part(2 * spread.seeds**2 / number, len(study.levels) * (number - 1))
+        return Estimate(0.0, over_seeds, Part(spread.images**2, 1000.0), Part(0.0, 1.0))
+
     margin = study.margin or None
     return Forecast(
         study.name,
         comparisons,
         seeds,
-        find_smallest(expected, family) if seeds > 1 else None,
+        find_smallest(foresee_level(seeds), family) if seeds > 1 else None,
         margin,
-        count_seeds(expected, family, start, margin) if margin else None,
+        count_seeds(foresee_level, family, margin, POWER_WITHIN) if margin else None,
         spread,
     )
 
 
 def describe_forecast(each: Forecast) -> str:
-    """Returns `layer_order: 5 comparisons with 3 seeds will find a change of 0.9 points ...` as one sentence."""
+    """Returns `layer_order: 3 seeds would find a change of 0.9 points in about four cases of five ...`."""
     number = f"{each.comparisons} comparison{'s' * (each.comparisons != 1)}"
-    seeds = f"{each.seeds} seed{'s' * (each.seeds != 1)}"
     if each.smallest is None:
-        text = f"{each.study}: {number} with 1 seed will find nothing: two seeds or more give an interval"
+        text = f"{each.study}, {number}: 1 seed finds nothing, because two or more give an interval"
     else:
-        text = f"{each.study}: {number} with {seeds} will find a change of {each.smallest:.2g} points"
-    if each.margin and each.seeds_for_margin:
-        text += f"; the margin of {each.margin:g} points needs {each.seeds_for_margin}"
-    elif each.margin:
-        text += f"; the margin of {each.margin:g} points needs more test images than seeds"
-    return f"{text} (sd {each.spread.seeds:.2g}, {each.spread.source})."
+        size = f"{each.smallest:.2g} point{'s' * (f'{each.smallest:.2g}' != '1')}"
+        text = f"{each.study}, {number}: {each.seeds} seeds would find a change of {size} in about four cases of five"
+    if each.seeds_for_margin:
+        many = "more seeds than 1000, or more test images" if math.isinf(each.seeds_for_margin) else ""
+        text += (
+            f"; to show a change within the margin of {each.margin:g} takes {many or f'{each.seeds_for_margin} seeds'}"
+        )
+    beside = "" if each.spread.images else ", on these test images: the choice of images adds to it"
+    return f"{text} (sd {each.spread.seeds:.2g}, {each.spread.source}{beside})."

@@ -36,7 +36,7 @@ def print_change(
 
     There are more digits where the printed interval would give another verdict.
     """
-    places = choose_places((high - low) / 2, count_places(images))
+    places = choose_places(min(high - value, value - low), count_places(images))  # lost runs widen one side alone
     if not math.isnan(low):
         verdict = decide(low, high, margin)
         places = next(

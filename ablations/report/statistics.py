@@ -16,8 +16,8 @@ Satterthwaite's (1946). Intervals are simultaneous: their factor is a quantile o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -27,13 +27,17 @@ from scipy.stats import qmc
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
-"""The probability with which the smallest detectable effect is found."""
+"""The probability with which the smallest detectable difference is found, if the spread of the runs is the true one."""
+
+POWER_WITHIN = (1 + POWER) / 2
+"""A true difference of 0 must be found to be below the margin and above its negative."""
 
 SHARED = 0.01
 """Seeds are paired if a two-way analysis of variance finds their effect at this level."""
 
-WIDER = 0.1
-"""A level with a wider spread than the others, by a one-sided F-test at this level, is judged by its own spread."""
+WIDER, WIDER_BASE = 0.1, 0.2
+"""A level with a wider spread than the others, by a one-sided F-test at this level, is judged by its own spread. For
+the base the level is WIDER_BASE, because its spread is in every comparison."""
 
 OUTLYING = 0.001
 """A level whose spread differs from the others', by an F-test at this level, is left out of the pooled spread."""
@@ -81,8 +85,8 @@ class Fit:
     degrees: Floats
     """The degrees of freedom of that variance."""
 
-    pooled: NDArray[np.bool_]
-    """Whether the variance is the one that the levels share."""
+    pools: NDArray[np.int_]
+    """The number of the pool that the variance is from: levels with the same number share one variance."""
 
     paired: bool
     """Whether the seeds have an effect that the levels share, which was removed."""
@@ -91,11 +95,14 @@ class Fit:
     """None if the accuracies are compared on these test images only."""
 
 
-def fit(samples: Sequence[Sample]) -> Fit:
-    """Fits the model to the samples of several levels, which classified the same images."""
+def fit(samples: Sequence[Sample], base: int | None = None) -> Fit:
+    """Fits the model to the samples of several levels, which classified the same images.
+
+    `base` is the place of the level that the others are compared with, if there is one.
+    """
     variances, degrees, paired = _measure_spreads(samples)
     floor = max((100 / sample.images) ** 2 if sample.images else 0.0 for sample in samples) or 1e-4
-    shared, freedom, pooled = pool(variances, degrees)
+    used, freedom, pools = pool(np.maximum(variances, floor), degrees, base)
     known = [sample.outcomes for sample in samples if sample.outcomes is not None]
     images = None
     if len(known) == len(samples):
@@ -104,9 +111,9 @@ def fit(samples: Sequence[Sample]) -> Fit:
     return Fit(
         counts=np.array([len(sample.accuracies) for sample in samples], dtype=float),
         means=np.array([math.fsum(sample.accuracies) / len(sample.accuracies) for sample in samples]),
-        variances=np.maximum(shared, floor),
+        variances=used,
         degrees=freedom,
-        pooled=pooled,
+        pools=pools,
         paired=paired,
         images=images,
     )
@@ -132,34 +139,58 @@ def _measure_spreads(samples: Sequence[Sample]) -> tuple[Floats, Floats, bool]:
     return np.array([row.var(ddof=1) for row in rows]), degrees, False
 
 
-def pool(variances: Floats, degrees: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Pools variances that agree.
+def pool(variances: Floats, degrees: Floats, base: int | None = None) -> tuple[Floats, Floats, NDArray[np.int_]]:
+    """Pools the variances of levels with equally many seeds, as far as they agree.
 
-    Returns for each the variance to use, its degrees of freedom, and whether it is the pooled one. The pool leaves out
-    variances that differ from the others' by an F-test at OUTLYING. A variance that is larger at WIDER is used itself;
-    a smaller one is replaced by the pooled one.
+    Returns for each the variance to use, its degrees of freedom, and the number of its pool; a variance that is used
+    itself has a pool of its own. A pool leaves out the largest and the smallest variances that differ from the rest by
+    an F-test at OUTLYING. Of the others, one that is larger than the pooled rest is used itself at WIDER, or at
+    WIDER_BASE if it is the base's, which is in every comparison.
     """
-    inside = np.ones(len(variances), dtype=bool)
-    while inside.sum() > 2:
-        tails = [min(_compare_spread(variances, degrees, inside, int(place))) for place in np.flatnonzero(inside)]
-        if min(tails) >= OUTLYING:
-            break
-        inside[np.flatnonzero(inside)[int(np.argmin(tails))]] = False
-    freedom = degrees[inside].sum()
-    shared = (variances * degrees)[inside].sum() / freedom
-    wide = np.array([_compare_spread(variances, degrees, inside, place)[0] < WIDER for place in range(len(variances))])
-    own = wide & (variances > shared)
-    return np.where(own, variances, shared), np.where(own, degrees, freedom), ~own
+    used, freedom, pools = variances.copy(), degrees.copy(), np.arange(len(variances))
+    for number in np.unique(degrees):
+        alike = degrees == number
+        inside = alike & _find_majority(variances, degrees, alike)
+        shared = variances[inside].mean()
+        for place in np.flatnonzero(inside & (variances > shared)):
+            rest = inside.copy()
+            rest[place] = False
+            level = WIDER_BASE if place == base else WIDER
+            if rest.any() and _compare_spread(variances, degrees, int(place), rest)[0] < level:
+                continue
+            used[place], freedom[place], pools[place] = shared, degrees[inside].sum(), len(variances) + int(number)
+        small = inside & (variances <= shared)
+        used[small], freedom[small], pools[small] = shared, degrees[inside].sum(), len(variances) + int(number)
+    return used, freedom, pools
 
 
-def _compare_spread(variances: Floats, degrees: Floats, inside: NDArray[np.bool_], place: int) -> tuple[float, float]:
-    """Returns the upper and the lower tail of the F-test of one variance against the pooled variance of the others."""
-    others = inside.copy()
-    others[place] = False
-    freedom = degrees[others].sum()
-    pooled = (variances * degrees)[others].sum() / freedom if freedom else 0.0
+def _find_majority(variances: Floats, degrees: Floats, alike: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns which of these variances are left when those at both ends that differ from the rest are taken away.
+
+    At each end the most are taken away, up to a half, of which the one nearest to the rest still differs: two wide
+    levels do not hide each other.
+    """
+    order = np.argsort(variances, kind="stable")
+    inside = alike.copy()
+    for tail, ordered in ((0, order[::-1]), (1, order)):
+        left = [place for place in ordered if inside[place]]
+        for number in range(len(left) // 2, 0, -1):
+            rest = np.zeros(len(variances), dtype=bool)
+            rest[left[number:]] = True
+            nearest = left[number - 1]
+            whole = variances[nearest] != variances[left[number]]  # equal variances stay together
+            if len(left) > 2 and whole and _compare_spread(variances, degrees, nearest, rest)[tail] < OUTLYING:
+                inside[left[:number]] = False
+                break
+    return inside
+
+
+def _compare_spread(variances: Floats, degrees: Floats, place: int, rest: NDArray[np.bool_]) -> tuple[float, float]:
+    """Returns the upper and the lower tail of the F-test of one variance against the pooled variance of others."""
+    freedom = degrees[rest].sum()
+    pooled = (variances * degrees)[rest].sum() / freedom
     if not pooled > 0:
-        return (0.0, 1.0) if freedom and variances[place] > 0 else (1.0, 1.0)
+        return (0.0, 1.0) if variances[place] > 0 else (1.0, 1.0)
     ratio = variances[place] / pooled
     return float(special.fdtrc(degrees[place], freedom, ratio)), float(special.fdtr(degrees[place], freedom, ratio))
 
@@ -210,21 +241,14 @@ class Estimate:
         parts = [self.seeds, self.images, self.rest] if self.beyond else [self.seeds]
         return max(1.0, self.error**4 / sum(part.variance**2 / part.degrees for part in parts))
 
-    def with_seeds(self, before: float, after: float) -> Estimate:
-        """Returns the estimate that `after` seeds of each level would give instead of `before`, varying as these do."""
-        seeds, rest = (
-            Part(part.variance * before / after, part.degrees * (after - 1) / (before - 1))
-            for part in (self.seeds, self.rest)
-        )
-        return Estimate(self.value, seeds, Part(self.beyond + rest.variance, self.images.degrees), rest)
-
 
 def estimate(fitted: Fit, contrast: Floats) -> Estimate:
     """Estimates a contrast `(levels,)` of the means of the levels."""
     variances = contrast**2 * fitted.variances / fitted.counts
-    terms = [Part(variances[place], fitted.degrees[place]) for place in np.flatnonzero(~fitted.pooled)]
-    if fitted.pooled.any():
-        terms.append(Part(variances[fitted.pooled].sum(), fitted.degrees[fitted.pooled][0]))
+    terms = [
+        Part(variances[fitted.pools == number].sum(), fitted.degrees[fitted.pools == number][0])
+        for number in np.unique(fitted.pools)
+    ]
     images, rest = _vary_images(fitted, contrast)
     return Estimate(float(contrast @ fitted.means), _add_parts(terms), images, rest)
 
@@ -286,12 +310,26 @@ def _draw_normals(size: int) -> Floats:
     return points
 
 
+def foresee(fitted: Fit, contrast: Floats, seeds: int) -> Estimate:
+    """Returns the estimate of a contrast that so many seeds of each level would give, if they vary as these do."""
+    now, counts = estimate(fitted, contrast), np.full_like(fitted.counts, seeds)
+    degrees = fitted.degrees * (counts - 1) / (fitted.counts - 1)
+    later = estimate(replace(fitted, counts=counts, degrees=degrees), contrast)
+    return replace(later, images=replace(later.images, variance=now.beyond + later.rest.variance))
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A contrast with its simultaneous 95 % interval and its p-values."""
 
-    estimate: Estimate
+    fitted: Fit
+    contrast: Floats
     family: Family
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The contrast of the means, with its variance."""
+        return estimate(self.fitted, self.contrast)
 
     @cached_property
     def half(self) -> float:
@@ -317,6 +355,20 @@ class Comparison:
         """The smallest true difference that this comparison finds with the probability POWER."""
         return find_smallest(self.estimate, self.family)
 
+    def count_seeds(self, effect: float) -> float:
+        """Returns how many seeds each level needs to find a true difference as large as `effect`."""
+        return count_seeds(self._foresee, self.family, effect, POWER)
+
+    def count_seeds_within(self, margin: float) -> float:
+        """Returns how many seeds each level needs so that a true difference of 0 is found to be within the margin.
+
+        With so many seeds, a true difference as large as the margin is found, too.
+        """
+        return count_seeds(self._foresee, self.family, margin, POWER_WITHIN)
+
+    def _foresee(self, seeds: int) -> Estimate:
+        return foresee(self.fitted, self.contrast, seeds)
+
 
 def compare(fitted: Fit, contrasts: Floats) -> list[Comparison]:
     """Compares by several contrasts `(contrasts, levels)`, which are one family."""
@@ -327,31 +379,30 @@ def compare(fitted: Fit, contrasts: Floats) -> list[Comparison]:
         covariance += np.atleast_2d(np.cov(contrasts @ fitted.images.shares)) / fitted.images.shares.shape[1]
     scale = np.sqrt(np.diag(covariance))
     family = Family(covariance / np.outer(scale, scale))
-    return [Comparison(estimate(fitted, contrast), family) for contrast in contrasts]
+    return [Comparison(fitted, contrast, family) for contrast in contrasts]
 
 
-def find_smallest(estimated: Estimate, family: Family) -> float:
-    """Returns the smallest true difference that is found with the probability POWER."""
+def find_smallest(estimated: Estimate, family: Family, power: float = POWER) -> float:
+    """Returns the smallest true difference that is found with this probability."""
     degrees = estimated.degrees
-    return (family.find_factor(degrees) + float(special.stdtrit(degrees, POWER))) * estimated.error
+    return (family.find_factor(degrees) + float(special.stdtrit(degrees, power))) * estimated.error
 
 
 MOST_SEEDS = 1000
 
 
-def count_seeds(estimated: Estimate, family: Family, seeds: float, effect: float) -> int | None:
-    """Returns how many seeds a level would need to find an effect with the probability POWER, at least two.
+def count_seeds(foreseen: Callable[[int], Estimate], family: Family, effect: float, power: float) -> float:
+    """Returns how many seeds give an estimate that finds an effect with this probability, at least two.
 
-    Returns None if MOST_SEEDS do not suffice: then the test images are too few, or the effect is too small. `seeds` is
-    the number that the estimate is from, two or more.
+    Returns infinity if MOST_SEEDS do not suffice: the test images are too few, or the effect is too small.
     """
 
     def finds(number: int) -> bool:
-        return find_smallest(estimated.with_seeds(seeds, number), family) <= abs(effect)
+        return find_smallest(foreseen(number), family, power) <= abs(effect)
 
     low, high = 2, MOST_SEEDS
     if not finds(high):
-        return None
+        return math.inf
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if finds(middle) else (middle + 1, high)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ablations.metrics import BESIDE_ACCURACY, COSTS, MATCHED, METRICS, Metric, choose_places, level_text
-from ablations.report.captions import describe_provenance, explain_effects, explain_table, name_field
+from ablations.report.captions import describe_provenance, explain_effects, explain_overall, explain_table, name_field
 from ablations.report.comparison import DECIDED, Effect
 from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
 from ablations.report.results import CostResult, LevelResult, Results, StudyResult
+from ablations.report.statistics import MOST_SEEDS
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ VERDICT = Column("Verdict")
 TESTS = (
     Column("p", group="tests", brief=False),
     Column("p, corrected", group="tests", brief=False),
-    Column("Smallest change found", "points", group="tests", brief=False),
-    Column("Seeds for this change", group="tests", brief=False),
+    Column("Detectable change", "points", group="tests", brief=False),
+    Column("Seeds for observed change", group="tests", brief=False),
 )
 SEEDS_FOR_MARGIN = Column("Seeds for the margin", group="tests", brief=False)
 ACCURACY = Column(METRICS["test_accuracy"].label, METRICS["test_accuracy"].unit)
@@ -135,13 +136,20 @@ def _make_column(metric: Metric) -> Column:
 
 
 def make_overall_table(results: Results) -> Table:
-    """Makes the table of all variants. Its caption names the studies that have another base."""
+    """Makes the table of all variants. Accuracies are compared in the tables of the studies alone, as one family each.
+
+    The caption names the studies whose base is another one than that of the costs here.
+    """
     overall, frames = results.overall, results.frames
     other = frames.studies.is_base & (frames.studies.variant != overall.base.variant)
     names = ", ".join(frames.studies[other].study)
     own = f"Compare {names} within their own tables: they have another base. " if names else ""
+    caption = f"{explain_overall(results)}{own}{describe_provenance(frames)}"
     table = make_study_table(overall)
-    return replace(table, caption=f"{own}{table.caption}")
+    dropped = (CHANGE, VERDICT, *TESTS, SEEDS_FOR_MARGIN)
+    kept = [place for place, column in enumerate(table.columns) if column not in dropped]
+    rows = tuple(replace(row, cells=tuple(row.cells[place] for place in kept)) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[place] for place in kept), rows=rows, caption=caption)
 
 
 def make_effects_table(study: StudyResult) -> Table | None:
@@ -212,7 +220,11 @@ def _make_test_cells(p: float, corrected: float, smallest: float, seeds: float) 
 
 
 def _make_count_cell(number: float) -> Cell:
-    return Cell() if math.isnan(number) else Cell((Number(number, f"{number:.0f}"),))
+    if math.isnan(number):
+        return Cell()
+    if math.isinf(number):
+        return Cell(("more than ", Number(MOST_SEEDS, f"{MOST_SEEDS:,}")))
+    return Cell((Number(number, f"{number:.0f}"),))
 
 
 def spell_value(value: Any) -> Words:

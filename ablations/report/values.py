@@ -7,6 +7,7 @@ import math
 from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, level_text
 from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
 from ablations.report.results import LevelResult, Results, StudyResult
+from ablations.report.statistics import MOST_SEEDS
 
 Values = dict[tuple[str, str, str], str]
 """(study, level, metric) -> the number as it is printed, without its unit."""
@@ -19,9 +20,9 @@ DERIVED = {
     "test_accuracy_change_high": "upper end of the change's simultaneous 95 % interval, in points",
     "p": "p-value of the change, of this comparison alone",
     "p_corrected": "p-value of the change, corrected for all comparisons of the study",
-    "smallest_difference": "smallest true change that these runs would find in four cases of five, in points",
-    "seeds_for_change": "seeds with which a true change of this size is found in four cases of five",
-    "seeds_for_margin": "seeds with which a true change as large as the margin is found in four cases of five",
+    "smallest_difference": "smallest true change that such runs find in about four cases of five, in points",
+    "seeds_for_change": "seeds of each level that find a true change of this size in about four cases of five",
+    "seeds_for_margin": "seeds of each level that show that a true change of 0 is within the margin, as often",
     "verdict": "what the interval says of the change: different, equivalent within the margin, or undecided",
     "test_error": "100 % less the mean test accuracy, in %",
     "test_error_low": "lower end of the test error's 95 % t interval over the seeds, in %",
@@ -51,6 +52,10 @@ def collect_values(results: Results) -> Values:
     }
 
 
+def _print_seeds(number: float) -> str:
+    return f"more than {MOST_SEEDS:,}" if math.isinf(number) else f"{number:.0f}"
+
+
 def _list_values(study: StudyResult, level: LevelResult) -> dict[str, str]:
     """Returns the values of a level, as its table prints them."""
     texts = {"n": str(level.n), "verdict": level.verdict}
@@ -66,8 +71,8 @@ def _list_values(study: StudyResult, level: LevelResult) -> dict[str, str]:
         **{key: (value, print_p(value)) for key, value in (("p", level.p), ("p_corrected", level.p_corrected))
            if not math.isnan(value)},
         "smallest_difference": (smallest, f"{smallest:.{choose_places(smallest)}f}"),
-        "seeds_for_change": (level.seeds_for_change, f"{level.seeds_for_change:.0f}"),
-        "seeds_for_margin": (level.seeds_for_margin, f"{level.seeds_for_margin:.0f}"),
+        "seeds_for_change": (level.seeds_for_change, _print_seeds(level.seeds_for_change)),
+        "seeds_for_margin": (level.seeds_for_margin, _print_seeds(level.seeds_for_margin)),
         **{key: (level.costs[key].value, METRICS[key].show(level.costs[key].value))
            for key in COSTS if not math.isnan(level.costs[key].value)},
     }  # fmt: skip

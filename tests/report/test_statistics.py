@@ -16,10 +16,10 @@ from ablations.report.statistics import (
     Part,
     Sample,
     compare,
-    count_seeds,
     estimate,
     find_smallest,
     fit,
+    foresee,
     pool,
 )
 
@@ -37,13 +37,19 @@ def outcomes(*rows):
 
 
 def test_two_levels_of_seeds_alone_are_student_s_t_test():
-    base, other = (90.0, 91.0, 92.5), (92.0, 93.5, 93.0, 94.0)
+    base, other = (90.0, 91.0, 92.5, 90.5), (92.0, 93.5, 93.0, 94.0)
     (found,) = compare(fit([sample(*base), sample(*other)]), AGAINST_FIRST)
     reference = stats.ttest_ind(other, base)
     interval = reference.confidence_interval(0.95)
     assert found.p == found.p_corrected == pytest.approx(reference.pvalue, rel=1e-9)
     ends = [found.estimate.value - found.half, found.estimate.value + found.half]
     assert ends == pytest.approx([interval.low, interval.high], rel=1e-9)
+
+
+def test_unequal_numbers_of_seeds_are_welch_s_test():
+    base, other = (90.0, 91.0, 92.5), (92.0, 93.5, 93.0, 94.0)
+    (found,) = compare(fit([sample(*base), sample(*other)]), AGAINST_FIRST)
+    assert found.p == pytest.approx(stats.ttest_ind(other, base, equal_var=False).pvalue, rel=1e-9)
 
 
 def test_several_levels_of_seeds_alone_are_dunnett_s_test():
@@ -134,23 +140,58 @@ def test_constant_seeds_have_the_spread_of_one_image():
 
 
 def test_spreads_that_agree_are_pooled():
-    variances, degrees, pooled = pool(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 4.0]))
-    assert variances.tolist() == [2.25] * 3  # (2 + 4 + 12) / 8
-    assert degrees.tolist() == [8.0] * 3
-    assert pooled.all()
+    used, degrees, pools = pool(np.array([1.0, 2.0, 3.0]), np.full(3, 2.0))
+    assert used.tolist() == [2.0] * 3
+    assert degrees.tolist() == [6.0] * 3
+    assert len(set(pools)) == 1
+
+
+def test_levels_with_other_numbers_of_seeds_have_pools_of_their_own():
+    used, degrees, pools = pool(np.array([1.0, 2.0, 3.0, 5.0]), np.array([2.0, 2.0, 4.0, 4.0]))
+    assert used.tolist() == [1.5, 1.5, 4.0, 4.0]
+    assert degrees.tolist() == [4.0, 4.0, 8.0, 8.0]
+    assert pools[0] == pools[1] != pools[2] == pools[3]
 
 
 def test_a_wide_level_is_judged_by_its_own_spread_and_does_not_hide_the_others():
-    variances, degrees, pooled = pool(np.array([1.0, 1.0, 1.0, 1.0, 1e4]), np.full(5, 2.0))
-    assert variances.tolist() == [1.0, 1.0, 1.0, 1.0, 1e4]
+    used, degrees, pools = pool(np.array([1.0, 1.0, 1.0, 1.0, 1e4]), np.full(5, 2.0))
+    assert used.tolist() == [1.0, 1.0, 1.0, 1.0, 1e4]
     assert degrees.tolist() == [8.0, 8.0, 8.0, 8.0, 2.0]
-    assert pooled.tolist() == [True] * 4 + [False]
+    assert (pools == pools[0]).tolist() == [True] * 4 + [False]
 
 
-def test_a_level_that_does_not_vary_neither_narrows_the_others_nor_itself():
-    variances, degrees, _ = pool(np.array([1.0, 1.0, 1.0, 0.0]), np.full(4, 4.0))
-    assert variances.tolist() == [1.0] * 4
-    assert degrees.tolist() == [12.0] * 4
+@pytest.mark.parametrize("wide", [2, 4])
+def test_wide_levels_do_not_hide_each_other(wide):
+    """Two of five, or four of ten: the others keep the spread that they share."""
+    number = 5 * wide // 2
+    used, _, _ = pool(np.array([0.09] * (number - wide) + [400.0] * wide), np.full(number, 2.0))
+    assert used.tolist() == pytest.approx([0.09] * (number - wide) + [400.0] * wide)
+
+
+def test_a_level_that_does_not_vary_does_not_narrow_the_others():
+    used, degrees, _ = pool(np.array([1.0, 1.0, 1.0, 1e-9]), np.full(4, 4.0))
+    assert used.tolist() == [1.0, 1.0, 1.0, 1e-9]
+    assert degrees.tolist() == [12.0, 12.0, 12.0, 4.0]
+
+
+def test_a_base_is_judged_by_its_own_spread_sooner():
+    """F(2, 10) = 2.2 has an upper tail of 0.16: between the two levels."""
+    variances = np.array([2.2, *[1.0] * 5])
+    assert stats.f.sf(2.2, 2, 10) == pytest.approx(0.1616, abs=1e-3)
+    assert pool(variances, np.full(6, 2.0))[0][0] == pytest.approx(1.2)
+    assert pool(variances, np.full(6, 2.0), base=0)[0][0] == 2.2
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 1.0, 2.0, 50.0]), st.sampled_from([1.0, 2.0, 4.0])), min_size=1,
+                max_size=8), st.randoms())  # fmt: skip
+def test_the_order_of_the_levels_changes_no_spread(levels, random):
+    order = list(range(len(levels)))
+    random.shuffle(order)
+    variances, degrees = (np.array(column) for column in zip(*levels, strict=True))
+    one, other = pool(variances, degrees), pool(variances[order], degrees[order])
+    assert one[0][order] == pytest.approx(other[0])
+    assert one[1][order] == pytest.approx(other[1])
 
 
 def test_seeds_are_paired_only_if_they_matter():
@@ -174,19 +215,29 @@ def test_the_smallest_difference_found_by_hand():
 
 
 def test_the_seeds_that_are_needed_find_the_effect_and_one_less_does_not():
-    family, now = Family(np.eye(1)), Estimate(0.0, Part(0.04, 4.0), Part(0.0, 1.0), Part(0.0, 1.0))
-    number = count_seeds(now, family, 3, 0.3)
-    assert number is not None
-    assert (
-        find_smallest(now.with_seeds(3, number), family) <= 0.3 < find_smallest(now.with_seeds(3, number - 1), family)
-    )
+    """Also if the levels have unequal numbers of seeds now: all have the same number then."""
+    base, other = (90.0, 91.0, 92.5, 90.5, 91.0, 90.0), (91.2, 92.0, 91.6)
+    (found,) = compare(fit([sample(*base), sample(*other)]), AGAINST_FIRST)
+    number = found.count_seeds(0.5)
+    variances = np.var(base, ddof=1), np.var(other, ddof=1)
+
+    def smallest(seeds):
+        terms = [each / seeds for each in variances]
+        degrees = sum(terms) ** 2 / sum(term**2 / (seeds - 1) for term in terms)
+        return (stats.t.ppf(0.975, degrees) + stats.t.ppf(0.8, degrees)) * math.sqrt(sum(terms))
+
+    assert smallest(number) <= 0.5 < smallest(number - 1)
+    assert found.count_seeds_within(0.5) > number
 
 
 def test_no_number_of_seeds_makes_up_for_few_images():
-    now = Estimate(0.0, Part(0.04, 4.0), Part(0.09, 999.0), Part(0.01, 999.0))
-    assert now.beyond == pytest.approx(0.08)
-    assert now.with_seeds(3, 900).beyond == pytest.approx(0.08)
-    assert count_seeds(now, Family(np.eye(1)), 3, 0.3) is None
+    right = np.random.default_rng(0).random((2, 3, 40)) < np.array([[0.9], [0.7]])[..., None]
+    samples = [
+        Sample(tuple(100 * each.mean(axis=1)), (0, 1, 2), 40, each) for each in np.repeat(right[:, :1], 3, axis=1)
+    ]
+    (found,) = compare(fit(samples), AGAINST_FIRST)
+    assert foresee(found.fitted, found.contrast, 900).beyond == pytest.approx(found.estimate.beyond)
+    assert found.count_seeds(1.0) == math.inf
 
 
 @pytest.mark.parametrize("seeds", [3, 10])

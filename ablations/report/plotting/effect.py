@@ -54,7 +54,7 @@ def draw(study: StudyResult) -> Figure:
     disturbed = rows.reindex(columns=[METRICS["train_images_per_second"].disturbed]).map(_is_text).any(axis=None)
     over = "seeds and test images" if study.conclusions.over_images else "seeds, on these test images only"
     small = (
-        f"Intervals hold for all comparisons of the study together, over {over}.",
+        f"Intervals hold for all comparisons of the study together, over {over}." if study.conclusions.family else "",
         "Percentages are changes against the base.",
         "≈: the interval of the change contains 0." if _has_equal_speed(rows) else "",
         "Intervals with lost runs reach beyond the panel." if cut else "",
@@ -145,7 +145,7 @@ def _make_key(rows: pd.DataFrame, margin: float | None) -> list[Artist]:
         Line2D([], [], linestyle="", marker="o", markersize=3, color=GREY, alpha=0.6, label="seed"),
         style.make_dot("|", GREY, "mean"),
     ]
-    if there.low.notna().any():
+    if (there.low < there.high).any():
         key.append(Line2D([], [], color=GREY, linewidth=1, label="simultaneous 95 % interval"))
     for verdict, (marker, filled) in MARKS.items():
         if verdict in set(there.verdict):
