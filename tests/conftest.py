@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from ablations import environment
 from ablations.execution.engine import Context
@@ -271,6 +272,13 @@ def step_of(network: torch.nn.Module, images: torch.Tensor, train: bool) -> dict
     scores.logsumexp(1).sum().backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     return {"scores": scores.detach(), **gradients, **dict(network.named_buffers())}
+
+
+def welch_half(one: list[float], other: list[float]) -> float:
+    """Half the 95 % interval of the difference of two means whose levels share no variance (Welch 1947)."""
+    terms = [float(np.var(each, ddof=1)) / len(each) for each in (one, other)]
+    squares = (term**2 / (len(each) - 1) for term, each in zip(terms, (one, other), strict=True))
+    return float(stats.t.ppf(0.975, sum(terms) ** 2 / sum(squares))) * sum(terms) ** 0.5
 
 
 def study_of(frames: Frames, name: str = "growth_rate") -> StudyResult:

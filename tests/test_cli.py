@@ -38,22 +38,23 @@ def test_plan_counts_and_trains_nothing(tmp_path):
 def test_plan_says_how_large_a_change_the_seeds_will_find(tmp_path):
     """With sd 0.5 and 3 seeds: (2.776445 + 0.940965) sqrt(2 * 0.25 / 3) = 1.5176 points, with 4 degrees of freedom.
 
-    n seeds find the margin where (t_0.975 + t_0.8) sqrt(2 * 0.25 / n) <= 0.5, with 2 (n - 1) degrees: 0.512 for n = 16,
-    0.496 for n = 17.
+    n seeds show that a change is within the margin where (t_0.975 + t_0.9) sqrt(2 * 0.25 / n) <= 0.5, with 2 (n - 1)
+    degrees of freedom: 0.501 for n = 22, 0.490 for n = 23.
     """
     path = write_grid(tmp_path, TINY.replace("speed_rounds", "margin = 0.5\nspeed_rounds"))
     said = (
-        "growth_rate: 1 comparison with 3 seeds will find a change of 1.5 points; the margin of 0.5 points needs 17 "
-        "(sd 0.5, stated)."
+        "growth_rate, 1 comparison: 3 seeds would find a change of 1.5 points in about four cases of five; to show "
+        "that a change is within the margin of 0.5 takes 23 seeds (sd 0.5, stated, on these test images: the choice of "
+        "images adds to it)."
     )
     assert said in " ".join(call("plan", path, "--counts-only", "--sd", 0.5).output.split())
     (power,) = json.loads(call("plan", path, "--counts-only", "--sd", 0.5, "--json").output)["power"]
-    assert (power["sentence"], power["seeds_for_margin"]) == (said, 17)
+    assert (power["sentence"], power["seeds_for_margin"]) == (said, 23)
     assert power["smallest"] == pytest.approx(1.517644, abs=1e-4)
     unknown = " ".join(call("plan", path, "--counts-only", "--out", tmp_path / "r").output.split())
     assert "is unknown before the first runs: --sd states how seeds vary." in unknown
     one = call("plan", path, "--counts-only", "--sd", 0.5, "--seeds", 0).output
-    assert "1 comparison with 1 seed will find nothing: two seeds or more give an interval" in " ".join(one.split())
+    assert "1 comparison: 1 seed finds nothing, because two or more give an interval" in " ".join(one.split())
     assert call("plan", path, "--sd", 0).exit_code == 2
 
 
@@ -61,7 +62,8 @@ def test_plan_takes_the_spread_of_earlier_runs(results, tiny, tmp_path):
     """The variance of the six runs is 0.5: see ACCURACY. The change found is 1.5176 sqrt(0.5 / 0.25) points."""
     planned = json.loads(call("plan", tmp_path / "tiny.toml", "--counts-only", "--json", "--out", results).output)
     assert [each["sentence"] for each in planned["power"]] == [
-        "growth_rate: 1 comparison with 3 seeds will find a change of 2.1 points (sd 0.71, 6 earlier runs)."
+        "growth_rate, 1 comparison: 3 seeds would find a change of 2.1 points in about four cases of five (sd 0.71, 6 "
+        "earlier runs, on these test images: the choice of images adds to it)."
     ]
 
 

@@ -98,9 +98,8 @@ def describe_forecast(each: Forecast) -> str:
         size = f"{each.smallest:.2g} point{'s' * (f'{each.smallest:.2g}' != '1')}"
         text = f"{each.study}, {number}: {each.seeds} seeds would find a change of {size} in about four cases of five"
     if each.seeds_for_margin:
-        many = "more seeds than 1000, or more test images" if math.isinf(each.seeds_for_margin) else ""
-        text += (
-            f"; to show a change within the margin of {each.margin:g} takes {many or f'{each.seeds_for_margin} seeds'}"
-        )
+        enough = not math.isinf(each.seeds_for_margin)
+        many = f"{each.seeds_for_margin} seeds" if enough else "more than 1000 seeds, or more test images"
+        text += f"; to show that a change is within the margin of {each.margin:g} takes {many}"
     beside = "" if each.spread.images else ", on these test images: the choice of images adds to it"
     return f"{text} (sd {each.spread.seeds:.2g}, {each.spread.source}{beside})."

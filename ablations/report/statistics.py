@@ -145,7 +145,8 @@ def pool(variances: Floats, degrees: Floats, base: int | None = None) -> tuple[F
     Returns for each the variance to use, its degrees of freedom, and the number of its pool; a variance that is used
     itself has a pool of its own. A pool leaves out the largest and the smallest variances that differ from the rest by
     an F-test at OUTLYING. Of the others, one that is larger than the pooled rest is used itself at WIDER, or at
-    WIDER_BASE if it is the base's, which is in every comparison.
+    WIDER_BASE if it is the base's, which is in every comparison. The variance of a single level of two seeds is not
+    taken to be smaller than the others'.
     """
     used, freedom, pools = variances.copy(), degrees.copy(), np.arange(len(variances))
     for number in np.unique(degrees):
@@ -161,6 +162,9 @@ def pool(variances: Floats, degrees: Floats, base: int | None = None) -> tuple[F
             used[place], freedom[place], pools[place] = shared, degrees[inside].sum(), len(variances) + int(number)
         small = inside & (variances <= shared)
         used[small], freedom[small], pools[small] = shared, degrees[inside].sum(), len(variances) + int(number)
+    few = freedom < 2  # two seeds alone do not tell how far others would lie apart
+    if few.any() and not few.all():
+        used[few] = np.maximum(used[few], (used * degrees)[~few].sum() / degrees[~few].sum())
     return used, freedom, pools
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MACHINE, TINY, fabricate, record_of, study_of, write_grid
+from conftest import MACHINE, TINY, fabricate, record_of, study_of, welch_half, write_grid
 from scipy import stats
 
 import ablations
@@ -82,17 +82,17 @@ def test_an_undecided_change_comes_with_what_would_decide_it(results):
     assert with_levels(frames, [row]) == [
         "Undecided with 3 seeds, on these test images: the change in accuracy of level-0, +2.0 points "
         "(95 % −0.5 to +4.5).",
-        "In four cases of five these runs would find a change of 3.4 points; one as large as that of level-0 needs 7 "
-        "seeds a level.",
+        "A change of level-0 by 3.4 points would be found in about four cases of five; to find one as large as was "
+        "seen takes 7 seeds a level.",
         "Costs against the base: MACs +100 %, params +100 %, peak memory in training +100 %.",
     ]
     less = row | {"difference": -2.5, "low": -5.17, "high": 0.17, "macs_change": -0.5, "params_change": 0.0, "n": 2,
-                  "smallest_difference": 0.518, "seeds_for_change": float("nan")}  # fmt: skip
+                  "smallest_difference": 0.518, "seeds_for_change": float("inf")}  # fmt: skip
     assert with_levels(frames, [row | {"params_change": 0.0}, less]) == [
         "Undecided with 2 to 3 seeds, on these test images: the change in accuracy of both levels; the largest is that "
         "of level-1, −2.5 points (95 % −5.2 to +0.2).",
-        "In four cases of five these runs would find a change of 3.4 points; one as large as that of level-1 needs "
-        "more test images, or a thousand seeds and more.",
+        "A change of level-1 by 0.52 points would be found in about four cases of five; to find one as large as was "
+        "seen takes more than 1,000 seeds, or more test images.",
         "Costs against the base over all levels: equal params, MACs −50 % to +100 %, peak memory in training +100 %.",
     ]
     assert with_levels(frames, [{}, row, row])[1].startswith(
@@ -105,8 +105,8 @@ def test_a_margin_is_what_the_seeds_are_counted_for(results):
     row = {"verdict": "undecided", "low": -0.5, "high": 4.5, "smallest_difference": 3.42, "seeds_for_change": 7.0}
     rows = [row | {"seeds_for_margin": 21.0}, row | {"seeds_for_margin": 34.0}]
     assert (
-        "In four cases of five these runs would find a change of 3.4 points; one of 0.75 points, the margin, needs 34 "
-        "seeds a level."
+        "A change of level-1 by 3.4 points would be found in about four cases of five; to show that it lies within the "
+        "margin of 0.75 takes 34 seeds a level."
     ) in with_levels(ablations.load(results), rows, margin=0.75)
 
 
@@ -163,19 +163,18 @@ def test_outcomes_of_single_images_make_the_answer_one_for_other_images_too(tmp_
 
 
 def test_lost_runs_are_told_and_decide_nothing_in_favour_of_their_level(tmp_path, tiny):
-    """With 92 and 93.5 %, the pooled variance is (0.5 + 1.125) / 3, and half the interval 2.138; a third of 92.75 more
-    is what a run of 0 % would take away.
-    """
+    """Levels of two and of three seeds share no variance. Of three runs one is lost: up to 90.6 % may be."""
     fabricate(tmp_path / "r", tiny, lost=("growth_rate 8, seed 2",))
     frames = ablations.load(tmp_path / "r")
     (level,) = study_of(frames).others
-    half = 3.182446 * ((0.5 + 1.125) / 3 * (1 / 3 + 1 / 2)) ** 0.5
-    assert (level.low, level.high) == (pytest.approx(1.75 - half - 92.75 / 3), pytest.approx(1.75 + half))
+    half, share = welch_half([90.5, 91.0, 91.5], [92.0, 93.5]), stats.beta.ppf(0.975, 2, 2)
+    assert share == pytest.approx(0.9057, abs=1e-4)
+    assert (level.low, level.high) == (pytest.approx(1.75 - half - 92.75 * share), pytest.approx(1.75 + half))
     assert (level.verdict, level.worst_mean) == ("undecided", pytest.approx(185.5 / 3))
     sentences = answer(frames)
     assert sentences[0] == (
-        "Undecided with 2 to 3 seeds, on these test images: the change in accuracy of growth_rate 8, +2 points "
-        "(95 % −31 to +4)."
+        "Undecided with 2 to 3 seeds, on these test images: the change in accuracy of growth_rate 8, "
+        "+1.8 points (95 % −88.3 to +7.7)."
     )
     assert sentences[1] == (
         "Runs without a result: 1 of 3 of growth_rate 8 (as 0 %, they make its mean 61.8 % instead of 92.8 %)."
@@ -250,7 +249,7 @@ def test_levels_without_a_result_are_named(tmp_path, tiny):
     skip = ("base", *(f"growth_rate 8, seed {seed}" for seed in range(3)))
     fabricate(tmp_path / "r", tiny, skip=skip)
     assert answer(ablations.load(tmp_path / "r")) == [
-        "No result to compare: growth_rate 8.",
+        "No result to compare: growth_rate 8 (3 of 3 missing).",
         "3 of 6 runs have no result: 3 missing.",
         "1 of 2 measurements of costs has no result: 1 missing.",
     ]

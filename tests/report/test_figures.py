@@ -218,9 +218,9 @@ def test_a_map_has_a_panel_for_each_level_of_a_third_axis(product):
     assert (none.get_title(), layer.get_title()) == ("checkpoint = none", "checkpoint = layer")
     assert (none.get_xlabel(), none.get_ylabel()) == ("compression", "growth_rate")
     assert [text.get_text() for text in none.texts] == [
-        "91.00\n± 1.00", "91.00\n± 1.41\nn = 2\n1 diverged", "3 missing", "91.00\n± 1.00",
+        "91.0\n± 1.0", "91.0\n± 1.4\nn = 2\n1 diverged", "3 missing", "91.0\n± 1.0",
     ]  # fmt: skip
-    assert [text.get_text() for text in layer.texts] == ["91.00\n± 1.00"] * 3 + ["3 oom"]
+    assert [text.get_text() for text in layer.texts] == ["91.0\n± 1.0"] * 3 + ["3 oom"]
     assert {"base", "no result"} <= set(texts(figure))
 
 

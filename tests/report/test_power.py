@@ -28,15 +28,24 @@ def test_two_levels_by_hand():
     (found,) = foresee(plan_of(5), None, 0.5)
     error = 0.5 * math.sqrt(2 / 5)
     assert found.smallest == pytest.approx((stats.t.ppf(0.975, 8) + stats.t.ppf(0.8, 8)) * error)
-    assert describe_forecast(found) == "k: 1 comparison with 5 seeds will find a change of 1 points (sd 0.5, stated)."
+    assert describe_forecast(found) == (
+        "k, 1 comparison: 5 seeds would find a change of 1 point in about four cases of five (sd 0.5, stated, on these "
+        "test images: the choice of images adds to it)."
+    )
 
 
 def test_the_seeds_for_a_margin_suffice_and_one_less_does_not():
+    """A true change of 0 is within the margin of 1 point if the interval ends before it on both sides."""
     (found,) = foresee(plan_of(3, margin=1.0), None, 0.5)
-    assert found.seeds_for_margin is not None
-    enough, few = (foresee(plan_of(found.seeds_for_margin - less), None, 0.5)[0].smallest for less in (0, 1))
-    assert enough <= 1.0 < few
-    assert f"; the margin of 1 points needs {found.seeds_for_margin} " in describe_forecast(found)
+
+    def reach(seeds):
+        degrees = 2 * (seeds - 1)
+        return (stats.t.ppf(0.975, degrees) + stats.t.ppf(0.9, degrees)) * 0.5 * math.sqrt(2 / seeds)
+
+    assert reach(found.seeds_for_margin) <= 1.0 < reach(found.seeds_for_margin - 1)
+    assert f"; to show that a change is within the margin of 1 takes {found.seeds_for_margin} seeds" in (
+        describe_forecast(found)
+    )
 
 
 def test_more_levels_need_more():
@@ -47,7 +56,7 @@ def test_more_levels_need_more():
 
 
 def test_one_seed_finds_nothing_and_one_level_compares_nothing():
-    assert "1 seed will find nothing" in describe_forecast(foresee(plan_of(1), None, 0.5)[0])
+    assert "1 seed finds nothing" in describe_forecast(foresee(plan_of(1), None, 0.5)[0])
     assert foresee(plan_of(3, levels=1), None, 0.5) == []
     assert foresee(plan_of(3), None, None) == []
 
@@ -66,5 +75,7 @@ def test_images_that_are_too_few_are_said():
     from ablations.report.power import _foresee_study
 
     found = _foresee_study(plan_of(3, margin=0.1).studies[0], Spread(0.1, 0.5, "9 earlier runs"))
-    assert found.seeds_for_margin is None
-    assert describe_forecast(found).endswith("needs more test images than seeds (sd 0.1, 9 earlier runs).")
+    assert found.seeds_for_margin == math.inf
+    assert describe_forecast(found).endswith(
+        "within the margin of 0.1 takes more than 1000 seeds, or more test images (sd 0.1, 9 earlier runs)."
+    )
