@@ -41,7 +41,7 @@ def draw(study: StudyResult) -> Figure:
     rows = rows.assign(place=np.subtract(ends, np.divide(heights, 2)), height=heights)
     figure, axes = plt.subplots(
         1, 2 + len(style.PANELS), figsize=(WIDE, ends[-1] + 0.42), sharey=True, layout="constrained",
-        width_ratios=[1.5, 1.9, *[1] * len(style.PANELS)],
+        width_ratios=[1.2, 1.6, *[1] * len(style.PANELS)],
     )  # fmt: skip
     _draw_accuracy(axes[0], frames, rows)
     cut = _draw_change(axes[1], rows, study.margin)
