@@ -106,7 +106,9 @@ class VariantReader:
         if config not in self.datasets:
             images = config.model_copy(update={"augmentation": "none", "cutout_size": 16})
             try:
-                self.datasets[config] = self.datasets[images] if images in self.datasets else load(images).info
+                info = self.datasets[images] if images in self.datasets else load(images).info
+                self.datasets[config] = info
+                self.findings.notes += [note for note in info.notes if note not in self.findings.notes] if info else []
             except Exception as error:  # a damaged file or a huge shape may raise anything
                 said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 self.findings.add(prefix, NOTHING, said)
