@@ -17,7 +17,7 @@ PACKAGES = {
     "ablations": "metrics signals",
     "ablations.storage": "files locks paths records manifest",
     "ablations ": "config environment",
-    "ablations.data": "images source cache listing subsets digests download builtin parquet imagefolder published registry "
+    "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays imagefolder published registry "
     "dataset augmentation",
     "ablations.grid": "model planning tuning problems schema variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",

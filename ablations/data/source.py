@@ -38,7 +38,7 @@ class Source:
     """The names of the classes, if they have names."""
 
     notes: tuple[str, ...] = ()
-    """What a reader should know of how the files were understood: files that are left out, a set in the place of another."""
+    """What a reader should know of how the files were understood, for example which files are left out."""
 
     decoder: str = ""
     """What decides on the pixels beside the content of the files, as `decoder_version` says; empty: nothing does."""

@@ -109,6 +109,6 @@ def test_which_images_are_cut_follows_the_subset_seed():
 
 def test_a_root_below_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write_parquet(tmp_path, "train", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
+    write_parquet(tmp_path, "train", [encode(np.zeros((4, 4, 3), np.uint8))] * 2, [0, 1])
     write_parquet(tmp_path, "test", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
-    assert len(load(DataConfig(name="parquet", root="~")).train) == 1
+    assert len(load(DataConfig(name="parquet", root="~")).train) == 2

@@ -137,9 +137,9 @@ def test_parquet_that_does_not_fit_into_memory_is_refused(tmp_path):
 
 def test_a_column_img_is_images_too(tmp_path):
     for part in ("train", "test"):
-        table = pa.table({"img": [{"bytes": encode(np.zeros((4, 4, 3), np.uint8))}], "label": [0]})
+        table = pa.table({"img": [{"bytes": encode(np.zeros((4, 4, 3), np.uint8))}] * 2, "label": [0, 1]})
         pyarrow.parquet.write_table(table, tmp_path / f"{part}.parquet")
-    assert load(DataConfig(name="parquet", root=str(tmp_path))).train.images.shape == (1, 3, 4, 4)
+    assert load(DataConfig(name="parquet", root=str(tmp_path))).train.images.shape == (2, 3, 4, 4)
 
 
 def test_shards_that_are_missing_are_missed(tmp_path):
