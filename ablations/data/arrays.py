@@ -102,7 +102,7 @@ def _read_part(root: Path, images: str, labels: str, config: DataConfig) -> Memo
 
 @contextmanager
 def _open_arrays(root: Path) -> Iterator[Any]:
-    """Opens a `.npz` file or a folder, and gives a function that reads the array of a name with at most so many bytes."""
+    """Gives a function that reads an array by its name, with at most so many bytes, from a `.npz` file or a folder."""
     if root.is_dir():
         yield lambda name, most: _read_array(root / f"{name}.npy", name, most)
     else:

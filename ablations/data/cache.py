@@ -79,7 +79,7 @@ def _read(path: Path, checksum: str) -> Parts | None:
 
 
 def _hash_tensors(tensors: dict[str, Tensor], checksum: str, told: dict[str, str]) -> str:
-    """SHA-256 of the source's checksum, of what is told of the images, and of each tensor: name, type, shape, values."""
+    """SHA-256 of the source's checksum, what is told of the images, and each tensor: name, type, shape, values."""
     digest = hashlib.sha256(checksum.encode())
     for name in sorted(told):
         digest.update(f"{name} {told[name]}".encode())

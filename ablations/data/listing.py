@@ -77,5 +77,5 @@ def count_kinds(paths: Iterable[Path]) -> str:
 
 
 def show_name(name: str | Path) -> str:
-    """Returns a name as text that can be printed and stored: bytes that are not UTF-8 are written as `\\xff`."""
+    r"""Returns a name as text that can be printed and stored: bytes that are not UTF-8 are written as `\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ablations.config import DataConfig
@@ -182,8 +181,8 @@ def _decode_part(paths: Sequence[Path], columns: _Columns, config: DataConfig) -
 def _check_classes(labels: Sequence[int], path: Path, columns: _Columns) -> None:
     if len(set(labels)) < 2:
         raise DataError(
-            f"{path} has one class alone: its column {columns.label} is {labels[0]} in all rows; it has {columns.told}: "
-            "data.label_column names the one with the classes"
+            f"{path} has one class alone: its column {columns.label} is {labels[0]} in all rows; it has "
+            f"{columns.told}: data.label_column names the one with the classes"
         )
 
 
@@ -259,6 +258,6 @@ def _check_packing(path: Path, metadata: Any, config: DataConfig) -> None:
             if whole > config.memory_limit * 2**20 and whole > UNLIKELY * packed:
                 rule = f"at most {UNLIKELY} times are taken above data.memory_limit = {config.memory_limit} MiB"
                 raise DataError(
-                    f"{path}: its column {chunk.path_in_schema} has {whole / 2**20:,.0f} MiB, {whole // packed:,} times "
-                    f"as much as in the file; {rule}"
+                    f"{path}: its column {chunk.path_in_schema} has {whole / 2**20:,.0f} MiB, "
+                    f"{whole // packed:,} times as much as in the file; {rule}"
                 )

@@ -49,7 +49,7 @@ def find_sets(root: Path, needs_test: bool) -> tuple[dict[str, list[Path]], tupl
 
 
 def _list_sets(folder: Path) -> dict[str, list[Path]]:
-    """Lists the tables of each set in a folder: `train.parquet`, `train-00000-of-00002.parquet` or `train/0000.parquet`."""
+    """Lists the tables of each set in a folder: `train.parquet`, `train-0-of-2.parquet` or `train/0.parquet`."""
     found: dict[str, list[Path]] = defaultdict(list)
     tables, folders = _list_tables(folder), {each.name: each for each in _list_folders(folder)}
     for name in SETS:
