@@ -129,7 +129,7 @@ def _read_array(place: Path | zipfile.ZipFile, name: str, most: int) -> np.ndarr
             if kind.hasobject or size > most:
                 rule = f"at most data.memory_limit = {most // 2**20} MiB of plain numbers are read"
                 raise DataError(f"{where}: {name} holds {kind} {shape}, {size / 2**20:,.1f} MiB; {rule}")
-            content = file.read(size)
+            content = file.read(size + 1)  # at the end of a packed array its checksum is verified
         return np.frombuffer(bytearray(content), dtype=kind).reshape(shape, order="F" if fortran else "C")
     except DataError:
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from ablations.data.images import DataError
@@ -122,11 +122,11 @@ def _list_below(root: Path) -> list[Path]:
     return found
 
 
-def _tell_found(root: Path, sets: Sequence[str] | dict[str, list[Path]]) -> str:
-    """Returns what was found instead: sets, or tables and folders."""
+def _tell_found(root: Path, sets: Iterable[str]) -> str:
+    """Returns what was found instead: the training set, or tables and folders."""
     if not root.is_dir():
         return "there is no such folder"
-    if sets:
-        return f"the sets found are {', '.join(sets)}; data.test_share = 0.2 cuts a fifth of train for the test"
+    if "train" in sets:
+        return f"there is only a set train; data.test_share = 0.2 cuts a fifth of train for the test"
     names = [path.name for path in [*_list_tables(root), *_list_folders(root)]]
     return f"it holds {', '.join(names[:5]) or 'no table and no folder'}"

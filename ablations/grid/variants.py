@@ -61,9 +61,7 @@ class VariantReader:
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
             return None
-        if not self.check_batches(
-            f"{prefix}.train" if own["train"] or own["model"] else "base.train", model, train, dataset
-        ):
+        if not self.check_batches(f"{prefix}.train" if own["train"] else "base.train", model, train, dataset):
             return None
         return Variant(model, data, train)
 
