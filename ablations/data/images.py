@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -175,14 +176,10 @@ class FileImages:
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yields uint8 `(n, 3, size, size)` for each tensor of n indices, on the labels' device. Raises DataError.
 
-        If no process can be started to read files, this process reads them.
+        If there is no room in /dev/shm for the locks of other processes, this process reads the files.
         """
-        wanted = [batch.tolist() for batch in indices]
-        try:
-            batches = iter(_make_loader(self, wanted, self.workers))
-        except OSError:  # no room in /dev/shm for a semaphore, or too many processes or open files
-            batches = iter(_make_loader(self, wanted, 0))
-        for images in batches:
+        workers = self.workers if _has_room_for_locks() else 0
+        for images in _make_loader(self, [batch.tolist() for batch in indices], workers):
             if isinstance(images, Exception):
                 raise images
             yield torch.from_numpy(images).to(self.labels.device)
@@ -224,6 +221,15 @@ class _Reader(data.Dataset[Any]):
             return error
         except Exception as error:  # an exception may be of a class that the training process cannot make again
             return DataError(f"images cannot be read: {type(error).__name__}: {error}")
+
+
+def _has_room_for_locks() -> bool:
+    """Returns whether processes can share a lock, which lies in /dev/shm and takes an open file for a moment."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError:
+        return False
+    return True
 
 
 def _make_loader(images: FileImages, wanted: list[list[int]], workers: int) -> data.DataLoader[Any]:

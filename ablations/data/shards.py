@@ -127,6 +127,6 @@ def _tell_found(root: Path, sets: Iterable[str]) -> str:
     if not root.is_dir():
         return "there is no such folder"
     if "train" in sets:
-        return f"there is only a set train; data.test_share = 0.2 cuts a fifth of train for the test"
+        return "there is only a set train; data.test_share = 0.2 cuts a fifth of it for the test"
     names = [path.name for path in [*_list_tables(root), *_list_folders(root)]]
     return f"it holds {', '.join(names[:5]) or 'no table and no folder'}"

@@ -59,7 +59,9 @@ def test_images_in_memory_and_in_files_do_the_same(pictures, memory_limit):
 
 
 def test_only_the_documented_formats_are_opened(pictures):
-    (pictures / "test" / "dog" / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    (pictures / "test" / "dog" / "1.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    )
     with pytest.raises(DataError, match=r"dog/1\.png: not a readable image \(its format is not known\)"):
         load(DataConfig(**FOLDER, root=str(pictures)))
 

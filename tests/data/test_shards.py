@@ -40,7 +40,10 @@ def test_complete_shards_are_taken(tmp_path, names):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["train-00000-of-00002-aaaa1111bbbb2222"], r"holds 1 shards .* there are 2: add .*no shard has the number 1\)"),
+        (
+            ["train-00000-of-00002-aaaa1111bbbb2222"],
+            r"holds 1 shards .* there are 2: add .*no shard has the number 1\)",
+        ),
         (
             [f"train-0000{number}-of-00002-{name}" for number in (0, 1) for name in ("aaaa1111", "bbbb1111")],
             "one shard twice, train-00000-of-00002-aaaa1111.parquet and train-00000-of-00002-bbbb1111.parquet",
@@ -65,7 +68,11 @@ def test_shards_that_are_missing_or_of_another_set_are_named(tmp_path, names, me
 @pytest.mark.parametrize(
     ("names", "test", "note"),
     [
-        (["data/train-00000-of-00001", "data/valid-00000-of-00001"], "valid", "no test set, so valid is what is tested on"),
+        (
+            ["data/train-00000-of-00001", "data/valid-00000-of-00001"],
+            "valid",
+            "no test set, so valid is what is tested on",
+        ),
         (["plain_text/train-00000-of-00001", "plain_text/test-00000-of-00001"], "test", None),
         (["default/train/0000", "default/test/0000"], "test", None),
         (["train", "validation", "test"], "test", r"not used: validation \(data.validation cuts"),
