@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import write_grid
 
-from ablations.grid.problems import GridError
 from ablations.grid.probing import refuse_one_image
+from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from densenet import DenseNetConfig
 
