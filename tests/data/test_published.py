@@ -170,12 +170,12 @@ def test_mnist_is_read_like_fashion_mnist_and_downloaded_to_a_folder_of_its_own(
     assert parts["train"].images.shape == (5, 1, 28, 28)
     wanted = []
     monkeypatch.setattr(published, "fetch", lambda path, *others: wanted.append(path) or pytest.fail("no network"))
-    for source in (
+    for each in (
         published.mnist(DataConfig(name="mnist")),
         published.fashion_mnist(DataConfig(name="fashion-mnist")),
     ):
         with pytest.raises(pytest.fail.Exception):
-            source.decode()
+            each.decode()
     assert len({path.parent for path in wanted}) == 2, "their files have the same names"
 
 
