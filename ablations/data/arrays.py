@@ -35,7 +35,7 @@ def arrays(config: DataConfig) -> Source:
     if not config.root:
         raise DataError("data.root is missing: arrays needs a .npz file, or a folder of .npy files")
     files = _list_files(root)
-    keys, notes = _find_keys(root, [*files], needs_test=not config.test_share)
+    keys, notes = _find_keys(root, [*files], config)
     paths = list(dict.fromkeys(files[key] for names in keys.values() for key in names))
     sums = hash_files(root.parent if root.is_file() else root, paths)
     digest = hashlib.sha256(f"arrays {sorted(keys)} {config.test_share}".encode())
@@ -70,7 +70,7 @@ def _list_files(root: Path) -> dict[str, Path]:
     return found
 
 
-def _find_keys(root: Path, names: list[str], needs_test: bool) -> tuple[Keys, tuple[str, ...]]:
+def _find_keys(root: Path, names: list[str], config: DataConfig) -> tuple[Keys, tuple[str, ...]]:
     """Finds the arrays of each set by their names, and returns notes on the choice. Raises DataError."""
     sets: Keys = {}
     for name in ("train", *TEST_NAMES):
@@ -78,16 +78,15 @@ def _find_keys(root: Path, names: list[str], needs_test: bool) -> tuple[Keys, tu
             if images in names and labels in names:
                 sets.setdefault(name, (images, labels))
     test = next((name for name in TEST_NAMES if name in sets), None)
-    if "train" not in sets or (needs_test and test is None):
+    if "train" not in sets or (test is None and not config.test_share):
         has = ", ".join(sorted(names)[:12]) or "none"
         rule = "train_images, train_labels, test_images and test_labels are needed, or x_train, y_train, x_test, y_test"
         share = "; data.test_share = 0.2 cuts a fifth of train for the test" if "train" in sets else ""
         raise DataError(f"{root} has these arrays: {has}; {rule}{share}")
     if test is None:
         return {"train": sets["train"]}, ()
-    return {"train": sets["train"], "test": sets[test]}, tell_choice(
-        test, [name for name in TEST_NAMES if name in sets]
-    )
+    notes = tell_choice(test, [name for name in TEST_NAMES if name in sets], config)
+    return {"train": sets["train"], "test": sets[test]}, notes
 
 
 def _read_part(root: Path, images: str, labels: str, config: DataConfig) -> MemoryImages:

@@ -19,6 +19,7 @@ from ablations.data.images import DataError, FileImages, decoder_version, descri
 from ablations.data.listing import belongs, count_kinds, list_files, list_folders, show_name
 from ablations.data.source import TEST_NAMES, Parts, Source, finish_checksum, tell_choice
 from ablations.data.subsets import cut
+from ablations.limits import measure_memory
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Suffixes of the files that are images, in small or capital letters."""
@@ -61,7 +62,7 @@ def imagefolder(config: DataConfig) -> Source:
     digest = _hash_folder(root, files, sums)
     digest.update(f"test_share {config.test_share}".encode())
     checksum = finish_checksum(digest, config)
-    fits = 3 * config.image_size**2 * len(files) <= config.memory_limit * 2**20
+    fits = 3 * config.image_size**2 * len(files) <= min(config.memory_limit * 2**20, measure_memory() // 2)
     table = np.frombuffer(bytes.fromhex("".join(sums)), dtype=np.uint8).reshape(-1, 32)
 
     def decode() -> Parts:
@@ -87,7 +88,7 @@ def _find_places(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple
     tests = [sets[name] for name in TEST_NAMES if name in sets]
     test = next((each for each in tests if list_folders(each)), tests[0] if tests else None)
     if "train" in sets and test:
-        return {"train": sets["train"], "test": test}, tell_choice(test.name, [each.name for each in tests])
+        return {"train": sets["train"], "test": test}, tell_choice(test.name, [each.name for each in tests], config)
     if root.is_dir() and config.test_share:
         return {"train": sets.get("train", root)}, ()
     has = f"; it has {_name_some(list(folders))}" if folders else ""

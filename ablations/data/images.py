@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import data
 
 from ablations import signals
+from ablations.limits import count_cores
 
 Pixels = np.ndarray
 """uint8 `(H, W)` or `(H, W, 3)`."""
@@ -178,7 +179,7 @@ class FileImages:
 
         If there is no room in /dev/shm for the locks of other processes, this process reads the files.
         """
-        workers = self.workers if _has_room_for_locks() else 0
+        workers = min(self.workers, count_cores()) if _has_room_for_locks() else 0
         for images in _make_loader(self, [batch.tolist() for batch in indices], workers):
             if isinstance(images, Exception):
                 raise images

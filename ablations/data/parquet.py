@@ -42,7 +42,7 @@ def parquet(config: DataConfig) -> Source:
     if not config.root:
         raise DataError("data.root is missing: parquet needs the folder that holds train.parquet and test.parquet")
     root = Path(config.root)
-    shards, notes = find_sets(root, needs_test=not config.test_share)
+    shards, notes = find_sets(root, config)
     files = [path for paths in shards.values() for path in paths]
     sums = hash_files(root, files)
     digest, left = hashlib.sha256(b"parquet"), iter(sums)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from ablations.config import DataConfig
 from ablations.data.images import DataError
 from ablations.data.listing import belongs, list_folders
 from ablations.data.source import TEST_NAMES, tell_choice
@@ -22,12 +23,12 @@ DEEPEST = 2
 """Folders below data.root in which tables are looked for."""
 
 
-def find_sets(root: Path, needs_test: bool) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+def find_sets(root: Path, config: DataConfig) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
     """Finds the files of the sets `train` and `test`, in the order of their names, and returns notes on the choice.
 
     They lie in `root`, in its folder `data`, or in the only folder below that has a training set. Without a test set a
-    validation set takes its place, or no set if none is needed. Raises DataError if a file is missing, or belongs to
-    another set of shards.
+    validation set takes its place, or no set if `data.test_share` cuts one. Raises DataError if a file is missing, or
+    belongs to another set of shards.
     """
     sets = {**_list_sets(root / "data"), **_list_sets(root)}
     if "train" not in sets:
@@ -38,13 +39,13 @@ def find_sets(root: Path, needs_test: bool) -> tuple[dict[str, list[Path]], tupl
         sets = _list_sets(places[0]) if places else sets
     rule = "data.root must be a folder that holds train.parquet and test.parquet, or shards such as train-*.parquet"
     test = next((name for name in TEST_NAMES if name in sets), None)
-    missing = "train" if "train" not in sets else "test" if needs_test and test is None else None
+    missing = "train" if "train" not in sets else "test" if test is None and not config.test_share else None
     if missing:
         raise DataError(f"no file {root / f'{missing}.parquet'}: {rule}; {_tell_found(root, sets)}")
     found = {"train": check_shards(sets["train"])}
     if test is None:
         return found, ()
-    notes = tell_choice(test, [name for name in TEST_NAMES if name in sets])
+    notes = tell_choice(test, [name for name in TEST_NAMES if name in sets], config)
     return {**found, "test": check_shards(sets[test])}, notes
 
 

@@ -72,7 +72,9 @@ def check_parts(parts: Parts, train: str, test: str, classes: int = 0) -> Parts:
         if labels.dtype != torch.int64 or labels.dim() != 1:
             raise DataError(f"{name} has labels of the type {labels.dtype}; one whole number for each image is needed")
     if parts["train"].shape != parts["test"].shape:
-        raise DataError(f"the images of {train} and {test} have different shapes")
+        shapes = " and ".join(str(parts[part].shape) for part in ("train", "test"))
+        rule = "data.image_size brings all images of a table to one size"
+        raise DataError(f"the images of {train} and {test} have different shapes, {shapes}; {rule}")
     known, tested = (set(parts[part].labels.unique().tolist()) for part in ("train", "test"))
     if tested - known:
         raise DataError(f"{test} has labels that {train} does not have: {sorted(tested - known)[:5]}")
@@ -86,10 +88,12 @@ def check_parts(parts: Parts, train: str, test: str, classes: int = 0) -> Parts:
     return parts
 
 
-def tell_choice(taken: str, found: Sequence[str]) -> tuple[str, ...]:
+def tell_choice(taken: str, found: Sequence[str], config: DataConfig) -> tuple[str, ...]:
     """Returns notes on the set that is tested on: that it is a validation set, and which found sets are not used."""
     notes = [] if taken.lower() == "test" else [f"there is no test set, so {taken} is what is tested on"]
     unused = [name for name in found if name != taken]
     if unused:
         notes.append(f"not used: {' and '.join(unused)} (data.validation cuts images to choose on from train)")
+    if config.test_share:
+        notes.append(f"data.test_share = {config.test_share:g} is not used, because there is a set to test on: {taken}")
     return tuple(notes)

@@ -93,6 +93,7 @@ def test_any_exception_of_a_process_that_reads_is_one_sentence(pictures, error, 
 
 def test_readers_need_no_shared_memory_and_give_way_where_none_can_be_started(pictures, monkeypatch):
     config = DataConfig(**FOLDER, root=str(pictures), workers=2).model_copy(update={"memory_limit": 0})
+    monkeypatch.setattr("ablations.data.images.count_cores", lambda: 2)
     images = load(config).train
     whole = images.load().images
     monkeypatch.setattr("torch.multiprocessing.reductions.reduce_storage", lambda *arguments: pytest.fail("shared"))

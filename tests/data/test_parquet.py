@@ -16,6 +16,7 @@ from data_files import encode, write_parquet, write_tables
 from PIL import Image
 
 from ablations.config import DataConfig
+from ablations.data import parquet
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 
@@ -250,3 +251,17 @@ def test_a_table_that_is_packed_beyond_measure_is_refused(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet", compression="zstd", use_dictionary=False)
     with pytest.raises(DataError, match=r"its column image has 4 MiB, [\d,]+ times as much as in the file"):
         read(tmp_path, memory_limit=1)
+
+
+def test_a_table_that_changes_while_it_is_read_is_noticed(folder, monkeypatch):
+    decode = parquet._decode_part
+
+    def change(paths, *others):
+        rows = decode(paths, *others)
+        write_parquet(folder, "test", [GREY], [0])
+        return rows
+
+    monkeypatch.setattr(parquet, "_decode_part", change)
+    write_parquet(folder, "train", [encode(np.full((5, 4), 99, np.uint8))] * 2, [0, 1])  # is in no cache
+    with pytest.raises(DataError, match="a file has changed while it was read; give the same command again"):
+        read(folder)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ablations.config import DataConfig
 from ablations.data.images import DataError
 from ablations.data.shards import find_sets
+
+TABLES = DataConfig(name="parquet")
 
 
 def touch(root: Path, *names: str) -> None:
@@ -32,7 +35,7 @@ def touch(root: Path, *names: str) -> None:
 )
 def test_complete_shards_are_taken(tmp_path, names):
     touch(tmp_path, *names, "test", "._train")
-    found, notes = find_sets(tmp_path, needs_test=True)
+    found, notes = find_sets(tmp_path, TABLES)
     assert [path.relative_to(tmp_path).with_suffix("").as_posix() for path in found["train"]] == names
     assert notes == ()
 
@@ -62,7 +65,7 @@ def test_complete_shards_are_taken(tmp_path, names):
 def test_shards_that_are_missing_or_of_another_set_are_named(tmp_path, names, message):
     touch(tmp_path, *names, "test")
     with pytest.raises(DataError, match=message):
-        find_sets(tmp_path, needs_test=True)
+        find_sets(tmp_path, TABLES)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_shards_that_are_missing_or_of_another_set_are_named(tmp_path, names, me
 )
 def test_layouts_in_the_wild_are_read(tmp_path, names, test, note):
     touch(tmp_path, *names)
-    found, notes = find_sets(tmp_path, needs_test=True)
+    found, notes = find_sets(tmp_path, TABLES)
     (path,) = found["test"]
     assert test in path.relative_to(tmp_path).as_posix()
     assert len(notes) == (note is not None)
@@ -91,5 +94,8 @@ def test_layouts_in_the_wild_are_read(tmp_path, names, test, note):
 def test_a_set_without_a_test_set_is_told_how_to_cut_one(tmp_path):
     touch(tmp_path, "train")
     with pytest.raises(DataError, match=r"no file .*test\.parquet: .*there is only a set train; data\.test_share"):
-        find_sets(tmp_path, needs_test=True)
-    assert [*find_sets(tmp_path, needs_test=False)[0]] == ["train"]
+        find_sets(tmp_path, TABLES)
+    assert [*find_sets(tmp_path, DataConfig(name="parquet", test_share=0.2))[0]] == ["train"]
+    touch(tmp_path, "val")
+    _, notes = find_sets(tmp_path, DataConfig(name="parquet", test_share=0.2))
+    assert notes[1] == "data.test_share = 0.2 is not used, because there is a set to test on: val"

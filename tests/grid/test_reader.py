@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import MACHINE, TINY, write_grid
+from data_files import write_pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -679,3 +681,15 @@ def test_a_published_error_belongs_to_a_level_that_counts(tmp_path):
         "study.growth_rate.model.compression = 2: should be less than or equal to 1",
         'study.growth_rate.published."1.0" = 5.5: no such level; the levels are 0.5, 1, 2',
     ]
+
+
+def test_notes_on_the_data_are_notes_of_the_grid(tmp_path):
+    place = write_pictures(tmp_path)
+    (place / "train" / "cat" / "a.gif").touch()
+    text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', write_fields(place))
+    (note,) = read(write_grid(tmp_path, text)).notes
+    assert note.startswith(f"{place.name}: 1 files are left out (1 .gif)"), "told once, for all levels"
+
+
+def write_fields(place: Path) -> str:
+    return f'data.name = "imagefolder"\ndata.root = "{place}"\ndata.image_size = 8'
