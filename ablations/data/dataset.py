@@ -149,7 +149,9 @@ def _add_changes(checksum: str, parts: Parts) -> str:
 def _list_notes(source: Source, parts: Parts) -> tuple[str, ...]:
     """Lists the notes of a source, and those on what was changed in its images."""
     changed = [
-        f"{count:,} images of {name} are {what}" for name in parts for what, count in parts[name].changes.items()
+        f"{count:,} of {len(part):,} images of {name}: {what}"
+        for name, part in parts.items()
+        for what, count in part.changes.items()
     ]
     return tuple(f"{source.label}: {note}" for note in (*source.notes, *changed))
 

@@ -156,7 +156,7 @@ def _tell_left_out(others: Sequence[Path]) -> tuple[str, ...]:
     if not others:
         return ()
     rule = f"images lie in the folder of a class and end in {', '.join(SUFFIXES)}"
-    return (f"{len(others):,} files are left out ({count_kinds(others)}): {rule}",)
+    return (f"left out: {count_kinds(others)} ({rule})",)
 
 
 def _name_some(names: Sequence[str]) -> str:

@@ -275,6 +275,7 @@ def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> t
             opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
             if opened.mode not in MODES:
                 raise ValueError(f"mode {opened.mode}; 8 bits a channel are needed: {', '.join(MODES)}")
+            opened.load()  # raises what is wrong with the pixels, which reading the EXIF data of a PNG would hide
             turned = _needs_turn(opened)
             upright = ImageOps.exif_transpose(opened) if turned else opened
             image = upright if upright.mode == "L" and not colour else upright.convert("RGB")

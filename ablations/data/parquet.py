@@ -203,9 +203,7 @@ def _stack(rows: _Rows, colour: bool, path: Path, config: DataConfig) -> MemoryI
     for place, pixels in enumerate(rows.pixels):
         own = torch.from_numpy(pixels)
         images[place] = own if own.dim() == 2 else own.permute(2, 0, 1)
-    changes = describe_turned(rows.turned) | (
-        {"grey and get three equal channels, as the others have": grey} if grey else {}
-    )
+    changes = describe_turned(rows.turned) | ({"brought from grey to three equal channels": grey} if grey else {})
     return MemoryImages(images, torch.tensor(rows.labels, dtype=torch.int64), changes)
 
 

@@ -134,7 +134,7 @@ def test_what_is_left_out_and_what_takes_the_place_of_a_test_set_is_told(picture
     tested, unused, left_out = data.notes
     assert tested.endswith("there is no test set, so validation is what is tested on")
     assert "not used: val " in unused
-    assert "3 files are left out (1 .png, 1 .gif, 1 .jfif): images lie in the folder of a class" in left_out
+    assert "left out: 1 .png, 1 .gif, 1 .jfif (images lie in the folder of a class" in left_out
     assert data.described()["notes"] == list(data.notes)
     assert data.described()["images_per_class"] == {"train": [4, 6], "test": [2, 2]}
 
@@ -180,7 +180,7 @@ def test_images_are_turned_upright_and_then_are_another_data_set(pictures, memor
     image = Image.open(path).convert("RGB")
     image.save(path, exif=exif)
     data = load(config)
-    assert data.notes[0].endswith("1 images of train are turned upright")
+    assert data.notes[0].endswith("1 of 10 images of train: turned upright")
     assert data.checksum != SOURCES["imagefolder"](config).checksum
     turned = data.train.load().images
     image.transpose(Image.Transpose.ROTATE_270).save(path)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from data_files import FOLDER, write_pictures
+from data_files import FOLDER, encode, write_pictures
 
 from ablations.config import DataConfig
 from ablations.data.dataset import load
-from ablations.data.images import DataError, FileImages
+from ablations.data.images import DataError, FileImages, decode_image
 
 
 @pytest.fixture
@@ -56,6 +57,17 @@ def test_images_in_memory_and_in_files_do_the_same(pictures, memory_limit):
     moved = images.to(torch.device("cpu"))
     assert torch.equal(moved.load().images, whole.images)
     assert torch.equal(moved.labels, whole.labels)
+
+
+def test_a_damaged_image_is_never_taken_for_a_whole_one():
+    encoded = encode(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    for place in range(50, len(encoded) - 20, 7):
+        damaged = bytearray(encoded)
+        damaged[place] ^= 0xFF
+        with pytest.raises(DataError, match="x: not a readable image"):
+            decode_image(bytes(damaged), "x", 0)
+        with pytest.raises(DataError, match="x: not a readable image"):
+            decode_image(encoded[:place], "x", 0)
 
 
 def test_only_the_documented_formats_are_opened(pictures):

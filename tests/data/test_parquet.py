@@ -179,7 +179,7 @@ def test_grey_and_colour_images_get_common_channels(tmp_path):
     data = read(write_columns(tmp_path, image=[{"bytes": each} for each in (GREY, COLOUR, GREY)], label=[0, 1, 1]))
     assert data.train.images.shape == (3, 3, 5, 4)
     assert data.train.images.unique().tolist() == [7]
-    assert "2 images of train are grey and get three equal channels, as the others have" in data.notes[0]
+    assert "2 of 3 images of train: brought from grey to three equal channels" in data.notes[0]
     assert read(tmp_path).notes == data.notes, "from the cache too"
     write_parquet(tmp_path, "test", [GREY], [0])
     write_parquet(tmp_path, "train", [COLOUR] * 2, [0, 1])

@@ -688,7 +688,7 @@ def test_notes_on_the_data_are_notes_of_the_grid(tmp_path):
     (place / "train" / "cat" / "a.gif").touch()
     text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', write_fields(place))
     (note,) = read(write_grid(tmp_path, text)).notes
-    assert note.startswith(f"{place.name}: 1 files are left out (1 .gif)"), "told once, for all levels"
+    assert note.startswith(f"{place.name}: left out: 1 .gif (images lie in"), "told once, for all levels"
 
 
 def write_fields(place: Path) -> str:
