@@ -31,6 +31,9 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's formats that are opened, whatever a file's name says. Others may start programs, as EPS does."""
 
+PNG_MARKS = (b"eXIf", b"exif", b"xmp")
+"""One of them is in every PNG file that tells its orientation."""
+
 DECODING = 2
 """The version of the rules by which an image becomes pixels, raised by hand when they change. 2: EXIF orientation."""
 
@@ -289,12 +292,16 @@ def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> t
 
 
 def needs_turn(path: Path) -> bool:
-    """Returns whether the EXIF data of an image file names another orientation than upright. Reads only its head."""
+    """Returns whether the EXIF data of an image file names another orientation than upright."""
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as opened:
+        encoded = path.read_bytes()
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            if opened.format == "PNG" and not any(mark in encoded for mark in PNG_MARKS):
+                return False  # else all its pixels are decoded, because EXIF data may stand behind them
             return _needs_turn(opened)
     except Exception:  # a damaged image may raise anything; it is reported when it is read
         return False
