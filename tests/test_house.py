@@ -17,8 +17,8 @@ PACKAGES = {
     "ablations": "metrics signals limits",
     "ablations.storage": "files locks paths records manifest",
     "ablations ": "config environment",
-    "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays imagefolder published registry "
-    "dataset augmentation",
+    "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays imagefolder "
+    "published registry dataset augmentation",
     "ablations.grid": "model planning tuning problems schema probing variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
