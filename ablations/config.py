@@ -78,9 +78,15 @@ class DataConfig(Config):
     """For `imagefolder` and `parquet`: the shorter side is resized to this many pixels, and the middle square is kept.
     0: images stay as they are."""
 
-    test_share: Annotated[float, Role(only=("imagefolder",))] = Field(default=0.0, ge=0, lt=1)
-    """For `imagefolder`: the share of each class that becomes the test set, if the folder has no test set of its own.
-    The default is none: a split that its authors published is better than ours."""
+    test_share: Annotated[float, Role(only=("imagefolder", "parquet", "arrays"))] = Field(default=0.0, ge=0, lt=1)
+    """For `imagefolder`, `parquet` and `arrays`: the share of each class that becomes the test set, if there is no test
+    set of its own. The default is none: a split that its authors published is better than ours."""
+
+    image_column: Annotated[str, Role(only=("parquet",))] = ""
+    """For `parquet`: the column of the images. Empty: `image` or `img`, or the only column that may hold images."""
+
+    label_column: Annotated[str, Role(only=("parquet",))] = ""
+    """For `parquet`: the column of the classes. Empty: `label`, or the only column that may hold classes."""
 
     memory_limit: Annotated[int, BESIDE] = Field(default=4096, gt=0)
     """MiB. A smaller data set becomes one tensor in memory. A larger image folder is read from its files during

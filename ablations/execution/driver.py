@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from ablations.execution.local import LocalEngine
 from ablations.grid.model import Choice, Grid, Job, list_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
+from ablations.limits import count_cores
 from ablations.storage import files, locks, manifest, records
 from ablations.storage.manifest import MEASUREMENTS, Manifest, NotResults
 from ablations.storage.paths import cache_folder
@@ -75,7 +75,7 @@ def list_devices(device: str, workers: int) -> list[str]:
         if workers > count or not count:
             raise ValueError(f"{workers or 'all'} workers on cuda: this machine has {count} GPUs that torch can use")
         return [f"cuda:{index}" for index in range(workers or count)]
-    return ["cpu"] * (workers or len(os.sched_getaffinity(0)))
+    return ["cpu"] * (workers or count_cores())
 
 
 def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], console: Console) -> GridOutcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from ablations.environment import describe_machine
 from ablations.grid.model import Choices, Grid, Job, list_cost_ids, list_jobs
 from ablations.grid.planning import list_awaited
 from ablations.grid.tuning import choose
+from ablations.limits import measure_memory
 from ablations.metrics import METRICS
 from ablations.profiling import counts, memory
 from ablations.profiling.subject import Subject
@@ -121,10 +121,7 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
 
 
 def _warn_of_memory(entries: list[Row], device: torch.device) -> None:
-    if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else measure_memory()
     for entry in entries:
         if entry.get("predicted_train_peak_memory_bytes", 0) > there:
             entry["does_not_fit"] = (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import MACHINE, TINY, write_grid
+from data_files import write_pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -725,3 +727,15 @@ def test_labels_that_differ_only_in_spaces_or_encoding_are_refused(tmp_path):
         GridError, match="differs from the level 'caf\u00e9 au lait' only in spaces or in how its letters"
     ):
         read(write_grid(tmp_path, TINY + variants))
+
+
+def test_notes_on_the_data_are_notes_of_the_grid(tmp_path):
+    place = write_pictures(tmp_path)
+    (place / "train" / "cat" / "a.gif").touch()
+    text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', write_fields(place))
+    (note,) = read(write_grid(tmp_path, text)).notes
+    assert note.startswith(f"{place.name}: left out: 1 .gif (images lie in"), "told once, for all levels"
+
+
+def write_fields(place: Path) -> str:
+    return f'data.name = "imagefolder"\ndata.root = "{place}"\ndata.image_size = 8'
