@@ -140,7 +140,10 @@ def test_a_lock_that_cannot_be_opened_is_told_and_blocks_nobody(tmp_path, monkey
     path = tmp_path / f"densenet-ablations-{os.getuid()}-cpu.lock"
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/null"), os.mkdir):
         make(path)
-        with pytest.raises(StorageError, match="cpu.lock cannot be opened: "), locks.lock_device("cpu", True, pytest.fail):
+        with (
+            pytest.raises(StorageError, match=r"cpu\.lock cannot be opened: "),
+            locks.lock_device("cpu", True, pytest.fail),
+        ):
             pass
         (path.rmdir if path.is_dir() else path.unlink)()
 
