@@ -228,7 +228,7 @@ def _run(
         _say(f"Note: {note}", err)
     try:
         workplace = driver.make_engine(engine, driver.list_devices(device, workers))
-        outcome = driver.work(read, folder, workplace, again, out)
+        outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid))
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
     except StorageError as error:
@@ -435,8 +435,7 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
     from ablations.grid.problems import GridError
     from ablations.grid.reader import read
 
-    known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
-    path = known.get(name, Path(name))
+    known, path = _list_shipped(), _find_grid(name)
     if name not in known and not os.path.exists(path):  # noqa: PTH110, which raises for a name that is too long
         _stop(f"no grid {name}: neither a file nor one of the shipped grids, which are {', '.join(known)}")
     try:
@@ -447,6 +446,15 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
         return read(path, settings or (), numbers, max_jobs)
     except GridError as error:
         _stop(str(error))
+
+
+def _list_shipped() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
+
+
+def _find_grid(name: str) -> Path:
+    """Returns the path of a shipped grid, or of a grid's file."""
+    return _list_shipped().get(name, Path(name))
 
 
 def _frames(folder: Path) -> Any:

@@ -59,6 +59,9 @@ class Frames:
     damaged: tuple[Path, ...]
     """Records that are not as they were published. They count as missing."""
 
+    others: tuple[Fields, ...] = ()
+    """The records of jobs that the grid does not have, with id, kind and config: nothing else is read from them."""
+
     def jobs(self) -> dict[str, pd.DataFrame]:
         """Returns the frames with a row per job: id, status, reason, commit, ...
 
@@ -82,7 +85,14 @@ def load(folder: str | Path) -> Frames:
     """Reads the frames of a results folder. Raises NotResults if it has no results."""
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    whole, damaged = records.load(folder)
+    planned, whole, others, damaged = {job.id for job in manifest.jobs}, {}, [], []
+    for found in records.iterate(folder):  # one by one: a record is much larger than its rows
+        if found.record is None:
+            damaged.append(found.path)
+        elif found.record["id"] in planned:
+            whole[found.record["id"]] = _digest(found.record)
+        else:
+            others.append({key: found.record[key] for key in ("id", "kind", "config")})
     attempts = records.load_attempts(folder)
     variants = _restore_integers(
         pd.DataFrame([{"variant": name, **_flatten(entry)} for name, entry in manifest.variants.items()])
@@ -110,6 +120,7 @@ def load(folder: str | Path) -> Frames:
         _list_trials(manifest, whole, attempts),
         _list_speeds(manifest, whole, attempts),
         tuple(damaged),
+        tuple(others),
     )
 
 
@@ -233,16 +244,35 @@ def _restore_integers(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(gaps, "Int64"))
 
 
+def _digest(record: Fields) -> Fields:
+    """Returns what is shown of a record: its values for a row, and the table of its epochs or rounds."""
+    deterministic, measured = record["deterministic"], record["measured"]
+    fixed = ("variant", "seed", "id", "status", "reason", "name")
+    scalars = {
+        key: value
+        for key, value in (*deterministic.items(), *measured.items())
+        if isinstance(value, int | float | str) and key not in fixed
+    }
+    row = {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
+    row["data_checksum"] = record["config"].get("data", {}).get("checksum")
+    if record["kind"] == "run":
+        epochs = zip(deterministic.get("history", ()), measured.get("epoch_seconds", ()), strict=True)
+        return {"row": row, "epochs": [_list_epoch(*each) for each in epochs]}
+    return {"row": row, "rounds": measured["rounds"]} if record["kind"] == "speed" else {"row": row}
+
+
+def _list_epoch(epoch: Fields, seconds: float) -> tuple[Any, ...]:
+    """Returns the values of an epoch in the order of the columns of `Frames.history`, from the third on."""
+    rate = epoch["images"] / seconds if "images" in epoch else None
+    return tuple({**epoch, "seconds": seconds, "images_per_second": rate}.get(name) for name in _HISTORY[2:])
+
+
 def _make_row(kind: str, variant: str, seed: int | None, job: str | None, whole: Fields, attempts: Fields) -> Fields:
     """Returns status, values and environment of a job: from its record, else from its last failure, else missing."""
     row: Fields = {"variant": variant, "seed": seed, "id": job, "status": "missing", "reason": ""}
     row |= {key: None for key, metric in METRICS.items() if metric.of == kind}
     if job in whole:
-        record = whole[job]
-        values = {**record["deterministic"], **record["measured"]}
-        scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
-        row |= {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
-        row["data_checksum"] = record["config"].get("data", {}).get("checksum")
+        row |= whole[job]["row"]
     elif job in attempts:
         last = attempts[job][-1]
         row |= {"status": last["status"], "reason": last["reason"]}
@@ -325,7 +355,7 @@ def _list_speeds(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.Data
 
 def _compare(record: Fields) -> Fields:
     """Returns the ratios of a comparison, level / base, and what disturbed it."""
-    rounds: list[Fields] = record["measured"]["rounds"]
+    rounds: list[Fields] = record["rounds"]
     row: Fields = {"rounds": len(rounds)}
     for key, metric in _TIMED.items():
         level, base = ([each[side][key] for each in rounds] for side in ("level", "base"))
@@ -344,18 +374,10 @@ def _describe_disturbance(field: str, rounds: list[Fields]) -> str:
     return f"{len(reasons)} of {len(rounds)} rounds were disturbed, for example: {reasons[0]}"
 
 
-def _list_epochs(manifest: Manifest, whole: Fields) -> list[Fields]:
+def _list_epochs(manifest: Manifest, whole: Fields) -> list[tuple[Any, ...]]:
     return [
-        {
-            "variant": job.variant,
-            "seed": job.seed,
-            **epoch,
-            "seconds": seconds,
-            "images_per_second": epoch["images"] / seconds if "images" in epoch else None,
-        }
+        (job.variant, job.seed, *epoch)
         for job in manifest.jobs
         if job.kind == "run" and job.id in whole
-        for epoch, seconds in zip(
-            whole[job.id]["deterministic"]["history"], whole[job.id]["measured"]["epoch_seconds"], strict=True
-        )
+        for epoch in whole[job.id]["epochs"]
     ]

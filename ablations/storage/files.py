@@ -50,10 +50,10 @@ def write(path: Path, content: bytes) -> None:
 def rotate(path: Path, before: Path, *content: bytes) -> None:
     """Writes a file, piece after piece, and keeps the previous file as `before`, in the same folder.
 
-    At least one of the two files is complete at any moment. The folder above theirs must exist, as for `create`.
+    At least one of the two files is complete at any moment.
     """
     with _name_errors(path):
-        _make_last_folder(path.parent)
+        _make_folder(path.parent)
         with _write_aside(path.parent, *content) as temporary:
             with suppress(FileNotFoundError):
                 os.replace(path, before)
@@ -64,11 +64,10 @@ def rotate(path: Path, before: Path, *content: bytes) -> None:
 def create(path: Path, content: bytes) -> bool:
     """Creates a file that does not exist yet.
 
-    If there are two writers, the first wins; returns False for the second. Makes the file's folder, but not those above
-    it: a results folder that was renamed or removed must not come back with this file alone.
+    If there are two writers, the first wins; returns False for the second.
     """
     with _name_errors(path):
-        _make_last_folder(path.parent)
+        _make_folder(path.parent)
         with _write_aside(path.parent, content) as temporary:
             try:
                 os.link(temporary, path)
@@ -203,18 +202,6 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
-
-
-def _make_last_folder(folder: Path) -> None:
-    """Makes a folder, but none of those above it."""
-    if folder.is_dir():
-        return
-    try:
-        folder.mkdir(exist_ok=True)
-    except FileNotFoundError:
-        reason = f"{folder.parent} is not there any more: it was renamed or removed"
-        raise OSError(errno.ENOENT, reason) from None
-    _sync_folder(folder.parent)
 
 
 @contextmanager

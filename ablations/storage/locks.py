@@ -146,9 +146,10 @@ def _is_file_of(path: Path, descriptor: int) -> bool:
 
 
 def is_lock(path: Path) -> bool:
-    """Returns whether a file is a lock of this suite: an empty file, or one that names its holder."""
+    """Returns whether a file is the lock of a results folder: it is empty, or it names its holder."""
     try:
-        return files.read(path) == b"" or _read_signature(path).keys() == {"process", "host", "since"}
+        named = path.name == NAME
+        return named and (files.read(path) == b"" or _read_signature(path).keys() == {"process", "host", "since"})
     except (OSError, ValueError, AttributeError):
         return False
 

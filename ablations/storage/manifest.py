@@ -5,13 +5,15 @@ Variants, jobs and configurations have ids of sixteen hexadecimal digits. All ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ablations.storage import files, records
+from ablations.storage import files, locks, records
 from ablations.storage.schema import ID, check_label, check_study_name, describe
 
 NAME = "jobs.json"
@@ -20,20 +22,10 @@ Fields = dict[str, Any]
 """Values by name."""
 
 
-Id = Annotated[str, StringConstraints(pattern=f"^{ID}$")]
-"""Sixteen hexadecimal digits."""
-
-
 def _check_line(text: str) -> str:
     if not text.isprintable():
         raise ValueError("it is no line of printable characters")
     return text
-
-
-def _check_machine(machine: Fields) -> Fields:
-    if not isinstance(machine.get("device"), str) or not all(str(value).isprintable() for value in machine.values()):
-        raise ValueError("it has no device, or values that are no printable text")
-    return machine
 
 
 Line = Annotated[str, AfterValidator(_check_line)]
@@ -73,7 +65,7 @@ class LevelEntry(Entry):
     values: dict[Line, Any]
     """The fields that this level sets, `{"model.growth_rate": 12}`."""
 
-    variant: Id
+    variant: str
     """The id of the variant with the chosen values, or without a choice, as the grid declares it."""
 
     is_base: bool
@@ -81,16 +73,16 @@ class LevelEntry(Entry):
     published: int | float | None = None
     """Its published test error, in %."""
 
-    declared: Id
+    declared: str
     """The id of the variant without tuning: it identifies the level for all choices of the tuning."""
 
-    tuned_as: Id | None = None
+    tuned_as: str | None = None
     """The id of the variant whose tuning decides for this level, itself or the base; None without tuning."""
 
     follows_base: bool = False
     """Whether it takes the values that are chosen for the base."""
 
-    speed: Id | None = None
+    speed: str | None = None
     """The id of the job that compares its speed with the base's; None if they are not compared."""
 
 
@@ -113,7 +105,7 @@ class StudyEntry(Entry):
 class VariantEntry(Entry):
     """A configuration without its seed."""
 
-    cost: Id | None
+    cost: str | None
     """The id of the job that measures its cost; None if this depends on values that are not chosen yet."""
 
     data: Line
@@ -127,15 +119,15 @@ class CandidateEntry(Entry):
     """One combination of the values that tuning chooses from."""
 
     fields: dict[Line, Any]
-    trials: tuple[Id, ...]
+    trials: tuple[str, ...]
     """The ids of its trials, one for each seed."""
 
 
 class TuningEntry(Entry):
     """A variant that is tuned: its values, its trials, and the choice."""
 
-    variant: Id
-    becomes: Id
+    variant: str
+    becomes: str
     """The id of the variant with the chosen values."""
 
     name: Line
@@ -156,12 +148,12 @@ class TuningEntry(Entry):
 class JobEntry(Entry):
     """One cost, one comparison of speed, one trial of the tuning, or one run."""
 
-    id: Id
+    id: str
     kind: JobKind
     name: Line
-    variant: Id
+    variant: str
     seed: int | None
-    configuration: Id | Literal[""] = ""
+    configuration: str = ""
     """Its entry in `configurations`; empty for a run whose variant is not tuned yet."""
 
 
@@ -182,24 +174,18 @@ class Manifest(Entry):
 
     title: Line
     seeds: tuple[int, ...]
-    machine: Annotated[Fields, AfterValidator(_check_machine)]
+    machine: Fields
     """The machine on which costs and speeds are measured, which is part of their ids."""
 
     options: tuple[Line, ...]
     """The settings of the command line that replace parts of the grid file."""
 
-    variants: dict[Id, VariantEntry]
+    variants: dict[str, VariantEntry]
     studies: Annotated[tuple[StudyEntry, ...], Field(min_length=1)]
     tuning: tuple[TuningEntry, ...]
     jobs: tuple[JobEntry, ...]
-    configurations: dict[Id, ConfigurationEntry] = {}
+    configurations: dict[str, ConfigurationEntry] = {}
     """Empty in folders of older versions, whose jobs cannot be started one by one."""
-
-    @model_validator(mode="after")
-    def _check_references(self) -> Manifest:
-        for problem in _find_contradictions(self):
-            raise ValueError(problem)
-        return self
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -211,7 +197,10 @@ class Manifest(Entry):
         path = folder / NAME
         again = "delete it, and `ablate run` with the grid of this folder makes it anew"
         try:
-            return cls.model_validate(records.unseal(files.read(path)))
+            plan = cls.model_validate(records.unseal(files.read(path)))
+            for problem in _find_contradictions(plan):
+                raise ValueError(problem)
+            return plan
         except FileNotFoundError:
             raise NotResults(f"{folder} holds no results: there is no {NAME}; `ablate run` makes one") from None
         except ValidationError as error:
@@ -238,6 +227,28 @@ PARTS = ("records", "attempts", "checkpoints", "weights", "tables", "figures")
 """The folders in a results folder."""
 
 
+def list_foreign(folder: Path) -> list[str]:
+    """Lists what lies in a folder that is no results folder. Empty if `ablate run` may take the folder.
+
+    A results folder is known by a plan that was sealed by this suite, or by a record or a note of a failure. Whatever
+    else lies in such a folder, and files in folders of our names, are left as they are.
+    """
+    if not folder.is_dir() or _is_known(folder):
+        return []
+    return sorted(path.name for path in folder.iterdir() if not _is_own(path))
+
+
+def _is_known(folder: Path) -> bool:
+    _refuse_links(folder)
+    with suppress(ValueError, OSError):
+        return bool(records.unseal(files.read(folder / NAME)))
+    return any(each.record for each in records.iterate(folder)) or bool(records.load_attempts(folder))
+
+
+def _is_own(path: Path) -> bool:
+    return path.name in PARTS[:4] or files.TEMPORARY.fullmatch(path.name) is not None or locks.is_lock(path)
+
+
 def _refuse_links(folder: Path) -> None:
     """Raises NotResults if a part of a results folder is a link: what is written there would land somewhere else."""
     links = [name for name in PARTS if (folder / name).is_symlink()]
@@ -256,6 +267,10 @@ def _find_contradictions(plan: Manifest) -> Iterator[str]:
         yield "jobs: an id stands more than once"
     if not any(job.kind == "run" for job in plan.jobs):
         yield "jobs: there is no run"
+    if not isinstance(plan.machine.get("device"), str) or not str(plan.machine).isprintable():
+        yield "machine: it has no device, or values that are no printable text"
+    ids = [*plan.variants, *jobs, *plan.configurations]
+    yield from (f"{each!r} is no id" for each in ids if not re.fullmatch(ID, each))
     used = [*(level.variant for level in plan.levels()), *(job.variant for job in plan.jobs if job.kind == "run")]
     yield from (f"variant {name} is missing" for name in _list_missing(used, plan.variants))
     followed = [level.tuned_as for level in plan.levels() if level.tuned_as]

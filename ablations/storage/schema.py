@@ -125,24 +125,26 @@ def _record(kind: str, deterministic: CoreSchema, measured: CoreSchema) -> CoreS
     )
 
 
-def _training(kind: str, accuracy: str) -> CoreSchema:
+def _training(kind: str, accuracy: str, share: CoreSchema) -> CoreSchema:
     """Describes the record of a training: its epochs, and the bits of its images."""
     history = {"history": core_schema.list_schema(_EPOCH, strict=True)}
+    seconds = {"epoch_seconds": core_schema.list_schema(_POSITIVE, strict=True)}
     schema = _record(
         kind,
-        _table({accuracy: _PERCENT, **history}, {**_METRICS, **_COUNTS, **_OUTCOMES}),
-        _table({"epoch_seconds": core_schema.list_schema(_POSITIVE, strict=True)}, _METRICS),
+        _table({accuracy: share}, {**_METRICS, **_COUNTS, **_OUTCOMES, **history}),
+        _table({}, {**_METRICS, **seconds}),
     )
     return core_schema.no_info_after_validator_function(_check_lengths, schema)
 
 
 def _check_lengths(record: dict[str, Any]) -> dict[str, Any]:
     values, measured = record["deterministic"], record["measured"]
-    if len(values["history"]) != len(measured["epoch_seconds"]):
+    if len(values.get("history", ())) != len(measured.get("epoch_seconds", ())):
         raise PydanticCustomError("lengths", "history and epoch_seconds have different lengths")
     for part in ("validation", "test"):
         bits = values.get(f"{part}_outcomes")
-        if bits is not None and len(bits) != 2 * -(-values.get(f"{part}_images", 0) // 8):
+        images = values.get(f"{part}_images")
+        if bits is not None and images is not None and len(bits) != 2 * -(-images // 8):
             raise PydanticCustomError("lengths", f"{part}_outcomes has another length than its images")
     return record
 
@@ -153,8 +155,8 @@ _ROUNDS = core_schema.list_schema(_table({"level": _SIDE, "base": _SIDE}), min_l
 RECORD = SchemaValidator(
     core_schema.tagged_union_schema(
         {
-            "run": _training("run", "test_accuracy"),
-            "tuning": _training("tuning", "validation_accuracy"),
+            "run": _training("run", "test_accuracy", _PERCENT),
+            "tuning": _training("tuning", "validation_accuracy", _NUMBER),
             "cost": _record("cost", _table({}, _METRICS), _table(_RATES, _METRICS)),
             "speed": _record("speed", _table({}, _METRICS), _table({"rounds": _ROUNDS}, _METRICS)),
         },

@@ -166,13 +166,6 @@ def test_a_file_system_without_hard_links_is_told_by_the_probe(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("deed", ["create", "rotate"])
-def test_a_folder_that_is_gone_does_not_come_back(deed, tmp_path):
-    with pytest.raises(files.StorageError, match=r"out is not there any more: it was renamed or removed"):
-        DEEDS[deed](tmp_path / "out" / "records")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(__file__)

@@ -202,7 +202,10 @@ def test_only_ids_name_records_and_the_rest_is_ignored(tmp_path):
         (lambda record: record["deterministic"].update(test_accuracy=True), "test_accuracy"),
         (lambda record: record["deterministic"].update(test_accuracy=197), "test_accuracy"),
         (lambda record: record["deterministic"].update(test_outcomes="abc"), "test_outcomes"),
-        (lambda record: record["deterministic"].update(test_outcomes="ab"), "another length than its images"),
+        (
+            lambda record: record["deterministic"].update(test_outcomes="ab", test_images=9),
+            "another length than its images",
+        ),
         (lambda record: record["measured"].update(epoch_seconds=[]), "have different lengths"),
         (lambda record: record["measured"].update(epoch_seconds=[0]), "epoch_seconds.0"),
         (lambda record: record["environment"].update(commit="\x1b[31m"), "environment.commit"),
