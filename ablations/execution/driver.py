@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -95,6 +97,7 @@ def work(
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
+    _allow_files(engine.slots)
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
         whole, damaged = _survey(folder)
@@ -118,6 +121,24 @@ def work(
         files.sweep(folder)
         files.sweep(cache_folder())
     return GridOutcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
+
+
+def _allow_files(workers: int) -> None:
+    """Raises this process's limit of open files to what its workers need. Raises OSError if the system allows fewer."""
+    needed = FILES + FILES_OF_A_WORKER * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        reason = (
+            f"{needed} open files are needed for {workers} workers, and the limit (`ulimit -n`) is {hard}: raise it"
+        )
+        raise OSError(errno.EMFILE, f"{reason}, or take fewer --workers")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+FILES, FILES_OF_A_WORKER = 12, 3
+"""Files that a driver has open at once, and those that it has open for each worker."""
 
 
 def _refuse_foreign(folder: Path) -> None:
