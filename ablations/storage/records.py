@@ -185,7 +185,7 @@ def _list_files(place: Path) -> list[Path]:
     """Lists what lies in a folder. Raises StorageError if it cannot be read."""
     try:
         return sorted(place.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise files.StorageError(error.errno, f"cannot be read: {error.strerror}", str(place)) from error
