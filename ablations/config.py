@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,15 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ablations.storage.records import canonical_json
+from ablations.storage.records import PROTOCOL as PROTOCOL  # part of every identity
+from ablations.storage.records import identity as identity
 from densenet_ablations import check_names
 
 check_names()
 
 from densenet import Config, DenseNetConfig  # noqa: E402
-
-PROTOCOL = 3
-"""The version of the protocol, raised by hand if the same configuration would give other results than before."""
 
 
 @dataclass(frozen=True)
@@ -341,11 +338,6 @@ def hashed_fields(config: Config) -> dict[str, Any]:
 def unhashed_fields(config: Config) -> dict[str, Any]:
     """Returns the fields that differ from their defaults and change no result, which `hashed_fields` leaves out."""
     return config.model_dump(mode="json", exclude_defaults=True, include=beside_identity(type(config)))
-
-
-def identity(value: Any) -> str:
-    """Returns sixteen hexadecimal digits that name a value and the protocol."""
-    return hashlib.sha256(canonical_json({"protocol": PROTOCOL, "value": value})).hexdigest()[:16]
 
 
 def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from collections.abc import Callable, Mapping
@@ -39,7 +40,7 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
 
     A run resumes from its checkpoint. The status `stopped` means that it saved a new one. The context receives the
     messages of the training and each written checkpoint. Raises StorageError if the results folder cannot be written,
-    which is no failure of the job.
+    and OSError for another fault of the machine, which is no failure of the job.
     """
     device = torch.device(context.device)
     store = CheckpointStore(folder, job.id, {}, written=context.kept)
@@ -49,20 +50,34 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         store = replace(store, environment={**describe_versions(device), "fingerprint": code.get("fingerprint")})
     watch = Stopwatch(context.started, device.type == "cuda")
     try:
-        records.publish(folder, _record(job, store, device, code, context, watch))
+        record = _record(job, store, device, code, context, watch)
+        if not folder.is_dir():  # it must not come back with this record alone
+            raise StorageError(errno.ENOENT, "is not there any more: it was renamed or removed", str(folder))
+        records.publish(folder, record)
     except (StopRequested, Abandoned):
         return "stopped"
-    except StorageError:
-        raise
+    except OSError as error:
+        if isinstance(error, StorageError) or error.errno in FAULTS_OF_THE_MACHINE:
+            raise
+        return _note_failure(job, folder, error, context)
     except Exception as error:  # a network or its data may raise anything: the job fails, and the grid goes on
-        if context.stopping():  # the processes that read data may have received the same signal
-            return "stopped"
-        if READER_DIED in str(error):
-            raise SystemExit(f"{job.name}: {error}") from None  # as if this whole process had died
-        records.note_attempt(folder, describe_failure(job, error))
-        return status_of(error)
+        return _note_failure(job, folder, error, context)
     store.clear()
     return "done"
+
+
+FAULTS_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOLCK)
+"""Errors that every other job would have too: the disk or /dev/shm is full, or too many files are open."""
+
+
+def _note_failure(job: Job, folder: Path, error: Exception, context: Context) -> str:
+    """Notes the failure of a job and returns its status."""
+    if context.stopping():  # the processes that read data may have received the same signal
+        return "stopped"
+    if READER_DIED in str(error):
+        raise SystemExit(f"{job.name}: {error}") from None  # as if this whole process had died
+    records.note_attempt(folder, describe_failure(job, error))
+    return status_of(error)
 
 
 def execute_planned(

@@ -64,6 +64,7 @@ def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
     run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     found = []
     for place in (tmp_path / "a", tmp_path / "b"):
+        place.mkdir()
         job.execute(run, place, {}, context())
         found.append(records.load(place)[0][run.id]["deterministic"])
     assert found[0] == found[1]
@@ -210,6 +211,7 @@ def test_jobs_are_run_from_disk(tmp_path, planned):
     assert found.stdout.endswith("base, seed 0: done\n")
     result = CliRunner().invoke(app, ["job", str(folder), todo["growth_rate 8"].id])
     assert (result.exit_code, result.stdout) == (0, "growth_rate 8: done\n")
+    (tmp_path / "here").mkdir()
     for name in ("base, seed 0", "growth_rate 8"):
         job.execute(todo[name], tmp_path / "here", describe_code(), context())
     there, here = (records.load(place)[0] for place in (folder, tmp_path / "here"))

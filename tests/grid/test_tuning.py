@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ablations.cli import _finish, app
-from ablations.config import DataConfig, TrainConfig, Tuning, Variant
+from ablations.config import DataConfig, TrainConfig, Tuning, Variant, identity
 from ablations.data.dataset import load as load_data
 from ablations.execution import driver, job
 from ablations.grid.model import list_jobs, list_trials
@@ -139,7 +139,7 @@ def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
 
 def test_a_trial_trains_as_a_run_of_the_same_fields_does(tuned, tmp_path):
     trial = list_trials(tuned, next(iter(tuned.tuned)))[0]
-    run = replace(trial, kind="run", id="0" * 16)
+    run = replace(trial, kind="run", id=identity({"kind": "run", "config": trial.fields}))
     for each in (trial, run):
         job.execute(each, tmp_path, {}, context())
     first, second = (records.load(tmp_path)[0][each.id]["deterministic"] for each in (trial, run))
