@@ -138,8 +138,17 @@ def test_a_record_tells_which_source_a_network_came_from():
     assert describe_source(OwnConfig(family=OWN)) == {"network_source": digest}
 
 
-def test_macs_of_attention_are_those_of_its_linear_layers():
-    """ViT-B/16: a patch embedding, twelve layers of four d x d and two d x 4d products for 197 tokens, and a head."""
+def test_macs_of_attention_are_those_of_its_linear_layers_and_of_its_two_products():
+    """ViT-B/16: a patch embedding, twelve layers of four d x d and two d x 4d products for 197 tokens, and a head. In
+    each layer every token meets every token twice.
+    """
     d, tokens = 768, 197
-    expected = 196 * 3 * 16 * 16 * d + 12 * tokens * (4 * d * d + 2 * 4 * d * d) + d * 1000
+    linear = 196 * 3 * 16 * 16 * d + 12 * tokens * (4 * d * d + 2 * 4 * d * d) + d * 1000
+    expected = linear + 12 * 2 * tokens * tokens * d
     assert count_macs(TorchvisionConfig(name="vit_b_16", num_classes=1000), (224, 224)) == expected
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t", "convnext_tiny"])
+def test_macs_are_those_that_torchvision_states(name):
+    stated = torchvision.models.get_model_weights(name).DEFAULT.meta["_ops"]
+    assert round(count_macs(TorchvisionConfig(name=name, num_classes=1000), (224, 224)) / 1e9, 3) == stated
