@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 from torch import nn
 
 from densenet.options import Config, lookup
+from densenet.sources import fingerprint_modules
 
 
 class ForeignConfig(Config):
@@ -117,13 +118,20 @@ def load_class(family: str) -> type[nn.Module]:
     return found
 
 
-def describe_source(config: Config) -> dict[str, str]:
-    """Returns the source of a network written elsewhere: torchvision's version, or part of its file's SHA-256."""
+def describe_source(config: Config) -> dict[str, Any]:
+    """Returns the source of a network written elsewhere; nothing for others.
+
+    For torchvision: its version. For a user's class: `network_source`, part of the SHA-256 of its file, and
+    `network_modules`, the fingerprints of all modules of the user's that it depends on.
+    """
     if isinstance(config, TorchvisionConfig):
         return {"torchvision": metadata.version("torchvision")}
     if isinstance(config, OwnConfig):
-        file = inspect.getsourcefile(load_class(config.family))
-        return {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
+        network = load_class(config.family)
+        file = inspect.getsourcefile(network)
+        modules = fingerprint_modules(network, config.family.partition(":")[0])
+        own = {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
+        return {**own, "network_modules": modules}
     return {}
 
 

@@ -12,10 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
-    "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet foreign presets registry "
-    "counting __init__",
+    "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet sources foreign presets "
+    "registry counting __init__",
     "ablations": "metrics signals",
-    "ablations.storage": "files locks paths records manifest",
+    "ablations.storage": "files locks paths records sources manifest",
     "ablations ": "config environment",
     "ablations.data": "images source subsets digests download builtin parquet imagefolder published registry cache "
     "dataset augmentation",

@@ -135,7 +135,9 @@ def test_a_record_tells_which_source_a_network_came_from():
         "torchvision": torchvision.__version__.partition("+")[0]
     }
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    assert describe_source(OwnConfig(family=OWN)) == {"network_source": digest}
+    found = describe_source(OwnConfig(family=OWN))
+    assert found["network_source"] == digest
+    assert found["network_modules"][__name__][0] == digest
 
 
 def test_macs_of_attention_are_those_of_its_linear_layers_and_of_its_two_products():
