@@ -42,7 +42,7 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
     which is no failure of the job.
     """
     device = torch.device(context.device)
-    store = CheckpointStore(folder, job.id, {}, written=context.kept)
+    store = CheckpointStore(folder, job.id, {}, job.fields, written=context.kept)
     torch.set_num_threads(1)
     if job.kind != "speed":  # its measurements have own processes, and a process that uses CUDA cannot be forked
         _set_up(device)
@@ -247,7 +247,9 @@ def _run(
         "history": history,
     }
     exact = (device.type == "cpu" or variant.train.deterministic) and not outcome.mixed
-    measured = {"epoch_seconds": seconds, "resumes": outcome.resumes}
+    measured: Fields = {"epoch_seconds": seconds, "resumes": outcome.resumes}
+    if outcome.refused:
+        measured["refused_checkpoints"] = list(outcome.refused)
     return values, measured, {"exact_resume": exact}
 
 
