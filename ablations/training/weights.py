@@ -12,7 +12,8 @@ from torch import nn
 
 from ablations.config import hashed_fields
 from ablations.data.dataset import Dataset
-from ablations.storage import files
+from ablations.storage import files, records
+from ablations.training.loop import hash_weights
 from densenet import Config, build, model_family
 
 
@@ -25,7 +26,8 @@ def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dic
 
     Raises StorageError.
     """
-    described = json.dumps({"model": hashed_fields(model), "data": data.described(), "job": job})
+    content = {"model": hashed_fields(model), "data": data.described(), "job": job, "weights": hash_weights(network)}
+    described = json.dumps(content)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     files.write(path, save(tensors, metadata={"described": described}))
 
@@ -35,7 +37,8 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
 
     Its input images, with values from 0 to 255, must be standardised per channel with `mean` and `std` of
     `read_description(path)["data"]`. A class outside this package is imported only with `own_code=True`, so that a file
-    from elsewhere cannot choose the code that runs. Raises NotWeights for any other file.
+    from elsewhere cannot choose the code that runs. Raises NotWeights for any other file, and for weights that are not
+    those of the run's record, or of their own description if no record lies there.
     """
     config = read_description(path)["model"]
     try:
@@ -47,9 +50,25 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
         first = next(iter(network.state_dict().values()))
         network.to(tensors[next(iter(network.state_dict()))].dtype if tensors else first.dtype)
         network.load_state_dict(tensors, strict=True)
+        _verify(Path(path), network)
     except (ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         raise NotWeights(f"{path}: {error}") from error
     return network.eval()
+
+
+def _verify(path: Path, network: nn.Module) -> None:
+    """Raises ValueError if the weights are not those of the record of this name, or not those of the description.
+
+    Files of older versions that lie without their record cannot be verified.
+    """
+    record = path.parent.parent / "records" / f"{path.stem}.json"
+    with safe_open(path, framework="pt") as file:
+        described = json.loads(file.metadata()["described"]).get("weights")
+    found = {"its record": records.read(record)["deterministic"]["weights"]} if record.exists() else {}
+    found |= {"its description": described} if described is not None else {}
+    for place, expected in found.items():
+        if hash_weights(network) != expected:
+            raise ValueError(f"the weights are not those of {place}: the file was changed, or it is of another run")
 
 
 def read_description(path: str | Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.storage import records
 from ablations.training.evaluation import evaluate
+from ablations.training.loop import hash_weights
 from ablations.training.weights import NotWeights, load_model, read_description, write
 from densenet import OwnConfig, build
 
@@ -41,6 +42,29 @@ def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
     assert beside["model"]["growth_rate"] == [4, 6]
     assert beside["job"] == json.loads(json.dumps(run.fields))
     assert beside["data"]["mean"] == pytest.approx(data.mean.flatten().tolist(), abs=1e-4)
+
+
+def test_kept_weights_are_those_of_the_record(tmp_path, tiny):
+    data, config = load(DataConfig(train_limit=20)), tiny.base.model
+    first, second = build(config), build(config)
+    for name, network in (("a", first), ("b", second)):
+        write(tmp_path / "weights" / f"{name}.safetensors", network, config, data, {})
+        records.publish(tmp_path, {"id": name, "deterministic": {"weights": hash_weights(network)}})
+    path = tmp_path / "weights" / "a.safetensors"
+    load_model(path)
+    path.write_bytes((tmp_path / "weights" / "b.safetensors").read_bytes())
+    with pytest.raises(NotWeights, match="not those of its record"):
+        load_model(path)
+    (tmp_path / "elsewhere").write_bytes(path.read_bytes())
+    load_model(tmp_path / "elsewhere")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "elsewhere").write_bytes(content)
+    with pytest.raises(NotWeights, match="not those of its description"):
+        load_model(tmp_path / "elsewhere")
+    (tmp_path / "records" / "a.json").write_text("{}")
+    with pytest.raises(NotWeights, match="damaged"):
+        load_model(path)
 
 
 def test_without_being_asked_nothing_is_kept(tmp_path, tiny):
