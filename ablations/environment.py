@@ -13,7 +13,8 @@ from typing import Any
 import numpy
 import torch
 
-from ablations.config import TrainConfig
+from ablations.config import CostConfig, RunConfig, SpeedConfig, TrainConfig, models_of
+from densenet import describe_source
 from densenet.kernels import library_name
 
 PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("densenet", "ablations"))
@@ -57,6 +58,17 @@ def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, 
         "memory_format": training.memory_format,
         "compile": training.compile,
     }
+
+
+def describe_networks(config: RunConfig | CostConfig | SpeedConfig) -> dict[str, Any]:
+    """Describes the source of a job's networks that were written elsewhere: see `describe_source`."""
+    found: dict[str, Any] = {}
+    for model in models_of(config):
+        source = describe_source(model)
+        modules = found.get("network_modules", {}) | source.get("network_modules", {})
+        found |= source
+        found |= {"network_modules": modules} if modules else {}
+    return found
 
 
 @cache

@@ -18,6 +18,7 @@ from rich.console import Console
 from ablations import signals
 from ablations.config import RunConfig
 from ablations.environment import describe_code
+from ablations.execution.changes import find_outdated, set_outdated_aside
 from ablations.execution.display import Work, show
 from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
 from ablations.execution.inline import InlineEngine
@@ -83,13 +84,15 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
 
     SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. Raises WrongFolder if the folder holds another grid, FolderInUse if another process works on the folder,
-    StorageError if the folder cannot be written.
+    SourceChanged if a user's network is not the one of earlier runs, StorageError if the folder cannot be written.
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
     with locks.lock_folder(folder):
-        _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, folder)))
         whole, damaged = records.load(folder)
+        outdated = find_outdated(list_jobs(grid, where, _choose(grid, folder)), whole, folder)
+        _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, folder)))
+        set_outdated_aside(folder, outdated)
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in whole:  # the process that published the record may have died before this
             CheckpointStore(folder, each, {}).clear()

@@ -14,7 +14,13 @@ import torch
 from ablations.config import CostConfig, RunConfig, SpeedConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
-from ablations.environment import describe_code, describe_machine, describe_settings, describe_versions
+from ablations.environment import (
+    describe_code,
+    describe_machine,
+    describe_networks,
+    describe_settings,
+    describe_versions,
+)
 from ablations.execution.engine import MOST_DEATHS, Context, Stopping
 from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
@@ -29,7 +35,6 @@ from ablations.training.evaluation import Evaluation
 from ablations.training.events import Progress
 from ablations.training.loop import Diverged, make_network, train
 from ablations.training.stopwatch import Stopwatch
-from densenet import describe_source
 
 
 def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
@@ -126,13 +131,13 @@ def _record(
 ) -> dict[str, Any]:
     watch.lap("start")
     if isinstance(job.config, RunConfig):
-        model, training = job.config.variant.model, job.config.variant.train
+        training = job.config.variant.train
         deterministic, measured, exact = _run(job, job.config, store, device, context, watch)
     elif isinstance(job.config, SpeedConfig):
-        model, training, exact = job.config.level.model, job.config.level.train, {}
+        training, exact = job.config.level.train, {}
         deterministic, measured = {}, {"rounds": _compare(job.config, device, context)}
     else:
-        model, training, exact = job.config.model, job.config.train, {}
+        training, exact = job.config.train, {}
         deterministic, measured = _cost(job.config, device)
     watch.lap("rest")
     measured["seconds"] = sum(watch.parts.values())
@@ -144,7 +149,7 @@ def _record(
         "config": job.fields,
         "deterministic": deterministic,
         "measured": measured,
-        "environment": {**describe_settings(device, training), **exact, **code, **describe_source(model)},
+        "environment": {**describe_settings(device, training), **exact, **code, **describe_networks(job.config)},
     }
 
 
@@ -224,7 +229,7 @@ def _run(
         variant.train,
         config.seed,
         observe=context.tell,
-        store=replace(store, source=describe_source(variant.model)),
+        store=replace(store, source=describe_networks(config)),
         stopping=context.stopping,
         watch=watch,
         tested=not tuning,
