@@ -63,12 +63,32 @@ def test_a_network_that_cannot_be_tried_without_storage_is_accepted():
         ({"name": "resnet18", "widht": 2}, "unexpected keyword argument 'widht'"),
         ({"name": "resnet18", "in_channels": 1}, "in_channels\n  Input should be 3"),
         ({"name": "resnet18", "num_classes": 0}, "greater than 0"),
+        ({"name": "resnet18", "weights": "IMAGENET1K_V1"}, "weights: every network here starts from new weights"),
+        ({"name": "resnet18", "pretrained": True}, "pretrained: every network here starts from new weights"),
         ({}, "required"),
     ],
 )
 def test_what_torchvision_does_not_have_is_refused(fields, rule):
     with pytest.raises(ValidationError, match=rule):
         TorchvisionConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "other"),
+    [
+        ("densenet121", {"memory_efficient": False}, {"memory_efficient": True}),
+        ("densenet121", {"drop_rate": 0.0}, {"drop_rate": 0.1}),
+        ("resnet18", {"zero_init_residual": False}, {"zero_init_residual": True}),
+        ("convnext_tiny", {"stochastic_depth_prob": 0.1}, {"stochastic_depth_prob": 0.0}),
+    ],
+)
+def test_an_argument_with_the_builder_s_own_default_changes_nothing(name, default, other):
+    """The default of convnext_tiny's builder is not the one of its class."""
+    plain = TorchvisionConfig(name=name)
+    assert TorchvisionConfig(name=name, **default) == plain
+    assert TorchvisionConfig(name=name, **default).model_dump() == plain.model_dump()
+    assert TorchvisionConfig(name=name, **default, **{}).arguments == {}
+    assert TorchvisionConfig(name=name, **other).arguments == other
 
 
 def test_a_user_s_own_class_takes_every_field():
