@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -18,6 +20,13 @@ from densenet import describe_source
 from densenet.kernels import library_name
 
 PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("densenet", "ablations"))
+
+LIMITS = (
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
+"""Environment variables that change the instructions or the precision of the libraries that compute."""
 
 
 def device_name(device: torch.device) -> str:
@@ -42,7 +51,9 @@ def describe_versions(device: torch.device) -> dict[str, Any]:
         **describe_machine(device),
         **python,
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "extensions": _extensions(),
         "loops": library_name(),
+        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
     }
 
 
@@ -102,8 +113,19 @@ def _commit() -> str:
 
 
 def _processor() -> str:
+    return _read_processor("model name") or platform.processor() or platform.machine()
+
+
+def _extensions() -> str:
+    """Returns the vector instructions of the processor: libraries choose among more of them than PyTorch tells."""
+    flags = (_read_processor("flags") or _read_processor("Features")).split()
+    return " ".join(sorted(flag for flag in flags if re.match("avx|amx|fma|f16c|asimd|sve|sme|bf16|i8mm", flag)))
+
+
+def _read_processor(key: str) -> str:
+    """Returns an entry of /proc/cpuinfo for the first core; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

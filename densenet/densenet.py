@@ -11,7 +11,6 @@ from densenet.blocks import DenseBlock, Transition, conv2d, norm_act, post, pre
 from densenet.config import DenseNetConfig
 from densenet.options import initialise
 
-
 OLDER_NAME = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
 """A module of a dense layer in torchvision's published files: `denselayer1.norm.1.`, which is `denselayer1.norm1.`."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from math import floor
 from typing import get_args
 
 import pytest
-import re
-
 import torch
 import torchvision
 from conftest import step_of

@@ -87,7 +87,7 @@ def test_an_argument_with_the_builder_s_own_default_changes_nothing(name, defaul
     plain = TorchvisionConfig(name=name)
     assert TorchvisionConfig(name=name, **default) == plain
     assert TorchvisionConfig(name=name, **default).model_dump() == plain.model_dump()
-    assert TorchvisionConfig(name=name, **default, **{}).arguments == {}
+    assert TorchvisionConfig(name=name, **default).arguments == {}
     assert TorchvisionConfig(name=name, **other).arguments == other
 
 
