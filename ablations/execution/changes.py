@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ablations.grid.model import Job
 from ablations.storage import files
 from ablations.storage.manifest import MEASUREMENTS
 from ablations.storage.sources import list_changed
-from densenet import OwnConfig
+from densenet import OwnConfig, describe_source
 
 OUTDATED = "outdated"
 """The folder within records/ for measurements of a network whose source has changed. They are made again."""
@@ -37,13 +37,28 @@ def find_outdated(jobs: Sequence[Job], whole: Mapping[str, Any], folder: Path) -
     names = {name for job in trained for name in list_classes(job)}
     left = [job for job in own if job.id not in whole and names & set(list_classes(job))]
     if left:
-        modules = sorted({each for job in trained for each in changed[job.id]})
-        raise SourceChanged(
-            f"{' and '.join(sorted(names))} has changed since {len(trained)} of its runs in {folder} were made "
-            f"(changed: {', '.join(modules)}); {len(left)} of its jobs are left, and tables would mix the old network "
-            "with the new one: undo the change, give the new class another name, or choose another folder with --out"
-        )
+        raise SourceChanged(_describe(names, [changed[job.id] for job in trained], folder))
     return [] if trained else list(changed)
+
+
+def refuse_changed(job: Job, whole: Mapping[str, Any], folder: Path) -> None:
+    """Raises SourceChanged if runs of this job's class are on record, and the class was another one then."""
+    for model in models_of(job.config):
+        if isinstance(model, OwnConfig):
+            runs = [record for record in whole.values() if record["kind"] not in MEASUREMENTS]
+            same = [record for record in runs if record["config"]["model"].get("family") == model.family]
+            changed = [list_changed(record["environment"], describe_source(model)) for record in same]
+            if any(changed):
+                raise SourceChanged(_describe([model.family], [each for each in changed if each], folder))
+
+
+def _describe(names: Iterable[str], changed: Sequence[Sequence[str]], folder: Path) -> str:
+    modules = sorted({each for modules in changed for each in modules})
+    return (
+        f"{' and '.join(sorted(names))} has changed since its runs in {folder} were made ({len(changed)} on record; "
+        f"changed: {', '.join(modules)}). Tables would mix the old network with the new one: undo the change, give the "
+        "new class another name, or choose another folder with --out"
+    )
 
 
 def list_classes(job: Job) -> list[str]:

@@ -21,6 +21,7 @@ from ablations.environment import (
     describe_settings,
     describe_versions,
 )
+from ablations.execution.changes import list_classes, refuse_changed
 from ablations.execution.engine import MOST_DEATHS, Context, Stopping
 from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
@@ -75,8 +76,8 @@ def execute_planned(
 ) -> str:
     """Runs one job of a results folder, using only the plan on disk, and returns its status.
 
-    Raises NotResults and StorageError for the folder, ValueError for a job that does not exist or must be measured on
-    another machine.
+    Raises NotResults and StorageError for the folder, ValueError for a job that does not exist, must be measured on
+    another machine, or has a user's network that was edited since other runs of it were made.
     """
     plan = Manifest.read(folder)
     job = job_of(plan, folder, job_id)
@@ -85,6 +86,8 @@ def execute_planned(
         records.read(path)  # raises an error for a damaged record
         say(f"{job.name} is on record already")
         return "done"
+    if list_classes(job):  # else the records need not be read
+        refuse_changed(job, records.load(folder)[0], folder)
     place = torch.device(choose_device(device))
     here = job_machine(str(place))
     if job.kind in MEASUREMENTS and here != plan.machine:

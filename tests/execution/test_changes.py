@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.environment import describe_networks
-from ablations.execution.changes import SourceChanged, find_outdated, set_outdated_aside
+from ablations.execution.changes import SourceChanged, find_outdated, refuse_changed, set_outdated_aside
 from ablations.execution.job import job_machine
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
@@ -68,10 +68,24 @@ def test_runs_of_an_edited_network_are_not_continued(edited, tmp_path):
     with pytest.raises(SourceChanged) as caught:
         find_outdated(jobs, whole, tmp_path)
     assert str(caught.value) == (
-        f"edited_network:Net has changed since 1 of its runs in {tmp_path} were made (changed: edited_part); 1 of its "
-        "jobs are left, and tables would mix the old network with the new one: undo the change, give the new class "
-        "another name, or choose another folder with --out"
+        f"edited_network:Net has changed since its runs in {tmp_path} were made (1 on record; changed: edited_part). "
+        "Tables would mix the old network with the new one: undo the change, give the new class another name, or choose "
+        "another folder with --out"
     )
+
+
+def test_a_single_job_of_an_edited_network_is_refused_too(edited, tmp_path):
+    jobs, whole, edit = edited
+    for job in jobs:
+        whole[job.id] |= {"kind": job.kind, "config": job.fields}
+    *_, last = jobs
+    del whole[last.id]
+    for job in jobs:
+        refuse_changed(job, whole, tmp_path)
+    edit("PIXELS = 8 * 8\n")
+    refuse_changed(next(job for job in jobs if job.name == "base"), whole, tmp_path)
+    with pytest.raises(SourceChanged, match=r"has changed since its runs .* changed: edited_part\)"):
+        refuse_changed(last, whole, tmp_path)
 
 
 def test_measurements_of_an_edited_network_are_made_again(edited, tmp_path):
@@ -96,5 +110,5 @@ def test_it_is_told_before_any_job(command, edited, tmp_path):
     grid = write_grid(tmp_path, GRID)
     result = CliRunner().invoke(app, [command, str(grid), "--out", str(tmp_path / "out")])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "edited_network:Net has changed since 1 of its runs" in result.stderr.replace("\n", " ")
+    assert "edited_network:Net has changed since its runs in" in result.stderr.replace("\n", " ")
     assert [path.name for path in (tmp_path / "out" / "records").iterdir()] == [f"{first}.json"]
