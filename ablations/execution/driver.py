@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ablations import signals
 from ablations.config import RunConfig
-from ablations.environment import describe_code
+from ablations.environment import describe_code, describe_networks
 from ablations.execution.changes import find_outdated, set_outdated_aside
 from ablations.execution.display import Work, show
 from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
@@ -99,6 +99,7 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
         first = _list_left(grid, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
         stopped = bool(first) and _execute(first, grid, folder, engine, console)
         make_manifest(grid, where, folder, _choose(grid, folder)).write(folder)
+        find_outdated(list_jobs(grid, where, _choose(grid, folder)), records.load(folder)[0], folder)  # as it is now
         tried = {each.id for each in first}
         then = [] if stopped else [job for job in _list_left(grid, folder, where, retry) if job.id not in tried]
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console))
@@ -202,7 +203,7 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, cons
         Task(
             each.id,
             execute,
-            (each, folder, describe_code()),
+            (replace(each, source=describe_networks(each.config)), folder, describe_code()),
             exclusive=each.kind in MEASUREMENTS,
             stoppable=each.kind not in MEASUREMENTS,
             limit=grid.time_limit,

@@ -21,7 +21,7 @@ from ablations.environment import (
     describe_settings,
     describe_versions,
 )
-from ablations.execution.changes import list_classes, refuse_changed
+from ablations.execution.changes import SourceChanged, list_classes, refuse_changed
 from ablations.execution.engine import MOST_DEATHS, Context, Stopping
 from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
@@ -30,6 +30,7 @@ from ablations.profiling import cost, counts, memory, speed
 from ablations.storage import locks, records
 from ablations.storage.files import StorageError
 from ablations.storage.manifest import MEASUREMENTS, Manifest
+from ablations.storage.sources import list_changed
 from ablations.training import weights
 from ablations.training.checkpoint import CheckpointStore, StopRequested
 from ablations.training.evaluation import Evaluation
@@ -55,6 +56,7 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         store = replace(store, environment={**describe_versions(device), "fingerprint": code.get("fingerprint")})
     watch = Stopwatch(context.started, device.type == "cuda")
     try:
+        _check_source(job)
         records.publish(folder, _record(job, store, device, code, context, watch))
     except (StopRequested, Abandoned):
         return "stopped"
@@ -69,6 +71,14 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         return status_of(error)
     store.clear()
     return "done"
+
+
+def _check_source(job: Job) -> None:
+    """Raises SourceChanged if a user's network was edited since the grid was started."""
+    changed = list_changed(job.source, describe_networks(job.config)) if job.source else []
+    if changed:
+        names = " and ".join(list_classes(job))
+        raise SourceChanged(f"{names} was changed while the grid ran ({', '.join(changed)}): run the grid again")
 
 
 def execute_planned(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 
 import pytest
-from conftest import write_grid
+from conftest import context, write_grid
 from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.environment import describe_networks
 from ablations.execution.changes import SourceChanged, find_outdated, refuse_changed, set_outdated_aside
-from ablations.execution.job import job_machine
+from ablations.execution.job import execute, job_machine
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.storage import records
@@ -69,8 +70,8 @@ def test_runs_of_an_edited_network_are_not_continued(edited, tmp_path):
         find_outdated(jobs, whole, tmp_path)
     assert str(caught.value) == (
         f"edited_network:Net has changed since its runs in {tmp_path} were made (1 on record; changed: edited_part). "
-        "Tables would mix the old network with the new one: undo the change, give the new class another name, or choose "
-        "another folder with --out"
+        "Tables would mix the old network with the new one: undo the change, give the new class another name, or "
+        "choose another folder with --out"
     )
 
 
@@ -99,6 +100,18 @@ def test_measurements_of_an_edited_network_are_made_again(edited, tmp_path):
         records.publish(tmp_path, record)
     set_outdated_aside(tmp_path, outdated)
     assert records.load(tmp_path)[0].keys() == set(measured) - set(outdated)
+
+
+def test_a_network_that_is_edited_while_the_grid_runs_fails_its_jobs(edited, tmp_path):
+    jobs, _, edit = edited
+    *_, last = jobs
+    started = replace(last, source=describe_networks(last.config))
+    edit("PIXELS = 8 * 8\n")
+    assert execute(started, tmp_path / "out", {}, context()) == "failed"
+    (note,) = records.load_attempts(tmp_path / "out")[last.id]
+    assert note["reason"].endswith(
+        "edited_network:Net was changed while the grid ran (edited_part): run the grid again"
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
