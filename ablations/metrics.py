@@ -129,7 +129,7 @@ METRICS: dict[str, Metric] = {
         panel=True, matched=True,
     ),
     "macs": Metric(
-        label="MACs", unit="M", meaning="multiply-accumulates of convolutions and matrix products, one image, inference",
+        label="MACs", unit="M", meaning="multiply-accumulates of convolutions and matrix products, one image",
         scale=1e6, format=_format_digits, better="lower", group="counts", phrase="MACs", compared=True, planned=True,
         brief=True, panel=True, matched=True,
     ),
