@@ -119,7 +119,7 @@ def _processor() -> str:
 def _extensions() -> str:
     """Returns the vector instructions of the processor: libraries choose among more of them than PyTorch tells."""
     flags = (_read_processor("flags") or _read_processor("Features")).split()
-    return " ".join(sorted(flag for flag in flags if re.match("avx|amx|fma|f16c|asimd|sve|sme|bf16|i8mm", flag)))
+    return " ".join(sorted(flag for flag in flags if re.match("avx|amx|fma|f16c|asimd|sve|sme(?!p)|bf16|i8mm", flag)))
 
 
 def _read_processor(key: str) -> str:

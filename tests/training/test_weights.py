@@ -16,6 +16,7 @@ from ablations.execution import job
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.storage import records
+from ablations.training import weights
 from ablations.training.evaluation import evaluate
 from ablations.training.loop import hash_weights
 from ablations.training.weights import NotWeights, load_model, read_description, write
@@ -98,7 +99,7 @@ class Tied(torch.nn.Module):
         return self.a(images.flatten(1)) + self.b(images.flatten(1))
 
 
-def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp_path):
+def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp_path, monkeypatch):
     data = load(DataConfig(train_limit=20))
     config = OwnConfig(family=f"{__name__}:Tied", in_channels=1)
     write(tmp_path / "w", build(config), config, data, {})
@@ -106,4 +107,7 @@ def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp
         load_model(tmp_path / "w")
     network = load_model(tmp_path / "w", own_code=True)
     assert type(network).__name__ == "Tied"
+    monkeypatch.setattr(weights, "describe_source", lambda model: {"network_modules": {"parts": ["1"]}})
+    with pytest.raises(NotWeights, match=r"has changed since it was trained: .*parts"):
+        load_model(tmp_path / "w", own_code=True)
     assert network.b.weight is network.a.weight
