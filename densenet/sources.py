@@ -87,13 +87,10 @@ def _list_imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str
 
 def _find(name: str) -> ModuleSpec | None:
     """Returns where a module lies, without importing it; None if there is no such module."""
-    loaded = sys.modules.get(name)
-    if loaded is not None:
-        return loaded.__spec__
     parent, _, _ = name.rpartition(".")
     try:
-        if not parent:
-            return importlib.util.find_spec(name) or PathFinder.find_spec(name, [str(Path.cwd())])
+        if not parent:  # a new process would find it there; only special finders know others
+            return PathFinder.find_spec(name, [*sys.path, str(Path.cwd())]) or importlib.util.find_spec(name)
         above = _find(parent)
         inside = above is not None and _is_user_s(above) and above.submodule_search_locations
         return PathFinder.find_spec(name, list(inside)) if inside else None
