@@ -101,11 +101,12 @@ def _find(name: str) -> ModuleSpec | None:
 def _is_user_s(spec: ModuleSpec) -> bool:
     """Returns whether a module lies neither in the standard library, nor in an installed package, nor in this one."""
     places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
-    own = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent
+    program = [path.parent for path in here.parent.glob("*/__main__.py")]  # the one that these networks come with
     library = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
     paths = [Path(place).resolve() for place in places]
     return bool(paths) and not any(
-        set(INSTALLED) & set(path.parts) or any(path.is_relative_to(place) for place in (own, *library))
+        set(INSTALLED) & set(path.parts) or any(path.is_relative_to(place) for place in (here, *program, *library))
         for path in paths
     )
 
