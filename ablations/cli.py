@@ -108,6 +108,7 @@ def plan(
     """
     from ablations.execution import driver
     from ablations.execution import plan as plans
+    from ablations.execution.changes import SourceChanged
 
     read = _grid(grid, set_, seeds, max_jobs)
     try:
@@ -116,7 +117,10 @@ def plan(
     except ValueError as error:
         _stop(str(error))
     folder = out_ or Path("results") / Path(grid).stem
-    found = plans.plan(read, folder, slots, counts_only, err)
+    try:
+        found = plans.plan(read, folder, slots, counts_only, err)
+    except SourceChanged as error:
+        _stop(str(error))
     found["power"] = _foresee(read, folder, slots[0], sd)
     if as_json:
         print(json.dumps(found, indent=1))

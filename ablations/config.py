@@ -323,6 +323,13 @@ class SpeedConfig:
     """How often each of them is measured."""
 
 
+def models_of(config: RunConfig | CostConfig | SpeedConfig) -> list[Config]:
+    """Returns the networks of a job: one, or for a comparison of speed the base's and the level's."""
+    if isinstance(config, SpeedConfig):
+        return [config.base.model, config.level.model]
+    return [config.model if isinstance(config, CostConfig) else config.variant.model]
+
+
 def beside_identity(config: type[Config]) -> set[str]:
     """Returns the fields of a configuration that change no result."""
     return {name for name in config.model_fields if not role_of(config, name).identity}

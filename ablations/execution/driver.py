@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +18,8 @@ from rich.console import Console
 
 from ablations import signals
 from ablations.config import RunConfig
-from ablations.environment import describe_code
+from ablations.environment import describe_code, describe_networks
+from ablations.execution.changes import find_outdated, set_outdated_aside
 from ablations.execution.display import Work, show
 from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
 from ablations.execution.inline import InlineEngine
@@ -93,7 +94,8 @@ def work(
     SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
     WrongFolder if the folder holds another grid or files of something else, FolderInUse if another process works on the
-    folder, StorageError if the folder cannot be written, or is renamed or removed meanwhile.
+    folder, SourceChanged if a user's network is not the one of earlier runs, StorageError if the folder cannot be
+    written, or is renamed or removed meanwhile.
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
@@ -101,7 +103,10 @@ def work(
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
         whole, damaged = _survey(folder)
+        outdated = find_outdated(list_jobs(grid, where, _choose(grid, whole, folder)), whole, folder)
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
+        set_outdated_aside(folder, outdated)
+        whole = {name: found for name, found in whole.items() if name not in outdated}
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
@@ -109,7 +114,9 @@ def work(
         stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
         known = _survey(folder)[0] if first else whole
         check_place()
-        make_manifest(grid, where, folder, _choose(grid, known, folder)).write(folder)
+        choices = _choose(grid, known, folder)
+        make_manifest(grid, where, folder, choices).write(folder)
+        find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
         then = [] if stopped else [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console, check_place))
@@ -150,7 +157,10 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 Known = dict[str, dict[str, Any]]
-"""The jobs that have a record, by id. Of a trial, it holds the accuracy that tuning needs; of other jobs, nothing."""
+"""The jobs that have a record, by id: the sources of the user's network, and of a trial the accuracy that it gave."""
+
+SOURCES = ("network_modules", "network_source")
+"""The parts of a record's environment that tell which source of a user's network it was made with."""
 
 
 def _survey(folder: Path) -> tuple[Known, list[Path]]:
@@ -160,11 +170,12 @@ def _survey(folder: Path) -> tuple[Known, list[Path]]:
     for found in records.iterate(folder):
         if found.record is None:
             damaged.append(found.path)
-        elif found.record["kind"] == "tuning":
+            continue
+        environment = {key: value for key, value in found.record["environment"].items() if key in SOURCES}
+        known[found.record["id"]] = {"environment": environment}
+        if found.record["kind"] == "tuning":
             accuracy = found.record["deterministic"]["validation_accuracy"]
-            known[found.record["id"]] = {"deterministic": {"validation_accuracy": accuracy}}
-        else:
-            known[found.record["id"]] = {}
+            known[found.record["id"]]["deterministic"] = {"validation_accuracy": accuracy}
     return known, damaged
 
 
@@ -271,7 +282,7 @@ def _execute(
         Task(
             each.id,
             execute,
-            (each, folder, describe_code()),
+            (replace(each, source=describe_networks(each.config)), folder, describe_code()),
             exclusive=each.kind in MEASUREMENTS,
             stoppable=each.kind not in MEASUREMENTS,
             limit=grid.time_limit,

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from ablations.config import CostConfig, RunConfig, SpeedConfig, Variant
 from ablations.environment import describe_machine
+from ablations.execution.changes import find_outdated
 from ablations.grid.model import Choices, Grid, Job, list_cost_ids, list_jobs
 from ablations.grid.planning import list_awaited
 from ablations.grid.tuning import choose
@@ -41,7 +42,8 @@ Row = dict[str, Any]
 def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console: Console) -> dict[str, Any]:
     """Compares a grid with a results folder, and predicts its needs on the workers' devices.
 
-    With `counts_only`, it predicts neither memory nor time.
+    With `counts_only`, it predicts neither memory nor time. Raises SourceChanged if a user's network is not the one of
+    earlier runs.
     """
     device = torch.device(slots[0])
     if device.type == "cpu":
@@ -51,6 +53,8 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     where = describe_machine(device)
     choices = choose(grid, whole, failed)
     everything, settled = list_jobs(grid, where, choices), grid.settle(choices)
+    for outdated in find_outdated(everything, whole, folder):
+        del whole[outdated]
     todo = [job for job in everything if job.id not in whole and job.id not in failed]
     waiting = list_awaited(settled)
     given_up = {name for name, each in settled.variants.items() if _has_failed(choices, grid, each)}

@@ -485,6 +485,17 @@ def test_torchvision_s_networks_and_what_they_do_not_take(tmp_path):
     assert "digits has in_channels = 1, which this network does not take: should be 3" in found
 
 
+def test_a_level_with_the_builder_s_own_default_is_the_base(tmp_path):
+    text = """
+        base.model.family = "torchvision"
+        base.model.name = "densenet121"
+        base.data = { name = "random", shape = [3, 8, 8], classes = 10, size = 9 }
+        study.memory.model.memory_efficient = [false, true]
+    """
+    (study,) = read(write_grid(tmp_path, text)).studies
+    assert [(level.label, level.is_base) for level in study.levels] == [("false", True), ("true", False)]
+
+
 def test_another_network_of_torchvision_or_data_set_starts_afresh(tmp_path):
     text = """
         [base]
