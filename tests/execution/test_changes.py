@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import context, write_grid
+from conftest import context, record_of, write_grid
 from typer.testing import CliRunner
 
 from ablations.cli import app
@@ -45,13 +45,21 @@ def edited(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     importlib.invalidate_caches()
     jobs = list_jobs(read(write_grid(tmp_path, GRID)), job_machine("cpu"))
-    whole = {job.id: {"id": job.id, "environment": describe_networks(job.config)} for job in jobs}
+    whole = {job.id: write_record(job) for job in jobs}
     assert [job.name for job in jobs if "network_modules" in whole[job.id]["environment"]] == [
         "network edited", "network edited against base", "network edited, seed 0", "network edited, seed 1",
     ]  # fmt: skip
     yield jobs, whole, lambda text: (tmp_path / "edited_part.py").write_text(text)
     for name in ("edited_network", "edited_part"):
         del sys.modules[name]
+
+
+def write_record(job):
+    """A made-up record of this machine, with the sources of the user's network as they are now."""
+    record = record_of(job, 90.0, 1.0)
+    own = {"network_modules", "network_source"}
+    beside = {key: value for key, value in record["environment"].items() if key not in own}
+    return {**record, "environment": {**beside, **job_machine("cpu"), **describe_networks(job.config)}}
 
 
 def test_nothing_is_outdated_as_long_as_only_comments_change(edited, tmp_path):
@@ -77,8 +85,6 @@ def test_runs_of_an_edited_network_are_not_continued(edited, tmp_path):
 
 def test_a_single_job_of_an_edited_network_is_refused_too(edited, tmp_path):
     jobs, whole, edit = edited
-    for job in jobs:
-        whole[job.id] |= {"kind": job.kind, "config": job.fields}
     *_, last = jobs
     del whole[last.id]
     for job in jobs:

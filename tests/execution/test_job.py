@@ -97,7 +97,7 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
 @pytest.fixture
 def comparison(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("speed_rounds = 0", "speed_rounds = 6")))
-    return next(each for each in list_jobs(grid, MACHINE) if each.kind == "speed")
+    return next(each for each in list_jobs(grid, job.job_machine("cpu")) if each.kind == "speed")
 
 
 @FORKS
