@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-ALL_RESULTS = $(patsubst %/jobs.json,%,$(wildcard results/*/jobs.json))
 
 .PHONY: help setup ablate plots tables report check docs test test-all lint bench bench-records clean
 
@@ -22,13 +21,13 @@ ablate: $(READY) ## run the quick grid on digits: about 5 minutes, ends in table
 	$(BIN)/ablate run quick --out results/quick
 
 plots: $(READY) ## redraw the figures of every folder of results/ from its records
-	@for folder in $(ALL_RESULTS); do $(BIN)/ablate report $$folder --only figures || exit 1; done
+	$(BIN)/ablate report results --all --only figures
 
 tables: $(READY) ## rewrite the tables of every folder of results/ from its records
-	@for folder in $(ALL_RESULTS); do $(BIN)/ablate report $$folder --only tables || exit 1; done
+	$(BIN)/ablate report results --all --only tables
 
 report: $(READY) ## rebuild tables, figures and the page of every folder of results/
-	@for folder in $(ALL_RESULTS); do $(BIN)/ablate report $$folder || exit 1; done
+	$(BIN)/ablate report results --all
 
 check: $(READY) ## fail where a number in the README differs from the records
 	$(BIN)/ablate check README.md

@@ -57,4 +57,14 @@ def main() -> None:
     from ablations.cli import app
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    app()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # mostly of the output: its disk is full, or its reader has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        print(f"ablate has ended because of an error of this machine: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -107,6 +108,7 @@ def plan(
     """
     from ablations.execution import driver
     from ablations.execution import plan as plans
+    from ablations.execution.changes import SourceChanged
 
     read = _grid(grid, set_, seeds, max_jobs)
     try:
@@ -115,7 +117,10 @@ def plan(
     except ValueError as error:
         _stop(str(error))
     folder = out_ or Path("results") / Path(grid).stem
-    found = plans.plan(read, folder, slots, counts_only, err)
+    try:
+        found = plans.plan(read, folder, slots, counts_only, err)
+    except SourceChanged as error:
+        _stop(str(error))
     found["power"] = _foresee(read, folder, slots[0], sd)
     if as_json:
         print(json.dumps(found, indent=1))
@@ -237,7 +242,7 @@ def _run(
         _say(f"Note: {note}", err)
     try:
         workplace = driver.make_engine(engine, driver.list_devices(device, workers))
-        outcome = driver.work(read, folder, workplace, again, out)
+        outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid))
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
     except StorageError as error:
@@ -294,24 +299,25 @@ def job(
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
-    from ablations.report.frames import find_causes
-    from ablations.storage import locks
+    from ablations.report.frames import describe_others, survey
+    from ablations.storage import locks, records
 
-    frames = _frames(folder)
+    found = _load(folder, survey)
     kept = {path.stem for end in ("latest", "before") for path in (folder / "checkpoints").glob(f"*.{end}")}
-    begun = kept & {job for frame in frames.jobs().values() for job in frame[frame.status == "missing"].id}
-    counts = {kind: Counter(frame.status) for kind, frame in frames.jobs().items()}
-    made = Counter(
-        f"commit {commit}, sources {fingerprint}"
-        for frame in frames.jobs().values()
-        for commit, fingerprint in frame[frame.status == "done"].reindex(columns=["commit", "fingerprint"]).to_numpy()
-    )
-    failed, holder = find_causes(frames), locks.find_holder(folder)
-    damaged = [str(path.relative_to(folder)) for path in frames.damaged]
+    begun = kept & {job for states in found.states.values() for job, status, _ in states if status == "missing"}
+    counts = {kind: Counter(status for _, status, _ in states) for kind, states in found.states.items()}
+    made = {
+        f"commit {commit}, sources {fingerprint}": number for (commit, fingerprint), number in found.made_by.items()
+    }
+    failed, holder = found.find_causes(), locks.find_holder(folder)
+    damaged = [str(path.relative_to(folder)) for path in found.damaged]
     aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
+    ignored = [str(path.relative_to(folder)) for path in records.list_ignored(folder)]
+    others = describe_others(found.others, found.manifest)
     if as_json:
-        found = {"worked_on_by": holder or None, **counts, "begun": len(begun), "failures": failed}
-        print(json.dumps({**found, "damaged": damaged, "set_aside": aside, "made_by": made}, indent=1))
+        told = {"worked_on_by": holder or None, **counts, "begun": len(begun), "failures": failed}
+        beside = {"damaged": damaged, "set_aside": aside, "ignored": ignored, "not_in_the_grid": others}
+        print(json.dumps({**told, **beside, "made_by": made}, indent=1))
         return
     if holder:
         _say(f"Worked on by {holder}.")
@@ -324,23 +330,39 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         _say(f"  damaged, and counted as missing: {name}; `ablate run` sets it aside and runs the job again")
     for name in aside:
         _say(f"  was damaged, and its job run again: {name}")
+    for name in ignored:
+        _say(f"  ignored, because its name is not that of a record: {name!r}")
+    for text in others:
+        _say(f"  {text}")
     for code, number in made.items():
         _say(f"{number} made by {code}")
 
 
 @app.command()
 def report(
-    folder: DirArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder; with --all, a folder of them.")],
     only: Annotated[str | None, typer.Option(metavar="tables|figures", help="Rebuilds these alone.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Rebuilds every results folder in DIR.")] = False,
 ) -> None:
     """Rebuilds every table, figure and page from the records alone."""
+    from ablations.report import page as reports
+
+    if only is not None and only not in reports.PARTS:
+        _stop(f"--only {only}: allowed are {', '.join(reports.PARTS)}")
+    folders = sorted(path.parent for path in folder.glob("*/jobs.json")) if all_ else [folder]
+    if not folders:
+        _stop(f"{folder}: no folder in it holds results")
+    for each in folders:
+        _rebuild(each, only)
+
+
+def _rebuild(folder: Path, only: str | None) -> None:
+    """Rebuilds the reports of one results folder, or a part of them."""
     from ablations.report import page as reports
     from ablations.report.results import analyse
 
     frames = _frames(folder)
     results = analyse(frames)
-    if only is not None and only not in reports.PARTS:
-        _stop(f"--only {only}: allowed are {', '.join(reports.PARTS)}")
     try:
         paths = reports.write(results) if only is None else reports.PARTS[only](results)
     except OSError as error:
@@ -451,8 +473,7 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
     from ablations.grid.problems import GridError
     from ablations.grid.reader import read
 
-    known = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
-    path = known.get(name, expand(name))
+    known, path = _list_shipped(), _find_grid(name)
     if name not in known and not os.path.exists(path):  # noqa: PTH110, which raises for a name that is too long
         _stop(f"no grid {name}: neither a file nor one of the shipped grids, which are {', '.join(known)}")
     try:
@@ -465,13 +486,27 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
         _stop(str(error))
 
 
+def _list_shipped() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
+
+
+def _find_grid(name: str) -> Path:
+    """Returns the path of a shipped grid, or of a grid's file."""
+    return _list_shipped().get(name, expand(name))
+
+
 def _frames(folder: Path) -> Any:
     from ablations.report.frames import load
+
+    return _load(folder, load)
+
+
+def _load(folder: Path, read: Callable[[Path], Any]) -> Any:
     from ablations.storage.files import StorageError
     from ablations.storage.manifest import NotResults
 
     try:
-        return load(folder)
+        return read(folder)
     except (NotResults, StorageError) as error:
         _stop(str(error))
 

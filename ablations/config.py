@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,15 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ablations.storage.records import canonical_json
+from ablations.storage.records import PROTOCOL as PROTOCOL  # part of every identity
+from ablations.storage.records import identity as identity
 from densenet_ablations import check_names
 
 check_names()
 
 from densenet import Config, DenseNetConfig  # noqa: E402
-
-PROTOCOL = 3
-"""The version of the protocol, raised by hand if the same configuration would give other results than before."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,15 @@ class DataConfig(Config):
     """For `imagefolder` and `parquet`: the shorter side is resized to this many pixels, and the middle square is kept.
     0: images stay as they are."""
 
-    test_share: Annotated[float, Role(only=("imagefolder",))] = Field(default=0.0, ge=0, lt=1)
-    """For `imagefolder`: the share of each class that becomes the test set, if the folder has no test set of its own.
-    The default is none: a split that its authors published is better than ours."""
+    test_share: Annotated[float, Role(only=("imagefolder", "parquet", "arrays"))] = Field(default=0.0, ge=0, lt=1)
+    """For `imagefolder`, `parquet` and `arrays`: the share of each class that becomes the test set, if there is no test
+    set of its own. The default is none: a split that its authors published is better than ours."""
+
+    image_column: Annotated[str, Role(only=("parquet",))] = ""
+    """For `parquet`: the column of the images. Empty: `image` or `img`, or the only column that may hold images."""
+
+    label_column: Annotated[str, Role(only=("parquet",))] = ""
+    """For `parquet`: the column of the classes. Empty: `label`, or the only column that may hold classes."""
 
     memory_limit: Annotated[int, BESIDE] = Field(default=4096, gt=0)
     """MiB. A smaller data set becomes one tensor in memory. A larger image folder is read from its files during
@@ -320,6 +323,13 @@ class SpeedConfig:
     """How often each of them is measured."""
 
 
+def models_of(config: RunConfig | CostConfig | SpeedConfig) -> list[Config]:
+    """Returns the networks of a job: one, or for a comparison of speed the base's and the level's."""
+    if isinstance(config, SpeedConfig):
+        return [config.base.model, config.level.model]
+    return [config.model if isinstance(config, CostConfig) else config.variant.model]
+
+
 def beside_identity(config: type[Config]) -> set[str]:
     """Returns the fields of a configuration that change no result."""
     return {name for name in config.model_fields if not role_of(config, name).identity}
@@ -335,11 +345,6 @@ def hashed_fields(config: Config) -> dict[str, Any]:
 def unhashed_fields(config: Config) -> dict[str, Any]:
     """Returns the fields that differ from their defaults and change no result, which `hashed_fields` leaves out."""
     return config.model_dump(mode="json", exclude_defaults=True, include=beside_identity(type(config)))
-
-
-def identity(value: Any) -> str:
-    """Returns sixteen hexadecimal digits that name a value and the protocol."""
-    return hashlib.sha256(canonical_json({"protocol": PROTOCOL, "value": value})).hexdigest()[:16]
 
 
 def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:

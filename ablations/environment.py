@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -13,10 +15,18 @@ from typing import Any
 import numpy
 import torch
 
-from ablations.config import TrainConfig
+from ablations.config import CostConfig, RunConfig, SpeedConfig, TrainConfig, models_of
+from densenet import describe_source
 from densenet.kernels import library_name
 
 PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("densenet", "ablations"))
+
+LIMITS = (
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
+"""Environment variables that change the instructions or the precision of the libraries that compute."""
 
 
 def device_name(device: torch.device) -> str:
@@ -41,7 +51,9 @@ def describe_versions(device: torch.device) -> dict[str, Any]:
         **describe_machine(device),
         **python,
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "extensions": _extensions(),
         "loops": library_name(),
+        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
     }
 
 
@@ -57,6 +69,17 @@ def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, 
         "memory_format": training.memory_format,
         "compile": training.compile,
     }
+
+
+def describe_networks(config: RunConfig | CostConfig | SpeedConfig) -> dict[str, Any]:
+    """Describes the source of a job's networks that were written elsewhere: see `describe_source`."""
+    found: dict[str, Any] = {}
+    for model in models_of(config):
+        source = describe_source(model)
+        modules = found.get("network_modules", {}) | source.get("network_modules", {})
+        found |= source
+        found |= {"network_modules": modules} if modules else {}
+    return found
 
 
 @cache
@@ -90,8 +113,19 @@ def _commit() -> str:
 
 
 def _processor() -> str:
+    return _read_processor("model name") or platform.processor() or platform.machine()
+
+
+def _extensions() -> str:
+    """Returns the vector instructions of the processor: libraries choose among more of them than PyTorch tells."""
+    flags = (_read_processor("flags") or _read_processor("Features")).split()
+    return " ".join(sorted(flag for flag in flags if re.match("avx|amx|fma|f16c|asimd|sve|sme(?!p)|bf16|i8mm", flag)))
+
+
+def _read_processor(key: str) -> str:
+    """Returns an entry of /proc/cpuinfo for the first core; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

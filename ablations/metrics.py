@@ -129,7 +129,7 @@ METRICS: dict[str, Metric] = {
         panel=True, matched=True,
     ),
     "macs": Metric(
-        label="MACs", unit="M", meaning="multiply-accumulates of convolutions and linear layers, one image, inference",
+        label="MACs", unit="M", meaning="multiply-accumulates of convolutions and matrix products, one image",
         scale=1e6, format=_format_digits, better="lower", group="counts", phrase="MACs", compared=True, planned=True,
         brief=True, panel=True, matched=True,
     ),
@@ -137,7 +137,7 @@ METRICS: dict[str, Metric] = {
         label="FLOPs", unit="M", meaning="2 x MACs", scale=1e6, format=_format_digits, better="lower", group="counts",
     ),
     "activations": Metric(
-        label="Activations", unit="k", meaning="elements that convolutions and linear layers put out, one image",
+        label="Activations", unit="k", meaning="elements that convolutions and matrix products put out, one image",
         scale=1e3, format=_format_digits, better="lower", group="counts", compared=True, planned=True,
     ),
     "train_peak_memory_bytes": Metric(

@@ -116,7 +116,8 @@ class DenseLayer(nn.Sequential):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """A list of `(N, C_i, H, W)` -> `(N, k, H, W)`, or `(N, C, H, W)` if features are added or replaced."""
-        if self.checkpoint == "layer" or self.checkpoint == "bottleneck":
+        recomputes = self.checkpoint == "layer" or self.checkpoint == "bottleneck"
+        if recomputes and (not torch.jit.is_scripting() or torch.is_grad_enabled()):  # type: ignore[attr-defined]
             return self.recomputed(features)
         return self.whole(features)
 
@@ -157,7 +158,10 @@ class DenseBlock(nn.ModuleDict):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W) -> (N, C + layers * k, H, W)`, or `(N, C, H, W)` if features are added or replaced."""
-        return self.recomputed(x) if self.checkpoint == "block" else self.whole(x)
+        recomputes = self.checkpoint == "block"
+        if recomputes and (not torch.jit.is_scripting() or torch.is_grad_enabled()):  # type: ignore[attr-defined]
+            return self.recomputed(x)
+        return self.whole(x)
 
 
 def concatenate(features: list[Tensor]) -> Tensor:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from densenet.options import Config
 from densenet.registry import build, textbook
@@ -25,7 +32,7 @@ def count_params(config: Config) -> int:
 
 
 def count_macs(config: Config, image_size: tuple[int, int]) -> int:
-    """Count the multiply-accumulates of convolutions and linear layers for one image, without storage.
+    """Count the multiply-accumulates of convolutions and matrix products for one image, without storage.
 
     Args:
         config: of the network.
@@ -41,41 +48,120 @@ def count_macs(config: Config, image_size: tuple[int, int]) -> int:
 
 
 def macs_of(network: nn.Module, images: Tensor) -> int:
-    """Count the multiply-accumulates of convolutions and linear layers that torch's dispatcher sees in a forward pass.
+    """Count the multiply-accumulates of convolutions and matrix products in a forward pass."""
+    return count_operations(network, images).macs
 
-    Products of two activations in attention are not counted.
+
+@dataclass(frozen=True)
+class Operations:
+    """The work of a forward pass."""
+
+    macs: int
+    """Multiply-accumulates of convolutions and matrix products, also of two activations, as in attention."""
+
+    activations: int
+    """Elements of the outputs of these operators."""
+
+    uncounted: tuple[str, ...] = ()
+    """Other operators that read a weight and may multiply by it: the counts lack their work."""
+
+
+def count_operations(network: nn.Module, images: Tensor) -> Operations:
+    """Count the MACs of convolutions and matrix products and the elements of their outputs.
+
+    Attention is counted as the matrix products that it consists of, whatever operator computes it.
     """
-    return count_operations(network, images)[0]
+    with (
+        torch.no_grad(),
+        plain_attention(),
+        _Watcher(network) as watcher,
+        FlopCounterMode(display=False, custom_mapping=_VECTOR_FLOPS) as flops,
+    ):
+        network(images)
+    counted = flops.get_flop_counts().get("Global", {})
+    return Operations(sum(map(int, counted.values())) // 2, watcher.elements, tuple(sorted(watcher.uncounted)))
 
 
-def count_operations(network: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Count the MACs of convolutions and linear layers, as `macs_of` does, and the elements of their outputs."""
-    attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fast path hides linear layers in one operator
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """A context in which attention is computed by linear layers and products, and not by one operator for all."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as flops, _OutputCounter() as outputs:
-            network(images)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(attention)
-    by_operator = flops.get_flop_counts().get("Global", {})
-    return sum(int(by_operator.get(operator, 0)) for operator in _COUNTED) // 2, outputs.elements
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-_COUNTED = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+Shape = tuple[int, ...]
 
 
-class _OutputCounter(TorchDispatchMode):
-    """Counts the elements of the outputs of convolutions and linear layers."""
+def _first_product(left: Shape, right: Shape, **_: Any) -> int:
+    """Return the FLOPs of a product in which every element of `left` is used once for each column of `right`."""
+    return 2 * prod(left) * (right[-1] if len(right) > 1 else 1)
 
-    def __init__(self) -> None:
+
+def _added_product(added: Shape, left: Shape, right: Shape, **_: Any) -> int:
+    return _first_product(left, right)
+
+
+aten = torch.ops.aten
+
+_VECTOR_FLOPS: dict[Any, Callable[..., int]] = {
+    aten.mv: _first_product,
+    aten.dot: _first_product,
+    aten.vdot: _first_product,
+    aten.addmv: _added_product,
+    aten.addbmm: _added_product,
+}
+"""FLOPs of the products that torch's counter does not know, from the shapes of their inputs."""
+
+_COUNTED = flop_registry.keys() | _VECTOR_FLOPS.keys()
+
+_NO_PRODUCT = re.compile(
+    r"aten::(native_|_native_|cudnn_|miopen_|_fused_rms_|_)?(batch|layer|group|rms|weight)_norm\w*"
+    r"|aten::(_prelu_kernel|_?embedding\w*|index\w*|gather|take|cat|stack|_?(log_)?softmax|cumsum|sort|topk|roll|flip)"
+    r"|aten::(upsample_\w+|\w+_pad\w*|repeat\w*|clone|copy\w*|_to_copy|\w+_like|new_\w+|\w*_scatter|fill\w*)"
+    r"|aten::(_local_scalar_dense|equal|resize_?|detach|max|min|argmax|argmin|unique\w*|nonzero|set_|lift_fresh\w*)"
+)
+"""Operators that may read a weight without a matrix product: norms, activations, and those that move numbers."""
+
+
+class _Watcher(TorchDispatchMode):
+    """Counts the elements of the outputs of products, and finds operators that may hide a product with a weight."""
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
+        self.uncounted: set[str] = set()
+        self._weights = {storage._cdata: storage for storage in map(_storage, network.parameters())}
+        """The storages of parameters, and of what is computed from parameters alone."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if func.overloadpacket in _COUNTED:
-            self.elements += result.numel()
+            self.elements += outputs[0].numel()
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        weights = [tensor for tensor in inputs if _storage(tensor)._cdata in self._weights]
+        if weights and len(weights) == len(inputs):
+            self._weights |= {storage._cdata: storage for storage in map(_storage, outputs)}
+        elif weights and func.overloadpacket not in _COUNTED and _may_multiply(func, inputs, outputs):
+            self.uncounted.add(func.name().partition(".")[0])
         return result
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+def _may_multiply(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+    """Return whether an operator that reads weights and activations may be a product that is not counted."""
+    if func in (aten.mul.Tensor, aten.mul_.Tensor):  # every number of one input by every number of the other
+        return outputs[0].numel() > max(tensor.numel() for tensor in inputs)
+    known = torch.Tag.pointwise in func.tags or torch.Tag.reduction in func.tags or func.is_view
+    return not known and not _NO_PRODUCT.fullmatch(func.name().partition(".")[0])
 
 
 def _without_storage(config: Config) -> nn.Module:

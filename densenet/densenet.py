@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from torch import Tensor, nn
 
 from densenet.blocks import DenseBlock, Transition, conv2d, norm_act, post, pre
 from densenet.config import DenseNetConfig
 from densenet.options import initialise
+
+OLDER_NAME = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
+"""A module of a dense layer in torchvision's published files: `denselayer1.norm.1.`, which is `denselayer1.norm1.`."""
 
 
 class DenseNet(nn.Module):
@@ -40,6 +46,12 @@ class DenseNet(nn.Module):
         self.check(images)
         scores: Tensor = self.classifier(self.features(images).mean((-2, -1)))
         return scores
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], *arguments: Any) -> None:
+        """Reads the older names of torchvision's published files, `denselayer1.norm.1.weight`, too."""
+        for name in list(state_dict):
+            state_dict[OLDER_NAME.sub(r"\1\2", name)] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, *arguments)
 
     def check(self, images: Tensor) -> None:
         """Raises ValueError for an image that is too small."""

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 from torch import nn
 
 from densenet.options import Config, lookup
+from densenet.sources import fingerprint_modules
 
 
 class ForeignConfig(Config):
@@ -54,9 +55,17 @@ class TorchvisionConfig(ForeignConfig):
 
     @model_validator(mode="after")
     def _is_a_network(self) -> TorchvisionConfig:
+        """Builds the network once, and leaves out arguments that have their builder's own default."""
+        given = GIVEN & self.arguments.keys()
+        if given:
+            raise ValueError(f"{', '.join(sorted(given))}: every network here starts from new weights; leave it out")
         try:
             with torch.device("meta"):
                 build_torchvision(self)
+            for name in list(self.arguments):
+                if has_default(self, name):
+                    del self.__pydantic_extra__[name]
+                    self.__pydantic_fields_set__.discard(name)
         except NotImplementedError:
             pass  # a network that converts tensors to Python numbers cannot be built without storage
         except Exception as error:  # a builder may raise anything for arguments that it does not check
@@ -65,14 +74,63 @@ class TorchvisionConfig(ForeignConfig):
         return self
 
 
+GIVEN = {"weights", "pretrained", "pretrained_backbone", "weights_backbone"}
+"""Arguments of builders that ask for trained weights."""
+
+
+def has_default(config: TorchvisionConfig, name: str) -> bool:
+    """Returns whether the class of the network receives the same arguments if this argument is left out.
+
+    The answer is no if this cannot be told, for arguments that cannot be compared.
+    """
+    others = {key: value for key, value in config.arguments.items() if key != name}
+    try:
+        found, without = (_received(config, arguments) for arguments in (config.arguments, others))
+    except Exception:  # a builder may need the argument, and may raise anything
+        return False
+    return found.keys() == without.keys() and all(_are_equal(found[key], without[key]) for key in found)
+
+
+def _received(config: TorchvisionConfig, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Builds a network without storage, and returns the arguments that its builder gives to its class."""
+    found: dict[str, Any] = {}
+    with torch.device("meta"):
+        network: Any = type(_build_torchvision(config, arguments))
+        original = network.__init__
+
+        def note(self: nn.Module, *values: Any, **named: Any) -> None:
+            bound = inspect.signature(original).bind(self, *values, **named)
+            bound.apply_defaults()
+            found.update(bound.arguments, self=None)
+            original(self, *values, **named)
+
+        network.__init__ = note
+        try:
+            _build_torchvision(config, arguments)
+        finally:
+            network.__init__ = original
+    return found
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, list | tuple) and type(one) is type(other):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (one, other))
+    return bool((numbers or type(one) is type(other)) and (one == other or repr(one) == repr(other)))
+
+
 def build_torchvision(config: TorchvisionConfig) -> nn.Module:
     """Builds the network, `(N, 3, H, W) -> (N, num_classes)`. Raises ValueError for an unknown name."""
+    return _build_torchvision(config, config.arguments)
+
+
+def _build_torchvision(config: TorchvisionConfig, arguments: dict[str, Any]) -> nn.Module:
     from torchvision import models
 
     builders = {name: models.get_model_builder(name) for name in models.list_models(module=models)}
     builder = lookup("torchvision network", config.name, builders)
     told = WITHOUT_AUXILIARY if config.name in ("googlenet", "inception_v3") else {}
-    network: nn.Module = builder(weights=None, num_classes=config.num_classes, **{**told, **config.arguments})
+    network: nn.Module = builder(weights=None, num_classes=config.num_classes, **{**told, **arguments})
     return network
 
 
@@ -117,13 +175,20 @@ def load_class(family: str) -> type[nn.Module]:
     return found
 
 
-def describe_source(config: Config) -> dict[str, str]:
-    """Returns the source of a network written elsewhere: torchvision's version, or part of its file's SHA-256."""
+def describe_source(config: Config) -> dict[str, Any]:
+    """Returns the source of a network written elsewhere; nothing for others.
+
+    For torchvision: its version. For a user's class: `network_source`, part of the SHA-256 of its file, and
+    `network_modules`, the fingerprints of all modules of the user's that it depends on.
+    """
     if isinstance(config, TorchvisionConfig):
         return {"torchvision": metadata.version("torchvision")}
     if isinstance(config, OwnConfig):
-        file = inspect.getsourcefile(load_class(config.family))
-        return {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
+        network = load_class(config.family)
+        file = inspect.getsourcefile(network)
+        modules = fingerprint_modules(network, config.family.partition(":")[0])
+        own = {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
+        return {**own, "network_modules": modules}
     return {}
 
 

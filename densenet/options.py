@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 from torch import nn
 
 from densenet.norms import group_norm
@@ -45,6 +45,15 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_exact(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses a whole number for a real field if a real number cannot hold it."""
+        real = info.field_name is not None and cls.model_fields[info.field_name].annotation is float
+        if real and isinstance(value, int) and abs(value) > 2**53 and int(float(value)) != value:
+            raise ValueError(f"this field takes a real number, and the nearest one is {int(float(value))}")
+        return value
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,17 @@ def test_a_record_s_environment_is_complete_and_names_no_path():
     assert not any("/" in str(value) for key, value in found.items() if key != "device_name")
 
 
+def test_all_that_chooses_instructions_is_told(monkeypatch):
+    cpu = torch.device("cpu")
+    plain = environment.describe_versions(cpu)
+    assert plain["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert plain["limits"] == {}
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert environment.describe_versions(cpu)["limits"] == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    monkeypatch.setattr(environment, "_read_processor", lambda key: {"flags": "sse avx2 fpu avx512f"}.get(key, ""))
+    assert environment.describe_versions(cpu)["extensions"] == "avx2 avx512f"
+
+
 def test_the_commit_is_this_repository_s():
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=environment.PACKAGES[0])
     commit = environment.describe_code()["commit"]

@@ -12,17 +12,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
-    "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet foreign presets registry "
-    "counting __init__",
-    "ablations": "metrics signals",
-    "ablations.storage": "files locks paths records manifest",
+    "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet sources foreign presets "
+    "registry counting __init__",
+    "ablations": "metrics signals limits",
+    "ablations.storage": "files locks paths schema records sources manifest",
     "ablations ": "config environment",
-    "ablations.data": "images source subsets digests download builtin parquet imagefolder published registry cache "
-    "dataset augmentation",
-    "ablations.grid": "model planning tuning problems schema variants matching trials reader",
+    "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays imagefolder "
+    "published registry dataset augmentation",
+    "ablations.grid": "model planning tuning problems schema probing variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
-    "ablations.execution": "fresh engine local inline job display driver plan",
+    "ablations.execution": "fresh engine local inline changes job display driver plan",
     "ablations.report": "ratios frames effects statistics comparison printing results captions tables values formats "
     "power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ablations.config import DataConfig
 from ablations.data.cache import decode_cached
 from ablations.data.images import DataError, ImageSource
 from ablations.data.registry import DATASETS
+from ablations.data.source import Parts, Source
 from ablations.data.subsets import balanced_subset, cut
 from densenet.options import lookup
 
@@ -34,6 +37,9 @@ class DatasetInfo:
     image_size: tuple[int, int]
     """Height and width, in pixels."""
 
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how the files were understood."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -51,6 +57,7 @@ class Dataset:
     names: tuple[str, ...]
     mean: Tensor
     std: Tensor
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -67,7 +74,8 @@ class Dataset:
         """The description of the data set, without its images."""
         validation = len(self.validation) if self.validation else 0
         counts = (len(self.train), validation, len(self.test))
-        return DatasetInfo(self.label, self.checksum, *counts, self.num_classes, self.channels, self.image_size)
+        size, notes = self.image_size, self.notes
+        return DatasetInfo(self.label, self.checksum, *counts, self.num_classes, self.channels, size, notes)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Standardises each channel by the training set, uint8 `(N, C, H, W)` -> float32 `(N, C, H, W)`."""
@@ -79,7 +87,7 @@ class Dataset:
         return replace(self, validation=self.validation and self.validation.to(device), **moved)
 
     def described(self) -> dict[str, Any]:
-        """Returns label, classes, images per class, mean and standard deviation, as a record holds them."""
+        """Returns label, classes, images per class, mean, standard deviation and notes, as a record holds them."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         counts = {name: count_classes(part.labels, self.num_classes) for name, part in parts.items() if part}
         return {
@@ -88,6 +96,7 @@ class Dataset:
             "images_per_class": counts,
             "mean": [round(value, 4) for value in self.mean.flatten().tolist()],
             "std": [round(value, 4) for value in self.std.flatten().tolist()],
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
@@ -109,13 +118,42 @@ def load(config: DataConfig) -> Dataset:
         parts = decode_cached(source) if source.cached else source.decode()
     except OSError as error:
         raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error
+    classes = _check_labels(parts, source)
     train, validation = _split(parts["train"], config, source.label)
     sample = train
     if source.sampled:
         sample = train.subset(balanced_subset(train.labels, min(STATISTICS_OF, len(train)), seed=0))
     mean, std = measure_channels(sample.load().images)
+    checksum, names, notes = _add_changes(source.checksum, parts), source.names, _list_notes(source, parts)
+    return Dataset(source.label, checksum, train, validation, parts["test"], classes, names, mean, std, notes)
+
+
+def _check_labels(parts: Parts, source: Source) -> int:
+    """Returns the number of classes. Raises DataError for labels that are no whole numbers, or of one class alone."""
+    for name, part in parts.items():
+        if part.labels.dtype != torch.int64 or part.labels.shape != (len(part),):
+            kind = f"{part.labels.dtype} {tuple(part.labels.shape)}"
+            raise DataError(f"{source.label}: the labels of {name} are {kind}; int64 ({len(part)},) is needed")
     classes = source.classes or int(parts["train"].labels.max()) + 1
-    return Dataset(source.label, source.checksum, train, validation, parts["test"], classes, source.names, mean, std)
+    if classes < 2:
+        raise DataError(f"{source.label} has one class alone: nothing can be learnt from it")
+    return classes
+
+
+def _add_changes(checksum: str, parts: Parts) -> str:
+    """Returns the checksum of the images as they were decoded: another one if decoding changed any of them."""
+    changes = {name: part.changes for name, part in sorted(parts.items()) if part.changes}
+    return hashlib.sha256(f"{checksum} {json.dumps(changes)}".encode()).hexdigest() if changes else checksum
+
+
+def _list_notes(source: Source, parts: Parts) -> tuple[str, ...]:
+    """Lists the notes of a source, and those on what was changed in its images."""
+    changed = [
+        f"{count:,} of {len(part):,} images of {name}: {what}"
+        for name, part in parts.items()
+        for what, count in part.changes.items()
+    ]
+    return tuple(f"{source.label}: {note}" for note in (*source.notes, *changed))
 
 
 def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSource, ImageSource | None]:
@@ -132,6 +170,10 @@ def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSou
     if config.train_limit > len(train):
         left = " left" if config.validation else ""
         raise DataError(f"data.train_limit = {config.train_limit}: {label} has {len(train)} training images{left}")
+    there = len(train.labels.unique())
+    if 0 < config.train_limit < there:
+        rule = f"{label} has {there} classes, and some of every class must remain"
+        raise DataError(f"data.train_limit = {config.train_limit}: {rule}; give {there} images or more")
     if config.train_limit:
         train = train.subset(balanced_subset(train.labels, config.train_limit, config.subset_seed))
     return train, validation

@@ -6,16 +6,19 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ablations.data.images import DataError
+from ablations.data.images import DataError, show_progress
 from ablations.storage import files
 from ablations.storage.paths import cache_folder
 
 CLOCK_STEP = 2.0
 """Seconds within which two changes of a file may have the same time: the coarsest clock of a file system."""
+
+SHOWN_BYTES = 2**30
+"""Bytes from which on the first reading of all files is shown with a progress bar."""
 
 Stamp = tuple[list[int], str]
 """A file's stamp and its SHA-256."""
@@ -34,7 +37,10 @@ def hash_files(root: Path, paths: Sequence[Path]) -> list[str]:
     known = _read_stamps(place)
     found: dict[str, Stamp] = {}
     digests = []
-    for path in paths:
+    shown: Iterable[Path] = paths
+    if not known and sum(_stamp(path)[0] for path in paths) > SHOWN_BYTES:
+        shown = show_progress(paths, "Computing checksums", len(paths))
+    for path in shown:
         name, now, stamp = str(path.absolute()), time.time_ns(), _stamp(path)
         entry = known.get(name)
         digest = entry[1] if entry and entry[0] == stamp else hash_file(path, "sha256")

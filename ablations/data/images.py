@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import multiprocessing
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +18,7 @@ from torch import Tensor
 from torch.utils import data
 
 from ablations import signals
+from ablations.limits import count_cores
 
 Pixels = np.ndarray
 """uint8 `(H, W)` or `(H, W, 3)`."""
@@ -23,8 +28,21 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that become 8-bit grey or RGB without loss of range."""
 
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's formats that are opened, whatever a file's name says. Others may start programs, as EPS does."""
+
+PNG_MARKS = (b"eXIf", b"exif", b"xmp")
+"""One of them is in every PNG file that tells its orientation."""
+
+DECODING = 2
+"""The version of the rules by which an image becomes pixels, raised by hand when they change. 2: EXIF orientation."""
+
+
 class DataError(ValueError):
-    """Data is missing or wrong. The message says what to do."""
+    """Data is missing or wrong. The message says what to do; bytes of a name that are not UTF-8 are escaped in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class ImageSource(Protocol):
@@ -37,6 +55,10 @@ class ImageSource(Protocol):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of each image."""
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """What was changed in how many images when they were decoded, for example `{"turned upright": 3}`."""
 
     @property
     def forks(self) -> bool:
@@ -70,6 +92,9 @@ class MemoryImages:
     labels: Tensor
     """int64 `(N,)`."""
 
+    changes: dict[str, int] = field(default_factory=dict)
+    """What was changed in how many images when they were decoded, for example `{"turned upright": 3}`."""
+
     forks = False
 
     def __len__(self) -> int:
@@ -96,22 +121,28 @@ class MemoryImages:
 
     def to(self, device: torch.device) -> MemoryImages:
         """Returns the same images on another device."""
-        return MemoryImages(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
-class FileImages(data.Dataset[Tensor]):
-    """Images in files. Each image is read and decoded when it is needed."""
+class FileImages:
+    """Images in files. Each image is read, compared with its checksum, and decoded when it is needed."""
 
     paths: tuple[Path, ...]
     labels: Tensor
     """int64 `(N,)`."""
+
+    sums: np.ndarray
+    """The SHA-256 of each file, uint8 `(N, 32)`."""
 
     size: int
     """Height and width to which each image is resized, in pixels."""
 
     workers: int = 0
     """The number of processes that read batches. With 0, the training process reads them."""
+
+    changes: dict[str, int] = field(default_factory=dict)
+    """What is changed in how many images when they are decoded."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -126,49 +157,101 @@ class FileImages(data.Dataset[Tensor]):
         """Whether other processes read the files."""
         return self.workers > 0
 
-    def __getitem__(self, index: int) -> Tensor:
-        """Reads one image, uint8 `(3, size, size)`.
+    def read(self, index: int) -> tuple[Pixels, bool]:
+        """Reads one image, uint8 `(size, size, 3)`, and returns whether it was turned upright, too.
 
-        Raises DataError with the name of the file if it is not an image.
+        Raises DataError with the name of the file if it is not an image or has another checksum.
         """
         path = self.paths[index]
         try:
             encoded = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        return torch.from_numpy(decode_image(encoded, str(path), self.size, colour=True)).permute(2, 0, 1)
+        if hashlib.sha256(encoded).digest() != self.sums[index].tobytes():
+            rule = "bring its old content back, or run the grid again to plan new jobs"
+            raise DataError(f"{path} has changed since the data set was checked: {rule}")
+        return decode_image(encoded, str(path), self.size, colour=True)
+
+    def read_batch(self, indices: Sequence[int]) -> np.ndarray:
+        """Reads the images of these n indices, uint8 `(n, 3, size, size)`. Raises DataError."""
+        pixels = np.stack([self.read(index)[0] for index in indices])
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yields uint8 `(n, 3, size, size)` for each tensor of n indices, on the labels' device. Raises DataError."""
-        loader: data.DataLoader[Tensor] = data.DataLoader(
-            self,
-            batch_sampler=[batch.tolist() for batch in indices],
-            num_workers=self.workers,
-            multiprocessing_context="fork" if self.workers else None,  # other methods import torch in each process
-            worker_init_fn=_ignore_stop_signals,
-            pin_memory=self.labels.is_cuda,
-            generator=torch.Generator(),  # a generator of its own, because dropout uses the common one
-        )
-        try:
-            for images in loader:
-                yield images.to(self.labels.device, non_blocking=True)
-        except DataError as error:  # the error of a worker contains its whole traceback
-            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+        """Yields uint8 `(n, 3, size, size)` for each tensor of n indices, on the labels' device. Raises DataError.
+
+        If there is no room in /dev/shm for the locks of other processes, this process reads the files.
+        """
+        workers = min(self.workers, count_cores()) if _has_room_for_locks() else 0
+        for images in _make_loader(self, [batch.tolist() for batch in indices], workers):
+            if isinstance(images, Exception):
+                raise images
+            yield torch.from_numpy(images).to(self.labels.device)
 
     def subset(self, indices: Tensor) -> FileImages:
         """Selects the files of these indices, `(n,)`, without reading them."""
         paths = tuple(self.paths[index] for index in indices.tolist())
-        return replace(self, paths=paths, labels=self.labels[indices])
+        return replace(self, paths=paths, labels=self.labels[indices], sums=self.sums[indices.numpy()])
 
     def load(self, title: str = "") -> MemoryImages:
         """Reads all files in this process, with a progress bar if there is a title. Raises DataError."""
         indices = range(len(self))
         shown = show_progress(indices, title, len(self)) if title else indices
-        return MemoryImages(torch.stack([self[index] for index in shown]), self.labels)
+        images, turned = torch.empty(len(self), *self.shape, dtype=torch.uint8), 0
+        for index in shown:
+            pixels, upright = self.read(index)
+            images[index] = torch.from_numpy(pixels).permute(2, 0, 1)
+            turned += upright
+        return MemoryImages(images, self.labels, describe_turned(turned))
 
     def to(self, device: torch.device) -> FileImages:
         """Returns the same images, with batches on another device."""
         return replace(self, labels=self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class _Reader(data.Dataset[Any]):
+    """Reads batches for a data loader. An exception is returned, so that it reaches the training as it was raised.
+
+    Batches are arrays: a tensor of another process needs shared memory, of which a container may have little.
+    """
+
+    images: FileImages
+
+    def __getitem__(self, indices: list[int]) -> np.ndarray | Exception:
+        try:
+            return self.images.read_batch(indices)
+        except (DataError, MemoryError) as error:
+            return error
+        except Exception as error:  # an exception may be of a class that the training process cannot make again
+            return DataError(f"images cannot be read: {type(error).__name__}: {error}")
+
+
+def _has_room_for_locks() -> bool:
+    """Returns whether processes can share a lock, which lies in /dev/shm and takes an open file for a moment."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError:
+        return False
+    return True
+
+
+def _make_loader(images: FileImages, wanted: list[list[int]], workers: int) -> data.DataLoader[Any]:
+    return data.DataLoader(
+        _Reader(images),
+        batch_size=None,
+        sampler=wanted,
+        collate_fn=_keep,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # other methods import torch in each process
+        worker_init_fn=_ignore_stop_signals,
+        generator=torch.Generator(),  # a generator of its own, because dropout uses the common one
+    )
+
+
+def _keep(batch: Any) -> Any:
+    """Returns a batch as it was read."""
+    return batch
 
 
 def _ignore_stop_signals(worker: int) -> None:
@@ -176,23 +259,67 @@ def _ignore_stop_signals(worker: int) -> None:
     signals.ignore_stop_signals()
 
 
-def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> Pixels:
+def decoder_version() -> str:
+    """Returns what the pixels of a decoded image depend on beside its content: our rules and the version of Pillow."""
+    return f"rules {DECODING}, Pillow {metadata.version('pillow')}"
+
+
+def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> tuple[Pixels, bool]:
     """Decodes an image, resizes its shorter side to `size` and keeps the middle square; size 0 changes nothing.
 
-    A grey image stays grey unless `colour` is true. Raises DataError that names the image by `where`.
+    An image whose EXIF data names another orientation is turned upright; the second value says whether it was. A grey
+    image stays grey unless `colour` is true. Raises DataError that names the image by `where`.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        opened = Image.open(io.BytesIO(encoded))
-        if opened.mode not in MODES:
-            raise ValueError(f"mode {opened.mode}; 8 bits a channel are needed: {', '.join(MODES)}")
-        image = opened if opened.mode == "L" and not colour else opened.convert("RGB")
-        return np.array(_crop_square(image, size) if size else image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, which changes no pixel
+            opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            if opened.mode not in MODES:
+                raise ValueError(f"mode {opened.mode}; 8 bits a channel are needed: {', '.join(MODES)}")
+            opened.load()  # raises what is wrong with the pixels, which reading the EXIF data of a PNG would hide
+            turned = _needs_turn(opened)
+            upright = ImageOps.exif_transpose(opened) if turned else opened
+            image = upright if upright.mode == "L" and not colour else upright.convert("RGB")
+            return np.array(_crop_square(image, size) if size else image), turned
     except UnidentifiedImageError as error:
         raise DataError(f"{where}: not a readable image (its format is not known)") from error
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged image may raise anything
         raise DataError(f"{where}: not a readable image ({error})") from error
+
+
+def needs_turn(path: Path) -> bool:
+    """Returns whether the EXIF data of an image file names another orientation than upright."""
+    from PIL import Image
+
+    try:
+        encoded = path.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            if opened.format == "PNG" and not any(mark in encoded for mark in PNG_MARKS):
+                return False  # else all its pixels are decoded, because EXIF data may stand behind them
+            return _needs_turn(opened)
+    except Exception:  # a damaged image may raise anything; it is reported when it is read
+        return False
+
+
+def _needs_turn(opened: Any) -> bool:
+    from PIL import ExifTags
+
+    try:
+        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF data may raise anything
+        return False
+    return opened.format != "TIFF" and orientation in range(2, 9)  # Pillow turns TIFF images itself
+
+
+def describe_turned(count: int) -> dict[str, int]:
+    """Returns the change that orientation made to so many images, for `changes`."""
+    return {"turned upright": count} if count else {}
 
 
 def _crop_square(image: Any, size: int) -> Any:

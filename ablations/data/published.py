@@ -1,4 +1,4 @@
-"""Published data sets: CIFAR-10 and CIFAR-100, SVHN, Fashion-MNIST."""
+"""Published data sets: CIFAR-10 and CIFAR-100, SVHN, MNIST, Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import struct
 import tempfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -84,6 +85,22 @@ def svhn(config: DataConfig) -> Source:
     return Source("svhn", _hash_sums("svhn", *(md5 for _, md5, _ in SVHN_FILES.values())), decode)
 
 
+MNIST_FILES = {
+    ("train", "images"): (
+        "train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb",
+    ),
+    ("train", "labels"): (
+        "train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624",
+    ),
+    ("test", "images"): (
+        "t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea",
+    ),
+    ("test", "labels"): (
+        "t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637",
+    ),
+}  # fmt: skip
+"""For each file, its name, the published MD5 sum of its archive, and the MD5 sum of its content."""
+
 FASHION_FILES = {
     ("train", "images"): (
         "train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -101,43 +118,68 @@ FASHION_FILES = {
 """For each file, its name, the published MD5 sum of its archive, and the MD5 sum of its content."""
 
 
+IDX_BYTES = 47_040_016
+"""The bytes of the largest of these files: 60,000 images of 28 x 28, and a head. More is not unpacked."""
+
+
+def mnist(config: DataConfig) -> Source:
+    """MNIST (LeCun et al. 1998): 70,000 grey images of 28 x 28 in ten classes, 10,000 of them for the test.
+
+    They are read from idx files, compressed or not, in data.root or in MNIST/raw below it (torchvision's folder).
+    """
+    return _idx("MNIST", "mnist", MNIST_FILES, config, "mnist")
+
+
 def fashion_mnist(config: DataConfig) -> Source:
     """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28 x 28 in ten classes, 10,000 of them for the test.
 
     They are read from idx files, compressed or not, in data.root or in FashionMNIST/raw below it (torchvision's
     folder).
     """
+    return _idx("FashionMNIST", "fashion-mnist", FASHION_FILES, config)
+
+
+def _idx(
+    name: str, label: str, files: Mapping[tuple[str, str], tuple[str, str, str]], config: DataConfig, folder: str = ""
+) -> Source:
+    """Reads a data set of idx files, which torchvision knows under this name.
+
+    It is downloaded to a folder of its own if `folder` names one: the files of all such data sets have the same names.
+    """
 
     def decode() -> Parts:
-        root = download_folder(config)
-        content = {key: _read_idx(root, *names) for key, names in FASHION_FILES.items()}
+        root = download_folder(config) / ("" if config.root else folder)
+        content = {key: _read_idx(root, name, *names) for key, names in files.items()}
         return {
             part: MemoryImages(content[part, "images"][:, None], content[part, "labels"].long())
             for part in ("train", "test")
         }
 
-    return Source("fashion-mnist", _hash_sums("fashion-mnist", *(sums[2] for sums in FASHION_FILES.values())), decode)
+    return Source(label, _hash_sums(label, *(sums[2] for sums in files.values())), decode)
 
 
-def _read_idx(root: Path, name: str, archive_md5: str, content_md5: str) -> Tensor:
+def _read_idx(root: Path, kind: str, name: str, archive_md5: str, content_md5: str) -> Tensor:
     """Reads an idx file, compressed or not, uint8 `(N, ...)`.
 
     Raises DataError unless its content is the published one.
     """
-    from torchvision.datasets import FashionMNIST
+    from torchvision import datasets
 
-    folders = (root, root / "FashionMNIST" / "raw")
+    folders = (root, root / kind / "raw")
     found = next(
         (folder / file for folder in folders for file in (name, f"{name}.gz") if (folder / file).is_file()), None
     )
     if found is None:
         found = root / f"{name}.gz"
         wanted = f"{found} and no {root / name}, nor one in {folders[1]}"
-        fetch(found, f"{FashionMNIST.mirrors[0]}{name}.gz", archive_md5, "", wanted)
+        fetch(found, f"{getattr(datasets, kind).mirrors[0]}{name}.gz", archive_md5, "", wanted)
     try:
-        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        with gzip.open(found) if found.suffix == ".gz" else found.open("rb") as file:
+            raw = file.read(IDX_BYTES + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{found} cannot be unpacked ({error}); expected MD5 of its content {content_md5}") from error
+    if len(raw) > IDX_BYTES:
+        raise DataError(f"{found} is not the published file: its content has more than {IDX_BYTES:,} bytes")
     found_md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found_md5 != content_md5:
         raise DataError(f"{found} is not the published file: MD5 of its content {found_md5}, expected {content_md5}")

@@ -28,10 +28,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ablations.config import DataConfig
+from ablations.data.arrays import arrays
 from ablations.data.builtin import digits, random
 from ablations.data.imagefolder import imagefolder
 from ablations.data.parquet import parquet
-from ablations.data.published import cifar10, cifar100, fashion_mnist, svhn
+from ablations.data.published import cifar10, cifar100, fashion_mnist, mnist, svhn
 from ablations.data.source import Source
 
 DATASETS: dict[str, Callable[[DataConfig], Source]] = {
@@ -39,8 +40,10 @@ DATASETS: dict[str, Callable[[DataConfig], Source]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "svhn": svhn,
+    "mnist": mnist,
     "fashion-mnist": fashion_mnist,
     "imagefolder": imagefolder,
     "parquet": parquet,
+    "arrays": arrays,
     "random": random,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ablations.data.images import DataError
+from ablations.data.images import DataError, MemoryImages
+from ablations.data.source import Parts
 
 
 def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
@@ -52,3 +55,13 @@ def cut(labels: Tensor, size: int, seed: int, what: str) -> Tensor:
         left = f", and classes {emptied[:5]} would have none left to train on" if emptied else ""
         raise DataError(f"{what}: that is {size:,} of {len(labels):,} images{left}; some of every class must remain")
     return out
+
+
+def cut_test_set(only: MemoryImages, share: float) -> Parts:
+    """Divides the only set of images: this share of each class becomes the test set, always the same images.
+
+    Raises DataError if there are too few images.
+    """
+    out = cut(only.labels, round(share * len(only)), 0, f"data.test_share = {share:g}")
+    train = only.subset((~out).nonzero().flatten())
+    return {"train": replace(train, changes=only.changes), "test": only.subset(out.nonzero().flatten())}

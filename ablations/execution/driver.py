@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import resource
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +18,8 @@ from rich.console import Console
 
 from ablations import signals
 from ablations.config import RunConfig
-from ablations.environment import describe_code
+from ablations.environment import describe_code, describe_networks
+from ablations.execution.changes import find_outdated, set_outdated_aside
 from ablations.execution.display import Work, show
 from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
 from ablations.execution.inline import InlineEngine
@@ -26,8 +28,9 @@ from ablations.execution.local import LocalEngine
 from ablations.grid.model import Choice, Grid, Job, list_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
+from ablations.limits import count_cores
 from ablations.storage import files, locks, manifest, records
-from ablations.storage.manifest import MEASUREMENTS, Manifest, NotResults
+from ablations.storage.manifest import MEASUREMENTS, Manifest, NotResults, list_foreign
 from ablations.storage.paths import cache_folder
 from ablations.training.checkpoint import FOLDER, CheckpointStore
 from densenet.options import lookup
@@ -75,31 +78,49 @@ def list_devices(device: str, workers: int) -> list[str]:
         if workers > count or not count:
             raise ValueError(f"{workers or 'all'} workers on cuda: this machine has {count} GPUs that torch can use")
         return [f"cuda:{index}" for index in range(workers or count)]
-    return ["cpu"] * (workers or len(os.sched_getaffinity(0)))
+    return ["cpu"] * (workers or count_cores())
 
 
-def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], console: Console) -> GridOutcome:
+def work(
+    grid: Grid,
+    folder: Path,
+    engine: Engine,
+    retry: Collection[str],
+    console: Console,
+    source: Path | None = None,
+) -> GridOutcome:
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
     SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
-    once. Raises WrongFolder if the folder holds another grid, FolderInUse if another process works on the folder,
-    StorageError if the folder cannot be written.
+    once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
+    WrongFolder if the folder holds another grid or files of something else, FolderInUse if another process works on the
+    folder, SourceChanged if a user's network is not the one of earlier runs, StorageError if the folder cannot be
+    written, or is renamed or removed meanwhile.
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
-    with locks.lock_folder(folder):
-        _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, folder)))
-        whole, damaged = records.load(folder)
+    _allow_files(engine.slots)
+    _refuse_foreign(folder)
+    with locks.lock_folder(folder) as check_place:
+        whole, damaged = _survey(folder)
+        outdated = find_outdated(list_jobs(grid, where, _choose(grid, whole, folder)), whole, folder)
+        _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
+        set_outdated_aside(folder, outdated)
+        whole = {name: found for name, found in whole.items() if name not in outdated}
         moved = tuple(records.set_aside(path) for path in damaged)
-        for each in whole:  # the process that published the record may have died before this
-            CheckpointStore(folder, each, {}).clear()
-        first = _list_left(grid, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
-        stopped = bool(first) and _execute(first, grid, folder, engine, console)
-        make_manifest(grid, where, folder, _choose(grid, folder)).write(folder)
+        for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
+            CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
+        first = _list_left(grid, whole, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
+        stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
+        known = _survey(folder)[0] if first else whole
+        check_place()
+        choices = _choose(grid, known, folder)
+        make_manifest(grid, where, folder, choices).write(folder)
+        find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
-        then = [] if stopped else [job for job in _list_left(grid, folder, where, retry) if job.id not in tried]
-        stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console))
-        choices = _choose(grid, folder)
+        then = [] if stopped else [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
+        stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console, check_place))
+        choices = _choose(grid, known, folder)
         ids = [
             *(job.id for job in list_jobs(grid, where, choices)),
             *(run.id for run in list_awaited(grid.settle(choices))),
@@ -109,25 +130,75 @@ def work(grid: Grid, folder: Path, engine: Engine, retry: Collection[str], conso
     return GridOutcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
 
 
-def _choose(grid: Grid, folder: Path) -> dict[str, Choice]:
+def _allow_files(workers: int) -> None:
+    """Raises this process's limit of open files to what its workers need. Raises OSError if the system allows fewer."""
+    needed = FILES + FILES_OF_A_WORKER * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        reason = (
+            f"{needed} open files are needed for {workers} workers, and the limit (`ulimit -n`) is {hard}: raise it"
+        )
+        raise OSError(errno.EMFILE, f"{reason}, or take fewer --workers")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+FILES, FILES_OF_A_WORKER = 12, 3
+"""Files that a driver has open at once, and those that it has open for each worker."""
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises WrongFolder if a folder holds files of something else, which results would replace."""
+    foreign = list_foreign(folder)
+    if foreign:
+        named = ", ".join(foreign[:3]) + " and more" * (len(foreign) > 3)
+        raise WrongFolder(f"{folder} holds no results, but {named}: choose an empty or a new folder with --out")
+
+
+Known = dict[str, dict[str, Any]]
+"""The jobs that have a record, by id: the sources of the user's network, and of a trial the accuracy that it gave."""
+
+SOURCES = ("network_modules", "network_source")
+"""The parts of a record's environment that tell which source of a user's network it was made with."""
+
+
+def _survey(folder: Path) -> tuple[Known, list[Path]]:
+    """Returns the jobs that have a record, and the paths of damaged records. Reads them one by one to save memory."""
+    known: Known = {}
+    damaged = []
+    for found in records.iterate(folder):
+        if found.record is None:
+            damaged.append(found.path)
+            continue
+        environment = {key: value for key, value in found.record["environment"].items() if key in SOURCES}
+        known[found.record["id"]] = {"environment": environment}
+        if found.record["kind"] == "tuning":
+            accuracy = found.record["deterministic"]["validation_accuracy"]
+            known[found.record["id"]]["deterministic"] = {"validation_accuracy": accuracy}
+    return known, damaged
+
+
+def _choose(grid: Grid, known: Known, folder: Path) -> dict[str, Choice]:
     """Returns the values that the folder's records choose for the variants that are tuned."""
-    return choose(grid, records.load(folder)[0], records.load_attempts(folder))
+    return choose(grid, known, records.load_attempts(folder)) if grid.tuned else {}
 
 
 def _list_left(
     grid: Grid,
+    known: Known,
     folder: Path,
     where: Mapping[str, Any],
     retry: Collection[str],
     kinds: Collection[str] = (*MEASUREMENTS, "tuning", "run"),
 ) -> list[Job]:
     """Lists the jobs of these kinds that have no record. Includes failed jobs only if `retry` contains their status."""
-    whole, attempts = records.load(folder)[0], records.load_attempts(folder)
+    attempts = records.load_attempts(folder)
     return [
         each
-        for each in list_jobs(grid, where, choose(grid, whole, attempts))
+        for each in list_jobs(grid, where, choose(grid, known, attempts))
         if each.kind in kinds
-        and each.id not in whole
+        and each.id not in known
         and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
     ]
 
@@ -139,7 +210,7 @@ def refuse(grid: Grid, device: str) -> None:
         raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
 
 
-def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
+def _prepare(grid: Grid, folder: Path, plan: Manifest, source: Path | None) -> None:
     if (folder / manifest.NAME).exists():
         try:
             before = Manifest.read(folder)
@@ -158,7 +229,9 @@ def _prepare(grid: Grid, folder: Path, plan: Manifest) -> None:
     for place in ("records", "attempts", FOLDER, *kept):
         files.probe(folder / place)
     plan.write(folder)
-    files.write(folder / "grid.toml", grid.text.encode())
+    kept_grid = folder / "grid.toml"
+    if source is None or not kept_grid.exists() or not source.samefile(kept_grid):
+        files.write(kept_grid, grid.text.encode())
 
 
 def _list_declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
@@ -191,15 +264,25 @@ def _tuned_over(plan: Manifest) -> dict[str, Any]:
     return next((entry.model_dump(mode="json", include=told) for entry in plan.tuning), {})
 
 
-def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, console: Console) -> bool:
-    """Runs the jobs. Returns whether it was stopped before all of them were finished. Raises StorageError."""
+def _execute(
+    left: Sequence[Job],
+    grid: Grid,
+    folder: Path,
+    engine: Engine,
+    console: Console,
+    check_place: Callable[[], None],
+) -> bool:
+    """Runs the jobs. Returns whether it was stopped before all of them were finished. Raises StorageError.
+
+    At each event, `check_place` notices that the folder was renamed or replaced.
+    """
     by_id = {each.id: each for each in left}
     works = {each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}
     tasks = [
         Task(
             each.id,
             execute,
-            (each, folder, describe_code()),
+            (replace(each, source=describe_networks(each.config)), folder, describe_code()),
             exclusive=each.kind in MEASUREMENTS,
             stoppable=each.kind not in MEASUREMENTS,
             limit=grid.time_limit,
@@ -209,6 +292,7 @@ def _execute(left: Sequence[Job], grid: Grid, folder: Path, engine: Engine, cons
     ended = 0
     with _listen_for_stop() as stopping, closing(engine.run(tasks, stopping)) as events:
         for event in show(console, events, works, engine.slots):
+            check_place()
             if isinstance(event, Lost):
                 records.note_attempt(folder, describe_loss(by_id[event.task.key], event.status, event.reason))
             if isinstance(event, Broken):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from collections.abc import Callable, Mapping
@@ -14,7 +15,14 @@ import torch
 from ablations.config import CostConfig, RunConfig, SpeedConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
-from ablations.environment import describe_code, describe_machine, describe_settings, describe_versions
+from ablations.environment import (
+    describe_code,
+    describe_machine,
+    describe_networks,
+    describe_settings,
+    describe_versions,
+)
+from ablations.execution.changes import SourceChanged, list_classes, refuse_changed
 from ablations.execution.engine import MOST_DEATHS, Context, Stopping
 from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
@@ -23,13 +31,13 @@ from ablations.profiling import cost, counts, memory, speed
 from ablations.storage import locks, records
 from ablations.storage.files import StorageError
 from ablations.storage.manifest import MEASUREMENTS, Manifest
+from ablations.storage.sources import list_changed
 from ablations.training import weights
 from ablations.training.checkpoint import CheckpointStore, StopRequested
 from ablations.training.evaluation import Evaluation
 from ablations.training.events import Progress
 from ablations.training.loop import Diverged, make_network, train
 from ablations.training.stopwatch import Stopwatch
-from densenet import describe_source
 
 
 def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
@@ -39,30 +47,53 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
 
     A run resumes from its checkpoint. The status `stopped` means that it saved a new one. The context receives the
     messages of the training and each written checkpoint. Raises StorageError if the results folder cannot be written,
-    which is no failure of the job.
+    and OSError for another fault of the machine, which is no failure of the job.
     """
     device = torch.device(context.device)
-    store = CheckpointStore(folder, job.id, {}, written=context.kept)
+    store = CheckpointStore(folder, job.id, {}, job.fields, written=context.kept)
     torch.set_num_threads(1)
     if job.kind != "speed":  # its measurements have own processes, and a process that uses CUDA cannot be forked
         _set_up(device)
         store = replace(store, environment={**describe_versions(device), "fingerprint": code.get("fingerprint")})
     watch = Stopwatch(context.started, device.type == "cuda")
     try:
-        records.publish(folder, _record(job, store, device, code, context, watch))
+        _check_source(job)
+        record = _record(job, store, device, code, context, watch)
+        if not folder.is_dir():  # it must not come back with this record alone
+            raise StorageError(errno.ENOENT, "is not there any more: it was renamed or removed", str(folder))
+        records.publish(folder, record)
     except (StopRequested, Abandoned):
         return "stopped"
-    except StorageError:
-        raise
+    except OSError as error:
+        if isinstance(error, StorageError) or error.errno in FAULTS_OF_THE_MACHINE:
+            raise
+        return _note_failure(job, folder, error, context)
     except Exception as error:  # a network or its data may raise anything: the job fails, and the grid goes on
-        if context.stopping():  # the processes that read data may have received the same signal
-            return "stopped"
-        if READER_DIED in str(error):
-            raise SystemExit(f"{job.name}: {error}") from None  # as if this whole process had died
-        records.note_attempt(folder, describe_failure(job, error))
-        return status_of(error)
+        return _note_failure(job, folder, error, context)
     store.clear()
     return "done"
+
+
+FAULTS_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOLCK)
+"""Errors that every other job would have too: the disk or /dev/shm is full, or too many files are open."""
+
+
+def _note_failure(job: Job, folder: Path, error: Exception, context: Context) -> str:
+    """Notes the failure of a job and returns its status."""
+    if context.stopping():  # the processes that read data may have received the same signal
+        return "stopped"
+    if READER_DIED in str(error):
+        raise SystemExit(f"{job.name}: {error}") from None  # as if this whole process had died
+    records.note_attempt(folder, describe_failure(job, error))
+    return status_of(error)
+
+
+def _check_source(job: Job) -> None:
+    """Raises SourceChanged if a user's network was edited since the grid was started."""
+    changed = list_changed(job.source, describe_networks(job.config)) if job.source else []
+    if changed:
+        names = " and ".join(list_classes(job))
+        raise SourceChanged(f"{names} was changed while the grid ran ({', '.join(changed)}): run the grid again")
 
 
 def execute_planned(
@@ -70,8 +101,8 @@ def execute_planned(
 ) -> str:
     """Runs one job of a results folder, using only the plan on disk, and returns its status.
 
-    Raises NotResults and StorageError for the folder, ValueError for a job that does not exist or must be measured on
-    another machine.
+    Raises NotResults and StorageError for the folder, ValueError for a job that does not exist, must be measured on
+    another machine, or has a user's network that was edited since other runs of it were made.
     """
     plan = Manifest.read(folder)
     job = job_of(plan, folder, job_id)
@@ -80,6 +111,8 @@ def execute_planned(
         records.read(path)  # raises an error for a damaged record
         say(f"{job.name} is on record already")
         return "done"
+    if list_classes(job):  # else the records need not be read
+        refuse_changed(job, records.load(folder)[0], folder)
     place = torch.device(choose_device(device))
     here = job_machine(str(place))
     if job.kind in MEASUREMENTS and here != plan.machine:
@@ -126,13 +159,13 @@ def _record(
 ) -> dict[str, Any]:
     watch.lap("start")
     if isinstance(job.config, RunConfig):
-        model, training = job.config.variant.model, job.config.variant.train
+        training = job.config.variant.train
         deterministic, measured, exact = _run(job, job.config, store, device, context, watch)
     elif isinstance(job.config, SpeedConfig):
-        model, training, exact = job.config.level.model, job.config.level.train, {}
+        training, exact = job.config.level.train, {}
         deterministic, measured = {}, {"rounds": _compare(job.config, device, context)}
     else:
-        model, training, exact = job.config.model, job.config.train, {}
+        training, exact = job.config.train, {}
         deterministic, measured = _cost(job.config, device)
     watch.lap("rest")
     measured["seconds"] = sum(watch.parts.values())
@@ -144,7 +177,7 @@ def _record(
         "config": job.fields,
         "deterministic": deterministic,
         "measured": measured,
-        "environment": {**describe_settings(device, training), **exact, **code, **describe_source(model)},
+        "environment": {**describe_settings(device, training), **exact, **code, **describe_networks(job.config)},
     }
 
 
@@ -224,7 +257,7 @@ def _run(
         variant.train,
         config.seed,
         observe=context.tell,
-        store=replace(store, source=describe_source(variant.model)),
+        store=replace(store, source=describe_networks(config)),
         stopping=context.stopping,
         watch=watch,
         tested=not tuning,
@@ -247,7 +280,9 @@ def _run(
         "history": history,
     }
     exact = (device.type == "cpu" or variant.train.deterministic) and not outcome.mixed
-    measured = {"epoch_seconds": seconds, "resumes": outcome.resumes}
+    measured: Fields = {"epoch_seconds": seconds, "resumes": outcome.resumes}
+    if outcome.refused:
+        measured["refused_checkpoints"] = list(outcome.refused)
     return values, measured, {"exact_resume": exact}
 
 

@@ -230,21 +230,21 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         except OSError:
             os.killpg(0, signal.SIGKILL)  # the driver is dead
 
-    with locks.lock_device(device, task.exclusive, lambda: send("waiting")) as waited:
-        send("begun")
-        if task.stoppable:
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, lambda number, _: asked.append(number))
-        context = Context(
-            device, started + waited, partial(send, "told"), partial(send, "kept"), lambda: bool(asked), "fork"
-        )
-        try:
+    try:
+        with locks.lock_device(device, task.exclusive, lambda: send("waiting")) as waited:
+            send("begun")
+            if task.stoppable:
+                for number in (signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, lambda number, _: asked.append(number))
+            context = Context(
+                device, started + waited, partial(send, "told"), partial(send, "kept"), lambda: bool(asked), "fork"
+            )
             send("finished", task.function(*task.arguments, context))
-        except OSError as error:
-            send("broken", error)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)  # at once, without cleanup: its process group is killed
+    except OSError as error:
+        send("broken", error)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # at once, without cleanup: its process group is killed
 
 
 def _end_with_driver() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,11 @@ from rich.progress import track
 
 from ablations.config import CostConfig, RunConfig, SpeedConfig, Variant
 from ablations.environment import describe_machine
+from ablations.execution.changes import find_outdated
 from ablations.grid.model import Choices, Grid, Job, list_cost_ids, list_jobs
 from ablations.grid.planning import list_awaited
 from ablations.grid.tuning import choose
+from ablations.limits import measure_memory
 from ablations.metrics import METRICS
 from ablations.profiling import counts, memory
 from ablations.profiling.subject import Subject
@@ -41,7 +42,8 @@ Row = dict[str, Any]
 def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console: Console) -> dict[str, Any]:
     """Compares a grid with a results folder, and predicts its needs on the workers' devices.
 
-    With `counts_only`, it predicts neither memory nor time.
+    With `counts_only`, it predicts neither memory nor time. Raises SourceChanged if a user's network is not the one of
+    earlier runs.
     """
     device = torch.device(slots[0])
     if device.type == "cpu":
@@ -51,6 +53,8 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     where = describe_machine(device)
     choices = choose(grid, whole, failed)
     everything, settled = list_jobs(grid, where, choices), grid.settle(choices)
+    for outdated in find_outdated(everything, whole, folder):
+        del whole[outdated]
     todo = [job for job in everything if job.id not in whole and job.id not in failed]
     waiting = list_awaited(settled)
     given_up = {name for name, each in settled.variants.items() if _has_failed(choices, grid, each)}
@@ -121,10 +125,7 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
 
 
 def _warn_of_memory(entries: list[Row], device: torch.device) -> None:
-    if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else measure_memory()
     for entry in entries:
         if entry.get("predicted_train_peak_memory_bytes", 0) > there:
             entry["does_not_fit"] = (

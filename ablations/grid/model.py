@@ -81,6 +81,9 @@ class Job:
     fields: TomlTable
     """The configuration that is hashed and recorded."""
 
+    source: TomlTable = field(default_factory=dict)
+    """The source of a user's network when the job was started by a grid; empty if it need not be compared."""
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -29,6 +29,7 @@ from ablations.grid.trials import (
 )
 from ablations.grid.variants import ALTERNATIVES, Tables, VariantReader, flatten, split, value_of
 from ablations.metrics import level_text
+from ablations.storage.schema import check_label
 from densenet import Config
 from densenet.options import suggestion
 
@@ -37,9 +38,6 @@ MAX_JOBS = 10_000
 
 DEEPEST = 32
 """The deepest nesting of tables and lists. Valid files have six levels."""
-
-UNCITABLE = re.compile(r"[\\{}%#~^$<>]|--")
-"""Characters with a meaning in LaTeX or in comments. A level is cited by its label, which must not contain them."""
 
 
 def read(
@@ -301,11 +299,10 @@ class _StudyReader:
             if first != label:
                 rule = f"differs from the level {first!r} only in spaces or in how its letters are encoded"
                 self.findings.add(prefix, label, rule)
-            if not 0 < len(label) <= 200 or not label.isprintable():
-                self.findings.add(prefix, label, "a level's label has 1 to 200 printable characters")
-            if UNCITABLE.search(label):
-                rule = r"a level's label, by which it is cited, has none of \ { } % # ~ ^ $ < > and --"
-                self.findings.add(prefix, label, rule)
+            try:
+                check_label(label)
+            except ValueError as error:
+                self.findings.add(prefix, label, str(error))
             if counts[label] > 1:
                 self.findings.add(prefix, label, "stands more than once in this study")
 

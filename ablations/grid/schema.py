@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -25,11 +24,8 @@ from ablations.config import DataConfig, TrainConfig
 from ablations.data.registry import DATASETS
 from ablations.grid.model import SECTIONS, TomlTable
 from ablations.grid.problems import NOTHING, Findings, describe, quote
+from ablations.storage.schema import STUDY_NAME, check_study_name
 from densenet import PRESETS, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
-
-RESERVED = ("pareto", "overall")
-"""Names of figures and tables over all studies, which studies cannot have."""
-
 
 FEWEST_ROUNDS = 6
 """The fewest rounds that give a 95 % interval: the true median of n rounds lies between the smallest and the largest of
@@ -65,14 +61,6 @@ def _check_rounds(rounds: int) -> int:
     if 0 < rounds < FEWEST_ROUNDS:
         raise ValueError("too few")
     return rounds
-
-
-def _check_study_name(name: str) -> str:
-    if name.lower() in RESERVED:
-        raise ValueError(f"this name is taken by a figure or a table over all studies: {', '.join(RESERVED)}")
-    if not re.fullmatch(STUDY_NAME, name):
-        raise ValueError("a study's name is 1 to 64 letters, digits, '_' and '-': it names files")
-    return name
 
 
 def _check_different(values: Any) -> Any:
@@ -120,9 +108,8 @@ def _unite(schemas: list[TomlTable]) -> TomlTable:
 
 
 NETWORKS = (DenseNetConfig, ResNetConfig, TorchvisionConfig, OwnConfig)
-STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
-StudyName = Annotated[str, AfterValidator(_check_study_name), WithJsonSchema({"pattern": f"^{STUDY_NAME}$"})]
+StudyName = Annotated[str, AfterValidator(check_study_name), WithJsonSchema({"pattern": f"^{STUDY_NAME}$"})]
 Line = Annotated[str, AfterValidator(_join_lines), state("must be text of printable characters")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Seeds = Annotated[

@@ -111,6 +111,8 @@ def _check_candidates(variants: VariantReader, prefix: str, level: Level, tuning
                 f"{prefix}.tune.train", each.train, fields, fields, dataset
             ):
                 return False
+            if not variants.check_batches(f"{prefix}.tune.train", each.model, each.train, dataset):
+                return False
     return True
 
 

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
+from ablations.grid.probing import refuse_one_image
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import PRESETS, Config, model_family
 from densenet.options import lookup
@@ -22,6 +23,9 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 LENGTH = ("warmup_epochs", "steps", "epochs", "batch_size", "last_batch")
 """Fields that decide how long a training is."""
+
+EVALUATION_BATCHES = (64, 512)
+"""Images per batch of an evaluation, on a CPU and on CUDA."""
 
 ALTERNATIVES = {"depth": "block_config", "block_config": "depth", "epochs": "steps", "steps": "epochs"}
 """Pairs of fields with the same meaning: a given one replaces an inherited other one."""
@@ -39,6 +43,9 @@ class VariantReader:
     broken: set[str] = field(default_factory=set)
     """Sections of the base that are not valid."""
 
+    refusals: dict[tuple[str, tuple[int, int], bool], str] = field(default_factory=dict)
+    """Why a network takes no batch of one image, by network, size and whether it is trained."""
+
     def read(self, prefix: str, own: Tables) -> Variant | None:
         """Reads the variant that has these tables over the base's. Returns None if it is not valid.
 
@@ -53,6 +60,8 @@ class VariantReader:
             return None
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
+            return None
+        if not self.check_batches(f"{prefix}.train" if own["train"] else "base.train", model, train, dataset):
             return None
         return Variant(model, data, train)
 
@@ -106,7 +115,9 @@ class VariantReader:
         if config not in self.datasets:
             images = config.model_copy(update={"augmentation": "none", "cutout_size": 16})
             try:
-                self.datasets[config] = self.datasets[images] if images in self.datasets else load(images).info
+                info = self.datasets[images] if images in self.datasets else load(images).info
+                self.datasets[config] = info
+                self.findings.notes += [note for note in info.notes if note not in self.findings.notes] if info else []
             except Exception as error:  # a damaged file or a huge shape may raise anything
                 said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 self.findings.add(prefix, NOTHING, said)
@@ -153,6 +164,36 @@ class VariantReader:
             rule = f"warmup_epochs = {train.warmup_epochs:g} must be below epochs = {epochs:g}"
             self.findings.add(where, given, rule)
         return train.warmup_epochs < epochs
+
+    def check_batches(self, where: str, model: Config, train: TrainConfig, dataset: DatasetInfo) -> bool:
+        """Returns whether the network takes each batch of its training and its tests. Reports one of a single image."""
+        count, size = dataset.train_images, train.batch_size
+        reached = train.total_steps(count) >= train.steps_per_epoch(count)
+        left = count % size == 1 and train.last_batch == "keep" and reached
+        tests = [images for images in (dataset.validation_images, dataset.test_images) if images]
+        key, given, rule = where, NOTHING, ""
+        if (size == 1 or left) and (reason := self._try_one_image(model, dataset.image_size, training=True)):
+            key, given = (f"{where}.batch_size", size) if size == 1 else (f"{where}.last_batch", train.last_batch)
+            rule = f"this network cannot be trained on one image ({reason})"
+            rule += f", and {count:,} images in batches of {size} leave one for the last batch: " if size > 1 else ": "
+            rule += 'give train.last_batch = "drop", or another train.batch_size' if size > 1 else "give 2 or more"
+        elif any(images % batch == 1 for images in tests for batch in EVALUATION_BATCHES):
+            reason = self._try_one_image(model, dataset.image_size, training=False)
+            rule = (
+                f"the last batch of a test may be one image, which this network does not take: {reason}"
+                if reason
+                else ""
+            )
+        if rule and not self.findings.has(key):  # a level that inherits the length has the problem of the base
+            self.findings.add(key, given, rule)
+        return not rule
+
+    def _try_one_image(self, model: Config, image_size: tuple[int, int], training: bool) -> str:
+        """Returns why the network takes no batch of one image, found once for each network; empty if it does."""
+        key = (model.model_dump_json(), image_size, training)
+        if key not in self.refusals:
+            self.refusals[key] = refuse_one_image(model, image_size, training)
+        return self.refusals[key]
 
     def identify(self, variant: Variant) -> str:
         """Returns an id that is equal for variants with equal trainings, wherever their data lies."""

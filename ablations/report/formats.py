@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import pandas as pd
 
@@ -214,17 +215,36 @@ def render_macros(values: Values) -> str:
         r"\else\errmessage{No number for study #1, level #2, metric #3}\fi}",
     ]
     for (study, level, key), text in values.items():
-        name = rf"ablate:\detokenize{{{study}:{level}:{key}}}"
+        name = rf"ablate:\detokenize{{{_escape_name(f'{study}:{level}:{key}')}}}"
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{escape_latex(text)}}}")
     return "\n".join(lines) + "\n"
+
+
+def _escape_name(text: str) -> str:
+    """Puts a backslash before all characters that would end a name in LaTeX or begin a command in it."""
+    return re.sub(r"[\\{}%#^]", r"\\\g<0>", text)
 
 
 # CSV, and all files together
 
 
 def render_csv(frame: pd.DataFrame, digits: str | None = None) -> bytes:
-    """Writes a frame as CSV, with enough digits to restore every float, or in a format such as `%.10g`."""
+    """Writes a frame as CSV, with enough digits to restore every float, or in a format such as `%.10g`.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    frame = frame.rename(columns=_disarm)
+    for name in frame.columns[[dtype.kind not in "biufc" for dtype in frame.dtypes]]:
+        texts = [_disarm(value) for value in frame[name]]
+        if any(isinstance(text, str) and text.startswith("'") for text in texts):
+            frame = frame.assign(**{name: pd.Series(texts, frame.index, dtype=object)})
     return bytes(frame.to_csv(index=False, lineterminator="\n", float_format=digits).encode())
+
+
+def _disarm(value: Any) -> Any:
+    """Puts an apostrophe before a text that begins like a formula. A number, also as text, stays as it is."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula and not re.fullmatch(r"[+-][\d.,e+\- ]*", value) else value
 
 
 def write_tables(results: Results) -> list[Path]:

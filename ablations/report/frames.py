@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,9 @@ class Frames:
     damaged: tuple[Path, ...]
     """Records that are not as they were published. They count as missing."""
 
+    others: tuple[Fields, ...] = ()
+    """The records of jobs that the grid does not have, with id, kind and config: nothing else is read from them."""
+
     def jobs(self) -> dict[str, pd.DataFrame]:
         """Returns the frames with a row per job: id, status, reason, commit, ...
 
@@ -83,7 +88,14 @@ def load(folder: str | Path) -> Frames:
     """Reads the frames of a results folder. Raises NotResults if it has no results."""
     folder = expand(folder)
     manifest = Manifest.read(folder)
-    whole, damaged = records.load(folder)
+    planned, whole, others, damaged = {job.id for job in manifest.jobs}, {}, [], []
+    for found in records.iterate(folder):  # one by one: a record is much larger than its rows
+        if found.record is None:
+            damaged.append(found.path)
+        elif found.record["id"] in planned:
+            whole[found.record["id"]] = _digest(found.record)
+        else:
+            others.append({key: found.record[key] for key in ("id", "kind", "config")})
     attempts = records.load_attempts(folder)
     variants = _restore_integers(
         pd.DataFrame([{"variant": name, **_flatten(entry)} for name, entry in manifest.variants.items()])
@@ -111,7 +123,65 @@ def load(folder: str | Path) -> Frames:
         _list_trials(manifest, whole, attempts),
         _list_speeds(manifest, whole, attempts),
         tuple(damaged),
+        tuple(others),
     )
+
+
+State = tuple[str | None, str, str]
+"""A job's id, its status, and the reason of its failure."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The state of every job of a results folder, without its results: it is small, and read fast."""
+
+    manifest: Manifest
+    states: dict[str, list[State]]
+    """The states by kind: tuning, runs, costs, speeds, as `Frames.jobs` has them."""
+
+    made_by: Counter[tuple[Any, Any]]
+    """How many of them were made by each commit and fingerprint."""
+
+    damaged: tuple[Path, ...]
+    others: tuple[Fields, ...]
+    """The records of jobs that the grid does not have, with id, kind and config."""
+
+    def find_causes(self) -> list[dict[str, Any]]:
+        """Returns the failures by status and reason, as the function `find_causes` does."""
+        trials = [state for state in self.states.get("tuning", []) if state[1] != "diverged"]
+        parts = (self.states["costs"], self.states.get("speeds", []), trials, self.states["runs"])
+        return _group_causes(self.manifest, [state for part in parts for state in part])
+
+
+def survey(folder: Path) -> Survey:
+    """Reads the state of every job of a results folder. Raises NotResults if it has no results."""
+    manifest = Manifest.read(folder)
+    planned, made, others, damaged = {job.id for job in manifest.jobs}, {}, [], []
+    for found in records.iterate(folder):
+        if found.record is None:
+            damaged.append(found.path)
+        elif found.record["id"] in planned:
+            made[found.record["id"]] = tuple(found.record["environment"].get(key) for key in ("commit", "fingerprint"))
+        else:
+            others.append({key: found.record[key] for key in ("id", "kind", "config")})
+    attempts, untuned = records.load_attempts(folder), _find_untuned(manifest)
+
+    def find_state(job: str | None, variant: str = "") -> State:
+        if variant in untuned:
+            return job, untuned[variant]["status"], untuned[variant]["reason"]
+        if job in made or job not in attempts:
+            return job, "done" if job in made else "missing", ""
+        return job, attempts[job][-1]["status"], attempts[job][-1]["reason"]
+
+    states = {
+        "tuning": [find_state(each) for entry in manifest.tuning for one in entry.candidates for each in one.trials],
+        "runs": [find_state(job.id, job.variant) for job in manifest.jobs if job.kind == "run"],
+        "costs": [find_state(each.cost, "" if each.cost else name) for name, each in manifest.variants.items()],
+        "speeds": [find_state(job) for job in dict.fromkeys(level.speed for level in manifest.levels()) if job],
+    }
+    states = {kind: found for kind, found in states.items() if found or kind in ("runs", "costs")}
+    by = Counter(made[job] for found in states.values() for job, status, _ in found if job and status == "done")
+    return Survey(manifest, states, by, tuple(damaged), tuple(others))
 
 
 PACKED = [f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")]
@@ -196,14 +266,47 @@ def select_study(frames: Frames, study: str) -> Frames:
 
 def find_causes(frames: Frames) -> list[dict[str, Any]]:
     """Returns the failures by status and reason, with their jobs, in the order of the grid."""
-    names = {job.id: f"{job.kind} {job.name}" for job in frames.manifest.jobs}
-    found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job appears once
     trials = frames.tuning.reindex(columns=["id", "status", "reason"])
     trials = trials[trials.status != "diverged"]  # a diverged trial is a result: its candidate cannot be chosen
-    for frame in (frames.costs, frames.speeds, trials, frames.runs):
-        for row in frame[~frame.status.isin(["done", "missing"])].to_dict("records"):
-            found.setdefault((row["status"], row["reason"]), {})[names[row["id"]]] = None
+    failed = [
+        frame[~frame.status.isin(["done", "missing"])] for frame in (frames.costs, frames.speeds, trials, frames.runs)
+    ]
+    rows = [row for frame in failed for row in frame.to_dict("records")]
+    return _group_causes(frames.manifest, [(row["id"], row["status"], row["reason"]) for row in rows])
+
+
+def _group_causes(manifest: Manifest, states: Iterable[State]) -> list[dict[str, Any]]:
+    names = {job.id: f"{job.kind} {job.name}" for job in manifest.jobs}
+    found: dict[tuple[str, str], dict[str, None]] = {}  # variants may share a cost: its job appears once
+    for job, status, reason in states:
+        if job and status not in ("done", "missing"):
+            found.setdefault((status, reason), {})[names[job]] = None
     return [{"status": status, "reason": reason, "jobs": list(jobs)} for (status, reason), jobs in found.items()]
+
+
+def describe_others(others: Sequence[Fields], manifest: Manifest) -> list[str]:
+    """Returns what the records of jobs that the grid does not have are, and what to do with them."""
+    known = set(manifest.variants)
+    seeds, rest = set(), Counter[str]()
+    for record in others:
+        fields = dict(record["config"])
+        seed = fields.pop("seed", None)
+        if record["kind"] == "run" and seed is not None and records.identity(fields) in known:
+            seeds.add(seed)
+        else:
+            rest[record["kind"]] += 1
+    told = []
+    if seeds:
+        every = ",".join(map(str, sorted({*seeds, *manifest.seeds})))
+        runs = len(others) - rest.total()
+        told.append(f"{runs} records of runs with other seeds than the grid's: `--seeds {every}` takes them in")
+    counted = ", ".join(f"{number} {kind}" for kind, number in sorted(rest.items()))
+    if counted:
+        told.append(
+            f"records of jobs that this grid does not have ({counted}): they count again for a grid that has them, and "
+            "costs and speeds on the machine that measured them"
+        )
+    return told
 
 
 def list_retryable(found: list[dict[str, Any]]) -> list[str]:
@@ -234,16 +337,35 @@ def _restore_integers(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(gaps, "Int64"))
 
 
+def _digest(record: Fields) -> Fields:
+    """Returns what is shown of a record: its values for a row, and the table of its epochs or rounds."""
+    deterministic, measured = record["deterministic"], record["measured"]
+    fixed = ("variant", "seed", "id", "status", "reason", "name")
+    scalars = {
+        key: value
+        for key, value in (*deterministic.items(), *measured.items())
+        if isinstance(value, int | float | str) and key not in fixed
+    }
+    row = {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
+    row["data_checksum"] = record["config"].get("data", {}).get("checksum")
+    if record["kind"] == "run":
+        epochs = zip(deterministic.get("history", ()), measured.get("epoch_seconds", ()), strict=True)
+        return {"row": row, "epochs": [_list_epoch(*each) for each in epochs]}
+    return {"row": row, "rounds": measured["rounds"]} if record["kind"] == "speed" else {"row": row}
+
+
+def _list_epoch(epoch: Fields, seconds: float) -> tuple[Any, ...]:
+    """Returns the values of an epoch in the order of the columns of `Frames.history`, from the third on."""
+    rate = epoch["images"] / seconds if "images" in epoch else None
+    return (*map(epoch.get, _HISTORY[2:-2]), seconds, rate)
+
+
 def _make_row(kind: str, variant: str, seed: int | None, job: str | None, whole: Fields, attempts: Fields) -> Fields:
     """Returns status, values and environment of a job: from its record, else from its last failure, else missing."""
     row: Fields = {"variant": variant, "seed": seed, "id": job, "status": "missing", "reason": ""}
     row |= {key: None for key, metric in METRICS.items() if metric.of == kind}
     if job in whole:
-        record = whole[job]
-        values = {**record["deterministic"], **record["measured"]}
-        scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
-        row |= {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
-        row["data_checksum"] = record["config"].get("data", {}).get("checksum")
+        row |= whole[job]["row"]
     elif job in attempts:
         last = attempts[job][-1]
         row |= {"status": last["status"], "reason": last["reason"]}
@@ -326,7 +448,7 @@ def _list_speeds(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.Data
 
 def _compare(record: Fields) -> Fields:
     """Returns the ratios of a comparison, level / base, and what disturbed it."""
-    rounds: list[Fields] = record["measured"]["rounds"]
+    rounds: list[Fields] = record["rounds"]
     row: Fields = {"rounds": len(rounds)}
     for key, metric in _TIMED.items():
         level, base = ([each[side][key] for each in rounds] for side in ("level", "base"))
@@ -345,18 +467,10 @@ def _describe_disturbance(field: str, rounds: list[Fields]) -> str:
     return f"{len(reasons)} of {len(rounds)} rounds were disturbed, for example: {reasons[0]}"
 
 
-def _list_epochs(manifest: Manifest, whole: Fields) -> list[Fields]:
+def _list_epochs(manifest: Manifest, whole: Fields) -> list[tuple[Any, ...]]:
     return [
-        {
-            "variant": job.variant,
-            "seed": job.seed,
-            **epoch,
-            "seconds": seconds,
-            "images_per_second": epoch["images"] / seconds if "images" in epoch else None,
-        }
+        (job.variant, job.seed, *epoch)
         for job in manifest.jobs
         if job.kind == "run" and job.id in whole
-        for epoch, seconds in zip(
-            whole[job.id]["deterministic"]["history"], whole[job.id]["measured"]["epoch_seconds"], strict=True
-        )
+        for epoch in whole[job.id]["epochs"]
     ]

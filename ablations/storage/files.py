@@ -1,14 +1,19 @@
 """Files that are complete or absent: written under a temporary name, flushed to the disk, and then renamed.
 
-The temporary name `.HOST.PID.RANDOM.tmp` contains the process that writes the file. `sweep` removes the temporary files
-of dead processes.
+The process that writes a temporary file `.HOST.PID.RANDOM.tmp` holds a lock on it until it has its name. The kernel
+frees the lock of a dead process, and `sweep` removes the files that nobody holds. The number of a process would not be
+enough: in another container it is another process.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +21,9 @@ from pathlib import Path
 
 ABANDONED = 24 * 60 * 60
 """Seconds after which a temporary file is abandoned, whoever wrote it."""
+
+TEMPORARY = re.compile(r"\.(?P<host>.+)\.[0-9]+\.[0-9a-f]{8}\.tmp")
+"""The names of temporary files. No other file is ever swept."""
 
 
 class StorageError(OSError):
@@ -31,10 +39,12 @@ def write(path: Path, content: bytes) -> None:
     Raises StorageError, like all functions here.
     """
     with _name_errors(path):
-        if path.is_file() and path.read_bytes() == content:
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == content:
             return
         _make_folder(path.parent)
-        _rename(_write_aside(path.parent, content), path)
+        with _write_aside(path.parent, content) as temporary:
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -44,14 +54,10 @@ def replace(path: Path, content: bytes) -> None:
     """
     path = path.resolve()
     with _name_errors(path):
-        mode = path.stat().st_mode
-        temporary = _write_aside(path.parent, content)
-        try:
-            os.chmod(temporary, mode)
-        except OSError:
-            _discard(temporary)
-            raise
-        _rename(temporary, path)
+        with _write_aside(path.parent, content) as temporary:
+            os.chmod(temporary, path.stat().st_mode)
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
 
 
 def rotate(path: Path, before: Path, *content: bytes) -> None:
@@ -61,10 +67,11 @@ def rotate(path: Path, before: Path, *content: bytes) -> None:
     """
     with _name_errors(path):
         _make_folder(path.parent)
-        temporary = _write_aside(path.parent, *content)
-        with suppress(FileNotFoundError):
-            os.replace(path, before)
-        _rename(temporary, path)
+        with _write_aside(path.parent, *content) as temporary:
+            with suppress(FileNotFoundError):
+                os.replace(path, before)
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
 
 
 def create(path: Path, content: bytes) -> bool:
@@ -74,21 +81,47 @@ def create(path: Path, content: bytes) -> bool:
     """
     with _name_errors(path):
         _make_folder(path.parent)
-        temporary = _write_aside(path.parent, content)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
+        with _write_aside(path.parent, content) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
         _sync_folder(path.parent)
     return True
 
 
 def read(path: Path) -> bytes:
-    """Reads a file's content. Raises FileNotFoundError if there is no file, StorageError if it cannot be read."""
+    """Reads a file's content. Raises FileNotFoundError if there is no file, StorageError if it cannot be read.
+
+    Only regular files are read: a pipe would block, and a link may lead out of the folder.
+    """
     with _name_errors(path, "read"):
-        return path.read_bytes()
+        descriptor = open_regular(path)
+        try:
+            size = os.fstat(descriptor).st_size
+            content = os.read(descriptor, size + 1)
+            while len(content) < size and (more := os.read(descriptor, size)):  # a read may return less
+                content += more
+            return content
+        finally:
+            os.close(descriptor)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Opens a regular file and returns its descriptor. Raises OSError, at once, for anything else."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, "it is a link, and links are not followed") from error
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "it is no regular file")
 
 
 def move(path: Path, place: Path) -> None:
@@ -105,13 +138,29 @@ def remove(path: Path) -> None:
 
 
 def probe(folder: Path) -> None:
-    """Makes a folder if it is missing, and tests it with a temporary file.
+    """Makes a folder if it is missing, and tests it with a temporary file and a hard link, which `create` needs.
 
     Raises StorageError if it cannot be written.
     """
     with _name_errors(folder):
         _make_folder(folder)
-        os.unlink(_write_aside(folder, b"can this be written?"))
+        with _write_aside(folder, b"can this be written?") as temporary:
+            linked = f"{temporary.removesuffix('.tmp')[:-8]}{secrets.token_hex(4)}.tmp"
+            try:
+                os.link(temporary, linked)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise OSError(error.errno, NO_LINKS) from error
+                raise
+            finally:
+                os.unlink(temporary)
+            os.unlink(linked)
+
+
+NO_LINKS = (
+    "its file system has no hard links, without which a record could be half written; choose a folder on another file "
+    "system"
+)
 
 
 def sweep(folder: Path) -> None:
@@ -119,23 +168,35 @@ def sweep(folder: Path) -> None:
 
     These are the files of dead processes of this machine, and all files that are older than a day.
     """
-    for path in folder.rglob(".*.*.*.tmp"):
-        host, _, number = path.name[1:].rsplit(".", 2)[0].rpartition(".")
-        with suppress(FileNotFoundError):
-            dead = host == socket.gethostname() and number.isdecimal() and not is_alive(int(number))
-            if dead or time.time() - path.stat().st_mtime > ABANDONED:
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            match = TEMPORARY.fullmatch(path.name)
+            if match and (_is_unheld(path, match["host"]) or _is_abandoned(path)):
                 remove(path)
 
 
-def is_alive(process: int) -> bool:
-    """Returns whether a process of this machine exists."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+def _is_unheld(path: Path, host: str) -> bool:
+    """Returns whether the process of this machine that wrote a temporary file is dead: nobody holds the file's lock."""
+    if host != socket.gethostname():
         return False
-    except PermissionError:
-        pass  # the process belongs to another user
+    try:
+        descriptor = open_regular(path)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is held, or this file system has no locks
+        return False
+    finally:
+        os.close(descriptor)
     return True
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        return time.time() - path.lstat().st_mtime > ABANDONED
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -156,32 +217,29 @@ def _make_folder(folder: Path) -> None:
         _sync_folder(folder.parent)
 
 
-def _write_aside(folder: Path, *content: bytes) -> str:
-    """Writes a temporary file in `folder`, flushes it to the disk and returns its name."""
+@contextmanager
+def _write_aside(folder: Path, *content: bytes) -> Iterator[str]:
+    """Writes a temporary file in `folder`, flushes it to the disk and yields its name.
+
+    The file is locked until the context ends, and removed if the context ends with an error.
+    """
     name = f"{folder}/.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:
+            with suppress(OSError):  # without locks, such a file is swept only when it is a day old
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for piece in content:
                 left = memoryview(piece)
                 while left:
                     left = left[os.write(descriptor, left) :]
             os.fsync(descriptor)
+            yield name
         finally:
             os.close(descriptor)
     except BaseException:
         _discard(name)
         raise
-    return name
-
-
-def _rename(temporary: str, path: Path) -> None:
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        _discard(temporary)
-        raise
-    _sync_folder(path.parent)
 
 
 def _discard(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,10 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablations.storage.files import StorageError
+from ablations.storage import files
+from ablations.storage.files import StorageError, open_regular
 
 PATIENCE = 1.0
 """Seconds for which locking a folder is tried again, because a status check holds the lock briefly."""
+
+
+NAME = ".lock"
+"""The lock file of a results folder."""
 
 
 class FolderInUse(RuntimeError):
@@ -28,11 +34,15 @@ class FolderInUse(RuntimeError):
 def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iterator[float]:
     """Locks a device of this machine, alone or shared, and yields the seconds that it waited.
 
-    Calls `waiting` once if another process holds the device.
+    Calls `waiting` once if another process holds the device. Raises StorageError if the lock's file cannot be opened.
     """
     before = time.monotonic()
-    file = f"densenet-ablations-{os.getuid()}-{name.replace(':', '-')}.lock"
-    descriptor = os.open(os.path.join(tempfile.gettempdir(), file), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    path = Path(tempfile.gettempdir(), f"densenet-ablations-{os.getuid()}-{name.replace(':', '-')}.lock")
+    try:
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        reason = f"cannot be opened: {error.strerror}; every job locks its device with it. Remove it, or set TMPDIR"
+        raise StorageError(error.errno, reason, str(path)) from error
     mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         if not _try_lock(descriptor, mode):
@@ -44,13 +54,21 @@ def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iter
 
 
 @contextmanager
-def lock_folder(place: Path) -> Iterator[None]:
-    """Locks a results folder. Raises FolderInUse, and StorageError if the folder cannot be written."""
-    path = place / ".lock"
+def lock_folder(place: Path) -> Iterator[Callable[[], None]]:
+    """Locks a results folder, and yields a function that raises StorageError if the folder is no longer in its place.
+
+    Raises FolderInUse, and StorageError if the folder cannot be written.
+    """
+    path = place / NAME
     descriptor = _take(path)
+
+    def check() -> None:
+        if not _is_file_of(path, descriptor):
+            raise StorageError(errno.ENOENT, "was renamed, removed or replaced while this command worked", str(place))
+
     try:
         _sign(descriptor, place)
-        yield
+        yield check
     finally:
         if _is_file_of(path, descriptor):  # another process may have removed the folder and made it again
             path.unlink(missing_ok=True)
@@ -59,9 +77,9 @@ def lock_folder(place: Path) -> Iterator[None]:
 
 def find_holder(place: Path) -> str:
     """Returns who works on a results folder, `process 12 on host a since ...`, or an empty text if nobody does."""
-    path = place / ".lock"
+    path = place / NAME
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_regular(path)
     except OSError:
         return ""
     try:
@@ -81,7 +99,7 @@ def _take(path: Path) -> int:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise StorageError(error.errno, f"cannot be written: {error.strerror}", str(path.parent)) from error
         if _try_lock(descriptor, fcntl.LOCK_EX):
@@ -123,13 +141,27 @@ def _try_lock(descriptor: int, mode: int) -> bool:
 def _is_file_of(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
+    except OSError:  # it is gone, or its folder is no folder any more
         return False
+
+
+def is_lock(path: Path) -> bool:
+    """Returns whether a file is the lock of a results folder: it is empty, or it names its holder."""
+    try:
+        named = path.name == NAME
+        return named and (files.read(path) == b"" or _read_signature(path).keys() == {"process", "host", "since"})
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _read_signature(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(files.read(path))
+    return found
 
 
 def _describe_holder(path: Path) -> str:
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
+        found = _read_signature(path)
         return f"process {found['process']} on {found['host']} since {found['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -5,18 +5,31 @@ Variants, jobs and configurations have ids of sixteen hexadecimal digits. All ot
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ablations.storage import files, records
+from ablations.storage import files, locks, records
+from ablations.storage.schema import check_label, check_study_name, describe
 
 NAME = "jobs.json"
 
 Fields = dict[str, Any]
 """Values by name."""
 
+
+def _check_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it is no line of printable characters")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_check_line)]
+"""A line of printable characters."""
 
 JobKind = Literal["cost", "speed", "tuning", "run"]
 """The kinds of jobs: a cost, a comparison of speed, a trial of the tuning, or a run."""
@@ -39,7 +52,7 @@ class Match(Entry):
     """A field that is solved so that a count of the variant comes nearest to the base's."""
 
     measure: Literal["params", "macs"]
-    field: str
+    field: Line
     value: int | float
     target: int
     reached: int
@@ -48,8 +61,8 @@ class Match(Entry):
 class LevelEntry(Entry):
     """One row of a study."""
 
-    label: str
-    values: Fields
+    label: Annotated[str, AfterValidator(check_label)]
+    values: dict[Line, Any]
     """The fields that this level sets, `{"model.growth_rate": 12}`."""
 
     variant: str
@@ -76,17 +89,17 @@ class LevelEntry(Entry):
 class StudyEntry(Entry):
     """One question and its levels."""
 
-    name: str
-    question: str
-    axes: tuple[str, ...]
+    name: Annotated[str, AfterValidator(check_study_name)]
+    question: Line
+    axes: tuple[Line, ...]
     seeds: tuple[int, ...]
-    published_source: str = ""
+    published_source: Line = ""
     """The source of the published errors."""
 
     margin: float | None = None
     """The largest difference of accuracy, in points, that does not matter; None if none is stated."""
 
-    levels: tuple[LevelEntry, ...]
+    levels: Annotated[tuple[LevelEntry, ...], Field(min_length=1)]
 
 
 class VariantEntry(Entry):
@@ -95,17 +108,17 @@ class VariantEntry(Entry):
     cost: str | None
     """The id of the job that measures its cost; None if this depends on values that are not chosen yet."""
 
-    data: str
+    data: Line
     """The name of its data set, for readers."""
 
-    fields: Fields
+    fields: dict[Line, Any]
     """Every field as `section.key`, including defaults; null for a field that tuning has not chosen yet."""
 
 
 class CandidateEntry(Entry):
     """One combination of the values that tuning chooses from."""
 
-    fields: Fields
+    fields: dict[Line, Any]
     trials: tuple[str, ...]
     """The ids of its trials, one for each seed."""
 
@@ -117,9 +130,9 @@ class TuningEntry(Entry):
     becomes: str
     """The id of the variant with the chosen values."""
 
-    name: str
-    values: dict[str, list[Any]]
-    ends: dict[str, list[Any]]
+    name: Line
+    values: dict[Line, list[Any]]
+    ends: dict[Line, list[Any]]
     """The least and the greatest value of each list of numbers, each only if the field allows values beyond it."""
 
     base: Fields
@@ -128,7 +141,7 @@ class TuningEntry(Entry):
     validation_images: int
     candidates: tuple[CandidateEntry, ...]
     status: Literal["chosen", "missing", "failed"]
-    chosen: Fields | None
+    chosen: dict[Line, Any] | None
     reason: str
 
 
@@ -137,7 +150,7 @@ class JobEntry(Entry):
 
     id: str
     kind: JobKind
-    name: str
+    name: Line
     variant: str
     seed: int | None
     configuration: str = ""
@@ -159,16 +172,16 @@ class ConfigurationEntry(Entry):
 class Manifest(Entry):
     """jobs.json."""
 
-    title: str
+    title: Line
     seeds: tuple[int, ...]
     machine: Fields
     """The machine on which costs and speeds are measured, which is part of their ids."""
 
-    options: tuple[str, ...]
+    options: tuple[Line, ...]
     """The settings of the command line that replace parts of the grid file."""
 
     variants: dict[str, VariantEntry]
-    studies: tuple[StudyEntry, ...]
+    studies: Annotated[tuple[StudyEntry, ...], Field(min_length=1)]
     tuning: tuple[TuningEntry, ...]
     jobs: tuple[JobEntry, ...]
     configurations: dict[str, ConfigurationEntry] = {}
@@ -176,16 +189,23 @@ class Manifest(Entry):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads the plan of a results folder. Raises NotResults if it is missing or damaged."""
+        """Reads the plan of a results folder.
+
+        Raises NotResults if it is missing or damaged, or if a part of the folder is a link.
+        """
+        _refuse_links(folder)
         path = folder / NAME
         again = "delete it, and `ablate run` with the grid of this folder makes it anew"
         try:
-            return cls.model_validate(records.unseal(files.read(path)))
+            plan = cls.model_validate(records.unseal(files.read(path)))
+            for problem in _find_contradictions(plan):
+                raise ValueError(problem)
+            return plan
         except FileNotFoundError:
             raise NotResults(f"{folder} holds no results: there is no {NAME}; `ablate run` makes one") from None
         except ValidationError as error:
-            raise NotResults(f"{path} was made by another version: {_first(error)}; {again}") from None
-        except ValueError as error:
+            raise NotResults(f"{path} was made by another version: {describe(error)}; {again}") from None
+        except (ValueError, RecursionError, LookupError, TypeError) as error:
             raise NotResults(f"{path} is damaged: {error}; {again}") from None
         except OSError as error:
             raise NotResults(str(error)) from None
@@ -203,8 +223,74 @@ class Manifest(Entry):
         return [level for each in self.studies if study in (None, each.name) for level in each.levels]
 
 
-def _first(error: ValidationError) -> str:
-    """Returns the first error as text: `it has no variants`, `jobs.3.kind: Input should be ...`."""
-    detail = error.errors()[0]
-    place = ".".join(map(str, detail["loc"]))
-    return f"it has no {place!r}" if detail["type"] == "missing" else f"{place}: {detail['msg']}"
+PARTS = ("records", "attempts", "checkpoints", "weights", "tables", "figures")
+"""The folders in a results folder."""
+
+
+def list_foreign(folder: Path) -> list[str]:
+    """Lists what lies in a folder that is no results folder. Empty if `ablate run` may take the folder.
+
+    A results folder is known by a plan that was sealed by this suite, or by a record or a note of a failure. Whatever
+    else lies in such a folder, and files in folders of our names, are left as they are.
+    """
+    if not folder.is_dir() or _is_known(folder):
+        return []
+    return sorted(path.name for path in folder.iterdir() if not _is_own(path))
+
+
+def _is_known(folder: Path) -> bool:
+    _refuse_links(folder)
+    with suppress(ValueError, OSError):
+        return bool(records.unseal(files.read(folder / NAME)))
+    return any(each.record for each in records.iterate(folder)) or bool(records.load_attempts(folder))
+
+
+def _is_own(path: Path) -> bool:
+    return path.name in PARTS[:4] or files.TEMPORARY.fullmatch(path.name) is not None or locks.is_lock(path)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raises NotResults if a part of a results folder is a link: what is written there would land somewhere else."""
+    links = [name for name in PARTS if (folder / name).is_symlink()]
+    if links:
+        raise NotResults(
+            f"{folder}: {', '.join(links)} must not be a link, because results stay within their folder; make a link "
+            "to the whole folder instead"
+        )
+
+
+def _find_contradictions(plan: Manifest) -> Iterator[str]:
+    """Yields what a part of the plan says of another part that is not so."""
+    jobs = {job.id: job for job in plan.jobs}
+    tuned = {entry.variant for entry in plan.tuning}
+    if len(jobs) < len(plan.jobs):
+        yield "jobs: an id stands more than once"
+    if not any(job.kind == "run" for job in plan.jobs):
+        yield "jobs: there is no run"
+    if not isinstance(plan.machine.get("device"), str) or not str(plan.machine).isprintable():
+        yield "machine: it has no device, or values that are no printable text"
+    ids = [*plan.variants, *jobs, *plan.configurations]
+    yield from (f"{each!r} is no id" for each in ids if not re.fullmatch("[0-9a-z]{1,64}", each))  # it names files
+    used = [*(level.variant for level in plan.levels()), *(job.variant for job in plan.jobs if job.kind == "run")]
+    yield from (f"variant {name} is missing" for name in _list_missing(used, plan.variants))
+    followed = [level.tuned_as for level in plan.levels() if level.tuned_as]
+    yield from (f"the tuning of variant {name} is missing" for name in _list_missing(followed, tuned))
+    if len({study.name.lower() for study in plan.studies}) < len(plan.studies):
+        yield "studies: a name stands more than once"
+    for study in plan.studies:
+        if sum(level.is_base for level in study.levels) != 1:
+            yield f"study {study.name} has not one base"
+        if len({level.label for level in study.levels}) < len(study.levels):
+            yield f"study {study.name}: a label stands more than once"
+    for entry in plan.tuning:
+        if (entry.status == "chosen") != (entry.chosen is not None):
+            yield f"the tuning of {entry.name}: its status is {entry.status}, and it has another choice"
+        fields = [*(each.fields for each in entry.candidates), *([entry.chosen] if entry.chosen else [])]
+        if any(each.keys() != entry.values.keys() for each in (*fields, entry.ends, entry.base)):
+            yield f"the tuning of {entry.name}: its parts tune different fields"
+        if any(len(each.trials) != len(entry.seeds) for each in entry.candidates):
+            yield f"the tuning of {entry.name}: a candidate has not one trial for each seed"
+
+
+def _list_missing(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    return sorted(set(names) - set(known))

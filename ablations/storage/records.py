@@ -8,14 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from ablations.storage import files
+from ablations.storage.schema import NOTE, RECORD, describe
 
 Record = dict[str, Any]
+
+
+PROTOCOL = 3
+"""The version of the protocol, raised by hand if the same configuration would give other results than before."""
+
+NAME, ATTEMPT = re.compile("[0-9a-f]{16}\\.json"), re.compile("[0-9a-f]{16}-([0-9]{1,9})\\.json")
+"""The names of records and of notes of failures. No other file in their folders is one."""
 
 
 class Damaged(ValueError):
@@ -24,7 +38,15 @@ class Damaged(ValueError):
 
 def canonical_json(value: Any) -> bytes:
     """Writes a value as JSON that can be hashed: sorted keys, no white space, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def identity(value: Any, protocol: int = PROTOCOL) -> str:
+    """Returns sixteen hexadecimal digits that name a value and the protocol."""
+    return hashlib.sha256(canonical_json({"protocol": protocol, "value": value})).hexdigest()[:16]
 
 
 def pretty_json(value: Any) -> bytes:
@@ -45,9 +67,25 @@ def unseal(content: bytes) -> Record:
         raise ValueError("there is no checksum at its end: it was cut off, or changed, or made by an earlier version")
     if content[-length:] != _checksum_line(content[:-length]):
         raise ValueError("its checksum does not match")
-    record: Record = json.loads(content)
+    record: Record = _parse(content)
     del record["checksum"]
     return record
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return from_json(content)
+    except ValueError:  # half of a pair of surrogates, from the message of an error, or nothing that is JSON
+        return remove_surrogates(json.loads(content))
+
+
+def remove_surrogates(value: Any) -> Any:
+    r"""Writes lone surrogates, which no terminal and no file takes, as text: `\ud800`."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {remove_surrogates(key): remove_surrogates(each) for key, each in value.items()}
+    return [remove_surrogates(each) for each in value] if isinstance(value, list) else value
 
 
 def pack_bits(bits: np.ndarray) -> str:
@@ -77,34 +115,112 @@ def publish(folder: Path, record: Record) -> bool:
 
 def note_attempt(folder: Path, attempt: Record) -> None:
     """Adds the note of a failure to `folder`/attempts, beside earlier notes of the same job."""
-    number = 1
+    number, attempt = 1, remove_surrogates(attempt)
     while not files.create(folder / "attempts" / f"{attempt['id']}-{number}.json", seal(attempt)):
         number += 1
 
 
 def read(path: Path) -> Record:
-    """Reads a record. Raises Damaged unless it is as it was published, StorageError if it cannot be read."""
+    """Reads a record. Raises Damaged unless it is as it was published, StorageError if it cannot be read.
+
+    Its fields must have the types that reports need, and its configuration must hash to its id.
+    """
+    record = _read(path)
     try:
-        record = unseal(files.read(path))
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
-    if record.get("id") != path.stem.partition("-")[0]:
-        raise Damaged(f"{path} is damaged: it is the record of {record.get('id')}")
+        RECORD.validate_python(record)
+    except ValidationError as error:
+        raise Damaged(f"{path} is no record of this suite: {describe(error)}") from None
+    if not has_own_id(record):
+        raise Damaged(f"{path} is damaged: its configuration has another id")
     return record
+
+
+def has_own_id(record: Record) -> bool:
+    """Returns whether the configuration of a record hashes to its id, by this protocol or an earlier one."""
+    value = {"kind": record["kind"], "config": record["config"]}
+    if record["kind"] in ("cost", "speed"):
+        value["machine"] = {key: record["environment"].get(key) for key in MACHINE}
+    return any(identity(value, protocol) == record["id"] for protocol in range(PROTOCOL, 0, -1))
+
+
+MACHINE = ("device", "device_name", "threads", "torch")
+"""What describes the machine that measurements depend on."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file of `records/`."""
+
+    path: Path
+    record: Record | None
+    """None if it is damaged."""
+
+
+def iterate(folder: Path) -> Iterator[Found]:
+    """Reads the records of a results folder one by one, so that they need not be in memory together."""
+    for path in list_paths(folder):
+        try:
+            yield Found(path, read(path))
+        except Damaged:
+            yield Found(path, None)
+        except FileNotFoundError:
+            continue  # another process has just moved it
+
+
+def list_paths(folder: Path) -> list[Path]:
+    """Lists the files in `records/` that are records by their names."""
+    return [path for path in _list_files(folder / "records") if NAME.fullmatch(path.name)]
+
+
+def list_ignored(folder: Path) -> list[Path]:
+    """Lists the files in `records/` that are none by their names, such as copies and notes of a file manager."""
+    return [
+        path
+        for path in _list_files(folder / "records")
+        if not NAME.fullmatch(path.name) and not files.TEMPORARY.fullmatch(path.name) and path.name != "damaged"
+    ]
+
+
+def _list_files(place: Path) -> list[Path]:
+    """Lists what lies in a folder. Raises StorageError if it cannot be read."""
+    try:
+        return sorted(place.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise files.StorageError(error.errno, f"cannot be read: {error.strerror}", str(place)) from error
 
 
 def load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
     """Reads a results folder: returns all intact records by id, and the paths of the damaged ones."""
-    return _load(folder / "records")
+    found = list(iterate(folder))
+    whole = {each.record["id"]: each.record for each in found if each.record is not None}
+    return whole, [each.path for each in found if each.record is None]
 
 
 def load_attempts(folder: Path) -> dict[str, list[Record]]:
     """Returns the notes of failures by job id, oldest first. Damaged notes are left out."""
-    whole = {name: each for name, each in _load(folder / "attempts")[0].items() if name.partition("-")[2].isdecimal()}
+    numbered = []
+    for path in _list_files(folder / "attempts"):
+        match = ATTEMPT.fullmatch(path.name)
+        if match:
+            with suppress(Damaged, FileNotFoundError, ValidationError):
+                numbered.append((int(match[1]), NOTE.validate_python(_read(path))))
     attempts: dict[str, list[Record]] = {}
-    for name in sorted(whole, key=lambda name: int(name.partition("-")[2])):
-        attempts.setdefault(whole[name]["id"], []).append(whole[name])
+    for _, attempt in sorted(numbered, key=lambda each: each[0]):
+        attempts.setdefault(attempt["id"], []).append(attempt)
     return attempts
+
+
+def _read(path: Path) -> Record:
+    """Reads a sealed file whose name starts with its id."""
+    try:
+        record = unseal(files.read(path))
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+    if record.get("id") != path.stem.partition("-")[0]:
+        raise Damaged(f"{path} is damaged: it is the record of {record.get('id')}")
+    return record
 
 
 def set_aside(path: Path) -> Path:
@@ -116,19 +232,6 @@ def set_aside(path: Path) -> Path:
         place = place.with_name(f"{path.stem}.{number}.json")
     files.move(path, place)
     return place
-
-
-def _load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
-    whole: dict[str, Record] = {}
-    damaged = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            whole[path.stem] = read(path)
-        except Damaged:
-            damaged.append(path)
-        except FileNotFoundError:
-            continue  # another process has just moved it
-    return whole, damaged
 
 
 def _checksum_line(lines: bytes) -> bytes:

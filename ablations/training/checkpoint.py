@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,23 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ablations.storage import files
+from ablations.storage.sources import list_changed
 from ablations.training.events import Epoch
 from ablations.training.stopwatch import Stopwatch
 
 FOLDER = "checkpoints"
 """The folder of checkpoints within a results folder."""
 
-LAYOUT = 2
+LAYOUT = 3
 """The version of the checkpoints' layout. A checkpoint with another version is not used."""
 
 
 class StopRequested(RuntimeError):
     """The training was asked to stop. Its state is saved."""
+
+
+COLUMNS = tuple(each.name for each in fields(Epoch))
+"""The columns of the history in a checkpoint. All of them are numbers; NaN stands for a value that there is not."""
 
 
 @dataclass
@@ -46,6 +52,9 @@ class State:
 
     history: list[Epoch] = field(default_factory=list)
     """The finished epochs."""
+
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, len(COLUMNS), dtype=torch.float64))
+    """The same, `(epochs, columns)`, in the form that is saved. Only the new row is converted in each epoch."""
 
     steps: int = 0
     """The number of finished steps of the current epoch."""
@@ -68,9 +77,13 @@ class State:
     mixed: bool = False
     """Whether parts of the training ran on different devices, or with different code or versions."""
 
+    refused: list[str] = field(default_factory=list)
+    """The checkpoints that were found and not used, each with the reason."""
+
     def end_epoch(self, line: Epoch, order: Tensor) -> None:
         """Adds the finished epoch to the history and starts the next one."""
         self.history.append(line)
+        self.rows = torch.cat([self.rows, _to_row(line)])
         self.order, self.steps, self.seconds = order, 0, 0.0
         self.losses, self.norms, self.correct = [], [], []
 
@@ -82,7 +95,6 @@ class State:
             generators["cuda"] = torch.cuda.get_rng_state()
         values = {
             "layout": LAYOUT,
-            "history": [asdict(line) for line in self.history],
             **{name: getattr(self, name) for name in COUNTED},
             "parts": self.watch.parts,
             "trained": list(self._trained()),
@@ -90,7 +102,7 @@ class State:
             "numpy": np.random.get_state(legacy=False),
         }
         groups = {"network": _tensors(self.network), "optimizer": self._momenta()}
-        groups |= {"gathered": gathered, "generator": generators}
+        groups |= {"gathered": gathered, "generator": generators, "history": {"rows": self.rows}}
         groups |= {"average": _tensors(self.average)} if self.average is not None else {}
         tensors = {
             f"{group} {name}": tensor.detach().to("cpu", copy=True).contiguous()
@@ -115,7 +127,8 @@ class State:
         if values["trained"] != list(trained) or not {_owner(key) for key in groups["optimizer"]} <= trained.keys():
             raise ValueError("other parameters were trained")
         found: dict[str, Any] = {name: values[name] for name in COUNTED}
-        found["history"] = [Epoch(**line) for line in values["history"]]
+        found["rows"] = groups["history"]["rows"]
+        found["history"] = [_to_epoch(row) for row in found["rows"].tolist()]
         parts = {name: self.watch.parts[name] + seconds for name, seconds in values["parts"].items()}
         device = next(iter(_tensors(self.network).values())).device
         found |= {name: list(groups["gathered"][name].to(device).unbind()) for name in GATHERED if found["steps"]}
@@ -163,6 +176,17 @@ class State:
         np.random.set_state(dict(numpy))
 
 
+def _to_row(line: Epoch) -> Tensor:
+    return torch.tensor([[math.nan if value is None else value for value in astuple(line)]], dtype=torch.float64)
+
+
+def _to_epoch(row: Sequence[float]) -> Epoch:
+    """Raises ValueError for a row with another number of columns."""
+    pairs = zip(COLUMNS, row, strict=True)
+    values: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in pairs}
+    return Epoch(**values | {name: int(values[name]) for name in ("epoch", "images")})
+
+
 def _opened(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """Returns the values and the groups of tensors of a dumped state.
 
@@ -195,7 +219,10 @@ class CheckpointStore:
     environment: Mapping[str, Any]
     """Device, versions and code of the suite. A training that resumes with other ones is `mixed`."""
 
-    source: Mapping[str, str] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    """The configuration of the job. A checkpoint of another job or configuration is not used."""
+
+    source: Mapping[str, Any] = field(default_factory=dict)
     """The source of a network written elsewhere. If it has changed, the training starts again from the beginning."""
 
     written: Callable[[tuple[int, int]], None] = lambda place: None
@@ -210,7 +237,7 @@ class CheckpointStore:
 
     def write(self, dumped: Mapping[str, Tensor], place: tuple[int, int]) -> None:
         """Writes a dumped state as the latest checkpoint. Raises StorageError."""
-        made = json.dumps([dict(self.environment), dict(self.source)], sort_keys=True)
+        made = json.dumps(self._describe(), sort_keys=True)
         content = save({**dumped, "made": torch.frombuffer(bytearray(made, "utf-8"), dtype=torch.uint8)})
         files.rotate(*self.paths, hashlib.sha256(content).digest(), content)  # joining them would copy the content
         self.written(place)
@@ -218,15 +245,16 @@ class CheckpointStore:
     def restore(self, state: State) -> None:
         """Restores the state from the latest intact checkpoint. Does nothing if there is none.
 
-        Removes checkpoints that are damaged or belong to another training. Raises StorageError if a file cannot be read
-        now.
+        Removes checkpoints that are damaged, belong to another training, or were made by another version, and notes the
+        reason in `state.refused`. Raises StorageError if a file cannot be read now.
         """
         for path in self.paths:
             try:
                 self._restore_from(files.read(path), state)
             except FileNotFoundError:
                 continue
-            except (ValueError, LookupError, TypeError, SafetensorError):
+            except (ValueError, LookupError, TypeError, SafetensorError) as error:
+                state.refused.append(f"{path.name}: {error}")
                 files.remove(path)
                 continue
             return
@@ -240,12 +268,29 @@ class CheckpointStore:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise ValueError("its checksum does not match")
         tensors = load(content[32:])
-        environment, source = json.loads(tensors.pop("made").numpy().tobytes())
-        if source != dict(self.source):
-            raise ValueError("it was made with another network's source")
+        made = json.loads(tensors.pop("made").numpy().tobytes())
+        own = json.loads(json.dumps(self._describe()))
+        if not isinstance(made, dict):
+            raise ValueError("it was made by an earlier version")
+        if made["job"] != self.job:
+            raise ValueError(f"it is of job {made['job']}")
+        if made["configuration"] != own["configuration"]:
+            raise ValueError("it is of another configuration")
+        changed = list_changed(made["source"], own["source"])
+        if changed or made["source"].get("torchvision") != own["source"].get("torchvision"):
+            raise ValueError(f"it was made with another source of the network: {', '.join(changed) or 'torchvision'}")
         state.restore(tensors)
         state.resumes += 1
-        state.mixed |= environment != json.loads(json.dumps(dict(self.environment)))
+        state.mixed |= made["environment"] != own["environment"]
+
+    def _describe(self) -> dict[str, Any]:
+        """Returns whose checkpoints these are, and how they are made."""
+        return {
+            "job": self.job,
+            "configuration": dict(self.configuration),
+            "environment": dict(self.environment),
+            "source": dict(self.source),
+        }
 
 
 class AsyncCheckpointer:

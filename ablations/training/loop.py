@@ -60,6 +60,9 @@ class Outcome:
     mixed: bool
     """Whether parts of the training ran on different devices, or with different code or versions."""
 
+    refused: tuple[str, ...] = ()
+    """The checkpoints that were found and not used, each with the reason."""
+
 
 def derive_seed(seed: int, purpose: str) -> int:
     """Derives the seed of one purpose: a change of the architecture changes no random numbers of other purposes."""
@@ -191,7 +194,8 @@ def _train_epochs(state: State, course: _Course) -> Outcome:
         state.end_epoch(_add_evaluations(epoch, validation, test if config.test_curve else None), order.get_state())
         course.observe(state.history[-1])
     history = tuple(state.history)
-    return Outcome(history, total, test, validation, hash_weights(final), final, state.resumes, state.mixed)
+    weights, refused = hash_weights(final), tuple(state.refused)
+    return Outcome(history, total, test, validation, weights, final, state.resumes, state.mixed, refused)
 
 
 def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Epoch:

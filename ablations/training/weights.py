@@ -12,8 +12,10 @@ from torch import nn
 
 from ablations.config import hashed_fields
 from ablations.data.dataset import Dataset
-from ablations.storage import files
-from densenet import Config, build, model_family
+from ablations.storage import files, records
+from ablations.storage.sources import list_changed
+from ablations.training.loop import hash_weights
+from densenet import Config, build, describe_source, model_family
 
 
 class NotWeights(ValueError):
@@ -25,7 +27,8 @@ def write(path: Path, network: nn.Module, model: Config, data: Dataset, job: dic
 
     Raises StorageError.
     """
-    described = json.dumps({"model": hashed_fields(model), "data": data.described(), "job": job})
+    content = {"model": hashed_fields(model), "data": data.described(), "job": job}
+    described = json.dumps({**content, "weights": hash_weights(network), "source": describe_source(model)})
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     files.write(path, save(tensors, metadata={"described": described}))
 
@@ -35,21 +38,44 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
 
     Its input images, with values from 0 to 255, must be standardised per channel with `mean` and `std` of
     `read_description(path)["data"]`. A class outside this package is imported only with `own_code=True`, so that a file
-    from elsewhere cannot choose the code that runs. Raises NotWeights for any other file.
+    from elsewhere cannot choose the code that runs. Raises NotWeights for any other file, and for weights that are not
+    those of the run's record or of their own description, or whose class has changed since.
     """
-    config = read_description(path)["model"]
+    fields = read_description(path)["model"]
     try:
-        if ":" in str(config["family"]) and not own_code:
-            raise ValueError(f"its network is {config['family']}, outside this package: own_code=True imports it")
-        network = build(model_family(config["family"])[0].model_validate(config))
+        if ":" in str(fields["family"]) and not own_code:
+            raise ValueError(f"its network is {fields['family']}, outside this package: own_code=True imports it")
+        config = model_family(fields["family"])[0].model_validate(fields)
+        network = build(config)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         first = next(iter(network.state_dict().values()))
         network.to(tensors[next(iter(network.state_dict()))].dtype if tensors else first.dtype)
         network.load_state_dict(tensors, strict=True)
+        _verify(Path(path), network, config)
     except (ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         raise NotWeights(f"{path}: {error}") from error
     return network.eval()
+
+
+def _verify(path: Path, network: nn.Module, model: Config) -> None:
+    """Raises ValueError if the weights are not those of the record of this name, or not those of the description.
+
+    A user's class must have the source that it had in the training. Files of older versions cannot be verified without
+    their record.
+    """
+    record = path.parent.parent / "records" / f"{path.stem}.json"
+    with safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["described"])
+    described, source = description.get("weights"), description.get("source")
+    changed = list_changed(source, describe_source(model)) if source else []
+    if changed:
+        raise ValueError(f"the source of its network has changed since it was trained: {', '.join(changed)}")
+    found = {"its record": records.read(record)["deterministic"]["weights"]} if record.exists() else {}
+    found |= {"its description": described} if described is not None else {}
+    for place, expected in found.items():
+        if hash_weights(network) != expected:
+            raise ValueError(f"the weights are not those of {place}: the file was changed, or it is of another run")
 
 
 def read_description(path: str | Path) -> dict[str, Any]:

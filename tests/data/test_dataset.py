@@ -9,7 +9,9 @@ from data_files import FOLDER, encode, write_parquet, write_pictures
 
 from ablations.config import DataConfig
 from ablations.data.dataset import count_classes, load, measure_channels
-from ablations.data.images import DataError, FileImages
+from ablations.data.images import DataError, FileImages, MemoryImages
+from ablations.data.registry import DATASETS
+from ablations.data.source import Source
 
 
 def test_normalised_training_images_have_zero_mean_and_unit_deviation():
@@ -109,6 +111,28 @@ def test_which_images_are_cut_follows_the_subset_seed():
 
 def test_a_root_below_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write_parquet(tmp_path, "train", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
+    write_parquet(tmp_path, "train", [encode(np.zeros((4, 4, 3), np.uint8))] * 2, [0, 1])
     write_parquet(tmp_path, "test", [encode(np.zeros((4, 4, 3), np.uint8))], [0])
-    assert len(load(DataConfig(name="parquet", root="~")).train) == 1
+    assert len(load(DataConfig(name="parquet", root="~")).train) == 2
+
+
+def test_fewer_images_than_classes_are_refused():
+    with pytest.raises(DataError, match=r"train_limit = 9: digits has 10 classes, .*; give 10 images or more"):
+        load(DataConfig(train_limit=9))
+    assert count_classes(load(DataConfig(train_limit=10)).train.labels, 10) == [1] * 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([True, False]), r"labels of train are torch\.bool \(2,\); int64 \(2,\) is needed"),
+        (torch.tensor([[0], [1]]), r"torch\.int64 \(2, 1\)"),
+        (torch.tensor([0, 0]), "one class alone"),
+    ],
+)
+def test_labels_of_a_new_data_set_are_checked(monkeypatch, labels, message):
+    part = MemoryImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), labels)
+    source = Source("mine", "0" * 64, lambda: {"train": part, "test": part}, cached=False)
+    monkeypatch.setitem(DATASETS, "mine", lambda config: source)
+    with pytest.raises(DataError, match=message):
+        load(DataConfig(name="mine"))

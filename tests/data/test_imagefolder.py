@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from data_files import FOLDER, write_pictures
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ablations.config import DataConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
+from ablations.data.registry import DATASETS as SOURCES
 
 
 @pytest.fixture
@@ -80,5 +82,106 @@ def test_what_cannot_be_entered_is_one_sentence(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "is_dir", refused)
-    with pytest.raises(DataError, match=r"^/x/[a-z]+ cannot be read: Permission denied$"):
+    with pytest.raises(DataError, match=r"^/x cannot be read: Permission denied$"):
         load(DataConfig(**FOLDER, root="/x"))
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "message"),
+    [
+        (
+            ["PetImages/Cat/1.png", "PetImages/Dog/1.png"],
+            {"test_share": 0.5},
+            r'one class alone, PetImages; the classes seem to lie in \S+PetImages \(Cat, Dog\): give data\.root = "',
+        ),
+        (
+            [f"{part}/images/{name}/1.png" for part in ("train", "test") for name in ("cat", "dog")],
+            {},
+            r"one class alone, images; .*train/images \(cat, dog\): move them to \S+train, in each set",
+        ),
+        (["cat/1.png"], {"test_share": 0.5}, "one class alone, cat: two classes or more are needed"),
+        (
+            [f"{part}/{name}/1.png" for part in ("training_set", "test_set") for name in ("cat", "dog")],
+            {"test_share": 0.5},
+            "has the folders test_set, training_set, which seem to be sets and not classes",
+        ),
+        (["pets/train/cat/1.png"], {}, r"it has pets; a set seems to lie in \S+pets"),
+        (
+            ["train/cat/1.gif", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"],
+            {},
+            r"no images; .* it has 1 \.gif",
+        ),
+    ],
+)
+def test_a_folder_at_another_level_is_told_where_the_classes_seem_to_lie(tmp_path, names, fields, message):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message):
+        load(DataConfig(**FOLDER, root=str(tmp_path), **fields))
+
+
+def test_what_is_left_out_and_what_takes_the_place_of_a_test_set_is_told(pictures):
+    before = load(DataConfig(**FOLDER, root=str(pictures)))
+    assert before.notes == ()
+    assert "notes" not in before.described()
+    (pictures / "test").rename(pictures / "validation")
+    (pictures / "val").mkdir()
+    for name in ("train/cat/a.gif", "train/dog/b.jfif", "train/loose.png", "train/.ipynb_checkpoints/0.png"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).touch()
+    data = load(DataConfig(**FOLDER, root=str(pictures)))
+    tested, unused, left_out = data.notes
+    assert tested.endswith("there is no test set, so validation is what is tested on")
+    assert "not used: val " in unused
+    assert "left out: 1 .png, 1 .gif, 1 .jfif (images lie in the folder of a class" in left_out
+    assert data.described()["notes"] == list(data.notes)
+    assert data.described()["images_per_class"] == {"train": [4, 6], "test": [2, 2]}
+
+
+def test_a_test_folder_without_classes_is_no_test_set(pictures):
+    (pictures / "test").rename(pictures / "val")
+    (pictures / "test").mkdir()
+    assert "so val is what is tested on" in load(DataConfig(**FOLDER, root=str(pictures))).notes[0]
+
+
+def test_files_that_were_swapped_are_another_data_set(pictures):
+    config = DataConfig(**FOLDER, root=str(pictures))
+    first, other = (pictures / "train" / name / "0.png" for name in ("cat", "dog"))
+    size = max(path.stat().st_size for path in (first, other))
+    for path in (first, other):
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    before = load(config).checksum
+    kept = first.read_bytes()
+    first.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+    assert load(config).checksum != before
+
+
+def test_names_that_are_not_utf_8_are_read_and_printed(pictures):
+    odd = os.fsdecode(b"caf\xe9")
+    for part in ("train", "test"):
+        (pictures / part / "cat").rename(pictures / part / odd)
+    data = load(DataConfig(**FOLDER, root=str(pictures)))
+    assert data.names == ("caf\\xe9", "dog")
+    (pictures / "train" / odd / "0.png").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"caf\\udce9/0\.png: not a readable image"):
+        load(DataConfig(**FOLDER, root=str(pictures)))
+
+
+@pytest.mark.parametrize("memory_limit", [4096, 0])
+def test_images_are_turned_upright_and_then_are_another_data_set(pictures, memory_limit):
+    config = DataConfig(**FOLDER, root=str(pictures), workers=0).model_copy(update={"memory_limit": memory_limit})
+    before = load(config)
+    assert before.checksum == SOURCES["imagefolder"](config).checksum, "images that stay as they are change no identity"
+    path = pictures / "train" / "cat" / "0.png"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was turned by 90 degrees
+    image = Image.open(path).convert("RGB")
+    image.save(path, exif=exif)
+    data = load(config)
+    assert data.notes[0].endswith("1 of 10 images of train: turned upright")
+    assert data.checksum != SOURCES["imagefolder"](config).checksum
+    turned = data.train.load().images
+    image.transpose(Image.Transpose.ROTATE_270).save(path)
+    assert torch.equal(load(config).train.load().images, turned)

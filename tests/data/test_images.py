@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from data_files import FOLDER, write_pictures
+from data_files import FOLDER, encode, write_pictures
 
 from ablations.config import DataConfig
 from ablations.data.dataset import load
-from ablations.data.images import DataError, FileImages
+from ablations.data.images import DataError, FileImages, decode_image
 
 
 @pytest.fixture
@@ -55,3 +57,62 @@ def test_images_in_memory_and_in_files_do_the_same(pictures, memory_limit):
     moved = images.to(torch.device("cpu"))
     assert torch.equal(moved.load().images, whole.images)
     assert torch.equal(moved.labels, whole.labels)
+
+
+def test_a_damaged_image_is_never_taken_for_a_whole_one():
+    encoded = encode(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    for place in range(50, len(encoded) - 20, 7):
+        damaged = bytearray(encoded)
+        damaged[place] ^= 0xFF
+        with pytest.raises(DataError, match="x: not a readable image"):
+            decode_image(bytes(damaged), "x", 0)
+        with pytest.raises(DataError, match="x: not a readable image"):
+            decode_image(encoded[:place], "x", 0)
+
+
+def test_only_the_documented_formats_are_opened(pictures):
+    (pictures / "test" / "dog" / "1.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    )
+    with pytest.raises(DataError, match=r"dog/1\.png: not a readable image \(its format is not known\)"):
+        load(DataConfig(**FOLDER, root=str(pictures)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_changes_after_it_was_checked_is_noticed(pictures, workers):
+    config = DataConfig(**FOLDER, root=str(pictures), workers=workers).model_copy(update={"memory_limit": 0})
+    data, path = load(config), pictures / "train" / "cat" / "2.png"
+    state = path.stat()
+    path.write_bytes((pictures / "train" / "dog" / "2.png").read_bytes())
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(DataError, match=r"^[^\n]*cat/2\.png has changed since the data set was checked: [^\n]*$"):
+        list(data.train.batches([torch.arange(4)]))
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), KeyError("a\nb"), OSError(28, "No space left on device")])
+def test_any_exception_of_a_process_that_reads_is_one_sentence(pictures, error, monkeypatch):
+    def fail(self, index):
+        raise error
+
+    config = DataConfig(**FOLDER, root=str(pictures), workers=1).model_copy(update={"memory_limit": 0})
+    images = load(config).train
+    monkeypatch.setattr(FileImages, "read", fail)
+    with pytest.raises((DataError, MemoryError)) as caught:
+        list(images.batches([torch.arange(2)]))
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_readers_need_no_shared_memory_and_give_way_where_none_can_be_started(pictures, monkeypatch):
+    config = DataConfig(**FOLDER, root=str(pictures), workers=2).model_copy(update={"memory_limit": 0})
+    monkeypatch.setattr("ablations.data.images.count_cores", lambda: 2)
+    images = load(config).train
+    whole = images.load().images
+    monkeypatch.setattr("torch.multiprocessing.reductions.reduce_storage", lambda *arguments: pytest.fail("shared"))
+    assert torch.equal(next(images.batches([torch.arange(3)])), whole[:3])
+
+    def refuse(*arguments, **fields):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    assert torch.equal(next(images.batches([torch.arange(3)])), whole[:3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from data_files import encode, write_parquet, write_tables
 from PIL import Image
 
 from ablations.config import DataConfig
+from ablations.data import parquet
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 
@@ -137,9 +139,9 @@ def test_parquet_that_does_not_fit_into_memory_is_refused(tmp_path):
 
 def test_a_column_img_is_images_too(tmp_path):
     for part in ("train", "test"):
-        table = pa.table({"img": [{"bytes": encode(np.zeros((4, 4, 3), np.uint8))}], "label": [0]})
+        table = pa.table({"img": [{"bytes": encode(np.zeros((4, 4, 3), np.uint8))}] * 2, "label": [0, 1]})
         pyarrow.parquet.write_table(table, tmp_path / f"{part}.parquet")
-    assert load(DataConfig(name="parquet", root=str(tmp_path))).train.images.shape == (1, 3, 4, 4)
+    assert load(DataConfig(name="parquet", root=str(tmp_path))).train.images.shape == (2, 3, 4, 4)
 
 
 def test_shards_that_are_missing_are_missed(tmp_path):
@@ -150,3 +152,116 @@ def test_shards_that_are_missing_are_missed(tmp_path):
         match=r"holds 1 shards such as train-00000-of-00002\.parquet, but their names say that there are 2: add",
     ):
         load(DataConfig(name="parquet", root=str(tmp_path)))
+
+
+GREY, COLOUR = (encode(np.full(shape, 7, np.uint8)) for shape in ((5, 4), (5, 4, 3)))
+
+
+def write_columns(folder: Path, names: list[str] | None = None, **columns) -> Path:
+    """A training and a test table with these columns; `names` are those of the classes in column `kind`."""
+    table = pa.table(columns)
+    if names:
+        about = {"info": {"features": {"kind": {"_type": "ClassLabel", "names": names}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    for part in ("train", "test"):
+        pyarrow.parquet.write_table(table, folder / f"{part}.parquet")
+    return folder
+
+
+def read(root: Path, **fields):
+    return load(DataConfig(name="parquet", root=str(root), **fields))
+
+
+IMAGES = [{"bytes": GREY, "path": "x.png"}] * 3
+
+
+def test_grey_and_colour_images_get_common_channels(tmp_path):
+    data = read(write_columns(tmp_path, image=[{"bytes": each} for each in (GREY, COLOUR, GREY)], label=[0, 1, 1]))
+    assert data.train.images.shape == (3, 3, 5, 4)
+    assert data.train.images.unique().tolist() == [7]
+    assert "2 of 3 images of train: brought from grey to three equal channels" in data.notes[0]
+    assert read(tmp_path).notes == data.notes, "from the cache too"
+    write_parquet(tmp_path, "test", [GREY], [0])
+    write_parquet(tmp_path, "train", [COLOUR] * 2, [0, 1])
+    assert read(tmp_path).test.images.shape == (1, 3, 5, 4)
+
+
+def test_boolean_labels_are_numbers(tmp_path):
+    data = read(write_columns(tmp_path, image=IMAGES, label=[True, False, True]))
+    assert (data.train.labels.tolist(), data.train.labels.dtype) == ([1, 0, 1], torch.int64)
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog", "cat"], [0.0, 1.0, 1.0], [0, None, 1]])
+def test_other_labels_are_refused(tmp_path, labels):
+    with pytest.raises(DataError, match=r"row \d: label .*; a whole number from 0 to 999999 is needed"):
+        read(write_columns(tmp_path, image=IMAGES, label=labels))
+
+
+def test_one_class_alone_is_refused_with_the_columns(tmp_path):
+    write_columns(tmp_path, image=IMAGES, label=[1, 1, 1], kind=[0, 1, 2])
+    with pytest.raises(
+        DataError, match=r"its column label is 1 in all rows; it has image \(struct\), label \(int64\), kind"
+    ):
+        read(tmp_path)
+    other = read(tmp_path, label_column="kind")
+    assert other.num_classes == 3
+
+
+def test_columns_are_found_where_there_is_one_candidate_and_named_where_there_are_more(tmp_path):
+    assert read(write_columns(tmp_path, picture=IMAGES, fine=[0, 1, 1], text=["a", "b", "c"])).num_classes == 2
+    write_columns(tmp_path, img=IMAGES, fine_label=[0, 1, 2], coarse_label=[0, 1, 1])
+    with pytest.raises(
+        DataError, match=r"no column label, and fine_label and coarse_label may be meant: name the column"
+    ):
+        read(tmp_path)
+    found = {name: read(tmp_path, label_column=name) for name in ("fine_label", "coarse_label")}
+    assert [data.num_classes for data in found.values()] == [3, 2]
+    assert len({data.checksum for data in found.values()}) == 2
+    with pytest.raises(
+        DataError, match=r"data\.image_column = 'photo': \S+ has no column photo; it has img \(struct\), fine_l"
+    ):
+        read(tmp_path, image_column="photo", label_column="fine_label")
+
+
+def test_classes_and_their_names_come_from_the_metadata(tmp_path):
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    data = read(write_columns(tmp_path, names, image=IMAGES, kind=[0, 2, 4], number=[7, 8, 9]))
+    assert (data.num_classes, data.names) == (5, tuple(names))
+    with pytest.raises(DataError, match="has the label 4, but only 2 classes, numbered from 0, have names"):
+        read(write_columns(tmp_path, names[:2], image=IMAGES, kind=[0, 1, 4]))
+
+
+def test_a_table_that_only_names_files_is_told_what_to_do(tmp_path):
+    write_columns(tmp_path, image=[{"bytes": None, "path": "a/1.png"}] * 2, label=[0, 1])
+    with pytest.raises(
+        DataError, match=r"row 0: not a readable image \(it only names a file, 'a/1\.png'\); write the images"
+    ):
+        read(tmp_path)
+
+
+def test_a_share_of_a_table_without_a_test_set_is_cut(tmp_path):
+    write_parquet(tmp_path, "train", [GREY] * 8, [0, 1] * 4)
+    data = read(tmp_path, test_share=0.25)
+    assert data.described()["images_per_class"] == {"train": [3, 3], "test": [1, 1]}
+
+
+def test_a_table_that_is_packed_beyond_measure_is_refused(tmp_path):
+    write_parquet(tmp_path, "test", [GREY] * 2, [0, 1])
+    table = pa.table({"image": [bytes(2**21)] * 2, "label": [0, 1]})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(DataError, match=r"its column image has 4 MiB, [\d,]+ times as much as in the file"):
+        read(tmp_path, memory_limit=1)
+
+
+def test_a_table_that_changes_while_it_is_read_is_noticed(folder, monkeypatch):
+    decode = parquet._decode_part
+
+    def change(paths, *others):
+        rows = decode(paths, *others)
+        write_parquet(folder, "test", [GREY], [0])
+        return rows
+
+    monkeypatch.setattr(parquet, "_decode_part", change)
+    write_parquet(folder, "train", [encode(np.full((5, 4), 99, np.uint8))] * 2, [0, 1])  # is in no cache
+    with pytest.raises(DataError, match="a file has changed while it was read; give the same command again"):
+        read(folder)

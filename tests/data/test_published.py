@@ -159,3 +159,30 @@ def test_fashion_mnist_plain_packed_anew_and_where_torchvision_puts_it(fashion):
         packed.write_bytes(broken)
         with pytest.raises(DataError, match=r"cannot be unpacked .*; expected MD5 of its content"):
             decoded()
+
+
+def test_mnist_is_read_like_fashion_mnist_and_downloaded_to_a_folder_of_its_own(fashion, monkeypatch):
+    monkeypatch.setattr(published, "MNIST_FILES", published.FASHION_FILES)
+    (fashion / "MNIST" / "raw").mkdir(parents=True)
+    for path in [path for path in fashion.iterdir() if path.is_file()]:
+        path.rename(fashion / "MNIST" / "raw" / path.name)
+    parts = published.mnist(DataConfig(name="mnist", root=str(fashion))).decode()
+    assert parts["train"].images.shape == (5, 1, 28, 28)
+    wanted = []
+    monkeypatch.setattr(published, "fetch", lambda path, *others: wanted.append(path) or pytest.fail("no network"))
+    for each in (
+        published.mnist(DataConfig(name="mnist")),
+        published.fashion_mnist(DataConfig(name="fashion-mnist")),
+    ):
+        with pytest.raises(pytest.fail.Exception):
+            each.decode()
+    assert len({path.parent for path in wanted}) == 2, "their files have the same names"
+
+
+def test_a_packed_file_is_not_unpacked_beyond_its_published_size(fashion, monkeypatch):
+    monkeypatch.setattr(published, "IDX_BYTES", 10_000)
+    path = fashion / "t10k-images-idx3-ubyte"
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(bytes(10**6)))
+    with pytest.raises(DataError, match=r"is not the published file: its content has more than 10,000 bytes"):
+        published.fashion_mnist(DataConfig(name="fashion-mnist", root=str(fashion))).decode()

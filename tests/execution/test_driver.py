@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 
 import pytest
-from conftest import TINY, write_grid
+from conftest import MACHINE, TINY, context, write_grid
 from rich.console import Console
 
 from ablations.cli import SHIPPED
 from ablations.execution import driver
+from ablations.execution.engine import Finished, Started
+from ablations.execution.job import execute
+from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.report import page as report
 from ablations.report.frames import find_causes, load
@@ -139,3 +144,81 @@ def test_a_grid_may_grow_and_not_lose_runs(results, tmp_path, tiny):
     with pytest.raises(driver.WrongFolder, match=r"seeds \[0, 1, 2\] there, \[0\] here\); 4 of its 6 runs would leave"):
         call(fewer, results)
     assert len(load(results).runs) == 6
+
+
+def test_too_few_open_files_are_told_before_any_job(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver.resource, "getrlimit", lambda which: (16, 16))
+    with pytest.raises(OSError, match=r"18 open files are needed for 2 workers, and the limit \(`ulimit -n`\) is 16"):
+        call(tiny, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_the_user_s_is_refused_and_left_as_it_is(tiny, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("grid.toml", "runs.csv", ".lock", ".my.vacation.photo.tmp"):
+        (folder / name).write_text("mine")
+        os.utime(folder / name, (0, 0))
+    with pytest.raises(
+        driver.WrongFolder, match=r"holds no results, but .*grid\.toml and more: choose an empty or a new"
+    ):
+        call(tiny, folder)
+    assert {path.read_text() for path in folder.iterdir()} == {"mine"}
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_grid_given_from_inside_the_results_folder_is_never_changed(results):
+    path = results / "grid.toml"
+    text = "# my own words\r\n" + path.read_text()
+    path.write_bytes(text.encode())
+    engine = driver.make_engine("inline", ["cpu"])
+    engine.machine = load(results).manifest.machine
+    driver.work(read(path, ["train.keep_weights=false"]), results, engine, (), Console(quiet=True), path)
+    assert path.read_bytes() == text.encode()
+
+
+class Moving:
+    """An engine whose only task publishes nothing: meanwhile the results folder is renamed or replaced."""
+
+    slots = 1
+
+    def __init__(self, machine, disturb):
+        self.machine, self.disturb = machine, disturb
+
+    def run(self, tasks, stopping=lambda: False):
+        yield Started(tasks[0], 0)
+        self.disturb()
+        yield Finished(tasks[0], 0, "done")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_results_folder_that_is_renamed_or_replaced_stops_the_grid_with_a_sentence(again, tiny, tmp_path):
+    def disturb():
+        (tmp_path / "out").rename(tmp_path / "moved")
+        if again:
+            (tmp_path / "out" / "records").mkdir(parents=True)
+
+    with pytest.raises(files.StorageError, match="out was renamed, removed or replaced while this command worked"):
+        driver.work(tiny, tmp_path / "out", Moving(MACHINE, disturb), (), Console(quiet=True))
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_folder_that_is_gone_does_not_come_back_with_a_record(tiny, tmp_path):
+    job = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "cost")
+    with pytest.raises(files.StorageError, match="out is not there any more: it was renamed or removed"):
+        execute(job, tmp_path / "out", {}, context())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_a_fault_of_the_machine_is_no_failure_of_a_job(number, tiny, tmp_path, monkeypatch):
+    """As a full /dev/shm, which the readers of images need, or too many open files."""
+
+    def broken(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("ablations.execution.job.train", broken)
+    job = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        execute(job, tmp_path, {}, context())
+    assert records.load_attempts(tmp_path) == {}

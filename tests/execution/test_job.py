@@ -64,6 +64,7 @@ def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
     run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
     found = []
     for place in (tmp_path / "a", tmp_path / "b"):
+        place.mkdir()
         job.execute(run, place, {}, context())
         found.append(records.load(place)[0][run.id]["deterministic"])
     assert found[0] == found[1]
@@ -96,7 +97,7 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
 @pytest.fixture
 def comparison(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("speed_rounds = 0", "speed_rounds = 6")))
-    return next(each for each in list_jobs(grid, MACHINE) if each.kind == "speed")
+    return next(each for each in list_jobs(grid, job.job_machine("cpu")) if each.kind == "speed")
 
 
 @FORKS
@@ -210,6 +211,7 @@ def test_jobs_are_run_from_disk(tmp_path, planned):
     assert found.stdout.endswith("base, seed 0: done\n")
     result = CliRunner().invoke(app, ["job", str(folder), todo["growth_rate 8"].id])
     assert (result.exit_code, result.stdout) == (0, "growth_rate 8: done\n")
+    (tmp_path / "here").mkdir()
     for name in ("base, seed 0", "growth_rate 8"):
         job.execute(todo[name], tmp_path / "here", describe_code(), context())
     there, here = (records.load(place)[0] for place in (folder, tmp_path / "here"))

@@ -102,18 +102,25 @@ def test_what_has_failed_is_not_missing_since_it_is_not_run_again(tiny, tmp_path
     assert planned(tiny, tmp_path / "r", counts_only=True)["missing_runs"] == 5
 
 
-def test_a_base_that_cannot_be_run_is_said_and_the_others_are_counted(tmp_path, planned):
-    text = TINY.replace("[1, 1]", "[1, 1, 1, 1]").replace("train.epochs = 1", "train.batch_size = 1\ntrain.epochs = 1")
-    grid = read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 8]", 'model.norm = ["batch", "group"]')))
+def test_a_base_that_cannot_be_run_is_said_and_the_others_are_counted(tmp_path, planned, monkeypatch):
+    def refuse(config, *device):
+        if config.model.norm == "batch":
+            raise ValueError("no step of this network can be made")
+        return predict(config)
+
+    predict = plans.memory.predict
+    monkeypatch.setattr(plans.memory, "predict", refuse)
+    monkeypatch.setattr(plans, "Subject", refuse)
+    grid = read(write_grid(tmp_path, TINY.replace("model.growth_rate = [4, 8]", 'model.norm = ["batch", "group"]')))
     found = planned(grid)
     base, group = found["variants"]
-    assert "Expected more than 1 value per channel" in base["prediction_failed"]
+    assert base["prediction_failed"] == "ValueError: no step of this network can be made"
     assert base["params"] == group["params"]
     assert (found["seconds"], found["timed_by"]) == (None, "nothing: the base could not be timed")
 
 
 def test_what_does_not_fit_is_said(tiny, planned, monkeypatch):
-    monkeypatch.setattr(plans.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(plans, "measure_memory", lambda: 10_000)
     entry = planned(tiny)["variants"][0]
     assert "needs more than the 0.0 GiB" in entry["does_not_fit"]
 

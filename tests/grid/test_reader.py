@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import MACHINE, TINY, write_grid
+from data_files import write_pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -483,6 +485,17 @@ def test_torchvision_s_networks_and_what_they_do_not_take(tmp_path):
     assert "digits has in_channels = 1, which this network does not take: should be 3" in found
 
 
+def test_a_level_with_the_builder_s_own_default_is_the_base(tmp_path):
+    text = """
+        base.model.family = "torchvision"
+        base.model.name = "densenet121"
+        base.data = { name = "random", shape = [3, 8, 8], classes = 10, size = 9 }
+        study.memory.model.memory_efficient = [false, true]
+    """
+    (study,) = read(write_grid(tmp_path, text)).studies
+    assert [(level.label, level.is_base) for level in study.levels] == [("false", True), ("true", False)]
+
+
 def test_another_network_of_torchvision_or_data_set_starts_afresh(tmp_path):
     text = """
         [base]
@@ -725,3 +738,15 @@ def test_labels_that_differ_only_in_spaces_or_encoding_are_refused(tmp_path):
         GridError, match="differs from the level 'caf\u00e9 au lait' only in spaces or in how its letters"
     ):
         read(write_grid(tmp_path, TINY + variants))
+
+
+def test_notes_on_the_data_are_notes_of_the_grid(tmp_path):
+    place = write_pictures(tmp_path)
+    (place / "train" / "cat" / "a.gif").touch()
+    text = TINY.replace('data.name = "digits"\ndata.train_limit = 100', write_fields(place))
+    (note,) = read(write_grid(tmp_path, text)).notes
+    assert note.startswith(f"{place.name}: left out: 1 .gif (images lie in"), "told once, for all levels"
+
+
+def write_fields(place: Path) -> str:
+    return f'data.name = "imagefolder"\ndata.root = "{place}"\ndata.image_size = 8'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from math import floor
 from typing import get_args
 
@@ -177,6 +178,25 @@ def test_torchvision_s_weights_give_torchvision_s_outputs_gradients_and_buffers(
             torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
 
 
+@pytest.mark.parametrize("implementation", ["textbook", "normalize-once"])
+def test_a_published_file_with_the_older_names_is_read(implementation):
+    """`denselayer1.norm.1.weight`, and without the counters of batches that PyTorch did not have yet."""
+    theirs = torchvision.models.DenseNet(16, (2, 3), 32, num_classes=7)
+    older = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): tensor
+        for name, tensor in theirs.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock2.denselayer3.norm.2.running_mean" in older
+    for prefix in ("", "0."):
+        ours = build(DenseNetConfig(**SMALL, implementation=implementation))
+        module = torch.nn.Sequential(ours) if prefix else ours
+        module.load_state_dict({prefix + name: tensor for name, tensor in older.items()}, strict=True)
+        assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in theirs.state_dict().items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        ours.load_state_dict({"features.denseblock1.denselayer1.norm.3.weight": torch.zeros(1)})
+
+
 @pytest.mark.parametrize("name", ["densenet121", "densenet161", "densenet169", "densenet201"])
 def test_a_preset_is_torchvision_s_network(name):
     torch.manual_seed(0)
@@ -276,6 +296,18 @@ def test_torch_jit_scripts_a_densenet(fields):
     torch.testing.assert_close(scripted(images), network(images))
     with pytest.raises(torch.jit.Error, match=r"of 0 x 16 pixels is too small"):
         scripted(torch.zeros(1, 3, 0, 16))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("checkpoint", ["bottleneck", "layer", "block"])
+def test_torch_jit_scripts_a_network_that_recomputes_for_inference(checkpoint):
+    """As of torchvision's `memory_efficient`: what would need a gradient is refused."""
+    network = build(DenseNetConfig(block_config=(2, 2), growth_rate=4, checkpoint=checkpoint)).eval()
+    scripted, images = torch.jit.script(network), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(images), network(images))
+    with pytest.raises(torch.jit.Error, match="recomputed"):
+        scripted(images)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")

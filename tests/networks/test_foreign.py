@@ -63,12 +63,32 @@ def test_a_network_that_cannot_be_tried_without_storage_is_accepted():
         ({"name": "resnet18", "widht": 2}, "unexpected keyword argument 'widht'"),
         ({"name": "resnet18", "in_channels": 1}, "in_channels\n  Input should be 3"),
         ({"name": "resnet18", "num_classes": 0}, "greater than 0"),
+        ({"name": "resnet18", "weights": "IMAGENET1K_V1"}, "weights: every network here starts from new weights"),
+        ({"name": "resnet18", "pretrained": True}, "pretrained: every network here starts from new weights"),
         ({}, "required"),
     ],
 )
 def test_what_torchvision_does_not_have_is_refused(fields, rule):
     with pytest.raises(ValidationError, match=rule):
         TorchvisionConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "other"),
+    [
+        ("densenet121", {"memory_efficient": False}, {"memory_efficient": True}),
+        ("densenet121", {"drop_rate": 0.0}, {"drop_rate": 0.1}),
+        ("resnet18", {"zero_init_residual": False}, {"zero_init_residual": True}),
+        ("convnext_tiny", {"stochastic_depth_prob": 0.1}, {"stochastic_depth_prob": 0.0}),
+    ],
+)
+def test_an_argument_with_the_builder_s_own_default_changes_nothing(name, default, other):
+    """The default of convnext_tiny's builder is not the one of its class."""
+    plain = TorchvisionConfig(name=name)
+    assert TorchvisionConfig(name=name, **default) == plain
+    assert TorchvisionConfig(name=name, **default).model_dump() == plain.model_dump()
+    assert TorchvisionConfig(name=name, **default).arguments == {}
+    assert TorchvisionConfig(name=name, **other).arguments == other
 
 
 def test_a_user_s_own_class_takes_every_field():
@@ -135,11 +155,22 @@ def test_a_record_tells_which_source_a_network_came_from():
         "torchvision": torchvision.__version__.partition("+")[0]
     }
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    assert describe_source(OwnConfig(family=OWN)) == {"network_source": digest}
+    found = describe_source(OwnConfig(family=OWN))
+    assert found["network_source"] == digest
+    assert found["network_modules"][__name__][0] == digest
 
 
-def test_macs_of_attention_are_those_of_its_linear_layers():
-    """ViT-B/16: a patch embedding, twelve layers of four d x d and two d x 4d products for 197 tokens, and a head."""
+def test_macs_of_attention_are_those_of_its_linear_layers_and_of_its_two_products():
+    """ViT-B/16: a patch embedding, twelve layers of four d x d and two d x 4d products for 197 tokens, and a head. In
+    each layer every token meets every token twice.
+    """
     d, tokens = 768, 197
-    expected = 196 * 3 * 16 * 16 * d + 12 * tokens * (4 * d * d + 2 * 4 * d * d) + d * 1000
+    linear = 196 * 3 * 16 * 16 * d + 12 * tokens * (4 * d * d + 2 * 4 * d * d) + d * 1000
+    expected = linear + 12 * 2 * tokens * tokens * d
     assert count_macs(TorchvisionConfig(name="vit_b_16", num_classes=1000), (224, 224)) == expected
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t", "convnext_tiny"])
+def test_macs_are_those_that_torchvision_states(name):
+    stated = torchvision.models.get_model_weights(name).DEFAULT.meta["_ops"]
+    assert round(count_macs(TorchvisionConfig(name=name, num_classes=1000), (224, 224)) / 1e9, 3) == stated

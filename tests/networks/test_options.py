@@ -11,6 +11,12 @@ from densenet.norms import group_norm
 from densenet.options import ACTIVATIONS, NORMS, lookup, suggestion
 
 
+def test_a_whole_number_that_no_real_number_holds_is_refused_for_a_real_field():
+    assert DenseNetConfig(compression=1).compression == 1.0
+    with pytest.raises(ValidationError, match="the nearest one is 9007199254740992"):
+        DenseNetConfig(dropout=2**53 + 1)
+
+
 def test_lookup_finds():
     assert lookup("colour", "red", {"red": 1}) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -119,23 +120,73 @@ except files.StorageError as error:
 
 
 def test_only_what_the_dead_have_left_is_swept(tmp_path):
-    process = subprocess.Popen(["true"])
-    process.wait()
+    """A number is no process: in another container it is another one. Who is alive holds the lock of its file."""
     host = socket.gethostname()
     names = {
-        "dead": f".{host}.{process.pid}.00ff.tmp",
-        "living": f".{host}.{os.getpid()}.00ff.tmp",
-        "elsewhere": f".other.{process.pid}.00ff.tmp",
-        "abandoned": f".other.{os.getpid()}.11ff.tmp",
+        "dead": f".{host}.{os.getpid()}.000000ff.tmp",
+        "living": f".{host}.999999999.000000ff.tmp",
+        "elsewhere": f".other.{os.getpid()}.000000ff.tmp",
+        "abandoned": f".other.{os.getpid()}.111111ff.tmp",
         "user's": ".mine.tmp",
+        "user's photo": ".my.vacation.photo.tmp",
+        "user's date": ".my.2024.photo001.tmp",
     }
     (tmp_path / "records").mkdir()
     for name in names.values():
         (tmp_path / "records" / name).touch()
-    os.utime(tmp_path / "records" / names["abandoned"], (0, time.time() - 90_000))
-    files.sweep(tmp_path)
+        if not name.startswith(f".{host}"):
+            os.utime(tmp_path / "records" / name, (0, time.time() - 90_000))
+    os.utime(tmp_path / "records" / names["elsewhere"])
+    with (tmp_path / "records" / names["living"]).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        files.sweep(tmp_path)
     left = {path.name for path in (tmp_path / "records").iterdir()}
-    assert left == {names["living"], names["elsewhere"], names["user's"]}
+    assert left == set(names.values()) - {names["dead"], names["abandoned"]}
+
+
+def test_a_file_is_held_until_it_has_its_name(tmp_path, monkeypatch):
+    def sweep_and_link(temporary, path):
+        files.sweep(tmp_path)
+        link(temporary, path)
+
+    link = os.link
+    monkeypatch.setattr(os, "link", sweep_and_link)
+    assert files.create(tmp_path / "x", NEW)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_told_by_the_probe(tmp_path, monkeypatch, number):
+    def none(temporary, path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", none)
+    with pytest.raises(files.StorageError, match=rf"{tmp_path} cannot be written: its file system has no hard links"):
+        files.probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(__file__)
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    told = {"pipe": "it is no regular file", "link": "it is a link", "folder": "Is a directory", "socket": ""}
+    for name, reason in told.items():
+        with pytest.raises(files.StorageError, match=f"{name} cannot be read: {reason}"):
+            files.read(tmp_path / name)
+    (tmp_path / "file").write_bytes(NEW)
+    assert files.read(tmp_path / "file") == NEW
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "theirs").write_bytes(OLD)
+    (tmp_path / "ours").symlink_to(tmp_path / "theirs")
+    for content in (OLD, NEW):
+        files.write(tmp_path / "ours", content)
+        assert (tmp_path / "theirs").read_bytes() == OLD
+        assert not (tmp_path / "ours").is_symlink()
 
 
 def test_a_place_that_takes_no_files_is_found(tmp_path):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import socket
+import tempfile
 import time
 
 import pytest
@@ -121,3 +122,38 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file cannot be written"), locks.lock_folder(tmp_path / "file"):
         pass
+
+
+def test_a_folder_that_was_renamed_or_replaced_is_told(tmp_path):
+    place = tmp_path / "out"
+    with locks.lock_folder(place) as check:
+        check()
+        place.rename(tmp_path / "elsewhere")
+        with pytest.raises(StorageError, match=f"{place} was renamed, removed or replaced while this command worked"):
+            check()
+        with locks.lock_folder(place), pytest.raises(StorageError, match="replaced"):
+            check()
+
+
+def test_a_lock_that_cannot_be_opened_is_told_and_blocks_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / f"densenet-ablations-{os.getuid()}-cpu.lock"
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/null"), os.mkdir):
+        make(path)
+        with (
+            pytest.raises(StorageError, match=r"cpu\.lock cannot be opened: "),
+            locks.lock_device("cpu", True, pytest.fail),
+        ):
+            pass
+        (path.rmdir if path.is_dir() else path.unlink)()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"my own notes", b"[1, 2]"])
+def test_a_file_of_the_user_s_is_no_lock(tmp_path, content):
+    path = tmp_path / ".lock"
+    if content is None:
+        os.mkfifo(path)
+        assert locks.find_holder(tmp_path) == ""
+    else:
+        path.write_bytes(content)
+    assert locks.is_lock(path) == (content == b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import threading
 import time
 import tracemalloc
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from broken_disk import Faults
 from conftest import write_images
 from safetensors.torch import load as tensors_of
+from safetensors.torch import save
 
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.dataset import load
@@ -80,7 +82,7 @@ def result(outcome, folder):
     content = CheckpointStore(folder, "job", {}).paths[0].read_bytes()[32:]
     tensors = {name: tensor.numpy().tobytes() for name, tensor in tensors_of(content).items()}
     values = json.loads(tensors.pop("values"))
-    del tensors["made"]
+    del tensors["made"], tensors["history rows"]  # it holds seconds; the outcome has the rest
     history = [{**asdict(line), "seconds": 0} for line in outcome.history]
     generators = (values["python"], values["numpy"])
     return tensors, generators, history, outcome.weights, outcome.test, outcome.validation
@@ -241,6 +243,55 @@ def test_a_damaged_checkpoint_does_not_push_out_the_whole_one_before(tmp_path):
     flip(store.paths[0])
     assert taken_up(tmp_path).steps == PER_EPOCH
     assert [path.exists() for path in store.paths] == [False, True]
+
+
+def test_a_checkpoint_of_another_job_or_configuration_is_not_taken_up(tmp_path):
+    """It has the same shapes, so that its weights would fit."""
+    with pytest.raises(StopRequested):
+        go(tmp_path, DENSENET, stop_at=2)
+    state, _ = fresh()
+    mine = CheckpointStore(tmp_path, "job", HERE)
+    other = CheckpointStore(tmp_path, "other", HERE)
+    content = mine.paths[0].read_bytes()
+    other.paths[0].write_bytes(content)
+    other.restore(state)
+    CheckpointStore(tmp_path, "job", HERE, {"seed": 1}).restore(state)
+    mine.paths[0].write_bytes(content)
+    CheckpointStore(tmp_path, "job", HERE, source={"network_source": "x"}).restore(state)
+    assert (state.resumes, state.refused) == (0, [
+        "other.latest: it is of job job", "job.latest: it is of another configuration",
+        "job.latest: it was made with another source of the network: the file of its class",
+    ])  # fmt: skip
+    mine.paths[0].write_bytes(content)
+    mine.restore(state)
+    assert state.resumes == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_is_set_aside(tmp_path):
+    state, _ = fresh()
+    store = CheckpointStore(tmp_path, "job", HERE)
+    made = json.dumps([HERE, {}]).encode()
+    content = save({"made": torch.frombuffer(bytearray(made), dtype=torch.uint8)})
+    files.write(store.paths[0], hashlib.sha256(content).digest() + content)
+    store.restore(state)
+    assert (state.resumes, state.refused) == (0, ["job.latest: it was made by an earlier version"])
+    assert not store.paths[0].exists()
+
+
+def test_the_history_comes_back_and_costs_eleven_numbers_an_epoch(tmp_path):
+    state, _ = fresh()
+    store = CheckpointStore(tmp_path, "job", HERE)
+    line = Epoch(1, 0.1, 1 / 3, None, 70.0, 0.5, None, 0.1, 2.5, 100, 0.0)
+    sizes = []
+    for number in range(1, 4):
+        state.end_epoch(replace(line, epoch=number), state.order)
+        keep(store, state)
+        sizes.append(store.paths[0].stat().st_size)
+    assert sizes[2] - sizes[1] == 88
+    found = taken_up(tmp_path)
+    assert found.history == state.history
+    assert found.rows.shape == (3, 11)
+    assert type(found.history[0].images) is int
 
 
 def test_a_training_that_goes_on_elsewhere_is_mixed_for_good(tmp_path):

@@ -16,7 +16,9 @@ from ablations.execution import job
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.storage import records
+from ablations.training import weights
 from ablations.training.evaluation import evaluate
+from ablations.training.loop import hash_weights
 from ablations.training.weights import NotWeights, load_model, read_description, write
 from densenet import OwnConfig, build
 
@@ -41,6 +43,29 @@ def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
     assert beside["model"]["growth_rate"] == [4, 6]
     assert beside["job"] == json.loads(json.dumps(run.fields))
     assert beside["data"]["mean"] == pytest.approx(data.mean.flatten().tolist(), abs=1e-4)
+
+
+def test_kept_weights_are_those_of_the_record(tmp_path, tiny):
+    data, config = load(DataConfig(train_limit=20)), tiny.base.model
+    first, second = build(config), build(config)
+    for name, network in (("a", first), ("b", second)):
+        write(tmp_path / "weights" / f"{name}.safetensors", network, config, data, {})
+        records.publish(tmp_path, {"id": name, "deterministic": {"weights": hash_weights(network)}})
+    path = tmp_path / "weights" / "a.safetensors"
+    load_model(path)
+    path.write_bytes((tmp_path / "weights" / "b.safetensors").read_bytes())
+    with pytest.raises(NotWeights, match="not those of its record"):
+        load_model(path)
+    (tmp_path / "elsewhere").write_bytes(path.read_bytes())
+    load_model(tmp_path / "elsewhere")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "elsewhere").write_bytes(content)
+    with pytest.raises(NotWeights, match="not those of its description"):
+        load_model(tmp_path / "elsewhere")
+    (tmp_path / "records" / "a.json").write_text("{}")
+    with pytest.raises(NotWeights, match="damaged"):
+        load_model(path)
 
 
 def test_without_being_asked_nothing_is_kept(tmp_path, tiny):
@@ -74,7 +99,7 @@ class Tied(torch.nn.Module):
         return self.a(images.flatten(1)) + self.b(images.flatten(1))
 
 
-def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp_path):
+def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp_path, monkeypatch):
     data = load(DataConfig(train_limit=20))
     config = OwnConfig(family=f"{__name__}:Tied", in_channels=1)
     write(tmp_path / "w", build(config), config, data, {})
@@ -82,4 +107,7 @@ def test_a_network_outside_the_package_is_imported_only_when_that_is_allowed(tmp
         load_model(tmp_path / "w")
     network = load_model(tmp_path / "w", own_code=True)
     assert type(network).__name__ == "Tied"
+    monkeypatch.setattr(weights, "describe_source", lambda model: {"network_modules": {"parts": ["1"]}})
+    with pytest.raises(NotWeights, match=r"has changed since it was trained: .*parts"):
+        load_model(tmp_path / "w", own_code=True)
     assert network.b.weight is network.a.weight

@@ -1,0 +1,133 @@
+"""Results of an edited network never stand beside those of its old self."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import context, record_of, write_grid
+from typer.testing import CliRunner
+
+from ablations.cli import app
+from ablations.environment import describe_networks
+from ablations.execution.changes import SourceChanged, find_outdated, refuse_changed, set_outdated_aside
+from ablations.execution.job import execute, job_machine
+from ablations.grid.model import list_jobs
+from ablations.grid.reader import read
+from ablations.storage import records
+
+GRID = """\
+seeds = [0, 1]
+speed_rounds = 6
+base.model.block_config = [1, 1]
+base.model.growth_rate = 4
+base.data.train_limit = 20
+base.train.epochs = 1
+[study.network]
+variant = [{ name = "edited", model.family = "edited_network:Net" }]
+"""
+
+NET = """\
+import torch, edited_part
+class Net(torch.nn.Sequential):
+    def __init__(self, in_channels, num_classes):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(in_channels * edited_part.PIXELS, num_classes))
+"""
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """A grid's jobs, the records of all jobs of a user's class but one run, and a function that edits the class."""
+    (tmp_path / "edited_network.py").write_text(NET)
+    (tmp_path / "edited_part.py").write_text("PIXELS = 64\n")
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+    jobs = list_jobs(read(write_grid(tmp_path, GRID)), job_machine("cpu"))
+    whole = {job.id: write_record(job) for job in jobs}
+    assert [job.name for job in jobs if "network_modules" in whole[job.id]["environment"]] == [
+        "network edited", "network edited against base", "network edited, seed 0", "network edited, seed 1",
+    ]  # fmt: skip
+    yield jobs, whole, lambda text: (tmp_path / "edited_part.py").write_text(text)
+    for name in ("edited_network", "edited_part"):
+        del sys.modules[name]
+
+
+def write_record(job):
+    """A made-up record of this machine, with the sources of the user's network as they are now."""
+    record = record_of(job, 90.0, 1.0)
+    own = {"network_modules", "network_source"}
+    beside = {key: value for key, value in record["environment"].items() if key not in own}
+    return {**record, "environment": {**beside, **job_machine("cpu"), **describe_networks(job.config)}}
+
+
+def test_nothing_is_outdated_as_long_as_only_comments_change(edited, tmp_path):
+    jobs, whole, edit = edited
+    edit("# of an image\nPIXELS = 64\n")
+    whole.popitem()
+    assert find_outdated(jobs, whole, tmp_path) == []
+
+
+def test_runs_of_an_edited_network_are_not_continued(edited, tmp_path):
+    jobs, whole, edit = edited
+    edit("PIXELS = 8 * 8\n")
+    assert find_outdated(jobs, whole, tmp_path) == [], "all is done, and nothing new would stand beside it"
+    whole.popitem()
+    with pytest.raises(SourceChanged) as caught:
+        find_outdated(jobs, whole, tmp_path)
+    assert str(caught.value) == (
+        f"edited_network:Net has changed since its runs in {tmp_path} were made (1 on record; changed: edited_part). "
+        "Tables would mix the old network with the new one: undo the change, give the new class another name, or "
+        "choose another folder with --out"
+    )
+
+
+def test_a_single_job_of_an_edited_network_is_refused_too(edited, tmp_path):
+    jobs, whole, edit = edited
+    *_, last = jobs
+    del whole[last.id]
+    for job in jobs:
+        refuse_changed(job, whole, tmp_path)
+    edit("PIXELS = 8 * 8\n")
+    refuse_changed(next(job for job in jobs if job.name == "base"), whole, tmp_path)
+    with pytest.raises(SourceChanged, match=r"has changed since its runs .* changed: edited_part\)"):
+        refuse_changed(last, whole, tmp_path)
+
+
+def test_measurements_of_an_edited_network_are_made_again(edited, tmp_path):
+    jobs, whole, edit = edited
+    edit("PIXELS = 8 * 8\n")
+    measured = [job.id for job in jobs if job.kind in ("cost", "speed")]
+    kept = {name: whole[name] for name in measured}
+    outdated = find_outdated(jobs, kept, tmp_path)
+    assert [job.name for job in jobs if job.id in outdated] == ["network edited", "network edited against base"]
+    for record in kept.values():
+        records.publish(tmp_path, record)
+    set_outdated_aside(tmp_path, outdated)
+    assert records.load(tmp_path)[0].keys() == set(measured) - set(outdated)
+
+
+def test_a_network_that_is_edited_while_the_grid_runs_fails_its_jobs(edited, tmp_path):
+    jobs, _, edit = edited
+    *_, last = jobs
+    started = replace(last, source=describe_networks(last.config))
+    edit("PIXELS = 8 * 8\n")
+    assert execute(started, tmp_path / "out", {}, context()) == "failed"
+    (note,) = records.load_attempts(tmp_path / "out")[last.id]
+    assert note["reason"].endswith(
+        "edited_network:Net was changed while the grid ran (edited_part): run the grid again"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_it_is_told_before_any_job(command, edited, tmp_path):
+    jobs, whole, edit = edited
+    edit("PIXELS = 8 * 8\n")
+    first = next(job.id for job in jobs if job.name == "network edited, seed 0")
+    records.publish(tmp_path / "out", whole[first])
+    grid = write_grid(tmp_path, GRID)
+    result = CliRunner().invoke(app, [command, str(grid), "--out", str(tmp_path / "out")])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "edited_network:Net has changed since its runs in" in result.stderr.replace("\n", " ")
+    assert [path.name for path in (tmp_path / "out" / "records").iterdir()] == [f"{first}.json"]

@@ -1,0 +1,83 @@
+"""Networks that take two images and not one: told before any job, where a batch of one image will come."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from conftest import write_grid
+
+from ablations.grid.probing import refuse_one_image
+from ablations.grid.problems import GridError
+from ablations.grid.reader import read
+from densenet import DenseNetConfig
+
+SMALL = """\
+[base]
+model.block_config = [1, 1, 1, 1]
+model.growth_rate = 4
+data.train_limit = 33
+train.batch_size = 16
+train.epochs = 1
+
+[study.k]
+model.growth_rate = [4, 6]
+"""
+"""Its maps are 1 x 1 at the end, and 33 images leave one for the third batch."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            [],
+            r"^  base\.train\.last_batch = 'keep': this network cannot be trained on one image .* train\.last_batch = ",
+        ),
+        (["train.batch_size=1"], r"^  base\.train\.batch_size = 1: .* give 2 or more"),
+        (['model.implementation="normalize-once"'], r"^  base\.train\.last_batch"),
+    ],
+)
+def test_a_batch_of_one_image_is_told_before_any_job(tmp_path, settings, message):
+    with pytest.raises(GridError) as caught:
+        read(write_grid(tmp_path, SMALL), settings)
+    first, *others = str(caught.value).splitlines()[1:]
+    assert re.search(message, first)
+    assert not others, "told once, with the base"
+
+
+@pytest.mark.parametrize(
+    "setting", ['train.last_batch="drop"', "train.batch_size=11", "train.steps=2", "model.block_config=[1, 1]"]
+)
+def test_where_no_batch_of_one_image_comes_there_is_no_error(tmp_path, setting):
+    read(write_grid(tmp_path, SMALL), [setting])
+
+
+def test_trials_are_checked_with_their_own_images(tmp_path):
+    tune = "[tune]\nseeds = [9]\nvalidation = 7\ntrain.learning_rate = [0.1, 0.2]\n"
+    text = tune + SMALL.replace("data.train_limit = 33", "data.train_limit = 40")
+    read(write_grid(tmp_path, text))
+    with pytest.raises(GridError, match=r"tune\.train\.batch_size = 1: .* give 2 or more"):
+        read(write_grid(tmp_path, text.replace("train.learning_rate = [0.1, 0.2]", "train.batch_size = [1, 8]")))
+
+
+def test_a_network_that_drops_the_axis_of_one_image_is_told(tmp_path, monkeypatch):
+    (tmp_path / "squeezing.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, in_channels, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(64 * in_channels, num_classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.layer(images.flatten(1)).squeeze()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = SMALL.replace("model.block_config = [1, 1, 1, 1]\nmodel.growth_rate = 4", 'model.family = "squeezing:Net"')
+    with pytest.raises(GridError, match=r"it returns \(10,\) in place of scores \(1, 10\)"):
+        read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 6]", "train.learning_rate = [0.1, 0.2]")))
+
+
+def test_the_random_state_stays_as_it_is():
+    before = torch.random.get_rng_state()
+    assert refuse_one_image(DenseNetConfig(block_config=[1, 1], growth_rate=4), (8, 8), training=True) == ""
+    assert torch.equal(torch.random.get_rng_state(), before)
