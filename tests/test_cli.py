@@ -21,7 +21,10 @@ def test_list_names_what_there_is():
     result = call("list")
     assert result.exit_code == 0
     assert "Grids: cifar10, cifar10-cpu, cifar10-paper, presets, quick" in result.output
-    assert "Data sets: digits, cifar10, cifar100, svhn, fashion-mnist, imagefolder, parquet, random" in result.output
+    assert (
+        "Data sets: digits, cifar10, cifar100, svhn, mnist, fashion-mnist, imagefolder, parquet, arrays, random"
+        in result.output
+    )
 
 
 def test_plan_counts_and_trains_nothing(tmp_path):

@@ -20,6 +20,7 @@ from scipy import special
 
 from ablations.metrics import level_text
 from ablations.report.effects import Contrast, Move
+from ablations.report.mixing import MIXED
 from ablations.report.statistics import SIGNIFICANCE, Comparison, Fit, Sample, compare, fit
 from ablations.storage.records import unpack_bits
 
@@ -108,6 +109,9 @@ class Runs:
     weights: Mapping[int, str]
     """The checksum of the weights, by seed, of the finished runs."""
 
+    arithmetic: tuple[str, ...]
+    """The instructions that each finished run was computed with. Seeds are paired only if these are the same."""
+
     outcomes: tuple[NDArray[np.bool_] | None, ...]
     """Which test images each finished run classified correctly; None if a record does not tell."""
 
@@ -124,8 +128,8 @@ class Runs:
 
     @property
     def lost(self) -> int:
-        """The number of runs that ended without a result. A run that is still missing is not lost."""
-        return sum(number for status, number in self.not_done.items() if status != "missing")
+        """The number of runs that ended without a result. A run that is missing, or set aside as mixed, is not lost."""
+        return sum(number for status, number in self.not_done.items() if status not in ("missing", MIXED))
 
     @property
     def mean(self) -> float:
@@ -158,27 +162,33 @@ class Runs:
         """The finished runs for the statistics."""
         known = [each for each in self.outcomes if each is not None]
         outcomes = np.array(known) if len(known) == self.n and known else None
-        return Sample(tuple(self.accuracies.values()), tuple(self.accuracies), self.test_set[1], outcomes)
+        draws = tuple(zip(self.accuracies, self.arithmetic, strict=True))
+        return Sample(tuple(self.accuracies.values()), draws, self.test_set[1], outcomes)
 
 
 def conclude(
-    levels: pd.DataFrame, runs: pd.DataFrame, contrasts: Sequence[Contrast] = (), margin: float | None = None
+    levels: pd.DataFrame,
+    runs: pd.DataFrame,
+    contrasts: Sequence[Contrast] = (),
+    margin: float | None = None,
+    test: bool = True,
 ) -> Conclusions:
     """Compares each level with the base, and judges the effects of a product study in the same family.
 
     `levels` has the columns level, variant and is_base; `runs` are those of Frames. `margin` is the largest difference,
-    in points, that does not matter to the reader; without one, no level is called equivalent.
+    in points, that does not matter to the reader; without one, no level is called equivalent. Without `test`, no change
+    has an interval, and none is decided.
     """
     found = collect_runs(runs[runs.variant.isin(levels.variant)])
     base = str(levels.loc[levels.is_base, "variant"].iloc[0])
-    return _Judge(found, base, margin).conclude(levels, contrasts)
+    return _Judge(found, base, margin, test).conclude(levels, contrasts)
 
 
 class _Judge:
     """Builds the family of a study, and gives each comparison its verdict."""
 
-    def __init__(self, runs: Mapping[str, Runs], base: str, margin: float | None) -> None:
-        self.runs, self.base, self.margin = runs, base, margin
+    def __init__(self, runs: Mapping[str, Runs], base: str, margin: float | None, test: bool) -> None:
+        self.runs, self.base, self.margin, self.test = runs, base, margin, test
         finished = [each for each in (runs[base], *runs.values()) if each.n]
         self.known = [name for name, each in runs.items() if each.n > 1 and each.test_set == finished[0].test_set]
         places: dict[Any, int] = {}  # equal runs of two levels are one sample
@@ -192,19 +202,16 @@ class _Judge:
         weights += [contrast.weights for contrast in contrasts]
         fixed = [self._settle(str(name)) for name in levels.variant]
         fixed += [self._settle_effect(contrast) for contrast in contrasts]
-        found = self._compare([each for each, settled in zip(weights, fixed, strict=True) if settled is None])
-        compared = iter(found)
-        judged = [
-            self._judge(each, next(compared)) if settled is None else settled
-            for each, settled in zip(weights, fixed, strict=True)
-        ]
+        tested = [each for each, settled in zip(weights, fixed, strict=True) if settled is None]
+        found = self._compare(tested) if self.test else []
+        judged = iter([self._judge(*each) for each in zip(tested, found, strict=True)])
+        differences = [settled or next(judged) for settled in fixed]
         rows = [
             self._fill_row(row, difference)
-            for row, difference in zip(levels.to_dict("records"), judged[: len(levels)], strict=True)
+            for row, difference in zip(levels.to_dict("records"), differences[: len(levels)], strict=True)
         ]
-        effects = [
-            Effect(each.moves, difference) for each, difference in zip(contrasts, judged[len(levels) :], strict=True)
-        ]
+        of_effects = zip(contrasts, differences[len(levels) :], strict=True)
+        effects = [Effect(each.moves, difference) for each, difference in of_effects]
         fitted = self.fitted
         return Conclusions(
             pd.DataFrame(rows),
@@ -229,7 +236,7 @@ class _Judge:
             return Difference(own.n, math.nan, math.nan, math.nan, "not comparable")
         if own.equals(base):
             return Difference(own.n, 0.0, 0.0, 0.0, "identical")
-        if min(own.n, base.n) < 2:
+        if min(own.n, base.n) < 2 or not self.test:
             return Difference(own.n, value, math.nan, math.nan, "undecided")
         return None
 
@@ -324,7 +331,9 @@ def make_effects_frame(effects: Sequence[Effect]) -> pd.DataFrame:
 
 def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
     """Collects the runs of every variant from the frame of runs."""
-    columns = ["seed", "status", "test_accuracy", "weights", "data_checksum", "test_images", "test_outcomes"]
+    columns = [
+        "seed", "status", "test_accuracy", "weights", "data_checksum", "test_images", "test_outcomes", "arithmetic",
+    ]  # fmt: skip
     found = {}
     for name, part in runs.reindex(columns=["variant", *columns]).groupby("variant", sort=False):
         done = part[part.status == "done"]
@@ -338,6 +347,7 @@ def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
                 seed: text if is_known else f"unknown, {name} {seed}"
                 for seed, text, is_known in zip(seeds, done.weights, known, strict=True)
             },
+            arithmetic=tuple(map(str, done.arithmetic)),
             outcomes=tuple(
                 unpack_bits(packed, number) if isinstance(packed, str) else None
                 for packed, number in zip(done.test_outcomes, images, strict=True)

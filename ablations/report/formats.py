@@ -104,7 +104,8 @@ def render_latex(table: Table) -> str:
         groups = [parts[index : index + together] for index in range(0, len(parts), together)]
         floats += [_render_float(table, group, len(floats) + number) for number, group in enumerate(groups)]
     head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs,siunitx}}."
-    return "\n".join([head, *(line for each in floats for line in each)]) + "\n"
+    lines = [line for each in floats for line in each]
+    return "\n".join([head, *_warn_of_unknown("".join(lines)), *lines]) + "\n"
 
 
 def _group_columns(columns: Sequence[Column]) -> list[list[int]]:
@@ -193,16 +194,26 @@ def escape_latex(text: str) -> str:
 
 
 _GREEK = (
-    "alpha", "beta", "gamma", "delta", "epsilon", "theta", "kappa", "lambda", "mu", "nu", "rho", "sigma", "tau", "phi",
-    "omega",
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega",
 )  # fmt: skip
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$",
-    "−": "$-$", "→": r"$\to$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
-    "|": r"\textbar{}",
-    **{letter: rf"$\{name}$" for letter, name in zip("αβγδεθκλμνρστφω", _GREEK, strict=True)},
+    "−": "$-$", "→": r"$\to$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "≠": r"$\neq$", "∞": r"$\infty$",
+    "√": r"$\surd$", "·": r"$\cdot$", "µ": r"$\mu$", "|": r"\textbar{}",
+    **{letter: rf"$\{name}$" for letter, name in zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", _GREEK, strict=True)},
 }  # fmt: skip
+
+_UNKNOWN = re.compile(r"[^\x00-\u017f‐-―‘’“”„†‡•…€" + re.escape("".join(_TEX)) + "]")
+"""Characters that pdflatex does not know, for example Chinese ones."""
+
+
+def _warn_of_unknown(text: str) -> list[str]:
+    """Returns a comment that names the characters of a file in LaTeX which pdflatex does not know; none without any."""
+    found = "".join(dict.fromkeys(_UNKNOWN.findall(text)))
+    return [f"% pdflatex does not know {found}: use lualatex with a font that has it, or another label."] * bool(found)
 
 
 def render_macros(values: Values) -> str:
@@ -217,7 +228,7 @@ def render_macros(values: Values) -> str:
     for (study, level, key), text in values.items():
         name = rf"ablate:\detokenize{{{_escape_name(f'{study}:{level}:{key}')}}}"
         lines.append(rf"\expandafter\def\csname {name}\endcsname{{{escape_latex(text)}}}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*_warn_of_unknown("".join(lines)), *lines]) + "\n"
 
 
 def _escape_name(text: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.metrics import METRICS
+from ablations.report.mixing import MIXED, Source, find_mixed, read_source
 from ablations.report.ratios import compare_rounds
 from ablations.storage import records
 from ablations.storage.manifest import Fields, Manifest, VariantEntry
@@ -97,9 +98,10 @@ def load(folder: str | Path) -> Frames:
         else:
             others.append({key: found.record[key] for key in ("id", "kind", "config")})
     attempts = records.load_attempts(folder)
-    variants = _restore_integers(
-        pd.DataFrame([{"variant": name, **_flatten(entry)} for name, entry in manifest.variants.items()])
-    )
+    mixed = find_mixed(each["source"] for each in whole.values() if each["source"])
+    for job, reason in mixed.items():
+        whole[job]["row"] |= {"status": MIXED, "reason": reason}
+    variants = _make_exact_frame([{"variant": name, **_flatten(entry)} for name, entry in manifest.variants.items()])
     untuned = _find_untuned(manifest)
     runs = [
         _make_row(job.kind, job.variant, job.seed, job.id, whole, attempts) | untuned.get(job.variant, {})
@@ -157,18 +159,22 @@ def survey(folder: Path) -> Survey:
     """Reads the state of every job of a results folder. Raises NotResults if it has no results."""
     manifest = Manifest.read(folder)
     planned, made, others, damaged = {job.id for job in manifest.jobs}, {}, [], []
+    sources: list[Source] = []
     for found in records.iterate(folder):
         if found.record is None:
             damaged.append(found.path)
         elif found.record["id"] in planned:
+            sources += filter(None, [read_source(found.record)])
             made[found.record["id"]] = tuple(found.record["environment"].get(key) for key in ("commit", "fingerprint"))
         else:
             others.append({key: found.record[key] for key in ("id", "kind", "config")})
-    attempts, untuned = records.load_attempts(folder), _find_untuned(manifest)
+    attempts, untuned, mixed = records.load_attempts(folder), _find_untuned(manifest), find_mixed(sources)
 
     def find_state(job: str | None, variant: str = "") -> State:
         if variant in untuned:
             return job, untuned[variant]["status"], untuned[variant]["reason"]
+        if job in mixed:
+            return job, MIXED, mixed[job]
         if job in made or job not in attempts:
             return job, "done" if job in made else "missing", ""
         return job, attempts[job][-1]["status"], attempts[job][-1]["reason"]
@@ -184,9 +190,9 @@ def survey(folder: Path) -> Survey:
     return Survey(manifest, states, by, tuple(damaged), tuple(others))
 
 
-PACKED = [f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")]
-"""Columns of `runs` that hold a value for every image, as `ablations.training.evaluation.Evaluation` explains. No CSV
-file has them."""
+PACKED = [*(f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")), "arithmetic"]
+"""Columns of `runs` that no CSV file has: those with a value for every image, as
+`ablations.training.evaluation.Evaluation` explains, and the instructions that a run was computed with."""
 
 
 def unpack_outcomes(frames: Frames) -> pd.DataFrame:
@@ -310,8 +316,11 @@ def describe_others(others: Sequence[Fields], manifest: Manifest) -> list[str]:
 
 
 def list_retryable(found: list[dict[str, Any]]) -> list[str]:
-    """Returns the statuses of these failures for `--retry`, without `untuned`: such runs follow from their trials."""
-    return sorted({cause["status"] for cause in found} - {UNTUNED})
+    """Returns the statuses of these failures for `--retry`.
+
+    `untuned` runs follow from their trials, and `mixed` results are no failures of jobs.
+    """
+    return sorted({cause["status"] for cause in found} - {UNTUNED, MIXED})
 
 
 _HISTORY = (
@@ -325,16 +334,33 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 
+_ARITHMETIC = ("device", "instructions", "extensions", "limits")
+"""What chooses among instructions that round differently: the same seed gives other bits with others."""
+
+
+def describe_arithmetic(packed: str) -> str | None:
+    """Returns the column `arithmetic` in words: `instructions AVX512, MKL_CBWR=AVX2`; None if a record has none."""
+    _, instructions, _, limits = json.loads(packed)
+    words = [f"instructions {instructions}"] if instructions else []
+    return ", ".join([*words, *(f"{name}={value}" for name, value in (limits or {}).items())]) or None
+
+
 def _flatten(entry: VariantEntry) -> Fields:
     fields = {key: json.dumps(value) if isinstance(value, list) else value for key, value in entry.fields.items()}
     return {"data": entry.data, **fields}
 
 
-def _restore_integers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Restores integers in columns that became real numbers because some variants do not have the field."""
-    whole = [name for name in frame if frame[name].dtype.kind == "f" and (frame[name].dropna() % 1 == 0).all()]
-    gaps = [name for name in whole if frame[name].isna().any()]
-    return frame.astype(dict.fromkeys(gaps, "Int64"))
+def _make_exact_frame(rows: Sequence[Fields]) -> pd.DataFrame:
+    """Makes a frame whose whole numbers stay exact where other rows lack them: pandas would make them real numbers."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: _make_column([row.get(name) for row in rows]) for name in names})
+
+
+def _make_column(values: list[Any]) -> pd.Series:
+    known = [value for value in values if value is not None]
+    if known == values or not all(isinstance(value, int) and not isinstance(value, bool) for value in known):
+        return pd.Series(values)
+    return pd.Series(values, dtype="Int64" if all(abs(value) < 2**63 for value in known) else object)
 
 
 def _digest(record: Fields) -> Fields:
@@ -348,10 +374,16 @@ def _digest(record: Fields) -> Fields:
     }
     row = {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
     row["data_checksum"] = record["config"].get("data", {}).get("checksum")
+    if operators := deterministic.get("uncounted"):
+        row["uncounted"] = ", ".join(operators)
+    digest: Fields = {"row": row, "source": read_source(record)}
     if record["kind"] == "run":
         epochs = zip(deterministic.get("history", ()), measured.get("epoch_seconds", ()), strict=True)
-        return {"row": row, "epochs": [_list_epoch(*each) for each in epochs]}
-    return {"row": row, "rounds": measured["rounds"]} if record["kind"] == "speed" else {"row": row}
+        row["arithmetic"] = json.dumps([record["environment"].get(key) for key in _ARITHMETIC])
+        digest["epochs"] = [_list_epoch(*each) for each in epochs]
+    if record["kind"] == "speed":
+        digest["rounds"] = measured["rounds"]
+    return digest
 
 
 def _list_epoch(epoch: Fields, seconds: float) -> tuple[Any, ...]:
@@ -395,8 +427,7 @@ def _list_trials(manifest: Manifest, whole: Fields, attempts: Fields) -> pd.Data
                 row = _make_row("tuning", entry.becomes, seed, trial, whole, attempts)
                 shown = {key: row.get(key) for key in _TUNING}
                 rows.append({"name": entry.name, **fields, **shown, "chosen": candidate.fields == entry.chosen})
-    frame = pd.DataFrame(rows)
-    return frame.assign(**_restore_integers(frame.filter(like="train.")))
+    return _make_exact_frame(rows)
 
 
 _PARTS = tuple(f"{part}_seconds" for part in ("start", "data", "step", "evaluation", "checkpoint", "rest"))

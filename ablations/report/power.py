@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -49,11 +50,13 @@ class Forecast:
 
 def measure_spread(results: Results, study: str) -> Spread | None:
     """Returns how much the finished runs of a study vary, or those of all studies if it has none; None without any."""
-    own = [each.conclusions for each in results.studies if each.name == study]
-    for found in (*own, results.overall.conclusions):
-        if found.seed_sd is not None:
-            return Spread(found.seed_sd, found.image_error, f"{found.runs} earlier runs")
-    return None
+    known = [each for each in results.studies if each.conclusions.seed_sd is not None]
+    used = [each.conclusions for each in known if each.name == study] or [each.conclusions for each in known]
+    if not used:
+        return None
+    sd, image_error = (median([getattr(each, key) for each in used]) for key in ("seed_sd", "image_error"))
+    runs = used[0].runs if len(used) == 1 else int((results.frames.runs.status == "done").sum())
+    return Spread(sd, image_error, f"{runs} earlier runs")
 
 
 def foresee(plan: Manifest, earlier: Results | None, sd: float | None) -> list[Forecast]:

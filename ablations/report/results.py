@@ -21,7 +21,7 @@ from ablations.report.comparison import (
     make_effects_frame,
 )
 from ablations.report.effects import list_contrasts
-from ablations.report.frames import Frames, find_base, find_edges, list_tuned_fields, select_study
+from ablations.report.frames import Frames, describe_arithmetic, find_base, find_edges, list_tuned_fields, select_study
 from ablations.report.statistics import compute_half_interval
 from ablations.storage.manifest import Fields, Match, StudyEntry
 
@@ -128,7 +128,9 @@ class LevelResult:
     costs: Mapping[str, CostResult]
     """By the names of METRICS."""
 
-    counters_agree: bool
+    doubt: str
+    """Why its MACs may be wrong: `counters disagree`, `not counted: SCAN`; empty if nothing is known."""
+
     chosen: Fields
     """The values that tuning chose, by field: `{"train.learning_rate": 0.1}`."""
 
@@ -201,7 +203,7 @@ class Results:
     frames: Frames
     studies: tuple[StudyResult, ...]
     overall: StudyResult
-    """Every variant once, by the first level that has it; the base first. They are one family of comparisons."""
+    """Every variant once, by the first level that has it; the base first. Their changes are not tested."""
 
     def study(self, name: str) -> StudyResult:
         """Returns the study of this name. Raises KeyError."""
@@ -237,13 +239,11 @@ def _analyse_all(frames: Frames) -> StudyResult:
     levels = levels.assign(level=levels.level.where(levels.is_base, levels.study + " " + levels.level))
     levels = levels.sort_values("is_base", ascending=False, kind="stable")
     tuned = list_tuned_fields(frames)
-    margins = {study.margin for study in frames.manifest.studies}
-    margin = margins.pop() if len(margins) == 1 else None
-    conclusions = conclude(levels, frames.runs, (), margin)
+    conclusions = conclude(levels, frames.runs, test=False)  # changes are judged within the studies
     numbers = _collect_numbers(frames, conclusions.levels, tuned)
     results = _read_levels(numbers, frames, tuned, find_edges(frames), None)
     question = "What does every variant cost, and what does it buy?"
-    return StudyResult(OVERALL, question, frames, None, numbers, results, conclusions, margin, tuple(tuned))
+    return StudyResult(OVERALL, question, frames, None, numbers, results, conclusions, None, tuple(tuned))
 
 
 def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> pd.DataFrame:
@@ -251,6 +251,7 @@ def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> 
     beside = [
         *(metric.spread for metric in COSTS.values() if metric.spread),
         *(metric.disturbed for metric in COSTS.values() if metric.disturbed),
+        *(["uncounted"] if "uncounted" in frames.costs else []),
     ]
     costs = frames.costs.reindex(columns=["variant", "status", *COSTS, *beside, "counters_agree"])
     costs = costs.rename(columns={"status": "cost_status"})
@@ -318,7 +319,7 @@ def _read_levels(
                 made_otherwise=tuple(each for each in made.get(row["variant"], ()) if each not in made.get(base, ())),
                 beside={key: RunResult(row[key], row[f"{key}_sd"]) for key in BESIDE_ACCURACY if key in row},
                 costs={key: _read_cost(row, key) for key in COSTS},
-                counters_agree=row["counters_agree"] is not False,
+                doubt=_describe_doubt(row.get("uncounted"), row["counters_agree"]),
                 chosen={field: row[field] for field in tuned if not pd.isna(row[field])},
                 edges=frozenset(field for field in tuned if (row["variant"], field) in edges),
                 published=_read_published(row),
@@ -328,17 +329,26 @@ def _read_levels(
     return tuple(found)
 
 
+def _describe_doubt(uncounted: object, counters_agree: object) -> str:
+    if isinstance(uncounted, str):
+        return f"not counted: {uncounted}"
+    return "counters disagree" if counters_agree is False else ""
+
+
 def _describe_origins(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Returns by variant what made its finished runs: devices, torch versions, and commits.
+    """Returns by variant what made its finished runs: devices, vector instructions, torch versions, and commits.
 
     Commits with the same fingerprint of the code count as one.
     """
-    done = runs[runs.status == "done"].reindex(columns=["variant", "device_name", "torch", "commit", "fingerprint"])
+    columns = ["variant", "device_name", "arithmetic", "torch", "commit", "fingerprint"]
+    done = runs[runs.status == "done"].reindex(columns=columns)
     same = done.drop_duplicates("fingerprint").set_index("fingerprint").commit
-    done = done.assign(commit=done.fingerprint.map(same))
-    words = {"device_name": "device", "torch": "torch", "commit": "commit"}
+    done = done.assign(
+        commit=done.fingerprint.map(same), arithmetic=done.arithmetic.map(describe_arithmetic, na_action="ignore")
+    )
+    words = {"device_name": "device ", "arithmetic": "", "torch": "torch ", "commit": "commit "}
     return {
-        str(variant): [f"{word} {each}" for column, word in words.items() for each in part[column].dropna().unique()]
+        str(variant): [f"{word}{each}" for column, word in words.items() for each in part[column].dropna().unique()]
         for variant, part in done.groupby("variant", sort=False)
     }
 

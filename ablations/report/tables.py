@@ -318,8 +318,8 @@ def _make_cost_cell(level: LevelResult, key: str) -> Cell:
         notes.append(Note(_spell_cost_change(key, cost)))
     if not math.isnan(cost.spread):
         notes.append(Note(("IQR ", Number(cost.spread, f"{100 * cost.spread:.1f}"), " %")))
-    if key == "macs" and not level.counters_agree:
-        notes.append(Note(("counters disagree",), lasting=True))
+    if key == "macs" and level.doubt:
+        notes.append(Note((level.doubt,), lasting=True))
     if cost.disturbed:
         notes.append(Note(("disturbed",), lasting=True))
     return Cell((Number(cost.value, metric.show(cost.value)),), notes=tuple(notes))

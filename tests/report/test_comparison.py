@@ -52,6 +52,15 @@ def compared(variants, **options):
 BASE = rows_of("base", [91, 90, 92])
 
 
+def test_seeds_are_paired_only_if_the_same_instructions_computed_them():
+    shared, small = np.array([0.0, 3, -2, 5]), np.array([0.1, -0.1, 0.05, 0.0])
+    levels = {"base": rows_of("base", 90 + shared), "other": rows_of("other", 91 + shared + small)}
+    assert compared(levels)[1].paired
+    for number, row in enumerate(levels["other"]):
+        row["arithmetic"] = f'["cpu", "AVX2", "fma", {{}}, {number > 1}]'
+    assert not compared(levels)[1].paired
+
+
 @pytest.mark.parametrize(
     ("low", "high", "margin", "verdict"),
     [

@@ -16,7 +16,7 @@ import ablations.report.frames
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report.frames import find_causes, load, select_study, unpack_outcomes
+from ablations.report.frames import _make_exact_frame, find_causes, load, select_study, unpack_outcomes
 from ablations.storage import records
 from ablations.storage.manifest import NotResults
 
@@ -198,3 +198,9 @@ def test_results_without_comparisons_have_an_empty_frame(results):
     assert {"variant", "base", "train_images_per_second_ratio", "disturbed"} <= set(frames.speeds)
     assert "speeds" not in frames.tables()
     assert "speeds" not in frames.jobs()
+
+
+def test_large_whole_numbers_stay_exact_where_other_rows_have_none():
+    frame = _make_exact_frame([{"a": 2**53 + 1, "b": 1, "c": 2**70, "d": True, "e": 0.0}, {}])
+    assert frame.loc[0].to_dict() == {"a": 2**53 + 1, "b": 1, "c": 2**70, "d": True, "e": 0.0}
+    assert [*map(str, (frame.b.dtype, frame.e.dtype))] == ["Int64", "float64"], "CSV files have 1 and 0.0"

@@ -15,6 +15,7 @@ from ablations.report.statistics import (
     Family,
     Part,
     Sample,
+    _draw_normals,
     compare,
     estimate,
     find_smallest,
@@ -212,6 +213,19 @@ def test_the_smallest_difference_found_by_hand():
     """10 degrees of freedom, error 0.2: (2.2281 + 0.8791) x 0.2."""
     one = Estimate(0.0, Part(0.04, 10.0), Part(0.0, 1.0), Part(0.0, 1.0))
     assert find_smallest(one, Family(np.eye(1))) == pytest.approx(0.2 * (2.228139 + 0.879058), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_difference_is_found_if_the_smallest_that_is_found_is_not_larger(size):
+    family, one = Family(np.eye(size)), Estimate(0.0, Part(0.04, 10.0), Part(0.0, 1.0), Part(0.0, 1.0))
+    smallest = find_smallest(one, family)
+    assert family.finds(one, smallest * 1.0001, 0.8)
+    assert not family.finds(one, -smallest * 0.9999, 0.8)
+
+
+def test_no_point_of_a_large_family_is_infinite():
+    """With 1,960 comparisons, one of 16 million uniform numbers is 0."""
+    assert np.isfinite(_draw_normals.__wrapped__(1960)).all()
 
 
 def test_the_seeds_that_are_needed_find_the_effect_and_one_less_does_not():

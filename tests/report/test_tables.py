@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ablations.report import results as analysis
 from ablations.report import tables
 from ablations.report.answers import answer
 from ablations.report.captions import explain_table
-from ablations.report.formats import escape_latex, escape_markdown, render_latex, write_tables
+from ablations.report.formats import escape_latex, escape_markdown, render_latex, render_macros, write_tables
 from ablations.report.frames import load
 from ablations.report.results import analyse
 from ablations.report.tables import make_effects_table, make_overall_table, make_study_table, shorten
@@ -71,6 +72,24 @@ def test_what_a_match_leaves_over_and_counters_that_disagree_are_seen(tmp_path):
     base, resnet = texts_of(make_study_table(study_of(load(tmp_path / "r"), "family")))
     assert resnet[0] == f"ResNet (params {100 * (match.reached / match.target - 1):+.1f} %)"
     assert (base[10], resnet[10]) == ("2.00", "2.00 (+0.0 %; counters disagree)")
+
+
+def test_products_that_no_counter_knows_and_other_instructions_are_seen(tmp_path, tiny):
+    def edit(job, record):
+        wide = job.name.startswith("growth_rate 8")
+        if job.kind == "run":
+            record["environment"] |= {
+                "instructions": "AVX2" if wide else "AVX512",
+                "limits": {"MKL_CBWR": "AVX2"} if wide else {},
+            }
+        elif wide:
+            record["deterministic"] |= {"uncounted": ["aten::cumsum", "own::scan"], "counters_agree": False}
+
+    fabricate(tmp_path / "r", tiny, edit=edit)
+    base, wide = texts_of(make_study_table(study_of(load(tmp_path / "r"))))
+    assert base[2] == "91.00 ± 0.50"
+    assert wide[2] == "93.00 ± 0.87 (instructions AVX2, MKL_CBWR=AVX2)"
+    assert [cell for cell in wide if "not counted" in cell] == ["4.00 (+100.0 %; not counted: aten::cumsum, own::scan)"]
 
 
 def test_what_is_not_there_is_seen(tmp_path, tiny):
@@ -307,7 +326,17 @@ def test_special_characters_are_escaped():
         r"a\_b \& 50 \% \#1 \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$"
     )
     assert escape_latex("-1.30 [-1.72, +0.88], e-5 norm-act") == "$-$1.30 [$-$1.72, +0.88], e-5 norm-act"
+    assert escape_latex("Δ → ∞, ζ µ ξ") == r"$\Delta$ $\to$ $\infty$, $\zeta$ $\mu$ $\xi$"
     assert escape_markdown("a|b_c*") == r"a\|b\_c\*"
+
+
+def test_letters_that_pdflatex_does_not_know_are_named(results):
+    table = make_study_table(study_of(load(results)))
+    assert "pdflatex" not in render_latex(table)
+    told = render_latex(replace(table, question="Was kostet 密度 – “größer” als β?")).splitlines()[1]
+    assert told == "% pdflatex does not know 密度: use lualatex with a font that has it, or another label."
+    macros = render_macros({("s", "密", "params"): "1", ("s", "β", "params"): "2"})
+    assert macros.startswith("% pdflatex does not know 密: ")
 
 
 def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):

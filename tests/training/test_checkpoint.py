@@ -12,7 +12,6 @@ import time
 import tracemalloc
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,11 +225,11 @@ def test_a_checkpoint_that_cannot_be_read_now_is_neither_lost_nor_ignored(tmp_pa
     with pytest.raises(StopRequested):
         go(tmp_path, DENSENET, stop_at=6)
 
-    def fail(path):
+    def fail(*_):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", fail)
+        patch.setattr(files, "open_regular", fail)
         with pytest.raises(files.StorageError, match=r"job\.latest cannot be read: Input/output error"):
             taken_up(tmp_path)
     assert taken_up(tmp_path).steps == 2

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import MACHINE, TINY, context, write_grid
+from conftest import MACHINE, TINY, context, record_of, write_grid
 from safetensors.torch import save_file
 
 import ablations
@@ -48,12 +48,16 @@ def test_a_kept_network_is_the_one_that_was_tested(tmp_path, precision):
 def test_kept_weights_are_those_of_the_record(tmp_path, tiny):
     data, config = load(DataConfig(train_limit=20)), tiny.base.model
     first, second = build(config), build(config)
-    for name, network in (("a", first), ("b", second)):
-        write(tmp_path / "weights" / f"{name}.safetensors", network, config, data, {})
-        records.publish(tmp_path, {"id": name, "deterministic": {"weights": hash_weights(network)}})
-    path = tmp_path / "weights" / "a.safetensors"
+    runs = [each for each in list_jobs(tiny, MACHINE) if each.kind == "run"][:2]
+    paths = [tmp_path / "weights" / f"{run.id}.safetensors" for run in runs]
+    for run, path, network in zip(runs, paths, (first, second), strict=True):
+        write(path, network, config, data, {})
+        record = record_of(run, 90.0, 1.0)
+        record["deterministic"]["weights"] = hash_weights(network)
+        records.publish(tmp_path, record)
+    path = paths[0]
     load_model(path)
-    path.write_bytes((tmp_path / "weights" / "b.safetensors").read_bytes())
+    path.write_bytes(paths[1].read_bytes())
     with pytest.raises(NotWeights, match="not those of its record"):
         load_model(path)
     (tmp_path / "elsewhere").write_bytes(path.read_bytes())
@@ -63,7 +67,7 @@ def test_kept_weights_are_those_of_the_record(tmp_path, tiny):
     (tmp_path / "elsewhere").write_bytes(content)
     with pytest.raises(NotWeights, match="not those of its description"):
         load_model(tmp_path / "elsewhere")
-    (tmp_path / "records" / "a.json").write_text("{}")
+    (tmp_path / "records" / f"{runs[0].id}.json").write_text("{}")
     with pytest.raises(NotWeights, match="damaged"):
         load_model(path)
 
