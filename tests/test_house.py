@@ -23,7 +23,7 @@ PACKAGES = {
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
     "ablations.execution": "fresh engine local inline changes job display driver plan",
-    "ablations.report": "ratios frames effects statistics comparison printing results captions tables values formats "
+    "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values formats "
     "power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
     "ablations.report ": "answers page marks neighbours citations",
