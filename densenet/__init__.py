@@ -11,14 +11,24 @@ from __future__ import annotations
 from densenet.config import DenseNetConfig
 from densenet.counting import count_macs, count_operations, count_params, macs_of
 from densenet.densenet import DenseNet
-from densenet.foreign import ForeignConfig, OwnConfig, TorchvisionConfig, describe_source
+from densenet.foreign import (
+    PART,
+    ForeignConfig,
+    OwnConfig,
+    TorchvisionConfig,
+    describe_source,
+    list_arguments,
+    load_part,
+)
 from densenet.options import Config
 from densenet.presets import PRESETS, find_published
 from densenet.registry import MODELS, build, model_family, textbook
 from densenet.resnet import ResNet, ResNetConfig
+from densenet.sources import fingerprint_modules
 
 __all__ = [
     "MODELS",
+    "PART",
     "PRESETS",
     "Config",
     "DenseNet",
@@ -34,6 +44,9 @@ __all__ = [
     "count_params",
     "describe_source",
     "find_published",
+    "fingerprint_modules",
+    "list_arguments",
+    "load_part",
     "macs_of",
     "model_family",
     "textbook",

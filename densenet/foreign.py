@@ -1,4 +1,4 @@
-"""Networks written elsewhere: torchvision's by name, and a user's own class by `package.module:Class`."""
+"""Networks written elsewhere: torchvision's by name, and a user's own class or function by `package.module:name`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,9 @@ class ForeignConfig(Config):
         """The constructor's other arguments."""
         return dict(self.__pydantic_extra__)
 
+
+PART = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+"""The form of the name of a part that is written elsewhere: `package.module:name`."""
 
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
 """Without the first argument, two networks return more than scores; without the second, they warn about
@@ -135,29 +139,44 @@ def _build_torchvision(config: TorchvisionConfig, arguments: dict[str, Any]) -> 
 
 
 class OwnConfig(ForeignConfig):
-    """A user's own network. `family` names its class, which takes in_channels, num_classes and all other fields."""
+    """A user's own network. `family` names its class, or a function that makes it, and all other fields are arguments.
 
-    family: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    """`package.module:Class`."""
+    An argument with the default of the class changes nothing.
+    """
+
+    family: str = Field(pattern=PART)
+    """`package.module:name`, a class or a function."""
 
     in_channels: int = Field(default=3, gt=0, le=10_000)
     """Channels of the image, and an argument of the constructor."""
 
+    channels_as: str = "in_channels"
+    """The name of this argument, for example `in_chans`. Empty: the constructor takes none."""
+
+    classes_as: str = "num_classes"
+    """The name of the argument `num_classes`."""
+
     @model_validator(mode="after")
     def _takes_the_arguments(self) -> OwnConfig:
-        network = load_class(self.family)
+        """Leaves out arguments that have their constructor's own default."""
+        signature, given = inspect.signature(load_network(self.family)), _own_arguments(self)
         try:
-            inspect.signature(network).bind(**_own_arguments(self))
+            signature.bind(**given)
         except TypeError as error:
-            raise ValueError(
-                f"{self.family}{inspect.signature(network)} cannot take {', '.join(_own_arguments(self))}: {error}"
-            ) from None
+            raise ValueError(f"{self.family}{signature} cannot take {', '.join(given)}: {error}") from None
+        for name, value in self.arguments.items():
+            if name in signature.parameters and _are_equal(value, signature.parameters[name].default):
+                del self.__pydantic_extra__[name]
+                self.__pydantic_fields_set__.discard(name)
         return self
 
 
-def load_class(family: str) -> type[nn.Module]:
-    """Imports the class that `package.module:Class` names. Raises ValueError if the module or class is missing."""
-    module_name, _, name = family.partition(":")
+def load_part(name: str) -> Any:
+    """Imports what `package.module:name` names, from the installed packages or from the current folder.
+
+    Raises ValueError if there is no such module, or nothing of this name in it.
+    """
+    module_name, _, name = name.partition(":")
     here = str(Path.cwd())
     if module_name == __package__ and (hidden := Path(here) / f"{module_name}.py").exists():
         raise ValueError(f"{module_name} is the package of this project's own networks: rename {hidden}")
@@ -168,24 +187,41 @@ def load_class(family: str) -> type[nn.Module]:
         raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
     finally:
         sys.path.remove(here)
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        file = getattr(module, "__file__", "built in")
-        raise ValueError(f"{module_name} ({file}) has no class {name} that is a torch.nn.Module")
-    return found
+    if not hasattr(module, name):
+        raise ValueError(f"{module_name} ({getattr(module, '__file__', 'built in')}) has no {name}")
+    return getattr(module, name)
+
+
+def load_network(family: str) -> Callable[..., nn.Module]:
+    """Imports a user's class, or a function that makes a network. Raises ValueError for anything else."""
+    found = load_part(family)
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, nn.Module)):
+        module_name, _, name = family.partition(":")
+        file = getattr(sys.modules[module_name], "__file__", "built in")
+        raise ValueError(f"{module_name} ({file}): {name} is neither a torch.nn.Module nor a function that makes one")
+    network: Callable[..., nn.Module] = found
+    return network
+
+
+def list_arguments(family: str) -> set[str]:
+    """Returns the names of the arguments of a user's class or function. Raises ValueError if it cannot be imported."""
+    return set(inspect.signature(load_network(family)).parameters)
 
 
 def describe_source(config: Config) -> dict[str, Any]:
     """Returns the source of a network written elsewhere; nothing for others.
 
-    For torchvision: its version. For a user's class: `network_source`, part of the SHA-256 of its file, and
+    For torchvision: its version. For a user's class or function: `network_source`, part of the SHA-256 of its file, and
     `network_modules`, the fingerprints of all modules of the user's that it depends on.
     """
     if isinstance(config, TorchvisionConfig):
         return {"torchvision": metadata.version("torchvision")}
     if isinstance(config, OwnConfig):
-        network = load_class(config.family)
-        file = inspect.getsourcefile(network)
+        network = load_network(config.family)
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(network))
+        except TypeError:  # an object that is called like a function has no file
+            file = None
         modules = fingerprint_modules(network, config.family.partition(":")[0])
         own = {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
         return {**own, "network_modules": modules}
@@ -193,9 +229,16 @@ def describe_source(config: Config) -> dict[str, Any]:
 
 
 def build_own(config: OwnConfig) -> nn.Module:
-    """Builds the user's network, `(N, in_channels, H, W) -> (N, num_classes)`."""
-    return load_class(config.family)(**_own_arguments(config))
+    """Builds the user's network, `(N, in_channels, H, W) -> (N, num_classes)`.
+
+    Raises TypeError if a function makes something else.
+    """
+    network = load_network(config.family)(**_own_arguments(config))
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{config.family} gave a {type(network).__name__}; a torch.nn.Module is needed")
+    return network
 
 
 def _own_arguments(config: OwnConfig) -> dict[str, Any]:
-    return {"in_channels": config.in_channels, "num_classes": config.num_classes, **config.arguments}
+    own = {config.channels_as: config.in_channels} if config.channels_as else {}
+    return {**own, config.classes_as: config.num_classes, **config.arguments}

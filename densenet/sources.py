@@ -1,4 +1,4 @@
-"""The source of a user's own network: the module of its class, and every module of the user's that this one imports."""
+"""The source of a part that a user wrote: the module of its class, and every module of the user's that it imports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
 INSTALLED = ("site-packages", "dist-packages")
 """Folders of installed packages, whose versions are recorded instead of their sources."""
@@ -21,17 +22,19 @@ Fingerprints = dict[str, list[str]]
 version."""
 
 
-def fingerprint_modules(network: type, module: str) -> Fingerprints:
-    """Returns the fingerprints of all modules of the user's that a class depends on.
+def fingerprint_modules(part: Any, module: str) -> Fingerprints:
+    """Returns the fingerprints of all modules of the user's that a class or a function depends on.
 
-    These are `module`, which names the class, the modules of the class and of its base classes, the packages that
-    contain them, and all that they import, at any depth, also within functions. Modules of the standard library and of
-    installed packages are left out. If `module` itself is installed, the version of its package is there.
+    These are `module`, which names it, the modules of the class and of its base classes, or the function's, the
+    packages that contain them, and all that they import, at any depth, also within functions. Modules of the standard
+    library and of installed packages are left out. If `module` itself is installed, the version of its package is
+    there.
 
     A change of comments or docstrings changes the first fingerprint of a module, but not the second.
     """
     found: Fingerprints = {}
-    left = [module, *(each.__module__ for each in network.__mro__)]
+    kinds = part.__mro__ if isinstance(part, type) else (part, type(part))
+    left = [module, *(each.__module__ for each in kinds if isinstance(getattr(each, "__module__", None), str))]
     known: set[str] = set()
     while left:
         name = left.pop()

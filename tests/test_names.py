@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, TINY, fabricate, write_grid
 
 from ablations.grid.reader import read
-from densenet.foreign import load_class
+from densenet.foreign import load_network
 
 RUN_NOTHING = "raise SystemExit('a training of a week')\n"
 """What stands in a user's files, none of which may be run."""
@@ -91,7 +91,7 @@ def test_a_user_s_class_in_a_file_of_this_name_cannot_be_meant(tmp_path, monkeyp
     write(tmp_path / "densenet.py")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"own networks: rename {tmp_path / 'densenet.py'}"):
-        load_class("densenet:DenseNet")
+        load_network("densenet:DenseNet")
 
 
 IN_A_WORKER = """

@@ -13,7 +13,7 @@ from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
 from ablations.grid.probing import refuse_one_image
 from ablations.grid.problems import NOTHING, Findings, describe, quote
-from densenet import PRESETS, Config, model_family
+from densenet import MODELS, PRESETS, Config, list_arguments, model_family
 from densenet.options import lookup
 
 Tables = dict[str, TomlTable]
@@ -52,6 +52,7 @@ class VariantReader:
         A problem that lies only in inherited fields is reported once, with the base, and not again for every level.
         """
         tables = inherit(self.base, own)
+        self._tell_left_out(prefix, tables["model"], own["model"])
         model = self._read_model(f"{prefix}.model", tables["model"], own["model"])
         data = self.check(DataConfig, f"{prefix}.data", tables["data"], own["data"])
         train = self.check(TrainConfig, f"{prefix}.train", tables["train"], own["train"])
@@ -64,6 +65,16 @@ class VariantReader:
         if not self.check_batches(f"{prefix}.train" if own["train"] else "base.train", model, train, dataset):
             return None
         return Variant(model, data, train)
+
+    def _tell_left_out(self, prefix: str, model: TomlTable, own: TomlTable) -> None:
+        """Adds a note on the fields of the base's network that a network of another family does not take."""
+        stated = _expand(self.base["model"])
+        left = [key for key in stated if key not in model and ALTERNATIVES.get(key) not in model]
+        if left and "preset" not in own and _family(own) != _family(self.base["model"]) and "family" in own:
+            taken = "it has its own defaults"
+            self.findings.notes.append(
+                f"{prefix}: {own['family']} does not take {', '.join(left)} of the base: {taken}"
+            )
 
     def check(self, kind: type[AnyConfig], prefix: str, table: TomlTable, own: TomlTable) -> AnyConfig | None:
         """Returns the configuration of a table, where `own` are the keys of this level; None if it is not valid."""
@@ -208,12 +219,16 @@ class VariantReader:
 def inherit(base: Tables, own: Tables) -> Tables:
     """Returns the tables of a variant: its own tables over the base's.
 
-    Another family, preset or torchvision network starts from its own defaults; another data set from its own place.
+    Another preset or torchvision network starts from its own defaults, another data set from its own place, and another
+    family takes those of the base's fields that it has too.
     """
     tables = {section: lay_over(base[section], own[section]) for section in SECTIONS}
     there, here = base["model"], own["model"]
-    if "preset" in here or here.get("family", _family(there)) != _family(there):
+    if "preset" in here:
         tables["model"] = here
+    elif here.get("family", _family(there)) != _family(there):
+        stated = _expand(there)
+        tables["model"] = {**{key: stated[key] for key in _list_shared(here["family"], stated)}, **here}
     elif _family(there) == "torchvision" and here.get("name", there.get("name")) != there.get("name"):
         tables["model"] = {"family": "torchvision", **here}
     if own["data"].get("name", base["data"].get("name")) != base["data"].get("name"):
@@ -221,6 +236,29 @@ def inherit(base: Tables, own: Tables) -> Tables:
         common = {key: value for key, value in base["data"].items() if key not in ("root", *special)}
         tables["data"] = {**common, **own["data"]}
     return tables
+
+
+def _expand(model: TomlTable) -> TomlTable:
+    """Returns the fields that a model's table states, also through its preset, without the family."""
+    preset = PRESETS.get(str(model.get("preset")))
+    fields = {} if preset is None else preset.model_dump(exclude_defaults=True)
+    return {key: value for key, value in lay_over(fields, model).items() if key not in ("preset", "family")}
+
+
+def _list_shared(family: Any, stated: TomlTable) -> list[str]:
+    """Lists the stated fields of the base that another family has with the same meaning.
+
+    A user's class has those that its signature names. Networks of torchvision have none: each is published as it is.
+    """
+    if ":" in str(family):
+        try:
+            names = list_arguments(str(family))
+        except ValueError:  # it is reported where the family is read
+            return []
+    else:
+        kind = MODELS[family][0] if str(family) in MODELS else Config
+        names = set() if family == "torchvision" else {*kind.model_fields} - {"depth"}  # it counts other layers
+    return [key for key in stated if key in names]
 
 
 def lay_over(lower: TomlTable, upper: TomlTable) -> TomlTable:

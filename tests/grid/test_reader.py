@@ -108,7 +108,7 @@ def test_three_errors_at_once_each_with_its_key_and_what_is_allowed(tmp_path):
         ("question = ", "question = 3 #", "study.growth_rate.question = 3: must be text of printable characters"),
         ("growth_rate = 4", "family = 'torchvision'", "base.model.name: Field required"),
         ("growth_rate = 4", "family = 'unknown preset'", "base.model.family = 'unknown preset': unknown model family"),
-        ("growth_rate = 4", "family = 'sys:path'", "sys (built in) has no class path"),
+        ("growth_rate = 4", "family = 'sys:path'", "sys (built in): path is neither a torch.nn.Module nor a function"),
         ('"digits"', "'digits'\ndata.root = '~no one/x'", "base.data: data.root = ~no one/x: Could not determine home"),
         ("epochs = 1", "epochs = 1" + "0" * 5000, "TOML: "),
         ("epochs = 1", "epochs = 0x" + "f" * 6000, "24000 bits; at most 64"),
@@ -471,7 +471,7 @@ def test_a_user_s_own_network_and_its_arguments(tmp_path):
     text = TINY.replace("model.block_config = [1, 1]\nmodel.growth_rate = 4", f'model.family = "{OWN}"')
     grid = read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 8]", "model.hidden = [3, 4]")))
     assert grid.base.model == OwnConfig(family=OWN, in_channels=1)
-    assert [level.variant.model.arguments for level in grid.studies[0].levels] == [{}, {"hidden": 3}, {"hidden": 4}]
+    assert [level.variant.model.arguments for level in grid.studies[0].levels] == [{}, {"hidden": 4}]
     wrong = problems(tmp_path, text.replace("model.growth_rate = [4, 8]", "model.hiden = [3, 4]"))
     assert any("unexpected keyword argument 'hiden'" in each for each in wrong), wrong
 
@@ -750,3 +750,38 @@ def test_notes_on_the_data_are_notes_of_the_grid(tmp_path):
 
 def write_fields(place: Path) -> str:
     return f'data.name = "imagefolder"\ndata.root = "{place}"\ndata.image_size = 8'
+
+
+INHERITING = """\
+seeds = [0]
+base.model.block_config = [1, 1]
+base.model.growth_rate = 6
+base.model.init = "fan-in"
+base.train.epochs = 1
+[study.family]
+variant = [
+    { name = "ResNet", model.family = "resnet", model.depth = 8 },
+    { name = "own", model.family = "test_reader:Growing" },
+    { name = "ResNet-20", model.preset = "resnet20" },
+]
+"""
+
+
+class Growing(torch.nn.Sequential):
+    """A network that has one argument with the base's name."""
+
+    def __init__(self, in_channels, num_classes, growth_rate=4, width=3):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64 * in_channels, num_classes))
+
+
+def test_another_family_takes_the_fields_that_it_has_too_and_the_others_are_told(tmp_path):
+    grid = read(write_grid(tmp_path, INHERITING))
+    _, resnet, own, published = (level.variant.model for level in grid.studies[0].levels)
+    assert (resnet.init, resnet.depth) == ("fan-in", 8)
+    assert own.arguments == {"growth_rate": 6}
+    assert published.init == "fan-out", "a preset starts from what was published"
+    assert [note for note in grid.notes if "of the base" in note] == [
+        "study.family.variant[0]: resnet does not take growth_rate of the base: it has its own defaults",
+        "study.family.variant[1]: test_reader:Growing does not take block_config, init of the base: it has its own "
+        "defaults",
+    ]

@@ -99,14 +99,36 @@ def test_a_user_s_own_class_takes_every_field():
     assert config.model_dump()["hidden"] == 5
 
 
+def test_an_argument_with_the_constructor_s_default_changes_nothing():
+    assert OwnConfig(family=OWN, hidden=8) == OwnConfig(family=OWN)
+    assert OwnConfig(family=OWN, hidden=8).arguments == {}
+    assert OwnConfig(family=OWN, hidden=9).arguments == {"hidden": 9}
+
+
+def create_model(model_name, pretrained=False, **more):
+    """A function in the way of timm's `create_model`."""
+    assert not pretrained
+    return Linear(more["in_chans"], more["num_classes"]) if model_name == "linear" else model_name
+
+
+def test_a_function_that_makes_a_network_is_as_good_as_a_class():
+    function = f"{__name__}:create_model"
+    config = OwnConfig(family=function, in_channels=1, channels_as="in_chans", model_name="linear")
+    assert build(config)(torch.randn(2, 1, 4, 4)).shape == (2, 10)
+    assert set(describe_source(config)["network_modules"]) >= {__name__}
+    with pytest.raises(TypeError, match=r"create_model gave a str; a torch\.nn\.Module is needed"):
+        build(OwnConfig(family=function, model_name="x"))
+
+
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [
         (
             {"family": f"{__name__}:Liner"},
-            r"test_foreign \(.*test_foreign.py\) has no class Liner that is a torch.nn.Module",
+            r"test_foreign \(.*test_foreign.py\) has no Liner",
         ),
-        ({"family": f"{__name__}:pytest"}, "has no class pytest"),
+        ({"family": f"{__name__}:pytest"}, "pytest is neither a torch.nn.Module nor a function that makes one"),
+        ({"family": f"{__name__}:Path"}, "Path is neither a torch.nn.Module nor a function that makes one"),
         ({"family": "no_such_module:Net"}, "no_such_module cannot be imported: ModuleNotFoundError"),
         ({"family": "a b:Net"}, "match pattern"),
         ({"family": OWN, "hiden": 5}, r"Linear\(in_channels.* cannot take .*unexpected keyword argument 'hiden'"),
