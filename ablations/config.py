@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ablations.parts import OneOf, fingerprint_parts, is_own
 from ablations.storage.records import PROTOCOL as PROTOCOL  # part of every identity
 from ablations.storage.records import identity as identity
 from densenet_ablations import check_names
@@ -44,11 +45,15 @@ def role_of(config: type[Config], name: str) -> Role:
     return roles[0] if roles else RESULT
 
 
+AUGMENTATIONS = ("none", "standard", "cutout", "randaugment", "trivialaugment", "resized-crop")
+
+
 class DataConfig(Config):
     """The images: which, from where, how many, and how they are varied in training."""
 
     name: Annotated[str, RESULT] = "digits"
-    """The name of the data set. `ablate list` shows all of them."""
+    """The name of the data set. `ablate list` shows all of them. Or `package.module:name`, a function that gives the
+    images."""
 
     root: Annotated[str, BESIDE] = ""
     """The folder that holds the files. Empty: the folder that this suite downloads to."""
@@ -63,10 +68,14 @@ class DataConfig(Config):
     subset_seed: Annotated[int, RESULT] = Field(default=0, ge=0, lt=2**63)
     """Decides which images `validation` and `train_limit` take. They are the same for every seed of a run."""
 
-    augmentation: Annotated[Literal["none", "standard", "cutout"], RESULT] = "none"
+    augmentation: Annotated[str, OneOf(AUGMENTATIONS), RESULT] = "none"
     """How training images are varied. standard: they are shifted by up to 4 pixels, with zeros where nothing is left,
     and half of them are mirrored (the DenseNet paper, section 4.1). cutout: a square is erased as well (DeVries and
-    Taylor 2017). The default is none: a mirrored digit is no digit, so state standard for photographs."""
+    Taylor 2017). randaugment (Cubuk et al. 2020) and trivialaugment (Müller and Hutter 2021): one or two random changes
+    of colour or shape, after the mirroring. resized-crop: a random part of the image, resized to its size, and
+    mirrored (Szegedy et al. 2015). These three are torchvision's, image by image, and slower. Or
+    `package.module:name`, a function. The default is none: a mirrored digit is no digit, so state standard for
+    photographs."""
 
     cutout_size: Annotated[int, RESULT] = Field(default=16, gt=0, le=10_000)
     """The edge of cutout's square, in pixels. Its paper takes 16 on CIFAR-10 and 8 on CIFAR-100."""
@@ -122,8 +131,12 @@ class DataConfig(Config):
 class TrainConfig(Config):
     """How a network is trained. The defaults are the DenseNet paper's recipe for CIFAR (section 4.2), shortened."""
 
-    optimizer: Annotated[Literal["sgd", "adamw"], STEP] = "sgd"
-    """sgd: with Nesterov momentum and no dampening, as in the paper. adamw: Loshchilov and Hutter 2019."""
+    optimizer: Annotated[str, OneOf(("sgd", "adamw")), STEP] = "sgd"
+    """sgd: with Nesterov momentum and no dampening, as in the paper. adamw: Loshchilov and Hutter 2019. Or
+    `package.module:name`, a class of optimizers, for example `torch.optim:RMSprop`."""
+
+    loss: Annotated[str, OneOf(("cross-entropy",)), STEP] = "cross-entropy"
+    """What is minimised. Or `package.module:name`, a function of scores and classes."""
 
     learning_rate: Annotated[float, RESULT] = Field(default=0.1, gt=0)
     """The highest rate of the schedule. The paper takes 0.1; adamw needs about a hundredth of it."""
@@ -137,10 +150,11 @@ class TrainConfig(Config):
     decay_norms_and_biases: Annotated[bool, STEP] = True
     """Whether weight decay applies to parameters of one dimension too. In the paper's code it does."""
 
-    schedule: Annotated[Literal["step", "cosine", "one-cycle", "constant"], RESULT] = "step"
+    schedule: Annotated[str, OneOf(("step", "cosine", "one-cycle", "constant")), RESULT] = "step"
     """How the rate changes from step to step. step: divided by 10 after 50 % and 75 % of all steps, as in the paper.
     cosine: half a cosine down to 0 (Loshchilov and Hutter 2017, without restarts). one-cycle: cosines up from 1/25 of
-    the rate over 30 % of the steps, then down to 1/250000 (Smith and Topin 2018). constant: not at all."""
+    the rate over 30 % of the steps, then down to 1/250000 (Smith and Topin 2018). constant: not at all. Or
+    `package.module:name`, a function that gives the factor of each step."""
 
     warmup_epochs: Annotated[float, RESULT] = Field(default=0.0, ge=0)
     """Epochs over which the rate rises linearly before the schedule begins. The paper has none."""
@@ -160,6 +174,13 @@ class TrainConfig(Config):
 
     label_smoothing: Annotated[float, STEP] = Field(default=0.0, ge=0, lt=1)
     """The share of the target that is spread over all classes (Szegedy et al. 2016). The paper has none."""
+
+    mix: Annotated[Literal["none", "mixup", "cutmix"], RESULT] = "none"
+    """How the images of a batch are mixed in pairs, and their classes with them. mixup: as weighted sums (Zhang et al.
+    2018). cutmix: a rectangle of one image comes from the other (Yun et al. 2019). Both are torchvision's."""
+
+    mix_alpha: Annotated[float, RESULT] = Field(default=1.0, gt=0, le=100)
+    """Both parameters of the beta distribution that draws the shares of `mix`."""
 
     clip_norm: Annotated[float, STEP] = Field(default=0.0, ge=0)
     """The gradient of all parameters is scaled down to this norm if it is larger. 0: never, as in the paper."""
@@ -199,9 +220,11 @@ class TrainConfig(Config):
     anyway. This is the work that a dying machine may take away. 0: after every step."""
 
     @model_validator(mode="after")
-    def _one_length_and_one_rise(self) -> TrainConfig:
+    def _fields_fit_each_other(self) -> TrainConfig:
         if self.steps and "epochs" in self.model_fields_set:
             raise ValueError("epochs and steps say the same thing: give one of them")
+        if is_own(self.loss) and self.label_smoothing:
+            raise ValueError(f"label_smoothing belongs to cross-entropy, not to {self.loss}: leave it out")
         if self.schedule == "one-cycle" and self.warmup_epochs:
             raise ValueError("schedule one-cycle has a rise of its own: leave warmup_epochs out")
         return self
@@ -353,10 +376,30 @@ def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
         "model": hashed_fields(variant.model),
         "data": {"name": variant.data.name, **hashed_fields(variant.data), "checksum": checksum},
         "train": hashed_fields(variant.train),
+        **_source_fields(*_parts_of(variant)),
     }
     if variant.tuning is None:
         return fields
     return {**fields, "tuning": asdict(variant.tuning), "follows_base": variant.follows_base}
+
+
+def _parts_of(subject: Variant | CostConfig) -> list[str]:
+    """Lists the names of the parts that a training has, or that a step of it has."""
+    step = [subject.train.optimizer, subject.train.loss]
+    return [*step, subject.train.schedule, subject.data.augmentation] if isinstance(subject, Variant) else step
+
+
+def _source_fields(*names: str) -> dict[str, Any]:
+    """Returns the fingerprints of the parts that are written elsewhere, as `sources`; nothing without such parts."""
+    sources = fingerprint_parts(*names)
+    return {"sources": sources} if sources else {}
+
+
+def find_sources(config: RunConfig | CostConfig | SpeedConfig) -> dict[str, str]:
+    """Returns the fingerprints of a job's parts that are written elsewhere, as they are now."""
+    if isinstance(config, SpeedConfig):
+        return find_sources(config.level) | find_sources(config.base)
+    return fingerprint_parts(*_parts_of(config.variant if isinstance(config, RunConfig) else config))
 
 
 def cost_fields(cost: CostConfig) -> dict[str, Any]:
@@ -368,6 +411,7 @@ def cost_fields(cost: CostConfig) -> dict[str, Any]:
         "model": hashed_fields(cost.model),
         "image_size": list(cost.image_size),
         "train": hashed_fields(cost.train),
+        **_source_fields(*_parts_of(cost)),
     }
     recomputes = isinstance(cost.model, DenseNetConfig) and cost.model.recomputes
     return {**fields, "recomputed": "for gradients"} if recomputes else fields

@@ -115,6 +115,6 @@ def test_what_roles_mean():
     assert beside_identity(TrainConfig) == {"checkpoint_seconds", "keep_weights"}
     steps = {name for name in TrainConfig.model_fields if role_of(TrainConfig, name).step}
     assert steps == {
-        "optimizer", "decay_norms_and_biases", "batch_size", "label_smoothing", "clip_norm", "ema", "precision",
+        "optimizer", "loss", "decay_norms_and_biases", "batch_size", "label_smoothing", "clip_norm", "ema", "precision",
         "memory_format", "compile", "deterministic",
     }  # fmt: skip

@@ -137,18 +137,20 @@ def test_the_readme_s_grid_and_network_work(here, monkeypatch):
     assert len([line for line in (here / "mynetwork.py").read_text().splitlines() if line]) == 5
 
 
-@pytest.mark.parametrize("page", ["grid-reference", "own-network", "data"])
+@pytest.mark.parametrize("page", ["grid-reference", "own-network", "own-parts", "data"])
 def test_the_pages_grids_are_valid(page, here):
     write_files(DOCS / f"{page}.md", here)
     for number, block in enumerate(blocks(DOCS / f"{page}.md", "toml")):
         if "root" in tomllib.loads(block).get("base", {}).get("data", {}):
             continue  # needs files of the reader's own
         path = here / f"{number}.toml"
-        path.write_text(BASE + block + ("" if "[study" in block or "[[study" in block else STUDY))
+        base = "" if "data.name" in block else BASE
+        path.write_text(base + block + ("" if "[study" in block or "[[study" in block else STUDY))
         try:
             read(path)
         finally:
-            sys.modules.pop("mynetwork", None)
+            for name in ("mynetwork", "myparts"):
+                sys.modules.pop(name, None)
 
 
 def test_the_tutorial_from_a_grid_to_a_cited_number(here):

@@ -16,9 +16,9 @@ PACKAGES = {
     "registry counting __init__",
     "ablations": "metrics signals limits",
     "ablations.storage": "files locks paths schema records sources manifest",
-    "ablations ": "config environment",
-    "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays imagefolder "
-    "published registry dataset augmentation",
+    "ablations ": "parts config environment",
+    "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays own "
+    "imagefolder published registry dataset augmentation",
     "ablations.grid": "model planning tuning problems schema probing variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",

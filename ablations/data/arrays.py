@@ -92,8 +92,8 @@ def _find_keys(root: Path, names: list[str], config: DataConfig) -> tuple[Keys, 
 def _read_part(root: Path, images: str, labels: str, config: DataConfig) -> MemoryImages:
     """Reads the images and the labels of a set. Raises DataError for arrays of another form."""
     with _open_arrays(root) as read:
-        pixels = _to_images(read(images, config.memory_limit * 2**20), f"{images} in {root}")
-        classes = _to_labels(read(labels, config.memory_limit * 2**20), f"{labels} in {root}")
+        pixels = to_images(read(images, config.memory_limit * 2**20), f"{images} in {root}")
+        classes = to_labels(read(labels, config.memory_limit * 2**20), f"{labels} in {root}")
     if len(pixels) != len(classes):
         raise DataError(f"{root}: {images} has {len(pixels)} images, and {labels} has {len(classes)} labels")
     return MemoryImages(pixels, classes)
@@ -147,7 +147,7 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     return shape, fortran, kind
 
 
-def _to_images(array: np.ndarray, where: str) -> torch.Tensor:
+def to_images(array: np.ndarray, where: str) -> torch.Tensor:
     """Returns images as uint8 `(N, C, H, W)`. Raises DataError for other types and shapes."""
     if array.dtype != np.uint8:
         raise DataError(f"{where} is {array.dtype}; uint8 with values from 0 to 255 is needed")
@@ -162,7 +162,7 @@ def _to_images(array: np.ndarray, where: str) -> torch.Tensor:
     raise DataError(f"{where} has the shape {tuple(images.shape)}; {rule}")
 
 
-def _to_labels(array: np.ndarray, where: str) -> torch.Tensor:
+def to_labels(array: np.ndarray, where: str) -> torch.Tensor:
     """Returns labels as int64 `(N,)`. Raises DataError for other types and shapes."""
     flat = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if flat.ndim != 1 or flat.dtype.kind not in "biu":

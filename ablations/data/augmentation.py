@@ -1,18 +1,21 @@
 """Augmentation of batches on the device. The variation of an image depends only on the seed, the epoch and its index.
 
 There is no random state: number j of image i is a hash of the seed, the epoch, i and j. So the batch size, the device,
-the order of images and interruptions do not change it.
+the order of images and interruptions do not change it. A function of the user's varies a whole batch, and draws from a
+generator that the first image of the batch seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablations.config import DataConfig
 from ablations.data.dataset import Dataset
+from ablations.parts import find_part, is_own
 
 SHIFT = 4
 """The largest shift in the paper, in pixels (Huang et al. 2017, section 4.1)."""
@@ -57,6 +60,11 @@ def augment(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataCon
     if config.augmentation == "none":
         yield from map(data.normalise, batches)
         return
+    if config.augmentation not in ("standard", "cutout"):
+        change = _find_change(config.augmentation, data.image_size)
+        for images, batch in zip(batches, indices, strict=True):
+            yield data.normalise(change(images, random_numbers(seed, batch, 2)))
+        return
     variations = _draw_variations(indices, seed, config, *data.image_size)
     for images, (offset, mirror, rows, columns, *erased) in zip(batches, variations, strict=True):
         varied = data.normalise(_move(images, offset, mirror))
@@ -65,6 +73,44 @@ def augment(data: Dataset, indices: Sequence[Tensor], seed: int, config: DataCon
         if erased:
             varied.mul_(1 - _rectangle(*erased))
         yield varied
+
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""Varies images by two random numbers for each, uint8 `(N, C, H, W)`, int64 `(2, N)` -> uint8 `(N, C, H, W)`."""
+
+
+def _find_change(name: str, size: tuple[int, int]) -> Change:
+    """Returns what varies images by an augmentation of torchvision's, or by a function of the user's."""
+    if is_own(name):
+        return partial(_change_by_part, name)
+    from torchvision.transforms import v2
+
+    made: dict[str, Callable[[], nn.Module]] = {
+        "randaugment": v2.RandAugment,
+        "trivialaugment": v2.TrivialAugmentWide,
+        "resized-crop": lambda: v2.RandomResizedCrop(size, antialias=True),
+    }
+    return partial(_change_each, made[name]())
+
+
+def _change_each(transform: nn.Module, images: Tensor, numbers: Tensor) -> Tensor:
+    """Varies each image by a transform of torchvision's, which draws from torch's own generator, and mirrors half."""
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for image, mirror, seed in zip(images, *numbers.tolist(), strict=True):
+            torch.manual_seed(seed)
+            changed.append(transform(image.flip(2) if mirror % 2 else image))
+    return torch.stack(changed)
+
+
+def _change_by_part(name: str, images: Tensor, numbers: Tensor) -> Tensor:
+    """Varies a batch by a function of the user's. Raises TypeError if it gives no images of the same shape."""
+    generator = torch.Generator(images.device).manual_seed(int(numbers[0, 0]))
+    changed = find_part(name)(images, generator)
+    if not isinstance(changed, Tensor) or (changed.shape, changed.dtype) != (images.shape, images.dtype):
+        gave = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise TypeError(f"an augmentation keeps {images.dtype} {tuple(images.shape)}; {name} gave {gave}")
+    return changed
 
 
 def _draw_variations(

@@ -14,9 +14,11 @@ from torch import Tensor
 from ablations.config import DataConfig
 from ablations.data.cache import decode_cached
 from ablations.data.images import DataError, ImageSource
+from ablations.data.own import own
 from ablations.data.registry import DATASETS
 from ablations.data.source import Parts, Source
 from ablations.data.subsets import balanced_subset, cut
+from ablations.parts import is_own
 from densenet.options import lookup
 
 STATISTICS_OF = 10_000
@@ -114,7 +116,7 @@ def load(config: DataConfig) -> Dataset:
         raise DataError(f"data.root = {config.root}: {error}") from None
     config = config.model_copy(update={"root": root})
     try:
-        source = lookup("data set", config.name, DATASETS)(config)
+        source = (own if is_own(config.name) else lookup("data set", config.name, DATASETS))(config)
         parts = decode_cached(source) if source.cached else source.decode()
     except OSError as error:
         raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error

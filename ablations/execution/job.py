@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ablations.config import CostConfig, RunConfig, SpeedConfig
+from ablations.config import CostConfig, RunConfig, SpeedConfig, find_sources
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 from ablations.environment import (
@@ -89,7 +89,12 @@ def _note_failure(job: Job, folder: Path, error: Exception, context: Context) ->
 
 
 def _check_source(job: Job) -> None:
-    """Raises SourceChanged if a user's network was edited since the grid was started."""
+    """Raises SourceChanged if a user's network or another part was edited since the grid was started."""
+    sides = [job.fields, *(job.fields[side] for side in ("level", "base") if side in job.fields)]
+    planned = {module: each for side in sides for module, each in side.get("sources", {}).items()}
+    if planned and (now := find_sources(job.config)) != planned:
+        edited = ", ".join(sorted(name for name in planned | now if planned.get(name) != now.get(name)))
+        raise SourceChanged(f"{edited} was changed while the grid ran: run the grid again, and it makes new jobs")
     changed = list_changed(job.source, describe_networks(job.config)) if job.source else []
     if changed:
         names = " and ".join(list_classes(job))

@@ -25,7 +25,7 @@ from ablations.data.registry import DATASETS
 from ablations.grid.model import SECTIONS, TomlTable
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from ablations.storage.schema import STUDY_NAME, check_study_name
-from densenet import PRESETS, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
+from densenet import PART, PRESETS, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
 
 FEWEST_ROUNDS = 6
 """The fewest rounds that give a 95 % interval: the true median of n rounds lies between the smallest and the largest of
@@ -83,7 +83,7 @@ class SectionFields:
             for name, schema in config.model_json_schema()["properties"].items():
                 fields.setdefault(name, []).append(schema)
         if DataConfig in self.configs:
-            fields["name"][0]["enum"] = list(DATASETS)
+            fields["name"][0]["anyOf"] = [{"enum": list(DATASETS)}, {"pattern": PART}]
         if DenseNetConfig in self.configs:
             text = "A published network; a table that names one starts from its fields."
             fields["preset"] = [{"title": "Preset", "description": text, "enum": list(PRESETS)}]

@@ -109,6 +109,18 @@ class _Course:
         for images in augment(self.data, batches, draw, self.variation):
             yield prepare_images(images, self.config)
 
+    def mix(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the images of a batch mixed in pairs, with the shares of all classes; unchanged without mixing."""
+        if self.config.mix == "none":
+            return images, labels
+        from torchvision.transforms import v2
+
+        mixing = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[self.config.mix]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, f"mix {step}"))
+            mixed, shares = mixing(alpha=self.config.mix_alpha, num_classes=self.data.num_classes)(images, labels)
+        return mixed, shares.to(images.dtype)
+
     def checkpoint(self, state: State) -> None:
         """Saves the state. The device must have finished its steps."""
         state.watch.read()
@@ -213,8 +225,9 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         rate = learning_rate(config, step, course.total, course.per_epoch)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
+        images, targets = course.mix(step, images, labels_of[batch])
         with state.watch.step():
-            loss, scores, norm = training_step(state.network, state.optimizer, images, labels_of[batch], config)
+            loss, scores, norm = training_step(state.network, state.optimizer, images, targets, config)
             if state.average is not None:
                 update_average(state.average, state.network, config.ema if step else 0.0)
         state.losses.append(loss)

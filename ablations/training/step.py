@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablations.config import TrainConfig
+from ablations.parts import find_part, is_own
 
 
 def prepare(network: nn.Module, config: TrainConfig) -> nn.Module:
@@ -35,7 +38,11 @@ def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Makes SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW; on CUDA in one kernel."""
+    """Makes SGD with Nesterov momentum and no dampening, as in the DenseNet paper, or AdamW; on CUDA in one kernel.
+
+    A class of the user's is called with the groups of parameters, each with its `weight_decay`, with `lr`, and with
+    `momentum` if it has such an argument. Raises TypeError if it gives no optimizer.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.decay_norms_and_biases:
         groups = [{"params": parameters, "weight_decay": config.weight_decay}]
@@ -44,10 +51,21 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
             {"params": [each for each in parameters if each.dim() > 1], "weight_decay": config.weight_decay},
             {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
         ]
+    if is_own(config.optimizer):
+        return _make_own_optimizer(groups, config)
     fused = True if any(parameter.is_cuda for parameter in parameters) else None  # None: torch's default
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=fused)
+
+
+def _make_own_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    part = find_part(config.optimizer)
+    momentum = {"momentum": config.momentum} if "momentum" in inspect.signature(part).parameters else {}
+    optimizer = part(groups, lr=config.learning_rate, **momentum)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"{config.optimizer} gave a {type(optimizer).__name__}; a torch.optim.Optimizer is needed")
+    return optimizer
 
 
 def make_average(network: nn.Module, config: TrainConfig) -> nn.Module | None:
@@ -74,10 +92,13 @@ def learning_rate(config: TrainConfig, step: int, total: int, per_epoch: int) ->
     step: divided by 10 at 50 % and again at 75 % of all steps (Huang et al. 2017, section 4.2).
     cosine: half a cosine from the end of the warm-up to 0 (Loshchilov and Hutter 2017, without restarts).
     one-cycle: cosines up from 1/25 over 30 % of the steps and down to 1/250000 (Smith and Topin 2018).
+    A function of the user's gives the factor from the step and the number of steps.
     """
     warmup = config.warmup_epochs * per_epoch
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
+    if is_own(config.schedule):
+        return config.learning_rate * float(find_part(config.schedule)(step, total))
     if config.schedule == "constant":
         return config.learning_rate
     if config.schedule == "cosine":
@@ -105,12 +126,13 @@ def training_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs forward pass, loss, backward pass and optimizer.
 
-    Returns the loss, the scores `(N, classes)` and the norm of the gradient before clipping. `mark` is called at the
-    end of the forward pass ("forward") and of the backward pass ("backward"), for measurements.
+    `labels` are classes `(N,)`, or shares of all classes `(N, classes)`. Returns the loss, the scores `(N, classes)`
+    and the norm of the gradient before clipping. `mark` is called at the end of the forward pass ("forward") and of the
+    backward pass ("backward"), for measurements.
     """
     optimizer.zero_grad(set_to_none=True)
     scores = score(network, images, config)
-    loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+    loss = compute_loss(scores, labels, config)
     mark("forward")
     loss.backward()
     mark("backward")
@@ -120,6 +142,20 @@ def training_step(
         nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
     optimizer.step()
     return loss.detach(), scores.detach(), norm
+
+
+def compute_loss(scores: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
+    """Returns the loss that is minimised, `(N, classes)`, `(N,)` -> `()`.
+
+    Raises TypeError if a function of the user's does not give one number.
+    """
+    if not is_own(config.loss):
+        return F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+    loss = find_part(config.loss)(scores, labels)
+    if not isinstance(loss, Tensor) or loss.dim():
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"a loss is a tensor with one number, (); {config.loss} gave {shape}")
+    return loss
 
 
 def score(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
