@@ -65,6 +65,10 @@ class DataConfig(Config):
     train_limit: Annotated[int, RESULT] = Field(default=0, ge=0)
     """The number of images to train on, of those that `validation` leaves. The classes are balanced. 0: all."""
 
+    test_limit: Annotated[int, RESULT] = Field(default=0, ge=0)
+    """The number of images to test on, always the same ones, with the same share of each class. Captions say so. 0:
+    all, as published results have it."""
+
     subset_seed: Annotated[int, RESULT] = Field(default=0, ge=0, lt=2**63)
     """Decides which images `validation` and `train_limit` take. They are the same for every seed of a run."""
 

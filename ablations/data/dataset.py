@@ -17,7 +17,7 @@ from ablations.data.images import DataError, ImageSource
 from ablations.data.own import own
 from ablations.data.registry import DATASETS
 from ablations.data.source import Parts, Source
-from ablations.data.subsets import balanced_subset, cut
+from ablations.data.subsets import balanced_subset, cut, stratified_subset
 from ablations.parts import is_own
 from densenet.options import lookup
 
@@ -127,7 +127,8 @@ def load(config: DataConfig) -> Dataset:
         sample = train.subset(balanced_subset(train.labels, min(STATISTICS_OF, len(train)), seed=0))
     mean, std = measure_channels(sample.load().images)
     checksum, names, notes = _add_changes(source.checksum, parts), source.names, _list_notes(source, parts)
-    return Dataset(source.label, checksum, train, validation, parts["test"], classes, names, mean, std, notes)
+    test = _limit_test(parts["test"], config, source.label)
+    return Dataset(source.label, checksum, train, validation, test, classes, names, mean, std, notes)
 
 
 def _check_labels(parts: Parts, source: Source) -> int:
@@ -179,6 +180,13 @@ def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSou
     if config.train_limit:
         train = train.subset(balanced_subset(train.labels, config.train_limit, config.subset_seed))
     return train, validation
+
+
+def _limit_test(test: ImageSource, config: DataConfig, label: str) -> ImageSource:
+    """Returns data.test_limit of the test images, with the same share of each class. Raises DataError."""
+    if config.test_limit > len(test):
+        raise DataError(f"data.test_limit = {config.test_limit}: {label} has {len(test)} test images")
+    return test.subset(stratified_subset(test.labels, config.test_limit, seed=0)) if config.test_limit else test
 
 
 def count_classes(labels: Tensor, classes: int) -> list[int]:

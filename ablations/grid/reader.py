@@ -183,7 +183,8 @@ def _count_jobs(file: GridFile, seeds: int, base: Variant | None) -> int:
         runs = seeds if study.seeds is None else len(study.seeds)
         trials = count_trials(file.tune if study.tune is None else study.tune)
         measurements = 2 if (file.speed_rounds if study.speed_rounds is None else study.speed_rounds) else 1
-        count += _count_beside_base(study, base) * (runs + measurements + trials)
+        beside = _count_beside_base(study, base) if study.base is None else 1 + _count_beside_base(study, None)
+        count += beside * (runs + measurements + trials)
     return count
 
 
@@ -224,8 +225,21 @@ class _StudyReader:
     margin: float
 
     def read(self, name: str, table: StudyTable) -> Study:
-        """Read a study with its levels, including the base. Reports its problems."""
+        """Read a study with its levels, including its base. Reports its problems."""
         prefix = f"study.{quote(name)}"
+        if table.base is None:
+            return self._read(prefix, name, table)
+        if table.tune == "base":
+            rule = (
+                "takes what is chosen for the grid's base, and this study has a base of its own: leave one of them out"
+            )
+            self.findings.add(f"{prefix}.tune", table.tune, rule)
+        own = {section: getattr(table.base, section) for section in SECTIONS}
+        variants = self.variants.rebase(f"{prefix}.base", own)
+        base = variants.read(variants.place, variants.base)
+        return replace(self, variants=variants, base=base)._read(prefix, name, table)
+
+    def _read(self, prefix: str, name: str, table: StudyTable) -> Study:
         self._check_one_kind(prefix, table)
         entries = [*_list_products(prefix, table), *_list_variants(prefix, table)]
         read = [self._read_level(entry) for entry in entries]

@@ -264,6 +264,9 @@ class StudyTable(Config):
     question: Line = ""
     """The question that the study answers."""
 
+    base: BaseTable | None = None
+    """Changes of the grid's base that hold for the base of this study, and for all its levels."""
+
     seeds: Seeds | None = None
     """Seeds of its runs, instead of the grid's."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -37,6 +37,9 @@ class VariantReader:
 
     findings: Findings
     base: Tables
+    place: str = "base"
+    """The base's place in the file."""
+
     datasets: dict[DataConfig, DatasetInfo | None] = field(default_factory=dict)
     """The value is None if the data set cannot be loaded."""
 
@@ -45,6 +48,10 @@ class VariantReader:
 
     refusals: dict[tuple[str, tuple[int, int], bool], str] = field(default_factory=dict)
     """Why a network takes no batch of one image, by network, size and whether it is trained."""
+
+    def rebase(self, place: str, own: Tables) -> VariantReader:
+        """Returns a reader of variants that inherit from a changed base."""
+        return replace(self, base=inherit(self.base, own), place=place, broken=set())
 
     def read(self, prefix: str, own: Tables) -> Variant | None:
         """Reads the variant that has these tables over the base's. Returns None if it is not valid.
@@ -62,7 +69,7 @@ class VariantReader:
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
             return None
-        if not self.check_batches(f"{prefix}.train" if own["train"] else "base.train", model, train, dataset):
+        if not self.check_batches(f"{prefix if own['train'] else self.place}.train", model, train, dataset):
             return None
         return Variant(model, data, train)
 
@@ -87,7 +94,7 @@ class VariantReader:
             # errors of the base are reported once, with the base: here only those of this level, or new ones
             for detail in mine or (() if section in self.broken else details):
                 self._report(prefix, detail, kind)
-            if place == "base":
+            if place == self.place:
                 self.broken.add(section)
             return None
 
@@ -140,14 +147,14 @@ class VariantReader:
         given = {"in_channels": dataset.channels, "num_classes": dataset.num_classes}
         for key, value in given.items():
             if table.get(key, value) != value:
-                where = f"{prefix if key in own else 'base.model'}.{key}"
+                where = f"{prefix if key in own else f'{self.place}.model'}.{key}"
                 self.findings.add(where, table[key], f"{dataset.label} has {value}; leave it out, the data says it")
         smallest = getattr(model, "smallest_image", 1)
         if min(dataset.image_size) < smallest:
             height, width = dataset.image_size
             need = f"this network needs images of at least {smallest} x {smallest} pixels"
             rule = f"{need}; those of {dataset.label} have {height} x {width}"
-            self.findings.add(prefix if own else "base.model", NOTHING, rule)
+            self.findings.add(prefix if own else f"{self.place}.model", NOTHING, rule)
         try:
             return type(model).model_validate({**model.model_dump(), **given})
         except ValidationError as error:
@@ -163,7 +170,7 @@ class VariantReader:
         """Returns whether the training has steps, and more epochs than its warm-up. Reports problems."""
         count = dataset.train_images
         key = next((key for place in (own, table) for key in LENGTH if key in place), "")
-        where = f"{prefix if key in own else 'base.train'}.{key}" if key else prefix
+        where = f"{prefix if key in own else f'{self.place}.train'}.{key}" if key else prefix
         given = table.get(key, NOTHING)
         per_epoch = train.steps_per_epoch(count)
         if not per_epoch:

@@ -158,6 +158,8 @@ def describe_provenance(frames: Frames) -> str:
     threads = ", ".join(f"{float(number):g}" for number in both.threads.dropna().unique())
     threads = "1 thread" if threads == "1" else f"{threads} threads"
     tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
+    limited = frames.variants.reindex(columns=["data.test_limit"]).fillna(0).to_numpy().any()
+    tested += f" test images{', a part of the test set (data.test_limit)' if limited else ''}" if tested else ""
     counts = frames.runs.groupby("variant").size()
     seeds = " to ".join(dict.fromkeys(f"{number}" for number in (counts.min(), counts.max())))
     batches = ", ".join(map(str, frames.variants["train.batch_size"].dropna().unique()))
@@ -167,7 +169,7 @@ def describe_provenance(frames: Frames) -> str:
         f" ({number} of {len(costs)} were disturbed by other load, or unsteady, and are marked)" if number else ""
     )
     return (
-        f"Data: {', '.join(frames.variants.data.unique())}{f', {tested} test images' if tested else ''}; "
+        f"Data: {', '.join(frames.variants.data.unique())}{f', {tested}' if tested else ''}; "
         f"{seeds} {'seed' if seeds == '1' else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
         f"batch size {batches}{disturbed}. Device: {made['device_name']}, {threads}; {made['precision']}; "
         f"torch {made['torch']}; commit {made['commit']}."

@@ -136,3 +136,14 @@ def test_labels_of_a_new_data_set_are_checked(monkeypatch, labels, message):
     monkeypatch.setitem(DATASETS, "mine", lambda config: source)
     with pytest.raises(DataError, match=message):
         load(DataConfig(name="mine"))
+
+
+def test_a_limited_test_set_is_always_the_same_part_with_the_same_shares():
+    whole, limited = load(DataConfig()), load(DataConfig(test_limit=90, subset_seed=3))
+    assert count_classes(limited.test.labels, 10) == [9, 9, 9, 9, 9, 9, 9, 9, 9, 9]
+    assert torch.equal(load(DataConfig(test_limit=90)).test.images, limited.test.images)
+    rows = {tuple(image.flatten().tolist()) for image in whole.test.images}
+    assert {tuple(image.flatten().tolist()) for image in limited.test.images} <= rows
+    assert (limited.checksum, len(limited.train)) == (whole.checksum, len(whole.train))
+    with pytest.raises(DataError, match="test_limit = 361: digits has 360 test images"):
+        load(DataConfig(test_limit=361))

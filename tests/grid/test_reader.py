@@ -785,3 +785,44 @@ def test_another_family_takes_the_fields_that_it_has_too_and_the_others_are_told
         "study.family.variant[1]: test_reader:Growing does not take block_config, init of the base: it has its own "
         "defaults",
     ]
+
+
+OWN_BASE = """\
+seeds = [0]
+base.model.block_config = [1, 1]
+base.model.growth_rate = 6
+base.train.epochs = 1
+[study.growth_rate]
+model.growth_rate = [6, 8]
+[study.width]
+base.model.family = "resnet"
+base.model.depth = 8
+base.train.batch_size = 32
+model.depth = [8, 14]
+"""
+
+
+def test_a_study_may_have_a_base_of_its_own(tmp_path):
+    grid = read(write_grid(tmp_path, OWN_BASE))
+    base, deep = grid.studies[1].levels
+    assert (base.label, base.is_base, deep.label, deep.is_base) == ("8", True, "14", False)
+    assert isinstance(base.variant.model, ResNetConfig)
+    assert {level.variant.train.batch_size for level in (base, deep)} == {32}
+    assert grid.studies[0].base == grid.base, "the other study has the grid's"
+    names = [job.name for job in list_jobs(grid, MACHINE) if job.kind == "run"]
+    assert names == ["base, seed 0", "width 8, seed 0", "growth_rate 8, seed 0", "width 14, seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("depth = 8", "depth = 9", "study.width.base.model"),
+        ("batch_size = 32", "batch_size = 0", "study.width.base.train.batch_size"),
+        ("base.train.batch_size = 32", "base.modle.width = 2", "study.width.base.modle"),
+        ("base.train.batch_size = 32", 'tune = "base"', "study.width.tune"),
+    ],
+)
+def test_what_is_wrong_with_a_study_s_base_is_told_once(tmp_path, old, new, wrong):
+    tune = "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9]\nvalidation = 0.1\n" if "tune" in new else ""
+    found = problems(tmp_path, OWN_BASE.replace(old, new) + tune)
+    assert [each.partition(" = ")[0].partition(":")[0].startswith(wrong) for each in found] == [True], found

@@ -463,3 +463,12 @@ def test_a_metric_of_runs_is_a_column_and_can_be_cited(tmp_path, tiny, monkeypat
     assert values["growth_rate", "4", "last_loss"] == "0.400"
     assert values["growth_rate", "4", "last_loss_sd"] == "0.100"
     assert ("growth_rate", "8", "last_loss") not in values
+
+
+@pytest.mark.parametrize("limit", ["", "\ndata.test_limit = 90"])
+def test_a_limited_test_set_is_marked(tmp_path, limit):
+    grid = read(write_grid(tmp_path, TINY.replace("data.train_limit = 100", f"data.train_limit = 100{limit}")))
+    fabricate(tmp_path / "r", grid)
+    caption = make_study_table(study_of(load(tmp_path / "r"))).caption
+    assert "360 test images" in caption
+    assert (", a part of the test set (data.test_limit)" in caption) == bool(limit)
