@@ -5,13 +5,15 @@ The functions here import what they need when they are called, so that commands 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ablations.report.frames import Frames
 
-__all__ = ["load", "load_model"]
+__all__ = ["load", "load_model", "plan", "run"]
 
 
 def load(folder: str | Path) -> Frames:
@@ -55,3 +57,88 @@ def load_model(path: str | Path, own_code: bool = False) -> Any:
     from ablations.training.weights import load_model
 
     return load_model(path, own_code)
+
+
+def run(
+    grid: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    engine: str = "local",
+    retry: Sequence[str] = (),
+    show: bool = True,
+) -> Frames:
+    """Run what is missing of a grid, make the report, and read the results: `ablate run` from Python.
+
+    Args:
+        grid: the path of a TOML file, the name of a shipped grid, or a dictionary with the same keys.
+        out: the results folder. The default is `results/` and the name of the grid; a dictionary has none.
+        seeds: seeds instead of the grid's.
+        settings: changes of the base, `{"train.epochs": 3}`.
+        workers: processes that train; 0 means one per core, or one per GPU.
+        device: `auto`, `cpu` or `cuda`.
+        engine: `local` or `inline`.
+        retry: the statuses of failed jobs that are tried again: `failed`, `oom`, `diverged`, `timeout`.
+        show: whether progress and tables are printed.
+
+    Returns:
+        The frames of the results folder. Their column `status` tells failures.
+
+    Raises:
+        CommandFailed: the grid or an option is wrong; the message lists every problem.
+        Stopped: a signal stopped the command. The same call goes on from there.
+
+    Example:
+        >>> grid = {"base": {"train.epochs": 1}, "study": {"k": {"model.growth_rate": [8, 12]}}}
+        >>> run(grid, "results/k").runs.test_accuracy.mean()  # doctest: +SKIP
+    """
+    from ablations import session
+
+    folder = _name_folder(grid, out)
+    given = {"out": folder, "seeds": seeds, "workers": workers, "device": device, "engine": engine, "retry": retry}
+    session.command("run", grid, session.list_options(given, settings or {}), show)
+    return load(folder)
+
+
+def plan(
+    grid: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    counts_only: bool = False,
+) -> dict[str, Any]:
+    """Predict what a grid needs: params, MACs, memory, missing jobs and their time. Nothing is trained.
+
+    Args:
+        grid: as for `run`.
+        out: as for `run`; with a dictionary it may be left out, and nothing is on record then.
+        seeds: as for `run`.
+        settings: as for `run`.
+        device: as for `run`.
+        counts_only: whether memory and time are left out, which is faster.
+
+    Returns:
+        What `ablate plan --json` prints.
+
+    Raises:
+        CommandFailed: the grid or an option is wrong; the message lists every problem.
+    """
+    from ablations import session
+
+    given = {"out": out, "seeds": seeds, "device": device, "counts_only": counts_only}
+    said = session.command("plan", grid, ["--json", *session.list_options(given, settings or {})], show=False)
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def _name_folder(grid: str | Path | Mapping[str, Any], out: str | Path | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if isinstance(grid, Mapping):
+        raise ValueError("a grid in a dictionary has no name: give its results folder as out")
+    return Path("results") / Path(grid).stem

@@ -19,7 +19,7 @@ PACKAGES = {
     "ablations ": "parts config environment",
     "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays own "
     "imagefolder published registry dataset augmentation",
-    "ablations.grid": "model planning tuning problems schema probing variants matching trials reader",
+    "ablations.grid": "toml model planning tuning problems schema probing variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
     "ablations.execution": "fresh engine local inline changes job display driver plan",
@@ -27,7 +27,7 @@ PACKAGES = {
     "formats power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
     "ablations.report ": "answers page marks neighbours citations",
-    "ablations  ": "__init__ cli __main__",
+    "ablations  ": "session __init__ cli __main__",
 }
 ORDER = [f"{package.strip()}.{name}" for package, names in PACKAGES.items() for name in names.split()]
 

@@ -66,6 +66,13 @@ class Frames:
     others: tuple[Fields, ...] = ()
     """The records of jobs that the grid does not have, with id, kind and config: nothing else is read from them."""
 
+    def __repr__(self) -> str:
+        """Returns `Frames('results/mine': 6 of 6 runs, 2 of 2 costs; growth_rate)`."""
+        frames = {name: frame for name, frame in self.jobs().items() if len(frame)}
+        parts = [f"{(frame.status == 'done').sum()} of {len(frame)} {name}" for name, frame in frames.items()]
+        studies = ", ".join(study.name for study in self.manifest.studies)
+        return f"Frames({str(self.folder)!r}: {', '.join(parts)}; {studies})"
+
     def jobs(self) -> dict[str, pd.DataFrame]:
         """Returns the frames with a row per job: id, status, reason, commit, ...
 
