@@ -1,4 +1,4 @@
-"""The command line: `ablate plan | run | job | status | report | cite | check | list | schema`.
+"""The command line: `ablate plan | run | job | status | report | cite | check | list | fields | schema`.
 
 Commands import what they need when they are called, so that those that only read records answer at once.
 """
@@ -25,10 +25,26 @@ from ablations.storage.paths import expand
 app = typer.Typer(
     help="What does a design choice cost, and what does it buy? Trains and measures a grid of network variants.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"ablate {version('densenet-ablations')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Prints the version and ends.")
+    ] = False,
+) -> None:
+    """What does a design choice cost, and what does it buy? Trains and measures a grid of network variants."""
 
 
 class _Lasting(Console):
@@ -60,20 +76,48 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @app.command("list")
-def list_() -> None:
+def list_(as_json: JsonOption = False) -> None:
     """Shipped grids, presets, data sets, metrics."""
     from ablations.data.registry import DATASETS
     from ablations.metrics import METRICS
     from densenet import MODELS, PRESETS
 
-    for title, names in (
-        ("Grids", sorted(path.stem for path in SHIPPED.glob("*.toml"))),
-        ("Model families", MODELS),
-        ("Presets", PRESETS),
-        ("Data sets", DATASETS),
-        ("Metrics", METRICS),
-    ):
+    found = {
+        "Grids": sorted(path.stem for path in SHIPPED.glob("*.toml")),
+        "Model families": [*MODELS],
+        "Presets": [*PRESETS],
+        "Data sets": [*DATASETS],
+        "Metrics": [*METRICS],
+    }
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for title, names in found.items():
         out.print(Text(f"{title}: {', '.join(names)}"))
+
+
+@app.command()
+def fields(
+    part: Annotated[str, typer.Argument(metavar="TEXT", help="Only fields whose name contains this.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Every key of a grid: its default, the allowed values, and what it means."""
+    from dataclasses import asdict
+
+    from ablations.grid.fields import list_sections
+
+    found = {title: [each for each in rows if part in each.name] for title, rows in list_sections()}
+    if not any(found.values()):
+        _stop(f"no field's name contains {part!r}; `ablate fields` prints all of them")
+    if as_json:
+        print(json.dumps({title: [asdict(each) for each in rows] for title, rows in found.items()}, indent=1))
+        return
+    for title, rows in found.items():
+        for number, each in enumerate(rows):
+            if not number:
+                _say(f"\n[{title}]")
+            _say(f"{each.name}{f' = {each.default}' if each.default else ''}")
+            _say(f"    {each.allowed.replace('`', '')}. {each.meaning.replace('`', '')}")
 
 
 @app.command()

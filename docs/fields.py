@@ -6,50 +6,25 @@ A generated part stands between the marks `<!-- generated NAME -->` and `<!-- /g
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.registry import DATASETS
+from ablations.grid.fields import list_fields
 from ablations.metrics import METRICS
 from densenet import PRESETS, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
 from densenet.options import ACTIVATIONS, NORMS
 
 FOLDER = Path(__file__).parent
 MARK = re.compile(r"(<!-- generated (\w+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
-KINDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
-BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-
-
-def allowed(schema: dict[str, Any]) -> str:
-    """The values that a field's JSON Schema allows, in words."""
-    if "anyOf" in schema:
-        return ", or ".join(map(allowed, schema["anyOf"]))
-    if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
-    if schema.get("type") == "array":
-        item = schema.get("items", {})
-        return f"list of {allowed(item).replace('number', 'numbers', 1)}" if item else "list"
-    bounds = [f"{words} {schema[key]:,}" for key, words in BOUNDS.items() if key in schema and schema[key] < 2**31]
-    return " ".join([KINDS.get(schema.get("type", ""), "any value"), " and ".join(bounds)]).strip()
-
-
-def default(schema: dict[str, Any]) -> str:
-    """A field's default; empty where there is none, or where it only stands for "not given"."""
-    value = schema.get("default")
-    unset = value == 0 and "exclusiveMinimum" in schema
-    return "" if "default" not in schema or unset else f"`{json.dumps(value)}`"
 
 
 def fields(config: type[Config]) -> str:
     """The table of a configuration's fields, each with the docstring that stands under it in the code."""
-    rows = [
-        (f"`{name}`", default(schema), allowed(schema), " ".join(schema.get("description", "").split()))
-        for name, schema in config.model_json_schema()["properties"].items()
-    ]
+    found = list_fields(config)
+    rows = [(f"`{each.name}`", f"`{each.default}`" * bool(each.default), each.allowed, each.meaning) for each in found]
     return table(("Field", "Default", "Allowed", "Meaning"), rows)
 
 

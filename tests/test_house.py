@@ -19,7 +19,7 @@ PACKAGES = {
     "ablations ": "parts config environment",
     "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays own "
     "imagefolder published registry dataset augmentation",
-    "ablations.grid": "toml model planning tuning problems schema probing variants matching trials reader",
+    "ablations.grid": "toml model planning tuning problems schema fields probing variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
     "ablations.execution": "fresh engine local inline changes job display driver plan",

@@ -166,6 +166,7 @@ def undisturbed(place, text):
     return deterministic(chaos.folder)
 
 
+@pytest.mark.slow
 def test_a_grid_survives_kills(tmp_path):
     text = GRID.format(seeds="0", epochs=3)
     clean = undisturbed(tmp_path / "clean", text)

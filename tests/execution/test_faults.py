@@ -76,6 +76,7 @@ def kept(folder):
                 return found
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
     grid, folder = write_grid(tmp_path, LONG_EPOCHS), tmp_path / "out"
     with at_work(grid, folder) as process:
@@ -120,6 +121,7 @@ def descendants(process):
     return [each for child in children for each in descendants(int(child))] + [process]
 
 
+@pytest.mark.slow
 def test_a_worker_that_somebody_else_ends_is_started_again(tmp_path):
     grid, folder = write_grid(tmp_path, LONG.replace("epochs = 100000", "epochs = 60")), tmp_path / "out"
     with at_work(grid, folder) as process:
@@ -132,6 +134,7 @@ def test_a_worker_that_somebody_else_ends_is_started_again(tmp_path):
     assert sorted(load(folder).runs.resumes) == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_halted_worker_dies_with_its_driver_too(tmp_path):
     grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
     with at_work(grid, folder) as process:
@@ -144,6 +147,7 @@ def test_a_halted_worker_dies_with_its_driver_too(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_and_a_full_log_are_no_traceback(tmp_path):
     grid, folder = write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[0]").replace("[4, 8]", "[4]")), tmp_path / "out"
     called = " ".join(map(str, command(grid, folder)))
@@ -344,6 +348,7 @@ def mounted(place, kilobytes):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_a_grid_with_a_sentence_and_tears_nothing(tmp_path):
     grid, folder = write_grid(tmp_path, FEW), tmp_path / "disk" / "out"
     with mounted(tmp_path / "disk", 150):
@@ -386,6 +391,7 @@ def test_a_failing_fsync_is_told_before_any_job(tmp_path, tiny, monkeypatch):
         work(tiny, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_damaged_records_are_named_set_aside_and_run_again(tmp_path, capsys):
     grid, folder = read(write_grid(tmp_path, FEW)), tmp_path / "out"
     work(grid, folder)

@@ -156,7 +156,7 @@ def three_sources(model, size=(16, 16), batch_size=32, **fields) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Checkpoint))
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp64", marks=pytest.mark.slow)])
 def test_memory_has_three_sources_for_every_recomputation_and_precision(kind, precision):
     three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), precision=precision)
 
