@@ -524,6 +524,10 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
         numbers = None if seeds is None else [int(seed) for seed in seeds.split(",")]
     except ValueError:
         _stop(f"--seeds {seeds}: whole numbers are needed, for example --seeds 0,1")
+    if name not in known:
+        sys.path.append(
+            str(path.resolve().parent)
+        )  # modules of the user's lie beside the grid, or in the current folder
     try:
         return read(path, settings or (), numbers, max_jobs)
     except GridError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ import numpy
 import torch
 
 from ablations.config import CostConfig, RunConfig, SpeedConfig, TrainConfig, models_of
-from densenet import describe_source
+from densenet import OwnConfig, describe_source, load_part
 from densenet.kernels import library_name
 
 PACKAGES = tuple(Path(__file__).resolve().parent.parent / name for name in ("densenet", "ablations"))
@@ -72,14 +73,29 @@ def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, 
 
 
 def describe_networks(config: RunConfig | CostConfig | SpeedConfig) -> dict[str, Any]:
-    """Describes the source of a job's networks that were written elsewhere: see `describe_source`."""
+    """Describes the source of a job's networks that were written elsewhere: see `describe_source`.
+
+    `network_commit` is the commit of the user's own repository, if git tracks the file of the class there.
+    """
     found: dict[str, Any] = {}
     for model in models_of(config):
         source = describe_source(model)
         modules = found.get("network_modules", {}) | source.get("network_modules", {})
         found |= source
         found |= {"network_modules": modules} if modules else {}
+        commit = _commit_of(model.family) if isinstance(model, OwnConfig) else ""
+        found |= {"network_commit": commit} if commit else {}
     return found
+
+
+def _commit_of(part: str) -> str:
+    """Returns the commit of the repository that tracks the file of a part; empty if there is none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(load_part(part)))
+    except TypeError:
+        return ""
+    commit = _find_commit(Path(file), (Path(file).parent,)) if file else UNKNOWN
+    return "" if commit == UNKNOWN else commit
 
 
 @cache
@@ -97,19 +113,28 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
+UNKNOWN = "unknown"
+
+
 def _commit() -> str:
     """Returns the commit, or `unknown` if git does not track the sources, for example in a user's own repository."""
+    return _find_commit(Path(__file__).resolve(), PACKAGES)
+
+
+@cache
+def _find_commit(file: Path, folders: tuple[Path, ...]) -> str:
+    """Returns the commit of the repository that tracks a file, marked if anything in these folders differs from it."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(PACKAGES[1]), *arguments]
+        command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
+        git("ls-files", "--error-unmatch", file.name)
         commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + (" + changes" if git("status", "--porcelain", "--", *map(str, PACKAGES)) else "")
+        return commit + (" + changes" if git("status", "--porcelain", "--", *map(str, folders)) else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
 
 
 def _processor() -> str:

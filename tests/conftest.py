@@ -233,6 +233,12 @@ def fabricate(
         records.publish(folder, record)
 
 
+@pytest.fixture(autouse=True)
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores the places of modules: a command looks beside the grid that it is given."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Grid:
     return read(write_grid(tmp_path))

@@ -3,11 +3,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 
 import torch
 
 from ablations import environment
-from ablations.config import TrainConfig
+from ablations.config import CostConfig, TrainConfig
+from ablations.environment import describe_networks
+from densenet import OwnConfig
 
 
 def test_a_record_s_environment_is_complete_and_names_no_path():
@@ -60,3 +63,29 @@ def test_the_fingerprint_follows_every_source_at_any_depth(tmp_path, monkeypatch
         renamed.rename(path)
     assert len(found) == 1 + 2 * len(sources)
     assert environment._fingerprint() == whole
+
+
+def test_a_record_tells_the_commit_of_the_user_s_repository(tmp_path, monkeypatch):
+    def git(*arguments):
+        called = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(called, check=True, capture_output=True, text=True).stdout.strip()
+
+    lines = (
+        "import torch",
+        "class Net(torch.nn.Linear):",
+        "    def __init__(self, in_channels, num_classes):",
+        "        super().__init__(in_channels, num_classes)",
+    )
+    (tmp_path / "committed_network.py").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    config = CostConfig(OwnConfig(family="committed_network:Net"), (1, 1), TrainConfig())
+    assert "network_commit" not in describe_networks(config), "no repository"
+    environment._find_commit.cache_clear()
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert describe_networks(config)["network_commit"] == git("rev-parse", "--short=12", "HEAD")
+    environment._find_commit.cache_clear()
+    (tmp_path / "other.py").write_text("")
+    assert describe_networks(config)["network_commit"].endswith(" + changes")
+    sys.modules.pop("committed_network", None)

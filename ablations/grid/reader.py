@@ -45,10 +45,12 @@ def read(
 ) -> Grid:
     """Read the grid in a TOML file, with `section.key=value` settings over its base, and with other seeds if given.
 
-    Raises GridError with all problems. More than `max_jobs` jobs are a problem too.
+    A relative `data.root` is looked for beside the file first, and then in the current folder. Raises GridError with
+    all problems. More than `max_jobs` jobs are a problem too.
     """
     text = _load_text(path)
     table = _parse(path, text)
+    _find_beside(table, path.parent)
     findings = Findings()
     for setting in settings:
         _apply(table, setting, findings)
@@ -81,6 +83,22 @@ def _parse(path: Path, text: str) -> TomlTable:
     except RecursionError:
         raise GridError(str(path), [Problem("TOML", NOTHING, "nested too deeply")]) from None
     return table
+
+
+def _find_beside(table: Any, folder: Path) -> None:
+    """Replace each relative `data.root` that lies beside the grid's file by its path, at any depth."""
+
+    def find(root: Any) -> Any:
+        if isinstance(root, list):
+            return [find(each) for each in root]
+        beside = isinstance(root, str) and root and not root.startswith(("/", "~")) and "\0" not in root
+        return str(folder / root) if beside and (folder / root).exists() else root
+
+    for key, value in table.items() if isinstance(table, dict) else ():
+        if key == "data" and isinstance(value, dict) and "root" in value:
+            value["root"] = find(value["root"])
+        for each in value if isinstance(value, list) else [value]:
+            _find_beside(each, folder)
 
 
 def _refuse_extremes(value: Any, depth: int = 0) -> None:

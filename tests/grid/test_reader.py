@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import MACHINE, TINY, write_grid
@@ -826,3 +828,30 @@ def test_what_is_wrong_with_a_study_s_base_is_told_once(tmp_path, old, new, wron
     tune = "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9]\nvalidation = 0.1\n" if "tune" in new else ""
     found = problems(tmp_path, OWN_BASE.replace(old, new) + tune)
     assert [each.partition(" = ")[0].partition(":")[0].startswith(wrong) for each in found] == [True], found
+
+
+def test_images_and_modules_are_found_beside_the_grid(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delitem(sys.modules, "beside_the_grid", raising=False)
+    np.savez(tmp_path / "there" / "few.npz", **{
+        f"{part}_{kind}": array for part in ("train", "test")
+        for kind, array in (("images", np.zeros((20, 8, 8), np.uint8)), ("labels", np.arange(20) % 2))
+    })  # fmt: skip
+    (tmp_path / "there" / "beside_the_grid.py").write_text(
+        "import torch\nclass Net(torch.nn.Sequential):\n    def __init__(self, in_channels, num_classes):\n"
+        "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(in_channels * 64, num_classes))\n"
+    )
+    path = tmp_path / "there" / "grid.toml"
+    path.write_text(
+        'base.data.name = "arrays"\nbase.data.root = "few.npz"\n'
+        "base.train.epochs = 1\nbase.model.block_config = [1, 1]\n"
+        '[study.s]\nvariant = [{ name = "own", model.family = "beside_the_grid:Net" }]\n'
+    )
+    result = CliRunner().invoke(app, ["plan", str(path), "--counts-only"])
+    assert (result.exit_code, "beside_the_grid:Net does not take block_config" in result.output) == (0, True), (
+        result.output
+    )
+    assert read(path).base.data.root == str(tmp_path / "there" / "few.npz")
+    sys.modules.pop("beside_the_grid", None)
