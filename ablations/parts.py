@@ -1,17 +1,22 @@
-"""Parts of a training that are written elsewhere: data set, augmentation, loss, optimizer and schedule.
+"""Parts of a training that are written elsewhere: what each is called with, and what it must give.
 
-Each of them is a function or a class by `package.module:name`, where a grid may also have a name of this suite. The
-code of the module, and of every module of the user's that it imports, is part of the identity of each run.
+A data set, an augmentation, a loss, an optimizer and a schedule may be `package.module:name`, where a grid may have a
+name of this suite. The code of the module, and of every module of the user's that it imports, is part of the identity
+of each run.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+from torch import Tensor
 
 from densenet import PART, fingerprint_modules, load_part
 
@@ -62,3 +67,47 @@ def fingerprint_parts(*names: str) -> dict[str, str]:
         modules = fingerprint_modules(find_part(name), name.partition(":")[0])
         found |= {module: prints[-1] for module, prints in modules.items()}
     return dict(sorted(found.items()))
+
+
+def change_images(name: str, images: Tensor, seed: int) -> Tensor:
+    """Varies a batch by an augmentation, uint8 `(N, C, H, W)` -> uint8 `(N, C, H, W)`. Raises TypeError."""
+    changed = find_part(name)(images, torch.Generator(images.device).manual_seed(seed))
+    if not isinstance(changed, Tensor) or (changed.shape, changed.dtype) != (images.shape, images.dtype):
+        needed = f"{images.dtype} {tuple(images.shape)}"
+        raise TypeError(f"an augmentation gives images as it gets them, {needed}; {name} gave {_describe(changed)}")
+    return changed
+
+
+def compute_own_loss(name: str, scores: Tensor, labels: Tensor) -> Tensor:
+    """Returns a loss, `(N, classes)`, and classes `(N,)` or shares `(N, classes)` -> `()`. Raises TypeError."""
+    loss = find_part(name)(scores, labels)
+    if not isinstance(loss, Tensor) or loss.dim():
+        raise TypeError(f"a loss is a tensor with one number, (); {name} gave {_describe(loss)}")
+    return loss
+
+
+def make_own_optimizer(
+    name: str, groups: list[dict[str, Any]], learning_rate: float, momentum: float
+) -> torch.optim.Optimizer:
+    """Makes an optimizer of groups of parameters. Its class gets `momentum` if it has such an argument.
+
+    Raises TypeError if it gives no optimizer.
+    """
+    part = find_part(name)
+    more = {"momentum": momentum} if "momentum" in inspect.signature(part).parameters else {}
+    optimizer = part(groups, lr=learning_rate, **more)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"{name} gave {_describe(optimizer)}; a torch.optim.Optimizer is needed")
+    return optimizer
+
+
+def find_factor(name: str, step: int, steps: int) -> float:
+    """Returns the factor of the learning rate at a step, counted from 0. Raises TypeError if it is no number from 0."""
+    factor = find_part(name)(step, steps)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+        raise TypeError(f"a schedule gives a number from 0 on; {name} gave {factor!r} at step {step} of {steps}")
+    return float(factor)
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ from ablations.data.augmentation import augment
 from ablations.data.dataset import load
 from ablations.execution import job
 from ablations.grid.model import list_jobs
+from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from ablations.parts import find_part, fingerprint_parts, is_own
 from ablations.storage import records
@@ -46,6 +48,17 @@ def nothing(*more, **named):
     return None
 
 FACTOR = 2
+"""
+
+COUNTING = """
+def counting(scores, labels):
+    return scores.sum(1)
+
+class Counting(torch.optim.SGD):
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["step"] = self.state[parameter].get("step", 0) + 1
 """
 
 GRID = f"""\
@@ -127,12 +140,12 @@ def test_an_augmentation_depends_on_seed_epoch_and_image_alone(parts, name):
 
 def test_parts_that_give_something_else_are_told(parts):
     none, network, scores = f"{NAME}:nothing", build(DenseNetConfig(block_config=[1, 1])), torch.zeros(2, 3)
-    with pytest.raises(TypeError, match=r"a loss is a tensor with one number, \(\); .*:nothing gave NoneType"):
+    with pytest.raises(TypeError, match=r"a loss is a tensor with one number, \(\); .*:nothing gave a NoneType"):
         compute_loss(scores, torch.tensor([0, 1]), TrainConfig(loss=none))
     with pytest.raises(TypeError, match=r"nothing gave a NoneType; a torch\.optim\.Optimizer is needed"):
         make_optimizer(network, TrainConfig(optimizer=none))
     data = load(DataConfig(name=f"{NAME}:stripes"))
-    with pytest.raises(TypeError, match=r"keeps torch.uint8 \(30, 1, 8, 8\); .*:nothing gave NoneType"):
+    with pytest.raises(TypeError, match=r"as it gets them, torch.uint8 \(30, 1, 8, 8\); .*:nothing gave a NoneType"):
         next(augment(data, [torch.arange(30)], 0, DataConfig(augmentation=none)))
 
 
@@ -142,6 +155,34 @@ def test_a_schedule_and_an_optimizer_of_the_user_s(parts):
     optimizer = make_optimizer(build(DenseNetConfig(block_config=[1, 1])), config)
     assert isinstance(optimizer, torch.optim.RMSprop)
     assert (optimizer.defaults["momentum"], optimizer.param_groups[0]["weight_decay"]) == (0.5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        (
+            f"{NAME}:falling",
+            f"{NAME}:nothing",
+            "base.train.schedule = '.*': TypeError: a schedule gives a number from 0 on",
+        ),
+        (f"{NAME}:noise", f"{NAME}:nothing", "base.data.augmentation = .*TypeError: an augmentation gives images"),
+        (
+            "torch.optim:RMSprop",
+            f"{NAME}:nothing",
+            r"study.optimizer.variant\[0\].train.optimizer.*Optimizer is needed",
+        ),
+        ("epochs = 1", 'epochs = 1\nbase.train.mix = "mixup"', "study.loss.train.loss = .*RuntimeError: one_hot"),
+        (f"{NAME}:squares", f"{NAME}:counting", "study.loss.train.loss = .*a loss is a tensor with one number"),
+        ("torch.optim:RMSprop", f"{NAME}:Counting", "keeps step as plain numbers in its state"),
+    ],
+)
+def test_parts_that_do_not_work_are_told_before_any_job(parts, tmp_path, old, new, wrong):
+    parts.write_text(PARTS + COUNTING)
+    (tmp_path / "grid.toml").write_text(GRID.replace(old, new))
+    with pytest.raises(GridError) as caught:
+        read(tmp_path / "grid.toml")
+    assert len(caught.value.problems) == 1
+    assert re.search(wrong, str(caught.value)), caught.value
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ablations.config import DataConfig
 from ablations.data.dataset import Dataset
-from ablations.parts import find_part, is_own
+from ablations.parts import change_images, is_own
 
 SHIFT = 4
 """The largest shift in the paper, in pixels (Huang et al. 2017, section 4.1)."""
@@ -82,7 +82,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 def _find_change(name: str, size: tuple[int, int]) -> Change:
     """Returns what varies images by an augmentation of torchvision's, or by a function of the user's."""
     if is_own(name):
-        return partial(_change_by_part, name)
+        return lambda images, numbers: change_images(name, images, int(numbers[0, 0]))
     from torchvision.transforms import v2
 
     made: dict[str, Callable[[], nn.Module]] = {
@@ -101,16 +101,6 @@ def _change_each(transform: nn.Module, images: Tensor, numbers: Tensor) -> Tenso
             torch.manual_seed(seed)
             changed.append(transform(image.flip(2) if mirror % 2 else image))
     return torch.stack(changed)
-
-
-def _change_by_part(name: str, images: Tensor, numbers: Tensor) -> Tensor:
-    """Varies a batch by a function of the user's. Raises TypeError if it gives no images of the same shape."""
-    generator = torch.Generator(images.device).manual_seed(int(numbers[0, 0]))
-    changed = find_part(name)(images, generator)
-    if not isinstance(changed, Tensor) or (changed.shape, changed.dtype) != (images.shape, images.dtype):
-        gave = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
-        raise TypeError(f"an augmentation keeps {images.dtype} {tuple(images.shape)}; {name} gave {gave}")
-    return changed
 
 
 def _draw_variations(

@@ -1,10 +1,15 @@
-"""Tries a network on a single image before any job: some networks take batches of two images, but not of one."""
+"""Tries what may fail in every job before any of them: a network on a single image, and parts of the user's."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
+from ablations.config import Variant
+from ablations.parts import change_images, compute_own_loss, find_factor, is_own, make_own_optimizer
 from densenet import Config, build
 
 
@@ -33,3 +38,57 @@ def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, i
     wanted = (count, int(getattr(model, "num_classes", 0)))
     found = tuple(getattr(scores, "shape", ()))
     return "" if found == wanted else f"it returns {found or type(scores).__name__} in place of scores {wanted}"
+
+
+def refuse_parts(variant: Variant, shape: tuple[int, ...], classes: int, steps: int) -> dict[str, str]:
+    """Returns why parts of the user's do not work, by field: `{"train.loss": "TypeError: ..."}`.
+
+    Each part is called once, a schedule for the first and the last of the steps, with images of this shape.
+    """
+    train, data = variant.train, variant.data
+    tries: dict[str, tuple[str, Callable[..., object]]] = {
+        "data.augmentation": (data.augmentation, partial(_try_augmentation, shape)),
+        "train.loss": (train.loss, partial(_try_loss, classes, train.mix != "none")),
+        "train.optimizer": (train.optimizer, partial(_try_optimizer, train.learning_rate, train.momentum)),
+        "train.schedule": (train.schedule, partial(_try_schedule, steps)),
+    }
+    found = {field: _catch(call, name) for field, (name, call) in tries.items() if is_own(name)}
+    return {field: reason for field, reason in found.items() if reason}
+
+
+def _catch(call: Callable[[str], object], name: str) -> str:
+    with torch.random.fork_rng(devices=[]):
+        try:
+            call(name)
+        except (Exception, SystemExit) as error:  # a user's function may raise anything
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _try_augmentation(shape: tuple[int, ...], name: str) -> None:
+    change_images(name, torch.zeros(2, *shape, dtype=torch.uint8), seed=0)
+
+
+def _try_loss(classes: int, mixed: bool, name: str) -> None:
+    """Two images, of the first class and of the last one."""
+    labels = torch.tensor([0, classes - 1])
+    shares = nn.functional.one_hot(labels, classes).float()
+    compute_own_loss(name, torch.zeros(2, classes, requires_grad=True), shares if mixed else labels).backward()
+
+
+def _try_optimizer(learning_rate: float, momentum: float, name: str) -> None:
+    layer = nn.Linear(2, 2)
+    groups = [{"params": [layer.weight], "weight_decay": 1e-4}, {"params": [layer.bias], "weight_decay": 0.0}]
+    optimizer = make_own_optimizer(name, groups, learning_rate, momentum)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    kept = {key for state in optimizer.state.values() for key, value in state.items() if isinstance(value, int | float)}
+    if kept:
+        raise TypeError(
+            f"it keeps {', '.join(sorted(kept))} as plain numbers in its state, and checkpoints hold tensors"
+        )
+
+
+def _try_schedule(steps: int, name: str) -> None:
+    for step in (0, steps - 1):
+        find_factor(name, step, steps)

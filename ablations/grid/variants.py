@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
-from ablations.grid.probing import refuse_one_image
+from ablations.grid.probing import refuse_one_image, refuse_parts
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import MODELS, PRESETS, Config, list_arguments, model_family
 from densenet.options import lookup
@@ -71,7 +71,19 @@ class VariantReader:
             return None
         if not self.check_batches(f"{prefix if own['train'] else self.place}.train", model, train, dataset):
             return None
-        return Variant(model, data, train)
+        variant = Variant(model, data, train)
+        return variant if self._check_parts(prefix, variant, own, dataset) else None
+
+    def _check_parts(self, prefix: str, variant: Variant, own: Tables, dataset: DatasetInfo) -> bool:
+        """Returns whether the parts of the user's work. Reports those that do not, once for each place."""
+        shape, steps = (dataset.channels, *dataset.image_size), variant.train.total_steps(dataset.train_images)
+        problems = refuse_parts(variant, shape, dataset.num_classes, steps)
+        for path, reason in problems.items():
+            section, _, key = path.partition(".")
+            where = f"{prefix if key in own[section] else self.place}.{path}"
+            if not self.findings.has(where):
+                self.findings.add(where, getattr(getattr(variant, section), key), reason)
+        return not problems
 
     def _tell_left_out(self, prefix: str, model: TomlTable, own: TomlTable) -> None:
         """Adds a note on the fields of the base's network that a network of another family does not take."""

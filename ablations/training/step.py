@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablations.config import TrainConfig
-from ablations.parts import find_part, is_own
+from ablations.parts import compute_own_loss, find_factor, is_own, make_own_optimizer
 
 
 def prepare(network: nn.Module, config: TrainConfig) -> nn.Module:
@@ -52,20 +50,11 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
             {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
         ]
     if is_own(config.optimizer):
-        return _make_own_optimizer(groups, config)
+        return make_own_optimizer(config.optimizer, groups, config.learning_rate, config.momentum)
     fused = True if any(parameter.is_cuda for parameter in parameters) else None  # None: torch's default
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=fused)
-
-
-def _make_own_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    part = find_part(config.optimizer)
-    momentum = {"momentum": config.momentum} if "momentum" in inspect.signature(part).parameters else {}
-    optimizer = part(groups, lr=config.learning_rate, **momentum)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"{config.optimizer} gave a {type(optimizer).__name__}; a torch.optim.Optimizer is needed")
-    return optimizer
 
 
 def make_average(network: nn.Module, config: TrainConfig) -> nn.Module | None:
@@ -98,7 +87,7 @@ def learning_rate(config: TrainConfig, step: int, total: int, per_epoch: int) ->
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
     if is_own(config.schedule):
-        return config.learning_rate * float(find_part(config.schedule)(step, total))
+        return config.learning_rate * find_factor(config.schedule, step, total)
     if config.schedule == "constant":
         return config.learning_rate
     if config.schedule == "cosine":
@@ -145,17 +134,10 @@ def training_step(
 
 
 def compute_loss(scores: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
-    """Returns the loss that is minimised, `(N, classes)`, `(N,)` -> `()`.
-
-    Raises TypeError if a function of the user's does not give one number.
-    """
-    if not is_own(config.loss):
-        return F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
-    loss = find_part(config.loss)(scores, labels)
-    if not isinstance(loss, Tensor) or loss.dim():
-        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise TypeError(f"a loss is a tensor with one number, (); {config.loss} gave {shape}")
-    return loss
+    """Returns the loss that is minimised, `(N, classes)`, `(N,)` or `(N, classes)` -> `()`. Raises TypeError."""
+    if is_own(config.loss):
+        return compute_own_loss(config.loss, scores, labels)
+    return F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
 
 
 def score(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:

@@ -100,7 +100,10 @@ CASES = {
         {"memory_format": "channels_last", "precision": "bf16"},
     ),
     "resnet, augmentation": (RESNET, {"augmentation": "standard", "clip_norm": 0.1, "schedule": "cosine"}),
-    "resnet": (RESNET, {}),
+    "resnet, torchvision's augmentation, mixing, own optimizer": (
+        RESNET,
+        {"augmentation": "randaugment", "mix": "mixup", "optimizer": "torch.optim:RMSprop", "learning_rate": 1e-3},
+    ),
 }
 
 
