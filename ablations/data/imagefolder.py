@@ -15,7 +15,15 @@ import torch
 from ablations.config import DataConfig
 from ablations.data.cache import count_once
 from ablations.data.digests import hash_files
-from ablations.data.images import DataError, FileImages, decoder_version, describe_turned, needs_turn, show_progress
+from ablations.data.images import (
+    DataError,
+    FileImages,
+    decoder_version,
+    describe_turned,
+    is_grey,
+    needs_turn,
+    show_progress,
+)
 from ablations.data.listing import belongs, count_kinds, list_files, list_folders, show_name
 from ablations.data.source import TEST_NAMES, Parts, Source, finish_checksum, tell_choice
 from ablations.data.subsets import cut
@@ -62,6 +70,8 @@ def imagefolder(config: DataConfig) -> Source:
     digest = _hash_folder(root, files, sums)
     digest.update(f"test_share {config.test_share}".encode())
     checksum = finish_checksum(digest, config)
+    grey = bool(count_once(f"{checksum}-grey", lambda: int(all(map(is_grey, files)))))
+    notes += ("all images are grey, so they have one channel",) if grey else ()
     fits = 3 * config.image_size**2 * len(files) <= min(config.memory_limit * 2**20, measure_memory() // 2)
     table = np.frombuffer(bytes.fromhex("".join(sums)), dtype=np.uint8).reshape(-1, 32)
 
@@ -72,13 +82,16 @@ def imagefolder(config: DataConfig) -> Source:
             own = table[start : start + len(paths)]
             start += len(paths)
             changes = {} if fits else _count_turned(f"{checksum}-{part}", paths)
-            images = FileImages(tuple(paths), torch.tensor(labels), own, config.image_size, config.workers, changes)
+            images = FileImages(
+                tuple(paths), torch.tensor(labels), own, config.image_size, config.workers, changes, 1 if grey else 3
+            )
             parts[part] = images.load(f"Reading {part}") if fits else images
         return parts
 
     label = show_name(root.resolve().name)
     titles = tuple(show_name(name) for name in names)
-    return Source(label, checksum, decode, len(names), titles, notes, decoder_version(), fits, sampled=True)
+    decoder = f"{decoder_version()}{', grey' if grey else ''}"
+    return Source(label, checksum, decode, len(names), titles, notes, decoder, fits, sampled=True)
 
 
 def _find_places(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[str, ...]]:

@@ -144,13 +144,16 @@ class FileImages:
     changes: dict[str, int] = field(default_factory=dict)
     """What is changed in how many images when they are decoded."""
 
+    channels: int = 3
+    """1 if all images are grey, else 3."""
+
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of each image."""
-        return 3, self.size, self.size
+        return self.channels, self.size, self.size
 
     @property
     def forks(self) -> bool:
@@ -158,7 +161,7 @@ class FileImages:
         return self.workers > 0
 
     def read(self, index: int) -> tuple[Pixels, bool]:
-        """Reads one image, uint8 `(size, size, 3)`, and returns whether it was turned upright, too.
+        """Reads one image, uint8 `(size, size, C)`, and returns whether it was turned upright, too.
 
         Raises DataError with the name of the file if it is not an image or has another checksum.
         """
@@ -170,15 +173,16 @@ class FileImages:
         if hashlib.sha256(encoded).digest() != self.sums[index].tobytes():
             rule = "bring its old content back, or run the grid again to plan new jobs"
             raise DataError(f"{path} has changed since the data set was checked: {rule}")
-        return decode_image(encoded, str(path), self.size, colour=True)
+        pixels, turned = decode_image(encoded, str(path), self.size, colour=self.channels == 3)
+        return pixels.reshape(self.size, self.size, self.channels), turned
 
     def read_batch(self, indices: Sequence[int]) -> np.ndarray:
-        """Reads the images of these n indices, uint8 `(n, 3, size, size)`. Raises DataError."""
+        """Reads the images of these n indices, uint8 `(n, C, size, size)`. Raises DataError."""
         pixels = np.stack([self.read(index)[0] for index in indices])
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yields uint8 `(n, 3, size, size)` for each tensor of n indices, on the labels' device. Raises DataError.
+        """Yields uint8 `(n, C, size, size)` for each tensor of n indices, on the labels' device. Raises DataError.
 
         If there is no room in /dev/shm for the locks of other processes, this process reads the files.
         """
@@ -289,6 +293,17 @@ def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> t
         raise
     except Exception as error:  # a damaged image may raise anything
         raise DataError(f"{where}: not a readable image ({error})") from error
+
+
+def is_grey(path: Path) -> bool:
+    """Returns whether an image file holds 8-bit grey values alone, by its header."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            return opened.mode == "L"
+    except Exception:  # a damaged image may raise anything; it is reported when it is read
+        return False
 
 
 def needs_turn(path: Path) -> bool:

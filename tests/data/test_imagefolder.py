@@ -185,3 +185,20 @@ def test_images_are_turned_upright_and_then_are_another_data_set(pictures, memor
     turned = data.train.load().images
     image.transpose(Image.Transpose.ROTATE_270).save(path)
     assert torch.equal(load(config).train.load().images, turned)
+
+
+@pytest.mark.parametrize("memory_limit", [4096, 1])
+def test_a_folder_of_grey_images_stays_grey(pictures, memory_limit, monkeypatch):
+    if memory_limit == 1:
+        monkeypatch.setattr("ablations.data.imagefolder.measure_memory", lambda: 0)
+    for path in pictures.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    config = DataConfig(**FOLDER, root=str(pictures), memory_limit=memory_limit, workers=0)
+    data = load(config)
+    assert (data.channels, data.image_size) == (1, (FOLDER["image_size"],) * 2)
+    assert "all images are grey, so they have one channel" in data.notes[0]
+    first = next(iter(data.train.batches([torch.tensor([0, 1])])))
+    assert first.shape == (2, 1, *data.image_size)
+    coloured = next(iter(sorted(pictures.rglob("*.png"))))
+    Image.open(coloured).convert("RGB").save(coloured)
+    assert load(config).channels == 3
