@@ -212,7 +212,8 @@ def describe_source(config: Config) -> dict[str, Any]:
     """Returns the source of a network written elsewhere; nothing for others.
 
     For torchvision: its version. For a user's class or function: `network_source`, part of the SHA-256 of its file, and
-    `network_modules`, the fingerprints of all modules of the user's that it depends on.
+    `network_modules`, the fingerprints of all modules of the user's that it depends on, and of each file that an
+    argument names, for example of weights.
     """
     if isinstance(config, TorchvisionConfig):
         return {"torchvision": metadata.version("torchvision")}
@@ -223,6 +224,9 @@ def describe_source(config: Config) -> dict[str, Any]:
         except TypeError:  # an object that is called like a function has no file
             file = None
         modules = fingerprint_modules(network, config.family.partition(":")[0])
+        for name, value in config.arguments.items():
+            if isinstance(value, str) and Path(value).is_file():
+                modules[f"the file of {name}"] = [hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]]
         own = {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
         return {**own, "network_modules": modules}
     return {}

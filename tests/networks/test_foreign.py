@@ -105,6 +105,16 @@ def test_an_argument_with_the_constructor_s_default_changes_nothing():
     assert OwnConfig(family=OWN, hidden=9).arguments == {"hidden": 9}
 
 
+def test_a_file_that_an_argument_names_is_part_of_the_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("weights.bin").write_bytes(b"1")
+    config = OwnConfig(family=f"{__name__}:create_model", model_name="weights.bin")
+    found = describe_source(config)["network_modules"]["the file of model_name"]
+    assert found == [hashlib.sha256(b"1").hexdigest()[:16]]
+    Path("weights.bin").write_bytes(b"2")
+    assert describe_source(config)["network_modules"]["the file of model_name"] != found
+
+
 def create_model(model_name, pretrained=False, **more):
     """A function in the way of timm's `create_model`."""
     assert not pretrained
