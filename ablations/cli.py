@@ -202,12 +202,13 @@ def run(
     max_jobs: MaxJobsOption = 10_000,
     retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
     engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
+    no_costs: Annotated[bool, typer.Option("--no-costs", help="Measures neither costs nor speeds this time.")] = False,
 ) -> None:
     """Runs what is missing, then reports."""
     signals.handle_stop_signals(_interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
-        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine)
+        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine, not no_costs)
     except Interrupted:
         code = _stopped(folder)
     except (OSError, EOFError) as error:  # an error of this machine, not of the grid
@@ -225,6 +226,7 @@ def _run(
     max_jobs: int,
     retry: str,
     engine: str,
+    measure: bool,
 ) -> int:
     """Runs the grid and reports. Returns the exit code."""
     from ablations.execution import driver
@@ -242,7 +244,7 @@ def _run(
         _say(f"Note: {note}", err)
     try:
         workplace = driver.make_engine(engine, driver.list_devices(device, workers))
-        outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid))
+        outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure)
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
     except StorageError as error:
@@ -251,10 +253,11 @@ def _run(
         _say(f"A damaged record was set aside as {path}, and its job is run again.", err)
     if outcome.stopped:
         return _stopped(folder)
+    if outcome.unmeasured:
+        _say(f"--no-costs: {outcome.unmeasured} costs and speeds are missing; without this option they are measured.")
     if not outcome.executed:
-        _say(
-            f"Nothing to train or to measure: {outcome.done_before} of {outcome.total} jobs are on record in {folder}."
-        )
+        what = "train or to measure" if measure else "train"
+        _say(f"Nothing to {what}: {outcome.done_before} of {outcome.total} jobs are on record in {folder}.")
     try:
         return _finish(folder)
     except typer.Exit:
@@ -300,7 +303,7 @@ def job(
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
     from ablations.report.frames import describe_others, survey
-    from ablations.storage import locks, records
+    from ablations.storage import locks, records, turns
 
     found = _load(folder, survey)
     kept = {path.stem for end in ("latest", "before") for path in (folder / "checkpoints").glob(f"*.{end}")}
@@ -309,18 +312,20 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     made = {
         f"commit {commit}, sources {fingerprint}": number for (commit, fingerprint), number in found.made_by.items()
     }
-    failed, holder = found.find_causes(), locks.find_holder(folder)
+    failed, holder, waits = found.find_causes(), locks.find_holder(folder), turns.describe_waits(folder)
     damaged = [str(path.relative_to(folder)) for path in found.damaged]
     aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
     ignored = [str(path.relative_to(folder)) for path in records.list_ignored(folder)]
     others = describe_others(found.others, found.manifest)
     if as_json:
-        told = {"worked_on_by": holder or None, **counts, "begun": len(begun), "failures": failed}
+        told = {"worked_on_by": holder or None, "waits": waits, **counts, "begun": len(begun), "failures": failed}
         beside = {"damaged": damaged, "set_aside": aside, "ignored": ignored, "not_in_the_grid": others}
         print(json.dumps({**told, **beside, "made_by": made}, indent=1))
         return
     if holder:
         _say(f"Worked on by {holder}.")
+    for text in waits:
+        _say(f"  {text}")
     for kind, count in counts.items():
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
     if begun:

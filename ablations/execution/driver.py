@@ -23,7 +23,7 @@ from ablations.execution.changes import find_outdated, set_outdated_aside
 from ablations.execution.display import Work, show
 from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
 from ablations.execution.inline import InlineEngine
-from ablations.execution.job import describe_loss, execute, job_machine
+from ablations.execution.job import describe_loss, describe_purpose, execute, job_machine
 from ablations.execution.local import LocalEngine
 from ablations.grid.model import Choice, Grid, Job, list_jobs
 from ablations.grid.planning import list_awaited, make_manifest
@@ -68,6 +68,9 @@ class GridOutcome:
     stopped: bool
     """Whether it was stopped before all jobs were finished."""
 
+    unmeasured: int = 0
+    """The costs and speeds that are missing because this call measures none."""
+
 
 def list_devices(device: str, workers: int) -> list[str]:
     """Returns one device per worker: every core, or every GPU. `workers` = 0 takes all of them. Raises ValueError."""
@@ -88,8 +91,11 @@ def work(
     retry: Collection[str],
     console: Console,
     source: Path | None = None,
+    measure: bool = True,
 ) -> GridOutcome:
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
+
+    With `measure` False it measures neither costs nor speeds.
 
     SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
@@ -110,7 +116,8 @@ def work(
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
-        first = _list_left(grid, whole, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
+        kinds = (*(MEASUREMENTS if measure else ()), "tuning")
+        first = _list_left(grid, whole, folder, where, retry, kinds) if grid.tuned else []
         stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
         known = _survey(folder)[0] if first else whole
         check_place()
@@ -118,7 +125,9 @@ def work(
         make_manifest(grid, where, folder, choices).write(folder)
         find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
-        then = [] if stopped else [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
+        left = [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
+        unmeasured = 0 if measure else sum(job.kind in MEASUREMENTS for job in left)
+        then = [] if stopped else [job for job in left if measure or job.kind not in MEASUREMENTS]
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console, check_place))
         choices = _choose(grid, known, folder)
         ids = [
@@ -127,7 +136,8 @@ def work(
         ]
         files.sweep(folder)
         files.sweep(cache_folder())
-    return GridOutcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
+    done = sum(each in whole for each in ids)
+    return GridOutcome(len(ids), done, len(first) + len(then), moved, stopped, unmeasured)
 
 
 def _allow_files(workers: int) -> None:
@@ -286,6 +296,7 @@ def _execute(
             exclusive=each.kind in MEASUREMENTS,
             stoppable=each.kind not in MEASUREMENTS,
             limit=grid.time_limit,
+            purpose=describe_purpose(each, folder),
         )
         for each in left
     ]

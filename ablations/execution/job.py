@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
 from ablations.grid.planning import job_of
 from ablations.profiling import cost, counts, memory, speed
-from ablations.storage import locks, records
+from ablations.storage import records
 from ablations.storage.files import StorageError
 from ablations.storage.manifest import MEASUREMENTS, Manifest
 from ablations.storage.sources import list_changed
+from ablations.storage.turns import Purpose, lock_device
 from ablations.training import weights
 from ablations.training.checkpoint import CheckpointStore, StopRequested
 from ablations.training.evaluation import Evaluation
@@ -123,9 +125,12 @@ def execute_planned(
         if isinstance(message, Progress):
             say(f"{job.name}: epoch {message.epochs:.1f}, loss {message.loss:.3f}")
 
-    wait = "waiting for the device: another process uses it"
-    with locks.lock_device(str(place), job.kind in MEASUREMENTS, lambda: say(wait)) as waited:
-        context = Context(str(place), started + waited, tell, lambda state: None, stopping)
+    def wait(others: str) -> None:
+        say(f"waiting for the device, which has {others}")
+
+    with lock_device(str(place), job.kind in MEASUREMENTS, wait, describe_purpose(job, folder)) as turn:
+        give_way = partial(turn.give_way, stopping=stopping)
+        context = Context(str(place), started + turn.waited, tell, lambda state: None, stopping, give_way=give_way)
         try:
             status = execute(job, folder, describe_code(), context)
         except SystemExit as error:  # a network may end its process, and a dead reader of images does
@@ -134,6 +139,11 @@ def execute_planned(
     reason = f": {records.load_attempts(folder)[job_id][-1]['reason']}" if failed else ""
     say(f"{job.name}: {status}{reason}")
     return status
+
+
+def describe_purpose(job: Job, folder: Path) -> Purpose:
+    """Returns the use of a device by a job, for those who wait for it."""
+    return Purpose(f"{job.kind} {job.name}", str(folder.resolve()))
 
 
 def job_machine(device: str) -> dict[str, Any]:
@@ -250,6 +260,12 @@ def _run(
     if tuning:  # the choice of values must not depend on the test images, so they are removed
         data = replace(data, test=data.test.subset(torch.arange(0)))
     network = make_network(variant.model, config.seed, device)
+    settle = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+    def stopping() -> bool:
+        watch.skip(context.give_way(settle))
+        return context.stopping()
+
     outcome = train(
         network,
         data,
@@ -258,7 +274,7 @@ def _run(
         config.seed,
         observe=context.tell,
         store=replace(store, source=describe_networks(config)),
-        stopping=context.stopping,
+        stopping=stopping,
         watch=watch,
         tested=not tuning,
     )

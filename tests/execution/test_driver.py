@@ -97,6 +97,17 @@ def test_every_engine_compares_speeds(engine, tmp_path):
     assert call(grid, tmp_path / "out", engine=engine)[0].executed == 0
 
 
+def test_without_costs_nothing_is_measured_until_the_next_call(tmp_path):
+    text = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]").replace("[4, 8]", "[4]")
+    grid, folder = read(write_grid(tmp_path, text)), tmp_path / "out"
+    engine = driver.make_engine("inline", ["cpu"])
+    outcome = driver.work(grid, folder, engine, (), Console(quiet=True), measure=False)
+    assert (outcome.total, outcome.executed, outcome.unmeasured) == (2, 1, 1)
+    assert {record["kind"] for record in records.load(folder)[0].values()} == {"run"}
+    outcome = driver.work(grid, folder, engine, (), Console(quiet=True))
+    assert (outcome.total, outcome.executed, outcome.unmeasured) == (2, 1, 0)
+
+
 def test_an_engine_that_is_not_there_is_told():
     with pytest.raises(
         ValueError, match=r"unknown engine 'lokal': allowed are 'local', 'inline'; did you mean 'local'\?"
