@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from ablations.config import CostConfig, RunConfig, SpeedConfig
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 from ablations.environment import (
+    PACKAGES,
     describe_code,
     describe_machine,
     describe_networks,
@@ -135,9 +137,10 @@ def execute_planned(
             status = execute(job, folder, describe_code(), context)
         except SystemExit as error:  # a network may end its process, and a dead reader of images does
             raise ValueError(f"{job.name}: its process was ended ({error})") from None
-    failed = status not in ("done", "stopped")
-    reason = f": {records.load_attempts(folder)[job_id][-1]['reason']}" if failed else ""
-    say(f"{job.name}: {status}{reason}")
+    failure = records.read_last_attempt(folder, job_id) if status not in ("done", "stopped") else None
+    say(f"{job.name}: {status}" + (f": {failure['reason']}" if failure else ""))
+    if failure and failure.get("place"):
+        say(f"  at {failure['place']}")
     return status
 
 
@@ -216,19 +219,38 @@ def status_of(error: BaseException) -> str:
 
 
 def describe_failure(job: Job, error: BaseException) -> dict[str, Any]:
-    """Returns the note of a failure: status, reason, and traceback without paths of this machine."""
+    """Returns the note of a failure: status, reason, traceback and place without paths of this machine."""
     if isinstance(error, NotMeasured):
-        return {**describe_loss(job, error.status, str(error)), "traceback": error.traceback}
-    return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), "traceback": _lines_of(error)}
+        return {**describe_loss(job, error.status, str(error)), **error.traceback}
+    return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), **describe_traceback(error)}
 
 
-def _lines_of(error: BaseException) -> list[str]:
-    return [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
+def describe_traceback(error: BaseException) -> dict[str, Any]:
+    """Returns the lines of the traceback, and as `place` the user's own line where it failed; empty if there is none.
+
+    It is the innermost line that belongs neither to this project, nor to torch, nor to Python's library.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_of_user(Path(frame.filename))]
+    return {"traceback": [*map(_describe_frame, frames)], "place": _describe_frame(own[-1]) if own else ""}
+
+
+def _describe_frame(frame: traceback.FrameSummary) -> str:
+    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+
+
+def _is_of_user(path: Path) -> bool:
+    library = Path(sysconfig.get_path("stdlib"))
+    packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}  # they may lie within the library
+    inner = [*PACKAGES, Path(torch.__file__).parent]
+    if not path.is_file() or any(map(path.is_relative_to, inner)):
+        return False
+    return any(map(path.is_relative_to, packages)) or not path.is_relative_to(library)
 
 
 def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
     """Returns the note of a job that ended without a status of its own."""
-    return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": []}
+    return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": [], "place": ""}
 
 
 Fields = dict[str, Any]
@@ -315,9 +337,9 @@ def _cost(config: CostConfig, device: torch.device) -> tuple[Fields, Fields]:
 class NotMeasured(RuntimeError):
     """A measurement in a new process failed. Its message says which one, and why."""
 
-    def __init__(self, status: str, reason: str, lines: list[str]) -> None:
+    def __init__(self, status: str, reason: str, traceback: Fields) -> None:
         super().__init__(reason)
-        self.status, self.traceback = status, lines
+        self.status, self.traceback = status, traceback
 
 
 def _compare(config: SpeedConfig, device: torch.device, context: Context) -> list[Fields]:
@@ -334,7 +356,7 @@ def _compare(config: SpeedConfig, device: torch.device, context: Context) -> lis
                     status, reason, lines = found["failed"]
                     raise NotMeasured(status, f"{name}: {reason}", lines)
                 return found
-        raise NotMeasured("failed", f"{name}: {killed}, {MOST_DEATHS} times in a row", [])
+        raise NotMeasured("failed", f"{name}: {killed}, {MOST_DEATHS} times in a row", {})
 
     return speed.measure_rounds(config, measure)
 
@@ -345,4 +367,4 @@ def _measure_side(side: CostConfig, device: torch.device) -> Fields:
         _set_up(device)
         return speed.measure_speed(side, device)
     except Exception as error:  # its network may raise anything, also what no other process can read
-        return {"failed": (status_of(error), f"{type(error).__name__}: {error}", _lines_of(error))}
+        return {"failed": (status_of(error), f"{type(error).__name__}: {error}", describe_traceback(error))}
