@@ -1,4 +1,4 @@
-"""The command line: `ablate plan | run | job | status | report | cite | check | list | fields | schema`.
+"""The command line: `ablate plan | run | job | status | merge | report | cite | check | list | fields | schema`.
 
 Commands import what they need when they are called, so that those that only read records answer at once.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -178,8 +180,6 @@ def plan(
 
 def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dict[str, Any]]:
     """Returns for each study how large a change it will find, as a sentence and as numbers."""
-    from dataclasses import asdict
-
     from ablations.execution.job import job_machine
     from ablations.grid.planning import make_manifest
     from ablations.report.frames import load
@@ -246,12 +246,14 @@ def run(
     max_jobs: MaxJobsOption = 10_000,
     retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
     engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
+    no_costs: Annotated[bool, typer.Option("--no-costs", help="Measures neither costs nor speeds this time.")] = False,
+    shard: Annotated[str, typer.Option(metavar="3/8", help="Does one of several parts of the jobs.")] = "1/1",
 ) -> None:
     """Runs what is missing, then reports."""
     signals.handle_stop_signals(_interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
-        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine)
+        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine, not no_costs, shard)
     except Interrupted:
         code = _stopped(folder)
     except (OSError, EOFError) as error:  # an error of this machine, not of the grid
@@ -269,6 +271,8 @@ def _run(
     max_jobs: int,
     retry: str,
     engine: str,
+    measure: bool,
+    shard: str,
 ) -> int:
     """Runs the grid and reports. Returns the exit code."""
     from ablations.execution import driver
@@ -285,8 +289,9 @@ def _run(
     for note in read.notes:
         _say(f"Note: {note}", err)
     try:
+        part = driver.Shard.read(shard)
         workplace = driver.make_engine(engine, driver.list_devices(device, workers))
-        outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid))
+        outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure, part)
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
     except StorageError as error:
@@ -295,10 +300,17 @@ def _run(
         _say(f"A damaged record was set aside as {path}, and its job is run again.", err)
     if outcome.stopped:
         return _stopped(folder)
+    if outcome.unmeasured:
+        _say(f"--no-costs: {outcome.unmeasured} costs and speeds are missing; without this option they are measured.")
+    if part.count > 1:
+        _say(f"Shard {shard}: {outcome.executed} jobs were done now; {outcome.elsewhere} belong to other shards.")
+        if outcome.awaited:
+            _say(
+                f"{outcome.awaited} runs follow when all trials of their tuning are in one folder: `ablate merge` them."
+            )
     if not outcome.executed:
-        _say(
-            f"Nothing to train or to measure: {outcome.done_before} of {outcome.total} jobs are on record in {folder}."
-        )
+        what = "train or to measure" if measure else "train"
+        _say(f"Nothing to {what}: {outcome.done_before} of {outcome.total} jobs are on record in {folder}.")
     try:
         return _finish(folder)
     except typer.Exit:
@@ -344,7 +356,7 @@ def job(
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
     from ablations.report.frames import describe_others, survey
-    from ablations.storage import locks, records
+    from ablations.storage import locks, records, turns
 
     found = _load(folder, survey)
     kept = {path.stem for end in ("latest", "before") for path in (folder / "checkpoints").glob(f"*.{end}")}
@@ -353,23 +365,25 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     made = {
         f"commit {commit}, sources {fingerprint}": number for (commit, fingerprint), number in found.made_by.items()
     }
-    failed, holder = found.find_causes(), locks.find_holder(folder)
+    failed, holder, waits = found.find_causes(), locks.find_holder(folder), turns.describe_waits(folder)
     damaged = [str(path.relative_to(folder)) for path in found.damaged]
     aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
     ignored = [str(path.relative_to(folder)) for path in records.list_ignored(folder)]
     others = describe_others(found.others, found.manifest)
     if as_json:
-        told = {"worked_on_by": holder or None, **counts, "begun": len(begun), "failures": failed}
+        told = {"worked_on_by": holder or None, "waits": waits, **counts, "begun": len(begun), "failures": failed}
         beside = {"damaged": damaged, "set_aside": aside, "ignored": ignored, "not_in_the_grid": others}
         print(json.dumps({**told, **beside, "made_by": made}, indent=1))
         return
     if holder:
         _say(f"Worked on by {holder}.")
+    for text in waits:
+        _say(f"  {text}")
     for kind, count in counts.items():
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
     if begun:
         _say(f"{len(begun)} begun: they go on from their checkpoints")
-    _say_causes(failed)
+    _say_causes(failed, _find_places(folder, found.manifest))
     for name in damaged:
         _say(f"  damaged, and counted as missing: {name}; `ablate run` sets it aside and runs the job again")
     for name in aside:
@@ -380,6 +394,50 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         _say(f"  {text}")
     for code, number in made.items():
         _say(f"{number} made by {code}")
+
+
+@app.command()
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Results folders: of shards, or of other machines.")
+    ],
+    into: Annotated[
+        Path, typer.Option("--into", metavar="DIR", help="A results folder, or a new one.", callback=_expand)
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Takes the records of several results folders into one. It checks every record, and replaces none."""
+    from ablations.storage.locks import FolderInUse
+    from ablations.storage.manifest import Manifest, NotResults
+    from ablations.storage.merging import merge as merge_folders
+
+    try:
+        merged = merge_folders([*map(expand, folders)], into)
+        options = Manifest.read(into).options
+    except (NotResults, FolderInUse, OSError) as error:
+        _stop(str(error))
+    words = ["ablate", "run", str(into / "grid.toml"), "--out", str(into), *options]
+    if as_json:
+        told = [{**asdict(each), "source": str(each.source), "damaged": [*map(str, each.damaged)]} for each in merged]
+        print(json.dumps({"merged": told, "continue": words}, indent=1))
+    else:
+        for each in merged:
+            _say_merged(each, into)
+        _say(f"This command does what is missing, and reports:\n  {shlex.join(words)}")
+    raise typer.Exit(SOME_FAILED if any(each.damaged or each.different for each in merged) else 0)
+
+
+def _say_merged(merged: Any, into: Path) -> None:
+    """Prints what was taken from one folder, and what was not."""
+    notes = f", with {merged.failures} notes of failures" if merged.failures else ""
+    _say(f"{merged.source}: {len(merged.added)} records added{notes}; {len(merged.present)} were already there.")
+    for name in merged.different:
+        _say(f"  has another result than the one that is there, which stays: {name}", err)
+    for path in merged.damaged:
+        _say(f"  damaged, and not taken: {path}", err)
+    if merged.foreign:
+        counted = ", ".join(f"{number} {kind}" for kind, number in sorted(merged.foreign.items()))
+        _say(f"  not taken, because the plan of {into} has no such jobs, or names another machine: {counted}")
 
 
 @app.command()
@@ -586,7 +644,7 @@ def _finish(folder: Path) -> int:
         kinds = ",".join(list_retryable(failed))
         count = sum(len(cause["jobs"]) for cause in failed)
         _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
-        _say_causes(failed, err)
+        _say_causes(failed, _find_places(folder, frames.manifest), err)
     spent = report.describe_time(frames)
     if spent:
         _say(f"\n{spent}")
@@ -597,10 +655,21 @@ def _finish(folder: Path) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _say_causes(causes: list[dict[str, Any]], console: Console = out) -> None:
-    """Prints the failures, each cause once."""
+def _find_places(folder: Path, manifest: Any) -> dict[str, str]:
+    """Returns the line of the user's where each job failed, by kind and name, if there is such a line."""
+    from ablations.storage import records
+
+    names = {job.id: f"{job.kind} {job.name}" for job in manifest.jobs}
+    notes = {names[job]: found[-1] for job, found in records.load_attempts(folder).items() if job in names}
+    return {name: str(note["place"]) for name, note in notes.items() if note.get("place")}
+
+
+def _say_causes(causes: list[dict[str, Any]], places: dict[str, str], console: Console = out) -> None:
+    """Prints the failures, each cause once, with the line of the user's where it happened."""
     for cause in causes:
         _say(f"  {len(cause['jobs'])} {cause['status']}: {cause['reason']}", console)
+        for place in dict.fromkeys(places[name] for name in cause["jobs"] if name in places):
+            _say(f"  at {place}", console)
         for name in cause["jobs"]:
             _say(f"    {name}", console)
 

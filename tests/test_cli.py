@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 
 import pytest
 from conftest import MACHINE, ROOT, TINY, write_grid
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from ablations.cli import _finish, app
 from ablations.grid.model import list_jobs
 from ablations.storage import records
+from ablations.storage.turns import Purpose, lock_device
 
 
 def call(*arguments):
@@ -91,6 +94,7 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
             "no grid qick: neither a file nor one of the shipped grids, which are cifar10, cifar10-cpu, cifar10-pap",
         ),
         (["run", "quick", "--device", "tpu"], "allowed are auto, cpu, cuda"),
+        (["run", "quick", "--shard", "9/8"], "the third of eight parts is --shard 3/8, and the last one 8/8"),
         (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),
         (["run", "quick", "--seeds", "a"], "whole numbers are needed"),
         (["plan", "quick", "--set", "train.epoch=3"], "did you mean 'epochs'"),
@@ -120,6 +124,27 @@ def test_status(results):
     assert "runs: 6 done" in result.output
     assert "8 made by commit 0123456789ab, sources 00ff00ff00ff00ff" in result.output
     assert json.loads(call("status", results, "--json").output)["costs"] == {"done": 2}
+
+
+def test_status_says_for_whom_a_job_waits(results):
+    said: list[str] = []
+    free = threading.Event()
+
+    def look(others):
+        said.append(call("status", results).output)
+        free.set()
+
+    def measure():
+        with lock_device("test", True, look, Purpose("cost base", str(results))):
+            pass
+
+    with lock_device("test", False, pytest.fail, Purpose("run of others", "there")):
+        waiting = threading.Thread(target=measure)
+        waiting.start()
+        assert free.wait(20)
+    waiting.join()
+    assert f"cost base waits for test, which has run of others of there (process {os.getpid()})\n" in said[0]
+    assert json.loads(call("status", results, "--json").output)["waits"] == []
 
 
 def test_report_rebuilds_all_or_a_part(results):

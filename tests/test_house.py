@@ -15,7 +15,7 @@ PACKAGES = {
     "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet sources foreign presets "
     "registry counting __init__",
     "ablations": "metrics signals limits",
-    "ablations.storage": "files locks paths schema records sources manifest",
+    "ablations.storage": "files locks turns paths journal schema records sources manifest merging",
     "ablations ": "parts config environment",
     "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays own "
     "imagefolder published registry dataset augmentation",

@@ -32,7 +32,7 @@ from ablations.execution.engine import (
 from ablations.storage.manifest import MEASUREMENTS
 from ablations.training.events import Epoch, Progress
 
-WAITING = "waiting for the device: another process of this suite uses it"
+WAITING = "waiting for the device"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Board:
             case Started():
                 self.running[slot] = key, time.monotonic()
                 self.latest[slot] = "measuring" if work.kind in MEASUREMENTS else "starting"
-            case Waiting():
-                self.latest[slot] = WAITING
+            case Waiting(others=others):
+                self.latest[slot] = f"{WAITING}, which has {others}" if others else WAITING
             case Told(message=Progress() as progress):
                 self.latest[slot] = f"epoch {progress.epochs:.1f}/{work.epochs:g}, loss {progress.loss:.3f}"
                 self._note_pace(slot, progress.epochs / work.epochs)
@@ -158,7 +158,7 @@ def show(console: Console, events: Iterable[Event], works: Mapping[str, Work], w
 def _live(console: Console, events: Iterable[Event], board: Board, workers: int) -> Iterable[Event]:
     def picture() -> Group:
         table = Table("Worker", "Job", "Now", box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for slot in range(workers):
+        for slot in sorted({*range(workers), *board.running}):
             key = board.running.get(slot, ("", 0.0))[0]
             table.add_row(str(slot), Text(board.works[key].name if key else "-"), board.latest.get(slot, ""))
         done = sum(board.finished.values())
@@ -173,7 +173,7 @@ def _live(console: Console, events: Iterable[Event], board: Board, workers: int)
 
 def _plain(console: Console, events: Iterable[Event], board: Board, workers: int) -> Iterable[Event]:
     """Prints a line for each finished job, and one for a running job with news, at most every ten seconds."""
-    last = time.monotonic()
+    last, waited = time.monotonic(), set[str]()
     for event in events:
         said = board.latest.get(event.slot, "")
         board.update(event)
@@ -184,9 +184,12 @@ def _plain(console: Console, events: Iterable[Event], board: Board, workers: int
             last = time.monotonic()
         elif isinstance(event, Restarted):
             _line(console, f"again    {work.name}: its process was {event.reason}")
-        elif isinstance(event, Waiting | AskedToStop) or (isinstance(event, Told) and time.monotonic() - last > 10):
-            _line(console, f"running  {work.name}{_after(board.latest[event.slot])}")
-            last = time.monotonic()
+        elif isinstance(event, Told | Waiting | AskedToStop):
+            first = isinstance(event, Waiting) and event.task.key not in waited
+            if first or isinstance(event, AskedToStop) or time.monotonic() - last > 10:
+                _line(console, f"running  {work.name}{_after(board.latest[event.slot])}")
+                last = time.monotonic()
+            waited |= {event.task.key} if isinstance(event, Waiting) else set()
         yield event
 
 

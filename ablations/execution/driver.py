@@ -21,18 +21,32 @@ from ablations.config import RunConfig
 from ablations.environment import describe_code, describe_networks
 from ablations.execution.changes import find_outdated, set_outdated_aside
 from ablations.execution.display import Work, show
-from ablations.execution.engine import Broken, Engine, Finished, Lost, Task
+from ablations.execution.engine import (
+    Broken,
+    Engine,
+    Event,
+    Finished,
+    Lost,
+    Restarted,
+    Started,
+    Stopped,
+    Task,
+    Told,
+    Waiting,
+)
 from ablations.execution.inline import InlineEngine
-from ablations.execution.job import describe_loss, execute, job_machine
+from ablations.execution.job import describe_loss, describe_purpose, execute, job_machine
 from ablations.execution.local import LocalEngine
 from ablations.grid.model import Choice, Grid, Job, list_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.limits import count_cores
 from ablations.storage import files, locks, manifest, records
+from ablations.storage.journal import Note, open_journal
 from ablations.storage.manifest import MEASUREMENTS, Manifest, NotResults, list_foreign
 from ablations.storage.paths import cache_folder
 from ablations.training.checkpoint import FOLDER, CheckpointStore
+from ablations.training.events import Epoch
 from densenet.options import lookup
 
 PRELOAD = ("ablations.execution.job", "sklearn.datasets", "torch._dynamo")
@@ -68,6 +82,41 @@ class GridOutcome:
     stopped: bool
     """Whether it was stopped before all jobs were finished."""
 
+    unmeasured: int = 0
+    """The costs and speeds that are missing because this call measures none."""
+
+    elsewhere: int = 0
+    """The missing jobs that belong to other shards."""
+
+    awaited: int = 0
+    """The runs whose variants are not tuned yet."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of the jobs of a plan. Each job belongs to exactly one of the parts, which its id decides."""
+
+    number: int = 1
+    """From 1 to `count`."""
+
+    count: int = 1
+
+    @classmethod
+    def read(cls, text: str) -> Shard:
+        """Reads `3/8`. Raises ValueError."""
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise ValueError(f"--shard {text}: the third of eight parts is --shard 3/8, and the last one 8/8")
+        return cls(int(number), int(count))
+
+    def has(self, job: str) -> bool:
+        """Returns whether a job belongs to this part."""
+        return int(job, 16) % self.count == self.number - 1
+
+
+WHOLE = Shard()
+"""All jobs."""
+
 
 def list_devices(device: str, workers: int) -> list[str]:
     """Returns one device per worker: every core, or every GPU. `workers` = 0 takes all of them. Raises ValueError."""
@@ -88,8 +137,12 @@ def work(
     retry: Collection[str],
     console: Console,
     source: Path | None = None,
+    measure: bool = True,
+    shard: Shard = WHOLE,
 ) -> GridOutcome:
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
+
+    With `measure` False it measures neither costs nor speeds. It does only the jobs of its shard.
 
     SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
@@ -110,7 +163,8 @@ def work(
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
-        first = _list_left(grid, whole, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
+        early = _list_left(grid, whole, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
+        first = [job for job in early if shard.has(job.id) and (measure or job.kind not in MEASUREMENTS)]
         stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
         known = _survey(folder)[0] if first else whole
         check_place()
@@ -118,16 +172,19 @@ def work(
         make_manifest(grid, where, folder, choices).write(folder)
         find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
-        then = [] if stopped else [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
+        left = [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
+        own = [job for job in left if shard.has(job.id)]
+        then = [] if stopped else [job for job in own if measure or job.kind not in MEASUREMENTS]
+        unmeasured = 0 if measure else sum(job.kind in MEASUREMENTS for job in own)
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console, check_place))
         choices = _choose(grid, known, folder)
-        ids = [
-            *(job.id for job in list_jobs(grid, where, choices)),
-            *(run.id for run in list_awaited(grid.settle(choices))),
-        ]
+        awaited = list_awaited(grid.settle(choices))
+        ids = [*(job.id for job in list_jobs(grid, where, choices)), *(run.id for run in awaited)]
         files.sweep(folder)
         files.sweep(cache_folder())
-    return GridOutcome(len(ids), sum(each in whole for each in ids), len(first) + len(then), moved, stopped)
+    done = sum(each in whole for each in ids)
+    tried_all, elsewhere = len(first) + len(then), len(left) - len(own)
+    return GridOutcome(len(ids), done, tried_all, moved, stopped, unmeasured, elsewhere, len(awaited))
 
 
 def _allow_files(workers: int) -> None:
@@ -286,19 +343,47 @@ def _execute(
             exclusive=each.kind in MEASUREMENTS,
             stoppable=each.kind not in MEASUREMENTS,
             limit=grid.time_limit,
+            purpose=describe_purpose(each, folder),
         )
         for each in left
     ]
     ended = 0
-    with _listen_for_stop() as stopping, closing(engine.run(tasks, stopping)) as events:
+    with (
+        open_journal(folder) as note,
+        _listen_for_stop() as stopping,
+        closing(engine.run(tasks, stopping)) as events,
+    ):
         for event in show(console, events, works, engine.slots):
             check_place()
             if isinstance(event, Lost):
                 records.note_attempt(folder, describe_loss(by_id[event.task.key], event.status, event.reason))
+            _note_event(note, event, by_id[event.task.key], folder)
             if isinstance(event, Broken):
                 raise event.error
             ended += isinstance(event, Finished | Lost)
     return ended < len(left)
+
+
+def _note_event(note: Note, event: Event, job: Job, folder: Path) -> None:
+    """Adds an event of a job to the journal, if it is one for those who follow the grid from outside."""
+    who = {"kind": job.kind, "name": job.name}
+    match event:
+        case Started():
+            note("started", job.id, **who)
+        case Waiting(others=others):
+            note("waiting", job.id, **who, others=others)
+        case Told(message=Epoch() as epoch):
+            keys = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
+            note("epoch", job.id, **who, **{key: getattr(epoch, key) for key in keys})
+        case Restarted(reason=reason):
+            note("restarted", job.id, **who, reason=reason)
+        case Finished(status="done"):
+            note("finished", job.id, **who)
+        case Finished(status=status) | Lost(status=status):
+            failure = records.read_last_attempt(folder, job.id) or {}
+            note("failed", job.id, **who, status=status, reason=failure.get("reason", ""))
+        case Stopped():
+            note("stopped", job.id, **who)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ablations.execution.fresh import Method
+from ablations.storage.turns import Purpose
 
 MOST_DEATHS = 3
 """The number of deaths in a row, without a newer checkpoint between them, after which a task is given up."""
@@ -42,6 +43,10 @@ class Context:
     method: Method = "forkserver"
     """How the task may start new processes for measurements: `fork` if its own process has computed nothing yet."""
 
+    give_way: Callable[[Callable[[], None]], float] = lambda settle: 0.0
+    """Lets a measurement use the device, if one waits and it is its turn: calls the function, which must end all work
+    on the device, waits, and returns the seconds until the task may go on. To be called between two steps."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,11 +62,14 @@ class Task:
     exclusive: bool = False
     """Whether no other task may use the device at the same time."""
 
+    purpose: Purpose | None = None
+    """The use of the device, for those who wait for it."""
+
     stoppable: bool = False
     """Whether the function checks `context.stopping()` and ends by itself. Other tasks are killed."""
 
     limit: float = 0.0
-    """The most seconds that the task may use the device; 0 = no limit."""
+    """The most seconds that the task may use the device; 0 = no limit. Time in which it waits does not count."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Event:
 
     task: Task
     slot: int
-    """The number of the worker, from 0."""
+    """The number of the worker, from 0. An exclusive task may have the number after the last worker's."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,10 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class Waiting(Event):
-    """The task waits, because another process of this suite uses the device."""
+    """The task waits for the device, at its start or because it gave way to a measurement."""
+
+    others: str = ""
+    """Who has the device."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +155,9 @@ class Broken(Ended):
 class Engine(Protocol):
     """Runs tasks according to these rules.
 
-    Tasks start in their order. At most `slots` tasks run at a time, and an exclusive task runs alone. If the process of
-    a task dies, this task is started next, until it has died MOST_DEATHS times in a row without a newer checkpoint.
+    Tasks start in their order. At most `slots` tasks run at a time, and an exclusive task has the device alone. While
+    an exclusive task waits for a device that other processes use, later tasks may start. If the process of a task dies,
+    this task is started next, until it has died MOST_DEATHS times in a row without a newer checkpoint.
     Every task that was started has exactly one `Ended` event, which is its last event.
     """
 

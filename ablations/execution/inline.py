@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ablations.execution.engine import (
@@ -28,7 +29,7 @@ from ablations.execution.engine import (
     Waiting,
     over_limit,
 )
-from ablations.storage import locks
+from ablations.storage.turns import lock_device
 
 TICK = 0.05
 """Seconds between two checks for a stop request and for the limit."""
@@ -37,7 +38,7 @@ TICK = 0.05
 class InlineEngine:
     """Runs each task in a thread. A thread cannot be killed, so a task that does not check `stopping` runs to its end.
 
-    Any exception except OSError counts as a death.
+    Any exception except OSError counts as a death. The limit includes the time in which a training gives way.
     """
 
     slots = 1
@@ -99,11 +100,15 @@ class InlineEngine:
             deaths.forgive(task.key, place)
             put(Kept(task, 0, place))
 
+        def wait(others: str) -> None:
+            put(Waiting(task, 0, others))
+
         started = time.monotonic()
         try:
-            with locks.lock_device(self._device, task.exclusive, lambda: put(Waiting(task, 0))) as waited:
+            with lock_device(self._device, task.exclusive, wait, task.purpose) as turn:
                 begin()
-                context = Context(self._device, started + waited, tell, keep, asked)
+                give_way = partial(turn.give_way, stopping=asked)
+                context = Context(self._device, started + turn.waited, tell, keep, asked, give_way=give_way)
                 status = task.function(*task.arguments, context)
             put(Stopped(task, 0) if status == "stopped" else Finished(task, 0, status))
         except OSError as error:

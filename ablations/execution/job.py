@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from ablations.config import CostConfig, RunConfig, SpeedConfig, find_sources
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 from ablations.environment import (
+    PACKAGES,
     describe_code,
     describe_machine,
     describe_networks,
@@ -28,10 +31,11 @@ from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
 from ablations.grid.planning import job_of
 from ablations.profiling import cost, counts, memory, speed
-from ablations.storage import locks, records
+from ablations.storage import records
 from ablations.storage.files import StorageError
 from ablations.storage.manifest import MEASUREMENTS, Manifest
 from ablations.storage.sources import list_changed
+from ablations.storage.turns import Purpose, lock_device
 from ablations.training import weights
 from ablations.training.checkpoint import CheckpointStore, StopRequested
 from ablations.training.evaluation import Evaluation
@@ -128,17 +132,26 @@ def execute_planned(
         if isinstance(message, Progress):
             say(f"{job.name}: epoch {message.epochs:.1f}, loss {message.loss:.3f}")
 
-    wait = "waiting for the device: another process uses it"
-    with locks.lock_device(str(place), job.kind in MEASUREMENTS, lambda: say(wait)) as waited:
-        context = Context(str(place), started + waited, tell, lambda state: None, stopping)
+    def wait(others: str) -> None:
+        say(f"waiting for the device, which has {others}")
+
+    with lock_device(str(place), job.kind in MEASUREMENTS, wait, describe_purpose(job, folder)) as turn:
+        give_way = partial(turn.give_way, stopping=stopping)
+        context = Context(str(place), started + turn.waited, tell, lambda state: None, stopping, give_way=give_way)
         try:
             status = execute(job, folder, describe_code(), context)
         except SystemExit as error:  # a network may end its process, and a dead reader of images does
             raise ValueError(f"{job.name}: its process was ended ({error})") from None
-    failed = status not in ("done", "stopped")
-    reason = f": {records.load_attempts(folder)[job_id][-1]['reason']}" if failed else ""
-    say(f"{job.name}: {status}{reason}")
+    failure = records.read_last_attempt(folder, job_id) if status not in ("done", "stopped") else None
+    say(f"{job.name}: {status}" + (f": {failure['reason']}" if failure else ""))
+    if failure and failure.get("place"):
+        say(f"  at {failure['place']}")
     return status
+
+
+def describe_purpose(job: Job, folder: Path) -> Purpose:
+    """Returns the use of a device by a job, for those who wait for it."""
+    return Purpose(f"{job.kind} {job.name}", str(folder.resolve()))
 
 
 def job_machine(device: str) -> dict[str, Any]:
@@ -211,19 +224,38 @@ def status_of(error: BaseException) -> str:
 
 
 def describe_failure(job: Job, error: BaseException) -> dict[str, Any]:
-    """Returns the note of a failure: status, reason, and traceback without paths of this machine."""
+    """Returns the note of a failure: status, reason, traceback and place without paths of this machine."""
     if isinstance(error, NotMeasured):
-        return {**describe_loss(job, error.status, str(error)), "traceback": error.traceback}
-    return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), "traceback": _lines_of(error)}
+        return {**describe_loss(job, error.status, str(error)), **error.traceback}
+    return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), **describe_traceback(error)}
 
 
-def _lines_of(error: BaseException) -> list[str]:
-    return [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
+def describe_traceback(error: BaseException) -> dict[str, Any]:
+    """Returns the lines of the traceback, and as `place` the user's own line where it failed; empty if there is none.
+
+    It is the innermost line that belongs neither to this project, nor to torch, nor to Python's library.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_of_user(Path(frame.filename))]
+    return {"traceback": [*map(_describe_frame, frames)], "place": _describe_frame(own[-1]) if own else ""}
+
+
+def _describe_frame(frame: traceback.FrameSummary) -> str:
+    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+
+
+def _is_of_user(path: Path) -> bool:
+    library = Path(sysconfig.get_path("stdlib"))
+    packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}  # they may lie within the library
+    inner = [*PACKAGES, Path(torch.__file__).parent]
+    if not path.is_file() or any(map(path.is_relative_to, inner)):
+        return False
+    return any(map(path.is_relative_to, packages)) or not path.is_relative_to(library)
 
 
 def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
     """Returns the note of a job that ended without a status of its own."""
-    return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": []}
+    return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": [], "place": ""}
 
 
 Fields = dict[str, Any]
@@ -255,6 +287,12 @@ def _run(
     if tuning:  # the choice of values must not depend on the test images, so they are removed
         data = replace(data, test=data.test.subset(torch.arange(0)))
     network = make_network(variant.model, config.seed, device)
+    settle = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+    def stopping() -> bool:
+        watch.skip(context.give_way(settle))
+        return context.stopping()
+
     outcome = train(
         network,
         data,
@@ -263,7 +301,7 @@ def _run(
         config.seed,
         observe=context.tell,
         store=replace(store, source=describe_networks(config)),
-        stopping=context.stopping,
+        stopping=stopping,
         watch=watch,
         tested=not tuning,
     )
@@ -304,9 +342,9 @@ def _cost(config: CostConfig, device: torch.device) -> tuple[Fields, Fields]:
 class NotMeasured(RuntimeError):
     """A measurement in a new process failed. Its message says which one, and why."""
 
-    def __init__(self, status: str, reason: str, lines: list[str]) -> None:
+    def __init__(self, status: str, reason: str, traceback: Fields) -> None:
         super().__init__(reason)
-        self.status, self.traceback = status, lines
+        self.status, self.traceback = status, traceback
 
 
 def _compare(config: SpeedConfig, device: torch.device, context: Context) -> list[Fields]:
@@ -323,7 +361,7 @@ def _compare(config: SpeedConfig, device: torch.device, context: Context) -> lis
                     status, reason, lines = found["failed"]
                     raise NotMeasured(status, f"{name}: {reason}", lines)
                 return found
-        raise NotMeasured("failed", f"{name}: {killed}, {MOST_DEATHS} times in a row", [])
+        raise NotMeasured("failed", f"{name}: {killed}, {MOST_DEATHS} times in a row", {})
 
     return speed.measure_rounds(config, measure)
 
@@ -334,4 +372,4 @@ def _measure_side(side: CostConfig, device: torch.device) -> Fields:
         _set_up(device)
         return speed.measure_speed(side, device)
     except Exception as error:  # its network may raise anything, also what no other process can read
-        return {"failed": (status_of(error), f"{type(error).__name__}: {error}", _lines_of(error))}
+        return {"failed": (status_of(error), f"{type(error).__name__}: {error}", describe_traceback(error))}

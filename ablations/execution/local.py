@@ -2,7 +2,7 @@
 
 Each task has its own process, which is forked from a server that has already loaded the heavy modules. So it starts in
 milliseconds, and nothing remains in it from earlier tasks. An exclusive task runs alone: within one driver by the order
-of starts, between drivers by a lock that the kernel releases when its owner dies.
+of starts, between drivers by turns on the device. While it waits for its turn, other tasks of its driver are started.
 
 If a process dies, its task is started again. If the driver dies, its processes end too. Every process leads a process
 group, which is killed as a whole.
@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,7 +45,7 @@ from ablations.execution.engine import (
 )
 from ablations.execution.fresh import describe_end, end_with_server, start_server
 from ablations.signals import STOPPING
-from ablations.storage import locks
+from ablations.storage.turns import Turn, lock_device
 
 GRACE = 15.0
 """Seconds that a task has to end after it was asked to stop."""
@@ -62,6 +62,9 @@ class _Worker:
     connection: Connection
     deadline: float = float("inf")
     """The time at which a worker that was asked to stop is killed."""
+
+    waiting: float | None = None
+    """The time since when it waits for its device; None if it does not."""
 
     def kill(self) -> None:
         """Kills the process and all processes that it started."""
@@ -105,7 +108,10 @@ class _Schedule:
     workers: list[_Worker] = field(default_factory=list)
     deaths: Deaths = field(default_factory=Deaths)
     begun: dict[str, float] = field(default_factory=dict)
-    """The time at which a task first had its device."""
+    """The time at which a task first had its device, moved later by the time that it waited for it since then."""
+
+    crowded: bool = False
+    """Whether an exclusive task had to wait, because other processes use the device too."""
 
     def events(self) -> Iterator[Event]:
         while self.workers or (self.left and not self.stopping()):
@@ -118,10 +124,27 @@ class _Schedule:
 
     def start(self) -> Iterator[Event]:
         """Starts the tasks that may start now."""
-        while self.left and not self.stopping() and _may_start(self.left[0], self.workers, len(self.devices)):
-            slot = min(set(range(len(self.devices))) - {worker.slot for worker in self.workers})
-            self.workers.append(_start(self.context, self.left.popleft(), slot, self.devices[slot]))
-            yield Started(self.workers[-1].task, slot)
+        while not self.stopping() and (task := self.find_next()):
+            self.left.remove(task)
+            busy = {worker.slot for worker in self.workers}
+            slot = len(self.devices) if task.exclusive else min(set(range(len(self.devices))) - busy)
+            device = self.devices[0 if task.exclusive else slot]
+            self.workers.append(_start(self.context, task, slot, device))
+            yield Started(task, slot)
+
+    def find_next(self) -> Task | None:
+        """Returns the task that may start now, or None.
+
+        It is the first one. While an exclusive task waits for the device, it is the first that is not exclusive.
+        """
+        alone = [worker for worker in self.workers if worker.task.exclusive]
+        room = len(self.workers) - len(alone) < len(self.devices)
+        if alone:
+            others = (task for task in self.left if not task.exclusive)
+            return next(others, None) if room and alone[0].waiting is not None else None
+        if self.left and self.left[0].exclusive:
+            return self.left[0] if self.crowded or not self.workers else None
+        return self.left[0] if self.left and room else None
 
     def hear(self, worker: _Worker, dead: bool) -> Iterator[Event]:
         """Yields the events that a worker has sent, and then its death if it is dead."""
@@ -133,9 +156,11 @@ class _Schedule:
                 dead = True
                 break
             if kind == "begun":
-                self.begun.setdefault(task.key, time.monotonic())
+                self.note_begin(worker)
             elif kind == "waiting":
-                yield Waiting(task, slot)
+                worker.waiting = time.monotonic()
+                self.crowded = self.crowded or task.exclusive
+                yield Waiting(task, slot, value)
             elif kind == "told":
                 yield Told(task, slot, value)
             elif kind == "kept":
@@ -149,6 +174,15 @@ class _Schedule:
             reason = describe_end(worker.process.exitcode or 0)
             stopped = self.stopping()
             yield self.end(worker, Stopped(task, slot) if stopped else self.deaths.count(task, slot, reason))
+
+    def note_begin(self, worker: _Worker) -> None:
+        """Notes that a worker has its device, for the first time or again."""
+        now = time.monotonic()
+        if worker.task.key not in self.begun:
+            self.begun[worker.task.key] = now
+        elif worker.waiting is not None:
+            self.begun[worker.task.key] += now - worker.waiting
+        worker.waiting = None
 
     def finish(self, worker: _Worker, status: str) -> Event:
         """Returns the last event of a task whose function returned a status."""
@@ -165,7 +199,7 @@ class _Schedule:
         now, stopping = time.monotonic(), self.stopping()
         for worker in list(self.workers):
             task, begun = worker.task, self.begun.get(worker.task.key, now)
-            if 0 < task.limit < now - begun:
+            if 0 < task.limit < now - begun and worker.waiting is None:
                 yield self.end(worker, over_limit(task, worker.slot))
             elif stopping and (not task.stoppable or now > worker.deadline):
                 yield self.end(worker, Stopped(task, worker.slot))
@@ -191,12 +225,6 @@ TOLD_BY_OTHERS = "told to stop by somebody"
 
 def _sources(worker: _Worker) -> tuple[Any, int]:
     return worker.connection, worker.process.sentinel
-
-
-def _may_start(task: Task, workers: Sequence[_Worker], slots: int) -> bool:
-    if task.exclusive or any(worker.task.exclusive for worker in workers):
-        return not workers
-    return len(workers) < slots
 
 
 def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
@@ -230,16 +258,24 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         except OSError:
             os.killpg(0, signal.SIGKILL)  # the driver is dead
 
+    def give_way(turn: Turn, settle: Callable[[], None]) -> float:
+        seconds = turn.give_way(settle, lambda: bool(asked))
+        if seconds:
+            send("begun")
+        return seconds
+
     try:
-        with locks.lock_device(device, task.exclusive, lambda: send("waiting")) as waited:
+        with lock_device(device, task.exclusive, partial(send, "waiting"), task.purpose) as turn:
             send("begun")
             if task.stoppable:
                 for number in (signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, lambda number, _: asked.append(number))
+            tell, keep = partial(send, "told"), partial(send, "kept")
             context = Context(
-                device, started + waited, partial(send, "told"), partial(send, "kept"), lambda: bool(asked), "fork"
+                device, started + turn.waited, tell, keep, lambda: bool(asked), "fork", partial(give_way, turn)
             )
-            send("finished", task.function(*task.arguments, context))
+            status = task.function(*task.arguments, context)
+        send("finished", status)  # when the device is free: this process is killed then
     except OSError as error:
         send("broken", error)
     except BaseException:

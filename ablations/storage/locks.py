@@ -1,4 +1,4 @@
-"""Locks on a device of this machine and on a results folder. The kernel releases them when their holder dies."""
+"""The lock on a results folder. The kernel releases it when its holder dies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,29 +27,6 @@ NAME = ".lock"
 
 class FolderInUse(RuntimeError):
     """Another process works on the folder. The message names it."""
-
-
-@contextmanager
-def lock_device(name: str, exclusive: bool, waiting: Callable[[], None]) -> Iterator[float]:
-    """Locks a device of this machine, alone or shared, and yields the seconds that it waited.
-
-    Calls `waiting` once if another process holds the device. Raises StorageError if the lock's file cannot be opened.
-    """
-    before = time.monotonic()
-    path = Path(tempfile.gettempdir(), f"densenet-ablations-{os.getuid()}-{name.replace(':', '-')}.lock")
-    try:
-        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        reason = f"cannot be opened: {error.strerror}; every job locks its device with it. Remove it, or set TMPDIR"
-        raise StorageError(error.errno, reason, str(path)) from error
-    mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    try:
-        if not _try_lock(descriptor, mode):
-            waiting()
-            fcntl.flock(descriptor, mode)
-        yield time.monotonic() - before
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -83,7 +59,7 @@ def find_holder(place: Path) -> str:
     except OSError:
         return ""
     try:
-        return "" if _try_lock(descriptor, fcntl.LOCK_SH) else _describe_holder(path)
+        return "" if try_lock(descriptor, fcntl.LOCK_SH) else _describe_holder(path)
     finally:
         os.close(descriptor)
 
@@ -102,7 +78,7 @@ def _take(path: Path) -> int:
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise StorageError(error.errno, f"cannot be written: {error.strerror}", str(path.parent)) from error
-        if _try_lock(descriptor, fcntl.LOCK_EX):
+        if try_lock(descriptor, fcntl.LOCK_EX):
             if _is_file_of(path, descriptor):
                 return descriptor
         elif time.monotonic() > end:
@@ -124,7 +100,7 @@ def _sign(descriptor: int, place: Path) -> None:
         raise StorageError(error.errno, f"cannot be written: {error.strerror}", str(place)) from error
 
 
-def _try_lock(descriptor: int, mode: int) -> bool:
+def try_lock(descriptor: int, mode: int) -> bool:
     """Takes the lock and returns True, or returns False if another process holds it.
 
     On a file system without locks, it always returns True.

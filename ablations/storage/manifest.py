@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ablations.storage import files, locks, records
+from ablations.storage import files, journal, locks, records
 from ablations.storage.schema import check_label, check_study_name, describe
 
 NAME = "jobs.json"
@@ -246,7 +246,8 @@ def _is_known(folder: Path) -> bool:
 
 
 def _is_own(path: Path) -> bool:
-    return path.name in PARTS[:4] or files.TEMPORARY.fullmatch(path.name) is not None or locks.is_lock(path)
+    known = path.name in PARTS[:4] or files.TEMPORARY.fullmatch(path.name) is not None
+    return known or locks.is_lock(path) or journal.is_journal(path)
 
 
 def _refuse_links(folder: Path) -> None:

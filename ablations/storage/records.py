@@ -198,6 +198,14 @@ def load(folder: Path) -> tuple[dict[str, Record], list[Path]]:
     return whole, [each.path for each in found if each.record is None]
 
 
+def read_last_attempt(folder: Path, job: str) -> Record | None:
+    """Returns the newest note of a job's failures; None if there is none, or if it is damaged."""
+    notes = sorted((folder / "attempts").glob(f"{job}-*.json"), key=lambda path: int(path.stem.partition("-")[2] or 0))
+    with suppress(Damaged, FileNotFoundError, ValidationError):
+        return NOTE.validate_python(_read(notes[-1])) if notes else None
+    return None
+
+
 def load_attempts(folder: Path) -> dict[str, list[Record]]:
     """Returns the notes of failures by job id, oldest first. Damaged notes are left out."""
     numbered = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -219,7 +218,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
     config, labels_of = course.config, course.data.train.labels
     number = len(state.history)
     left = [batch.to(labels_of.device) for batch in batches[state.steps :]]
-    begun = shown = kept = time.perf_counter()
+    begun = shown = kept = state.watch.now()
     for batch, images in zip(left, course.images(number, left), strict=True):
         step = number * course.per_epoch + state.steps
         rate = learning_rate(config, step, course.total, course.per_epoch)
@@ -234,12 +233,12 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         state.norms.append(norm)
         state.correct.append((scores.argmax(1) == labels_of[batch]).sum())
         state.steps += 1
-        now, stopping = time.perf_counter(), course.stopping()
+        stopping, now = course.stopping(), state.watch.now()
         if (stopping or now - kept > config.checkpoint_seconds) and state.steps < len(batches):
             state.seconds += now - begun
             _check_finite(state, course)
             course.checkpoint(state)
-            begun = kept = time.perf_counter()
+            begun = kept = state.watch.now()
             if stopping:
                 raise StopRequested
         if now - shown > 1:
@@ -247,7 +246,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
             course.observe(Progress(number + state.steps / course.per_epoch, loss.item()))
     line = _summarise_epoch(state, course, [len(batch) for batch in batches])
     if left:  # else no step was done, and the state needs no new checkpoint
-        state.seconds += time.perf_counter() - begun
+        state.seconds += state.watch.now() - begun
         course.checkpoint(state)
         if course.data.train.forks:  # the thread that writes must end before the data loader forks
             course.checkpointer.wait()

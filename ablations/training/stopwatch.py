@@ -1,4 +1,4 @@
-"""The time of a training, part by part: every moment of its process counts to exactly one part."""
+"""The time of a training, part by part: every moment of its process counts to exactly one part, except its pauses."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Stopwatch:
         self.parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._last = time.monotonic() if since is None else since
         self._cuda = cuda
+        self._skipped = 0.0
         self._steps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def lap(self, part: str) -> None:
@@ -26,6 +27,15 @@ class Stopwatch:
         now = time.monotonic()
         self.parts[part] += now - self._last
         self._last = now
+
+    def skip(self, seconds: float) -> None:
+        """Leaves out seconds that have just passed, in which the training paused."""
+        self._last += seconds
+        self._skipped += seconds
+
+    def now(self) -> float:
+        """Returns the seconds of a clock that stands still while the training pauses."""
+        return time.perf_counter() - self._skipped
 
     @contextmanager
     def step(self) -> Iterator[None]:

@@ -91,9 +91,12 @@ def test_a_fault_of_the_machine_is_shown_as_it_is():
 
 def test_what_a_job_waited_for_is_forgotten_at_its_end():
     text = io.StringIO()
-    events = [Started(TASKS[0], 0), Waiting(TASKS[0], 0), Finished(TASKS[0], 0, "done")]
+    waiting = Waiting(TASKS[0], 1, "run base, seed 0 of there (process 7)")
+    events = [Started(TASKS[0], 1), waiting, waiting, Finished(TASKS[0], 1, "done")]
     list(show(Console(file=text, width=120), iter(events), WORKS, 1))
     assert "done     cost base\n" in text.getvalue()
+    said = "running  base: waiting for the device, which has run base, seed 0 of there (process 7)\n"
+    assert text.getvalue().count(said) == 1, "the same is not told every few seconds"
 
 
 @pytest.mark.parametrize("width", [30, 40, 80, 200])

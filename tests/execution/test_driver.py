@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
+from collections import Counter
 
 import pytest
 from conftest import MACHINE, TINY, context, write_grid
@@ -35,7 +37,7 @@ def derived(folder):
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".png"
+        if path.is_file() and path.suffix != ".png" and path.name != "events.jsonl"
     }
 
 
@@ -56,6 +58,14 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
     assert (again.done_before, again.executed, text) == (4, 0, "")
     report.write(analyse(load(folder)))
     assert derived(folder) == before
+
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    told = Counter(line["event"] for line in lines)
+    assert (told["started"], told["finished"], told["failed"]) == (5, 4, 1)
+    assert told["epoch"] == 2
+    (failed,) = [line for line in lines if line["event"] == "failed"]
+    assert (failed["name"], failed["status"]) == ("rate 1e+30, seed 0", "diverged")
+    assert failed["reason"] == find_causes(frames)[0]["reason"]
 
     retried, _ = call(grid, folder, ["diverged"])
     assert retried.executed == 1
@@ -95,6 +105,57 @@ def test_every_engine_compares_speeds(engine, tmp_path):
     assert (row["status"], row["rounds"]) == ("done", 6)
     assert row["latency_step_seconds_low"] <= row["latency_step_seconds_ratio"] <= row["latency_step_seconds_high"]
     assert call(grid, tmp_path / "out", engine=engine)[0].executed == 0
+
+
+def test_without_costs_nothing_is_measured_until_the_next_call(tmp_path):
+    text = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]").replace("[4, 8]", "[4]")
+    grid, folder = read(write_grid(tmp_path, text)), tmp_path / "out"
+    engine = driver.make_engine("inline", ["cpu"])
+    outcome = driver.work(grid, folder, engine, (), Console(quiet=True), measure=False)
+    assert (outcome.total, outcome.executed, outcome.unmeasured) == (2, 1, 1)
+    assert {record["kind"] for record in records.load(folder)[0].values()} == {"run"}
+    outcome = driver.work(grid, folder, engine, (), Console(quiet=True))
+    assert (outcome.total, outcome.executed, outcome.unmeasured) == (2, 1, 0)
+
+
+def test_shards_share_the_jobs_and_overlap_nowhere(tiny):
+    ids = [job.id for job in list_jobs(tiny, MACHINE)]
+    for count in (1, 3, 8):
+        parts = [[each for each in ids if driver.Shard(number, count).has(each)] for number in range(1, count + 1)]
+        assert sorted(each for part in parts for each in part) == sorted(ids)
+    assert driver.Shard.read("3/8") == driver.Shard(3, 8)
+
+
+@pytest.mark.parametrize("text", ["0/8", "9/8", "3", "3/", "/8", "a/b", "-1/8", "1/0"])
+def test_a_shard_that_is_none_is_told(text):
+    with pytest.raises(ValueError, match=f"--shard {text}: the third of eight parts is --shard 3/8"):
+        driver.Shard.read(text)
+
+
+class Recording:
+    """An engine that does nothing, and notes the tasks that it is given."""
+
+    slots, machine = 1, MACHINE
+
+    def __init__(self):
+        self.given = []
+
+    def run(self, tasks, stopping=lambda: False):
+        self.given += [task.key for task in tasks]
+        yield from ()
+
+
+def test_a_call_does_its_shard_alone_and_the_runs_of_a_tuned_grid_follow(tmp_path):
+    text = TINY.replace("[0, 1, 2]", "[0]") + "[tune]\ntrain.learning_rate = [0.1, 0.2]\nseeds = [9]\nvalidation = 40\n"
+    grid, given = read(write_grid(tmp_path, text)), []
+    for number in (1, 2):
+        engine = Recording()
+        shard = driver.Shard(number, 2)
+        outcome = driver.work(grid, tmp_path / "out", engine, (), Console(quiet=True), shard=shard)
+        assert all(shard.has(key) for key in engine.given)
+        assert (outcome.awaited, outcome.total) == (2, 8)
+        given += engine.given
+    assert sorted(given) == sorted(job.id for job in list_jobs(grid, MACHINE))
 
 
 def test_an_engine_that_is_not_there_is_told():

@@ -229,6 +229,7 @@ def test_six_faults_cost_their_own_rows_alone(tmp_path, monkeypatch, capsys):
     assert _finish(folder) == 1
     told = capsys.readouterr().err
     assert "6 not done; `--retry diverged,failed,oom,timeout` runs them again:" in told
+    assert "  1 oom: MemoryError: 3 TiB\n  at faulty.py:36 in no_memory\n    run base, seed 6\n" in told
     assert "  1 timeout: it took longer than time_limit = 15 seconds\n    run base, seed 10\n" in told
 
     (tmp_path / "mended").touch()

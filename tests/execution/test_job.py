@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import ChainMap
 
 import pytest
 import torch
@@ -92,6 +93,28 @@ def test_a_failure_becomes_a_status_with_its_reason(error, status, tiny, tmp_pat
     assert attempt["reason"] == f"{type(error).__name__}: {error}"
     assert not any("/" in line for line in attempt["traceback"])
     assert records.load(tmp_path)[0] == {}
+
+
+def test_the_place_of_a_failure_is_the_innermost_line_of_the_user_s(tmp_path):
+    """Between this project above it, and torch and Python's library below it."""
+    path = tmp_path / "net.py"
+    path.write_text("import json, torch\ndef forward(images):\n    return torch.nn.functional.linear(images, None)\n"
+                    "def read():\n    json.loads('{')\n")  # fmt: skip
+    scope: dict = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    for function, arguments, line in (("forward", [torch.ones(1, 2)], 3), ("read", [], 5)):
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            scope[function](*arguments)
+        assert job.describe_traceback(caught.value)["place"] == f"net.py:{line} in {function}"
+    with pytest.raises(KeyError) as caught:
+        lookup_in_the_library()
+    found = job.describe_traceback(caught.value.with_traceback(caught.tb.tb_next.tb_next))
+    assert found["place"] == ""
+    assert found["traceback"]
+
+
+def lookup_in_the_library():
+    return ChainMap({})["none"]
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from ablations.execution.engine import AskedToStop, Ended, Finished, Lost, Restarted, Stopped, Task, Told
 from ablations.execution.local import LocalEngine
+from ablations.storage.turns import Purpose, lock_device
 
 
 def work(name, context):
@@ -159,6 +162,7 @@ import sys
 sys.path[:0] = {path!r}
 from ablations.execution.engine import Task
 from ablations.execution.local import LocalEngine
+from ablations.storage.turns import Purpose, lock_device
 from test_local import with_child
 if __name__ == "__main__":
     for event in LocalEngine(["cpu"], {{}}).run([Task("a", with_child, ({file!r},))]):
@@ -195,3 +199,47 @@ def test_closing_ends_every_worker():
     assert set(multiprocessing.active_children()) - before
     events.close()
     assert not set(multiprocessing.active_children()) - before
+
+
+def measure(path, context):
+    Path(path).touch()
+    return "done"
+
+
+def train(path, context):
+    """Trains until the measurement is made, for which it gives way."""
+    paused = 0.0
+    context.tell("ready")
+    while not Path(path).exists():
+        time.sleep(0.01)
+        paused += context.give_way(lambda: None)
+    return f"paused: {paused > 0}"
+
+
+def test_what_trains_goes_on_while_a_measurement_waits_and_gives_way_to_it(tmp_path):
+    device = f"test-{os.getpid()}"
+    path = str(tmp_path / "measured")
+    tasks = [
+        Task("cost 1", measure, (path,), exclusive=True),
+        Task("short", work, ("short",)),
+        Task("long", train, (path,), stoppable=True, limit=60.0),
+        Task("cost 2", measure, (path,), exclusive=True),
+    ]
+    with ExitStack() as other:  # a training of another grid
+        other.enter_context(lock_device(device, False, lambda others: None, Purpose("run of others")))
+        events = []
+        for event in LocalEngine([device], {}).run(tasks):
+            events.append(event)
+            if isinstance(event, Told) and event.task.key == "long":
+                (lock,) = Path(tempfile.gettempdir()).glob(f"*-{device}.lock")
+                os.utime(lock, (0, 0))  # the turn of the trainings is over
+                other.close()
+    course = [(type(event).__name__, event.task.key) for event in events if not isinstance(event, Told)]
+    assert course[:5] == [
+        ("Started", "cost 1"), ("Waiting", "cost 1"), ("Started", "short"), ("Finished", "short"), ("Started", "long"),
+    ]  # fmt: skip
+    assert events[1].others == f"run of others (process {os.getpid()})"
+    ends = {event.task.key: event.status for event in events if isinstance(event, Finished)}
+    assert ends["cost 1"] == ends["cost 2"] == "done"
+    assert ends["long"] == "paused: True"
+    assert course.index(("Waiting", "long")) < course.index(("Finished", "cost 1"))

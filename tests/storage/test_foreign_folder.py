@@ -15,6 +15,8 @@ from ablations.grid.reader import read
 from ablations.report.formats import render_csv, render_macros
 from ablations.report.frames import load, survey
 from ablations.storage import files, records
+from ablations.storage.journal import open_journal
+from ablations.storage.manifest import list_foreign
 
 
 def call(*arguments):
@@ -78,6 +80,18 @@ def test_a_pipe_in_place_of_a_record_or_of_the_lock_blocks_nobody(results):
     for command in ("report", "status"):
         found = call(command, results)
         assert (found.exit_code, f"{path.name} cannot be read" in found.output) == (2, True)
+
+
+def test_a_journal_is_ours_and_changes_no_report(results):
+    report = ("report", results, "--only", "tables")
+    assert call(*report).exit_code == 0
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    with open_journal(results) as note:
+        note("started", "a" * 16)
+    assert call(*report).exit_code == 0
+    (results / "events.jsonl").rename(results.parent / "events.jsonl")
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+    assert list_foreign(results.parent) == ["results", "tiny.toml"]
 
 
 def test_all_folders_are_rebuilt_whatever_their_names(results, tmp_path):

@@ -1,4 +1,4 @@
-"""Locks: who waits for whom, who is told, and that no lock outlives its holder."""
+"""The lock on a results folder: who waits for whom, who is told, and that no lock outlives its holder."""
 
 from __future__ import annotations
 
@@ -7,42 +7,12 @@ import multiprocessing
 import os
 import re
 import socket
-import tempfile
 import time
 
 import pytest
 
 from ablations.storage import locks
 from ablations.storage.files import StorageError
-
-
-def hold(device, seconds, ready):
-    with locks.lock_device(device, True, lambda: None):
-        ready.set()
-        time.sleep(seconds)
-
-
-@pytest.mark.parametrize("exclusive", [True, False])
-def test_the_device_lock_waits_for_its_holder_and_outlives_no_one(exclusive):
-    context = multiprocessing.get_context("spawn")
-    device, ready, waited = f"test-{os.getpid()}-{exclusive}", context.Event(), []
-    holder = context.Process(target=hold, args=(device, 60, ready))
-    holder.start()
-    assert ready.wait(30)
-
-    def end_the_holder() -> None:
-        waited.append(True)
-        holder.kill()
-
-    with locks.lock_device(device, exclusive, end_the_holder):
-        assert waited == [True]
-    holder.join()
-
-
-def test_shared_holders_do_not_wait_for_each_other():
-    device = f"test-shared-{os.getpid()}"
-    with locks.lock_device(device, False, pytest.fail) as waited, locks.lock_device(device, False, pytest.fail):
-        assert waited >= 0
 
 
 def grab(folder, ready):
@@ -133,19 +103,6 @@ def test_a_folder_that_was_renamed_or_replaced_is_told(tmp_path):
             check()
         with locks.lock_folder(place), pytest.raises(StorageError, match="replaced"):
             check()
-
-
-def test_a_lock_that_cannot_be_opened_is_told_and_blocks_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    path = tmp_path / f"densenet-ablations-{os.getuid()}-cpu.lock"
-    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/null"), os.mkdir):
-        make(path)
-        with (
-            pytest.raises(StorageError, match=r"cpu\.lock cannot be opened: "),
-            locks.lock_device("cpu", True, pytest.fail),
-        ):
-            pass
-        (path.rmdir if path.is_dir() else path.unlink)()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"my own notes", b"[1, 2]"])

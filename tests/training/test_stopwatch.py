@@ -56,3 +56,13 @@ def test_on_cuda_steps_are_timed_by_the_device_and_read_when_it_has_done_them(cl
     watch.read()
     assert watch.parts["step"] == 6
     assert watch.parts["data"] == pytest.approx(1.2)
+
+
+def test_a_pause_counts_to_no_part(clock, monkeypatch):
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: clock[0])
+    watch = Stopwatch()
+    clock[0] += 5
+    watch.skip(4)
+    assert watch.now() == 101
+    watch.lap("rest")
+    assert watch.parts["rest"] == 1
