@@ -23,8 +23,8 @@ PACKAGES = {
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
     "ablations.execution": "fresh engine local inline changes job display driver plan",
-    "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values formats "
-    "power",
+    "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values "
+    "formats power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
     "ablations.report ": "answers page marks neighbours citations",
     "ablations  ": "__init__ cli __main__",

@@ -157,7 +157,7 @@ def make_effects_table(study: StudyResult) -> Table | None:
     if not study.effects:
         return None
     question = f"{study.question} Main effects and interactions".strip()
-    caption = f"{explain_effects(study)}{describe_provenance(study.frames)}"
+    caption = f"{explain_effects(study)}{describe_provenance(study.frames, (), ['runs'])}"
     rows = tuple(Row(_fill_effect(study, effect)) for effect in study.effects)
     return Table(f"{study.name}.effects", question, EFFECTS, rows, caption)
 
@@ -177,7 +177,8 @@ def _drop_notes(cell: Cell) -> Cell:
 
 def _write_caption(study: StudyResult, costs: bool = True) -> str:
     """Writes the caption of a study's table."""
-    return f"{explain_table(study, costs)}{describe_provenance(study.frames)}"
+    shown = [key for key, metric in COSTS.items() if costs or metric.brief]
+    return f"{explain_table(study, costs)}{describe_provenance(study.frames, shown)}"
 
 
 def _fill_row(study: StudyResult, level: LevelResult) -> Iterator[Cell]:

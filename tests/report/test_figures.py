@@ -14,6 +14,7 @@ from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import statistics
+from ablations.report.captions import describe_provenance
 from ablations.report.frames import load
 from ablations.report.plotting import curves, effect, heat_map, pareto, style, trade, tuning
 from ablations.report.plotting.figures import list_stems, write_figures
@@ -299,6 +300,18 @@ def test_values_that_a_level_lacks_are_not_counted_above_the_base():
     )  # fmt: skip
     said = "Values at which a level lies above the base: 8 1 of 2."
     assert tuning._count_above_base(found, ["train.learning_rate"]) == said
+
+
+def test_a_figure_tells_only_of_what_it_shows(product):
+    """Only inference was disturbed, which no figure shows."""
+    said = {module: " ".join(texts(draw(module, product))).replace("\n", " ") for module in (effect, curves, trade)}
+    seeds = "Data: digits, 360 test images; 0 to 3 of 3 seeds."
+    memory = "Peak memory is what tensors hold at most in one step, operators' workspace not included."
+    assert f"{seeds} {memory} Memory and throughput at batch size 64. Device:" in said[effect]
+    assert f"{seeds} Device:" in said[curves]
+    assert f"Data: digits. {memory} Memory and throughput at batch size 64. Device:" in said[trade]
+    assert "disturbed" not in "".join(said.values())
+    assert "(3 of 6 were disturbed by other load, or unsteady, and are marked)" in describe_provenance(product)
 
 
 def test_a_dollar_is_a_dollar(tmp_path):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from ablations.report.plotting import style
@@ -36,6 +39,37 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
     assert [path.suffix for path in paths] == [".svg", ".pdf", ".png"]
+
+
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+)
+PROTANOPIA = np.array(
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+)
+"""How linear RGB looks (Machado, Oliveira and Fernandes 2009, A physiologically-based model for simulation of color
+vision deficiency, severity 1).
+"""
+
+
+def lab_of(colour, seen_by):
+    """A colour as CIELAB, white D65."""
+    part = np.array(to_rgb(colour))
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    share = to_xyz @ np.clip(seen_by @ linear, 0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(share > 0.008856, np.cbrt(share), 7.787 * share + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("seen_by", [np.eye(3), DEUTERANOPIA, PROTANOPIA], ids=["all", "deuteranopia", "protanopia"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_colours_of_levels_stay_apart(seen_by, dark):
+    """Six levels, the base among them, differ by 29 at least, and eight by 25; 10 is a clear difference."""
+    colours = [style.ON_DARK[each] if dark else each for each in (style.INK, *style.HUES)]
+    labs = [lab_of(each, seen_by) for each in colours]
+    for number, least in ((6, 29), (8, 25)):
+        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(labs[:number], 2)) > least
 
 
 def test_large_counts_have_a_prefix_and_scaled_units_none():

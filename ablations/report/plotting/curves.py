@@ -43,7 +43,7 @@ def draw(study: StudyResult) -> Figure:
         "Lines: means over seeds; bands: from the lowest to the highest seed.",
         "" if rows.distinct.all() else named,
         f"Without a curve: {list_names(absent)}." if absent else "",
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, (), ["runs"]),
     )
     key_lines = _make_key(rows, set(own.variant))
     style.frame_figure(figure, f"How do the levels of {study.name} learn?", small, key_lines, handlelength=2.6)

@@ -62,7 +62,7 @@ def draw(study: StudyResult) -> Figure:
         "† Disturbed by other load, or unsteady." if disturbed else "",
         explain_published(study.frames, study.name),
         say_left_out(study.numbers, rows),
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, style.PANELS),
     )
     style.frame_figure(figure, study.question or study.name, small, _make_key(rows, study.margin))
     return figure

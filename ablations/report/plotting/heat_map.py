@@ -19,12 +19,15 @@ from ablations.metrics import level_text
 from ablations.report.captions import describe_provenance
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
-from ablations.report.plotting.style import BLANK, HUES, INK, NARROW, WIDE, WRONG
+from ablations.report.plotting.style import BLANK, NARROW, WIDE, WRONG
 from ablations.report.printing import print_accuracy
 from ablations.report.results import StudyResult
 
 MOST_PANELS = 9
 """The most panels in the figure. The small print states how many combinations there are."""
+
+FRAME, WRITING = "#D55E00", ("#FEFEFE", "#1B1B1B")
+"""The colours of the base's frame, and of text on dark and on light cells. They are the same on a dark page."""
 
 
 def draw(study: StudyResult) -> Figure:
@@ -116,14 +119,14 @@ def _draw_panel(
             _write_note(panel, x + 0.5, y + 0.5, row, scale)
         if row["is_base"]:
             panel.add_patch(
-                Rectangle((x, y), 1, 1, fill=False, edgecolor=HUES[1], linewidth=1.8, clip_on=False, zorder=4)
+                Rectangle((x, y), 1, 1, fill=False, edgecolor=FRAME, linewidth=1.8, clip_on=False, zorder=4)
             )
 
 
 def _write_note(panel: Axes, x: float, y: float, row: dict[Any, Any], scale: Normalize) -> None:
     """Writes light text on dark cells, dark text on light ones, and a status on white."""
     dark = row["n"] and scale(row["mean"]) < 0.55
-    colour = "white" if dark else INK if row["n"] else WRONG
+    colour = (WRITING[0] if dark else WRITING[1]) if row["n"] else WRONG
     panel.text(
         x, y, _spell_note(row), ha="center", va="center", fontsize=6, color=colour, bbox=None if row["n"] else BLANK,
         linespacing=1.05,
@@ -137,14 +140,14 @@ def _say_more(study: StudyResult, cells: pd.DataFrame, panels: int, noted: bool)
         f"{partial} cells are means of fewer seeds than were asked for." if partial and not noted else "",
         f"The first {MOST_PANELS} of {panels} combinations are shown." if panels > MOST_PANELS else "",
         "" if cells.is_base.any() else "The base lies outside the map.",
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, (), ["runs"]),
     )
 
 
 def _make_key(cells: pd.DataFrame) -> list[Artist]:
     key: list[Artist] = []
     if cells.is_base.any():
-        key.append(Rectangle((0, 0), 1, 1, fill=False, edgecolor=HUES[1], linewidth=1.5, label="base"))
+        key.append(Rectangle((0, 0), 1, 1, fill=False, edgecolor=FRAME, linewidth=1.5, label="base"))
     if (cells.n == 0).any():
         key.append(
             Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=WRONG, hatch="////", linewidth=0, label="no result")

@@ -43,7 +43,7 @@ def draw(results: Results) -> Figure:
     if data[[f"{each}_disturbed" for each in style.PANELS]].any(axis=None):
         key.append(style.make_dot("x", GREY, "disturbed by other load, so not on the front"))
     style.frame_figure(
-        figure, "What does accuracy cost?", (*_say_more(results, data), describe_provenance(frames)), key
+        figure, "What does accuracy cost?", (*_say_more(results, data), describe_provenance(frames, style.PANELS)), key
     )
     for panel, (front, points) in zip(axes.flat, fronts, strict=True):
         panel.set_title(style.name_points(panel, front, points), **NOTE)

@@ -67,8 +67,16 @@ PANELS = [key for key, metric in METRICS.items() if metric.panel]
 """The costs that are shown beside the accuracy."""
 
 
-HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
-"""Okabe and Ito's colours without black and yellow, and a brown. Colour-blind readers can distinguish them."""
+HUES = ("#93457F", "#E68F00", "#47B0EB", "#8C4800", "#00BF8B", "#085EC4", "#774E3B")
+"""Colours that stay apart, also from INK, for readers with deuteranopia or protanopia: they differ in lightness too."""
+
+
+ON_DARK = {
+    INK: "#E8E8E8", "#262626": "#DCDCDC", GREY: "#B0B4BA", LIGHT: "#7A828C", PALE: "#343B44", WRONG: "#FF8A80",
+    "#B0B0B0": "#59626D", "#DDDDDD": "#30363E", "#FFFFFF": "#15181C",
+    **dict(zip(HUES, ("#B15A8B", "#BF7700", "#0ACBF5", "#FFE00D", "#00F285", "#1A83FF", "#A27950"), strict=True)),
+}  # fmt: skip
+"""For each colour of a figure its counterpart on a dark page. A colour that is not here is the same on both."""
 
 
 REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}

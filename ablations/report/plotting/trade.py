@@ -25,6 +25,10 @@ MOST_LINES = 12
 """The most lines in the figure. The small print states how many there are."""
 
 
+SHOWN = ("train_peak_memory_bytes", "train_images_per_second")
+"""The costs in the figure."""
+
+
 CHECKPOINT = "model.checkpoint"
 """The axis of studies that trade memory against time."""
 
@@ -50,7 +54,7 @@ def draw(study: StudyResult) -> Figure:
         "Bars: interquartile range of the step's time.",
         f"Not measured: {list_names(absent)}." if absent else "",
         f"The first {MOST_LINES} of {len(groups)} lines are shown." if len(groups) > MOST_LINES else "",
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, SHOWN, ["costs"]),
     )
     key = [Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=group)
            for group, colour, marker in looks if group]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -54,7 +55,7 @@ def draw(study: StudyResult) -> Figure:
         f"{waiting} of {len(found)} trials are missing." if waiting else "",
         "Grey: other levels." if not rows.distinct.all() else "",
         f"The first {MOST_PANELS} of {len(panels)} combinations are shown." if len(panels) > MOST_PANELS else "",
-        describe_provenance(study.frames),
+        describe_provenance(replace(study.frames, tuning=found), (), ["tuning"]),
     )
     title = f"Is the order of the levels the same at every {name_axis(along).replace('_', ' ')}?"
     style.frame_figure(figure, title, small, _make_key(found, rows), handlelength=2.6)
