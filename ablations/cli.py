@@ -1,4 +1,4 @@
-"""The command line: `ablate plan | run | job | status | report | cite | check | list | schema`.
+"""The command line: `ablate plan | run | job | status | report | cite | table | check | list | schema`.
 
 Commands import what they need when they are called, so that those that only read records answer at once.
 """
@@ -396,6 +396,28 @@ def cite(
         _say(rf"In LaTeX, one line before puts the numbers in: \input{{{folder.as_posix()}/numbers}}")
     else:
         _stop(f"--as {form}: allowed are text, {', '.join(marks)}")
+
+
+@app.command()
+def table(
+    folder: DirArgument,
+    study: Annotated[str, typer.Argument(help="A study, STUDY.effects, or overall.")],
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME|all", help="These columns, in this order; default: the main ones.")
+    ] = None,
+    short: Annotated[bool, typer.Option("--short", help="Without changes and spreads beside the costs.")] = False,
+    form: Annotated[str, typer.Option("--format", metavar="markdown|latex|csv")] = "markdown",
+) -> None:
+    """Prints one table for a text, with marks that `ablate check` verifies. It needs no other file of DIR."""
+    from ablations.report.citations import print_table
+    from ablations.report.results import analyse
+
+    names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    try:
+        text = print_table(analyse(_frames(folder)), study, names, short, form)
+    except ValueError as error:
+        _stop(str(error))
+    print(text, end="")
 
 
 @app.command()

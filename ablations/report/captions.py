@@ -26,31 +26,34 @@ def name_field(path: str) -> str:
     return path.rpartition(".")[2].replace("_", " ").capitalize()
 
 
-def explain_table(study: StudyResult, costs: bool = True) -> str:
-    """Explains how to read the table of a study; without `costs`, a short table."""
+def explain_table(study: StudyResult, keys: Collection[str], notes: bool = True) -> str:
+    """Explains how to read the table of a study with these columns; without `notes`, with nothing beside the costs."""
     name = study.entry.name if study.entry else None
+    tests = {"p", "p_corrected", "smallest_difference", "seeds_for_change", "seeds_for_margin"}
     parts = (
-        _ACCURACY,
-        explain_comparison(study),
-        _TESTS if costs and study.conclusions.family else "",
-        _LOST if any(level.lost for level in study.levels) else "",
+        _ACCURACY if "accuracy" in keys else "",
+        explain_comparison(study) if {"change", "verdict", *tests} & {*keys} else "",
+        _TESTS if study.conclusions.family and tests & {*keys} else "",
+        _LOST if any(level.lost for level in study.levels) and {"change", "verdict"} & {*keys} else "",
         explain_tuning(study.frames, name),
         explain_published(study.frames, name),
-        _COSTS if costs else "",
+        _COSTS if notes and not COSTS.keys().isdisjoint(keys) else "",
+        _TIMES if notes and any(key in COSTS and COSTS[key].timed for key in keys) else "",
     )
     return "".join(parts)
 
 
-def explain_overall(results: Results) -> str:
-    """Explains how to read the table of all variants."""
-    frames = results.frames
-    return f"{_ACCURACY}Changes of accuracy are in the tables of the studies. {explain_tuning(frames)}{_COSTS}"
+def explain_overall(results: Results, notes: bool = True) -> str:
+    """Explains how to read the table of all variants; without `notes`, with nothing beside the costs."""
+    costs = f"{_COSTS}{_TIMES}" if notes else ""
+    tuned = explain_tuning(results.frames)
+    return f"{_ACCURACY}Changes of accuracy are in the tables of the studies. {tuned}{costs}"
 
 
 def explain_page(results: Results) -> str:
     """Explains how to read all tables of a results folder."""
     frames = results.frames
-    return f"{_VERDICTS}{_TESTS}{_LOST}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}"
+    return f"{_VERDICTS}{_TESTS}{_LOST}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}{_TIMES}"
 
 
 def explain_comparison(study: StudyResult) -> str:
@@ -151,8 +154,9 @@ _EFFECTS = (
     "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
     "interaction, by how much changes along two axes together differ from their sum. "
 )
-_COSTS = (
-    "Changes of costs are relative to the base. Those of speed are medians over rounds that measured both in turn, "
+_COSTS = "Changes of costs are relative to the base. "
+_TIMES = (
+    "Those of speed are medians over rounds that measured both in turn, "
     "each in a fresh process, with an interval of at least 95 %; ≈: the interval contains 0; none: not measured so, "
     "or disturbed. IQR: interquartile range over repeated steps of one process, relative to their median; processes "
     "differ by more. "
