@@ -343,6 +343,9 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder; with --all, a folder of them.")],
     only: Annotated[str | None, typer.Option(metavar="tables|figures", help="Rebuilds these alone.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Rebuilds every results folder in DIR.")] = False,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Draws figures without title and small print into DIR/figures/bare, too.")
+    ] = False,
 ) -> None:
     """Rebuilds every table, figure and page from the records alone."""
     from ablations.report import page as reports
@@ -353,18 +356,20 @@ def report(
     if not folders:
         _stop(f"{folder}: no folder in it holds results")
     for each in folders:
-        _rebuild(each, only)
+        _rebuild(each, only, bare)
 
 
-def _rebuild(folder: Path, only: str | None) -> None:
-    """Rebuilds the reports of one results folder, or a part of them."""
+def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
+    """Rebuilds the reports of one results folder, or a part of them; with `bare`, its figures for a paper too."""
     from ablations.report import page as reports
+    from ablations.report.plotting.figures import write_figures
     from ablations.report.results import analyse
 
     frames = _frames(folder)
     results = analyse(frames)
     try:
         paths = reports.write(results) if only is None else reports.PARTS[only](results)
+        paths += write_figures(results, bare=True) if bare else []
     except OSError as error:
         _stop(str(error))
     _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")

@@ -33,7 +33,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
             figure, axes = plt.subplots(figsize=(3.5, 2), layout="constrained")
             axes.plot([1, 2, 3])
             style.frame_figure(
-                figure, "A title that is long enough to be broken into lines, which it is", ["Small print."]
+                figure, style.PAGE, "A title that is long enough to be broken into lines, which it is", ["Small print."]
             )
             paths = style.save(figure, tmp_path / name)
         contents.append([path.read_bytes() for path in paths])
@@ -82,6 +82,27 @@ def test_large_counts_have_a_prefix_and_scaled_units_none():
     assert [label.get_text() for label in params.get_xticklabels()][:2] == ["0", "25k"]
     assert [label.get_text() for label in macs.get_xticklabels()][:2] == ["0", "25,000"]
     plt.close(figure)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_ticks_that_are_close_have_digits_enough(prefix):
+    with style.use_style():
+        figure, axes = plt.subplots()
+        axes.set_xlim(14.03141, 14.03143)
+        style.set_ticks(axes, "params" if prefix else "macs", 5)
+        figure.draw_without_rendering()
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert len({*labels}) == len(labels) > 2
+    assert "14.03142" in labels
+    plt.close(figure)
+
+
+def test_names_that_are_cut_stay_apart():
+    long = "a level whose name is longer than a figure has room for"
+    names = [f"{long}, one", f"{long}, two", "short", f"{long}, one"]
+    found = style.shorten_apart(names, 20)
+    assert found == ["a level whose…r, one", "a level whose…r, two", "short", "a level whose…r, one"]
+    assert style.shorten_apart(["x" * 40, "short"]) == ["x" * 33 + "…", "short"]
 
 
 def test_long_names_are_cut():
