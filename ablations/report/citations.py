@@ -85,8 +85,8 @@ def describe(results: Results, study: str, level: str, metric: str) -> str:
 
 def _say_disturbed(results: Results, study: str, level: str, metric: str) -> list[str]:
     """Returns a line with the reasons if a cost was disturbed; an empty list for other values."""
-    found = next(each for each in results.study(study).levels if each.level == level)
-    if metric not in found.costs or not found.costs[metric].disturbed:
+    found = next((each for each in results.study(study).levels if each.level == level), None)
+    if not found or metric not in found.costs or not found.costs[metric].disturbed:
         return []
     costs = results.frames.costs
     reasons = costs.loc[costs.variant == found.variant, METRICS[metric].disturbed].iloc[0]

@@ -109,9 +109,15 @@ def _bind_percents(text: str) -> str:
 
 
 def _count_verdicts(study: StudyResult) -> str:
-    """Returns `2 different, 3 undecided`."""
-    verdicts = Counter(level.verdict for level in study.others)
-    return ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
+    """Returns `2 different, 3 undecided`, and for a product `; effects: 1 different, 2 undecided`."""
+    levels, effects = (
+        ", ".join(f"{number} {verdict}" for verdict, number in Counter(found).items())
+        for found in (
+            [level.verdict for level in study.others],
+            [effect.difference.verdict for effect in study.effects],
+        )
+    )
+    return f"{levels}; effects: {effects}" if effects else levels
 
 
 KINDS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -116,11 +117,14 @@ def _collect_variants(results: Results) -> pd.DataFrame:
 
 
 def _name_variants(frames: Frames) -> dict[str, str]:
-    """Names each variant by the first level that has it, with the study's name if the label is only a value."""
+    """Names each variant by the first level that has it, with the study's name if others have this label too."""
     names = {find_base(frames): "base"}
+    levels = frames.manifest.levels()
+    variants = {(level.label, level.variant) for level in levels}
+    shared = Counter(label for label, _ in variants)
     for study in frames.manifest.studies:
         for level in study.levels:
-            prefix = f"{study.name} " if study.axes or level.is_base else ""
+            prefix = f"{study.name} " if study.axes or level.is_base or shared[level.label] > 1 else ""
             names.setdefault(level.variant, f"{prefix}{level.label}")
     return names
 
