@@ -1,4 +1,4 @@
-"""The command line: `ablate plan | run | job | status | merge | report | cite | check | list | fields | schema`.
+"""The command line: `ablate plan | run | job | status | merge | report | cite | table | check | list | fields`.
 
 Commands import what they need when they are called, so that those that only read records answer at once.
 """
@@ -445,6 +445,9 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder; with --all, a folder of them.")],
     only: Annotated[str | None, typer.Option(metavar="tables|figures", help="Rebuilds these alone.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Rebuilds every results folder in DIR.")] = False,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Draws figures without title and small print into DIR/figures/bare, too.")
+    ] = False,
 ) -> None:
     """Rebuilds every table, figure and page from the records alone."""
     from ablations.report import page as reports
@@ -455,18 +458,20 @@ def report(
     if not folders:
         _stop(f"{folder}: no folder in it holds results")
     for each in folders:
-        _rebuild(each, only)
+        _rebuild(each, only, bare)
 
 
-def _rebuild(folder: Path, only: str | None) -> None:
-    """Rebuilds the reports of one results folder, or a part of them."""
+def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
+    """Rebuilds the reports of one results folder, or a part of them; with `bare`, its figures for a paper too."""
     from ablations.report import page as reports
+    from ablations.report.plotting.figures import write_figures
     from ablations.report.results import analyse
 
     frames = _frames(folder)
     results = analyse(frames)
     try:
         paths = reports.write(results) if only is None else reports.PARTS[only](results)
+        paths += write_figures(results, bare=True) if bare else []
     except OSError as error:
         _stop(str(error))
     _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
@@ -498,6 +503,28 @@ def cite(
         _say(rf"In LaTeX, one line before puts the numbers in: \input{{{folder.as_posix()}/numbers}}")
     else:
         _stop(f"--as {form}: allowed are text, {', '.join(marks)}")
+
+
+@app.command()
+def table(
+    folder: DirArgument,
+    study: Annotated[str, typer.Argument(help="A study, STUDY.effects, or overall.")],
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME|all", help="These columns, in this order; default: the main ones.")
+    ] = None,
+    short: Annotated[bool, typer.Option("--short", help="Without changes and spreads beside the costs.")] = False,
+    form: Annotated[str, typer.Option("--format", metavar="markdown|latex|csv")] = "markdown",
+) -> None:
+    """Prints one table for a text, with marks that `ablate check` verifies. It needs no other file of DIR."""
+    from ablations.report.citations import print_table
+    from ablations.report.results import analyse
+
+    names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    try:
+        text = print_table(analyse(_frames(folder)), study, names, short, form)
+    except ValueError as error:
+        _stop(str(error))
+    print(text, end="")
 
 
 @app.command()

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.grid.reader import read
+from ablations.report.captions import WORDS
 from ablations.report.citations import check
 from ablations.signals import STOPPING
 
@@ -113,6 +114,13 @@ def test_the_first_page_names_every_command():
 def test_every_page_is_in_the_menu():
     menu = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(menu) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def test_the_readme_and_the_page_explain_the_same_words():
+    lines = re.findall(r"^- \*\*\w+\*\*: .*(?:\n  .*)*", README.read_text(), re.MULTILINE)
+    plain = [" ".join(re.sub(r"[*`]", "", line).split()) for line in lines]
+    assert plain == [f"- {word}: {meaning}" for word, meaning in WORDS.items()]
+    assert len(plain) == 6
 
 
 def test_the_readme_has_at_most_a_thousand_words():

@@ -33,10 +33,10 @@ def answer(study: StudyResult) -> list[str]:
         sentences = [f"Nothing can be compared: {base.phrase}, the base, has no result.", _tell_span(others)]
     else:
         sentences = [
+            *_tell_effects(study),
             *_tell_changes(study),
             _tell_lost(study.levels),
             _tell_origins(others),
-            _tell_effects(study),
             _tell_published(study.levels),
             _tell_edges(study),
             _tell_span(others),
@@ -146,7 +146,9 @@ def _tell_equivalent(study: StudyResult, levels: Levels) -> str:
     """Returns `Equivalent to 12 within 0.5 points, with 5 seeds: 24, +0.05 points (95 % −0.20 to +0.30).`"""
     if not levels or study.margin is None:
         return ""
-    named = [f"{level.phrase}, {_say_change(study, level)}" for level in levels[:SHOWN]]
+    named = [
+        f"{level.phrase}, {_say_change(study, level.difference, level.low, level.high)}" for level in levels[:SHOWN]
+    ]
     more = [f"and {len(levels) - SHOWN} more"] if len(levels) > SHOWN else []
     seeds = _say_seeds([study.base.n, *(level.n for level in levels)])
     return (
@@ -161,7 +163,8 @@ def _tell_undecided(study: StudyResult, levels: Levels) -> list[str]:
         return []
     largest = max(levels, key=lambda level: abs(level.difference))
     seeds = _say_seeds([study.base.n, *(level.n for level in levels)])
-    which = _say_which(levels, len(study.others), f"{largest.phrase}, {_say_change(study, largest)}")
+    size = _say_change(study, largest.difference, largest.low, largest.high)
+    which = _say_which(levels, len(study.others), f"{largest.phrase}, {size}")
     return [f"Undecided {seeds}{_say_place(study)}: the change in accuracy of {which}.", _tell_power(study, levels)]
 
 
@@ -188,11 +191,11 @@ def _tell_power(study: StudyResult, levels: Levels) -> str:
     return f"{found}; {goal} {many}."
 
 
-def _say_change(study: StudyResult, level: LevelResult) -> str:
+def _say_change(study: StudyResult, change: float, low: float, high: float) -> str:
     """Returns `+0.50 points (95 % −0.25 to +1.25)`, with true minus signs."""
-    texts = print_change(level.difference, level.low, level.high, study.base.images, study.margin)
-    value, low, high = (text.replace("-", "−") for text in texts)
-    return f"{value} points (95 % {low} to {high})"
+    texts = print_change(change, low, high, study.base.images, study.margin)
+    value, start, end = (text.replace("-", "−") for text in texts)
+    return f"{value} points (95 % {start} to {end})"
 
 
 def _tell_one_seed(levels: Levels, of: int) -> str:
@@ -263,28 +266,59 @@ def _tell_origins(levels: Levels) -> str:
 # Effects, published errors, tuning
 
 
-def _tell_effects(study: StudyResult) -> str:
-    """Returns a sentence on the main effects and interactions of a product study that are not 0, the largest first."""
+def _tell_effects(study: StudyResult) -> list[str]:
+    """Returns sentences on a product study: its interactions first, then its main effects, and what the intervals hold.
+
+    The largest of those that are not 0 are named.
+    """
+    known = [effect for effect in study.effects if effect.difference.verdict != "no result"]
     if not study.effects:
-        return ""
-    found = [effect for effect in study.effects if effect.difference.verdict == "different"]
+        return []
+    if not known:
+        return ["Main effects and interactions cannot be told: no combination that one needs has two seeds."]
+    found = [effect for effect in known if effect.difference.verdict == "different"]
     found.sort(key=lambda effect: -abs(effect.difference.value))
-    seeds = [effect.difference.n for effect in study.effects if effect.difference.verdict != "no result"]
-    if not seeds:
-        return "Main effects and interactions cannot be told: no combination that one needs has two seeds."
-    if not found:
-        return f"No main effect and no interaction differs from 0 {_say_seeds(seeds)}."
+    pairs, mains = ([each for each in found if len(each.moves) == number] for number in (2, 1))
+    seeds, place = _say_seeds([effect.difference.n for effect in known]), _say_place(study)
+    family = study.conclusions.family
+    return [
+        f"The axes interact{place}: {_name_effects(study, pairs)}."
+        if pairs
+        else f"No {'interaction differs' if mains else 'main effect and no interaction differs'} from 0 {seeds}.",
+        "" if pairs else _tell_largest_interaction(study, known),
+        f"On the average over the other axes{place}: {_name_effects(study, mains)}." if mains else "",
+        f"These intervals hold for all {family} comparisons of the study together." if family > 1 else "",
+    ]
+
+
+def _name_effects(study: StudyResult, found: Sequence[Effect]) -> str:
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    named = [_say_effect(study, effect) for effect in found[:SHOWN]]
-    return f"On the average over the other axes{_say_place(study)}: {'; '.join([*named, *more])}."
+    return "; ".join([*(_say_effect(study, effect) for effect in found[:SHOWN]), *more])
+
+
+def _tell_largest_interaction(study: StudyResult, known: Sequence[Effect]) -> str:
+    """Returns the largest of the interactions that may be 0, with its interval."""
+    pairs = [effect for effect in known if len(effect.moves) == 2 and not math.isnan(effect.difference.value)]
+    if not pairs:
+        return ""
+    largest = max(pairs, key=lambda effect: abs(effect.difference.value))
+    if largest.difference.verdict == "identical":
+        return "The axes do not interact: some of them change no result by a bit."
+    change = largest.difference
+    size = _say_change(study, change.value, change.low, change.high)
+    return f"The largest interaction is that of {_join(_say_moves(largest))}: {size}."
+
+
+def _say_moves(effect: Effect) -> list[str]:
+    """Returns `growth_rate 4 → 8` for each axis."""
+    return [
+        f"{move.axis.rpartition('.')[2]} {level_text(move.before)} → {level_text(move.after)}" for move in effect.moves
+    ]
 
 
 def _say_effect(study: StudyResult, effect: Effect) -> str:
     """Returns `growth_rate 4 → 8 gains 2.3 points (95 % 1.1–3.5)`, or the size of an interaction."""
-    moves = [
-        f"{move.axis.rpartition('.')[2]} {level_text(move.before)} → {level_text(move.after)}" for move in effect.moves
-    ]
-    change = effect.difference
+    moves, change = _say_moves(effect), effect.difference
     size = _say_size(study, change.value, change.low, change.high)
     if len(moves) == 1:
         return f"{moves[0]} {'gains' if change.value > 0 else 'loses'} {size}"

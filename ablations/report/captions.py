@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Collection, Iterator, Sequence
 
-from ablations.metrics import COSTS, level_text
+from ablations.metrics import COSTS, METRICS, level_text
 from ablations.report.frames import Frames
 from ablations.report.results import Results, StudyResult
 from ablations.storage.manifest import StudyEntry, TuningEntry
+
+WORDS = {
+    "base": "the configuration that everything is compared with. It stands in the table [base] of a grid file.",
+    "study": "one question of a grid, with the levels that answer it.",
+    "level": "one row of a study, for example the growth rate 12. The base is one of the levels.",
+    "variant": "a full configuration of network, data and training, without a seed. Equal levels are one variant.",
+    "cost": "what a variant needs on a device: params, MACs, memory and time. It has no seed.",
+    "verdict": "what the 95 % interval of a change says: different (it does not contain 0), equivalent (it lies within "
+    "your margin) or undecided. The intervals of a study hold together.",
+}
+"""The words that readers of a page need first, with their meaning."""
 
 
 def name_field(path: str) -> str:
@@ -15,31 +26,34 @@ def name_field(path: str) -> str:
     return path.rpartition(".")[2].replace("_", " ").capitalize()
 
 
-def explain_table(study: StudyResult, costs: bool = True) -> str:
-    """Explains how to read the table of a study; without `costs`, a short table."""
+def explain_table(study: StudyResult, keys: Collection[str], notes: bool = True) -> str:
+    """Explains how to read the table of a study with these columns; without `notes`, with nothing beside the costs."""
     name = study.entry.name if study.entry else None
+    tests = {"p", "p_corrected", "smallest_difference", "seeds_for_change", "seeds_for_margin"}
     parts = (
-        _ACCURACY,
-        explain_comparison(study),
-        _TESTS if costs and study.conclusions.family else "",
-        _LOST if any(level.lost for level in study.levels) else "",
+        _ACCURACY if "accuracy" in keys else "",
+        explain_comparison(study) if {"change", "verdict", *tests} & {*keys} else "",
+        _TESTS if study.conclusions.family and tests & {*keys} else "",
+        _LOST if any(level.lost for level in study.levels) and {"change", "verdict"} & {*keys} else "",
         explain_tuning(study.frames, name),
         explain_published(study.frames, name),
-        _COSTS if costs else "",
+        _COSTS if notes and not COSTS.keys().isdisjoint(keys) else "",
+        _TIMES if notes and any(key in COSTS and COSTS[key].timed for key in keys) else "",
     )
     return "".join(parts)
 
 
-def explain_overall(results: Results) -> str:
-    """Explains how to read the table of all variants."""
-    frames = results.frames
-    return f"{_ACCURACY}Changes of accuracy are in the tables of the studies. {explain_tuning(frames)}{_COSTS}"
+def explain_overall(results: Results, notes: bool = True) -> str:
+    """Explains how to read the table of all variants; without `notes`, with nothing beside the costs."""
+    costs = f"{_COSTS}{_TIMES}" if notes else ""
+    tuned = explain_tuning(results.frames)
+    return f"{_ACCURACY}Changes of accuracy are in the tables of the studies. {tuned}{costs}"
 
 
 def explain_page(results: Results) -> str:
     """Explains how to read all tables of a results folder."""
     frames = results.frames
-    return f"{_VERDICTS}{_TESTS}{_LOST}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}"
+    return f"{_VERDICTS}{_TESTS}{_LOST}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}{_TIMES}"
 
 
 def explain_comparison(study: StudyResult) -> str:
@@ -140,40 +154,74 @@ _EFFECTS = (
     "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
     "interaction, by how much changes along two axes together differ from their sum. "
 )
-_COSTS = (
-    "Changes of costs are relative to the base. Those of speed are medians over rounds that measured both in turn, "
+_COSTS = "Changes of costs are relative to the base. "
+_TIMES = (
+    "Those of speed are medians over rounds that measured both in turn, "
     "each in a fresh process, with an interval of at least 95 %; ≈: the interval contains 0; none: not measured so, "
     "or disturbed. IQR: interquartile range over repeated steps of one process, relative to their median; processes "
     "differ by more. "
 )
 
 
-def describe_provenance(frames: Frames) -> str:
-    """Describes seeds, data, batch size, device, versions and commit, using only the records."""
-    runs, costs = (frame[frame.status == "done"] for frame in (frames.runs, frames.costs))
-    if runs.empty and costs.empty:
+def describe_provenance(
+    frames: Frames, costs: Collection[str] = tuple(COSTS), of: Sequence[str] = ("runs", "costs")
+) -> str:
+    """Describes data, seeds, batch size, device, versions and commit, using only the records.
+
+    `costs` are the costs that are shown: nothing is said of others. `of` names the frames that are shown: runs, costs
+    or tuning.
+    """
+    shown = {name: frame for name in of if len(frame := getattr(frames, name))}
+    parts = {name: frame[frame.status == "done"] for name, frame in shown.items()}
+    if not sum(map(len, parts.values())):
         return "Nothing has been run yet."
-    both = pd.concat([runs.reindex(columns=_MADE_WITH), costs.reindex(columns=_MADE_WITH)])
-    made = {key: ", ".join(str(value) for value in both[key].dropna().unique()) for key in _MADE_WITH}
-    threads = ", ".join(f"{float(number):g}" for number in both.threads.dropna().unique())
-    threads = "1 thread" if threads == "1" else f"{threads} threads"
-    tested = ", ".join(f"{int(n):,}" for n in runs.reindex(columns=["test_images"]).test_images.dropna().unique())
-    limited = frames.variants.reindex(columns=["data.test_limit"]).fillna(0).to_numpy().any()
-    tested += f" test images{', a part of the test set (data.test_limit)' if limited else ''}" if tested else ""
-    counts = frames.runs.groupby("variant").size()
-    seeds = " to ".join(dict.fromkeys(f"{number}" for number in (counts.min(), counts.max())))
-    batches = ", ".join(map(str, frames.variants["train.batch_size"].dropna().unique()))
-    flags = costs.reindex(columns=[metric.disturbed for metric in COSTS.values() if metric.disturbed]).astype(object)
+    known = {key: [part[key].dropna() for part in parts.values() if key in part] for key in _MADE_WITH}
+    words = {key: ", ".join(dict.fromkeys(f"{each:g}" if isinstance(each, float) else str(each) for part in columns
+             for each in part)) for key, columns in known.items()}  # fmt: skip
+    threads = "1 thread" if words["threads"] == "1" else f"{words['threads']} threads"
+    data = [", ".join(frames.variants.data.unique())]
+    if "runs" in parts:
+        tested = parts["runs"].reindex(columns=["test_images"]).test_images.dropna().unique()
+        limited = frames.variants.reindex(columns=["data.test_limit"]).fillna(0).to_numpy().any()
+        part = " test images" + ", a part of the test set (data.test_limit)" * bool(limited)
+        data = [", ".join([*data, *(f"{int(number):,}" for number in tested)]) + part * bool(len(tested))]
+        data.append(_count_seeds(frames))
+    return " ".join(
+        [
+            f"Data: {'; '.join(data)}.",
+            *_describe_measuring(frames, costs, words["device"]),
+            f"Device: {words['device_name']}, {threads}; {words['precision']}; torch {words['torch']}; "
+            f"commit {words['commit']}.",
+        ]
+    )
+
+
+def _count_seeds(frames: Frames) -> str:
+    """Returns `3 seeds`, or `1 to 3 of 3 seeds` if some runs are not done."""
+    planned = frames.runs.groupby("variant").size()
+    done = (frames.runs.status == "done").groupby(frames.runs.variant).sum()
+    ranges = [
+        " to ".join(dict.fromkeys(f"{number}" for number in (each.min(), each.max()))) for each in (done, planned)
+    ]
+    return f"{' of '.join(ranges if (done < planned).any() else ranges[1:])} seed{'s' * (ranges[1] != '1')}"
+
+
+def _describe_measuring(frames: Frames, costs: Collection[str], device: str) -> Iterator[str]:
+    """Yields how the costs that are shown were measured, and how many of these measurements were disturbed."""
+    memory, time = (
+        [key for key in costs if METRICS[key].group == "memory"],
+        [key for key in costs if METRICS[key].timed],
+    )
+    if memory:
+        yield _MEMORY[device == "cuda"]
+    if not memory and not time:
+        return
+    flags = frames.costs[frames.costs.status == "done"].reindex(columns=[METRICS[key].disturbed for key in time])
     number = int(flags.map(lambda flag: isinstance(flag, str) and flag != "").any(axis=1).sum())
-    disturbed = (
-        f" ({number} of {len(costs)} were disturbed by other load, or unsteady, and are marked)" if number else ""
-    )
-    return (
-        f"Data: {', '.join(frames.variants.data.unique())}{f', {tested}' if tested else ''}; "
-        f"{seeds} {'seed' if seeds == '1' else 'seeds'}. {_MEMORY[made['device'] == 'cuda']} Memory and throughput at "
-        f"batch size {batches}{disturbed}. Device: {made['device_name']}, {threads}; {made['precision']}; "
-        f"torch {made['torch']}; commit {made['commit']}."
-    )
+    batches = ", ".join(map(str, frames.variants["train.batch_size"].dropna().unique()))
+    what = " and ".join(["memory"] * bool(memory) + ["throughput"] * bool(time)).capitalize()
+    marked = f" ({number} of {len(flags)} were disturbed by other load, or unsteady, and are marked)" if number else ""
+    yield f"{what} at batch size {batches}{marked}."
 
 
 _MADE_WITH = ["device", "device_name", "threads", "precision", "torch", "commit"]

@@ -12,7 +12,9 @@ results folder:
     an accuracy of \ablate{growth_rate}{10}{test_accuracy}
 
 The last `\input` before a macro that has its number counts, as in LaTeX. If the main file inputs `numbers.tex`, a
-chapter without an `\input` names it in a comment: `% \input{FOLDER/numbers}`.
+chapter without an `\input` names it in a comment: `% \input{FOLDER/numbers}`. Tables in LaTeX have two comments around
+their numbers. A copied table or `numbers.tex` names its results folder, which is searched beside the text, in the
+folders above, and in `results/` of each.
 """
 
 from __future__ import annotations
@@ -28,17 +30,18 @@ from pathlib import Path
 
 from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance
-from ablations.report.formats import render_macros, render_markdown
+from ablations.report.formats import list_latex_parts, render_latex, render_macros, render_markdown, render_numbers
 from ablations.report.frames import load
 from ablations.report.marks import Kind, Mark, find_kind, find_latex_comments, find_marks, hide_code, read_text
 from ablations.report.neighbours import find_faults
-from ablations.report.results import Results, analyse
-from ablations.report.tables import shorten
+from ablations.report.results import OVERALL, Results, analyse
+from ablations.report.tables import find_table
 from ablations.report.values import DERIVED, Values, collect_values
 from ablations.storage import files
 
 PUT_IN = re.compile(r"\\input\s*\{((?:[^{}]*/)?)numbers(?:\.tex)?\}")
 WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
+COPIED = re.compile(r"% Results folder: (.+)")
 OLD = re.compile(r"ablate\s+(.*)")
 
 
@@ -82,8 +85,8 @@ def describe(results: Results, study: str, level: str, metric: str) -> str:
 
 def _say_disturbed(results: Results, study: str, level: str, metric: str) -> list[str]:
     """Returns a line with the reasons if a cost was disturbed; an empty list for other values."""
-    found = next(each for each in results.study(study).levels if each.level == level)
-    if metric not in found.costs or not found.costs[metric].disturbed:
+    found = next((each for each in results.study(study).levels if each.level == level), None)
+    if not found or metric not in found.costs or not found.costs[metric].disturbed:
         return []
     costs = results.frames.costs
     reasons = costs.loc[costs.variant == found.variant, METRICS[metric].disturbed].iloc[0]
@@ -106,6 +109,26 @@ def make_marks(results: Results, study: str, level: str, metric: str) -> dict[st
 
 def _write_macro(*words: str) -> str:
     return r"\ablate" + "".join(f"{{{word}}}" for word in words)
+
+
+FORMATS = ("markdown", "latex", "csv")
+
+
+def print_table(results: Results, name: str, columns: Sequence[str] | None, short: bool, form: str) -> str:
+    """Returns a table as Markdown or LaTeX with its marks, for a text in the current folder, or its numbers as CSV.
+
+    Raises ValueError for unknown names and formats.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"--format {form}: allowed are {', '.join(FORMATS)}")
+    table, folder = find_table(results, name, columns, short), results.frames.folder.as_posix()
+    if form == "latex":
+        return render_latex(table, folder)
+    if form == "markdown":
+        source = shlex.join([folder, name, *table.choice])
+        return f"<!-- ablate {source} -->\n\n{render_markdown(table)}\n<!-- /ablate -->\n"
+    study = results.overall if name == OVERALL else results.study(name.removesuffix(".effects"))
+    return render_numbers(table, study.effect_numbers if name != study.name else study.numbers).decode()
 
 
 def check(path: Path) -> list[Citation]:
@@ -147,7 +170,7 @@ PRINTED = re.compile(r"[+\-\N{MINUS SIGN}]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]\
 
 def _is_printed(cited: str, mark: Mark) -> bool:
     """Returns whether a cited text could be one that was recorded: a number, a verdict, nothing, or a whole table."""
-    return len(mark.words) == 2 or bool(PRINTED.fullmatch(cited.strip()))
+    return mark.of_table or bool(PRINTED.fullmatch(cited.strip()))
 
 
 def agree(cited: str, recorded: str) -> bool:
@@ -171,23 +194,60 @@ def _compare(path: Path, text: str, kind: Kind, mark: Mark) -> Citation:
     if mark.cited:
         cited = text[slice(*mark.cited)]
     if not problem and mark.cited:
-        recorded, problem = _check_comment(path.parent, mark.words, cited)
+        recorded, problem = _check_comment(path.parent, mark, cited, kind)
     elif not problem:
         cited = text[mark.start : mark.end]
         source, recorded, problem = _check_macro(path.parent, text, kind, mark)
     faults = [problem] if problem else []
-    if recorded is not None and len(mark.words) != 2:
+    if recorded is not None and not mark.of_table:
         faults += find_faults(text, mark, kind, recorded, mark.words[-1])
     return Citation(path, line, source, cited, recorded, "; ".join(faults))
 
 
-def _check_comment(folder: Path, words: Sequence[str], cited: str) -> tuple[str | None, str]:
-    """Returns the recorded text, and the reason why the cited one is wrong."""
+def _check_comment(place: Path, mark: Mark, cited: str, kind: Kind) -> tuple[str | None, str]:
+    """Returns the recorded text, and the reason why the cited one is wrong.
+
+    Of the parts of a table in LaTeX, it is the one with the most lines of the cited text.
+    """
     try:
-        recorded = _look_up_source(folder, words)
+        folder = find_results(place, mark.words[0]) if kind == "latex" else place / mark.words[0]
+        if not mark.of_table:
+            texts = [_look_up(_load_values(folder), *mark.words[1:])]
+        else:
+            table = find_table(_load_results(folder), mark.words[1], *read_choice(mark.words[2:]))
+            texts = list_latex_parts(table) if kind == "latex" else [f"\n\n{render_markdown(table)}\n"]
     except (ValueError, OSError) as error:
         return None, str(error)
+    lines = {*map(str.strip, cited.split("\n"))}
+    recorded = max(texts, key=lambda text: len(lines & {*map(str.strip, text.split("\n"))}))
+    recorded = f"\n{recorded}" if kind == "latex" else recorded
     return recorded, "" if agree(cited, recorded) else "the records say otherwise"
+
+
+def find_results(place: Path, name: str) -> Path:
+    """Returns the results folder that a text in `place` names: beside it, or in a folder above it or its `results/`.
+
+    If there is none, it is the path beside the text.
+    """
+    above = [each / part / name for each in place.resolve().parents for part in ("", "results")]
+    for folder in (place / name, place / "results" / name, *above):
+        if os.path.exists(folder / "jobs.json"):  # noqa: PTH110, which raises for a name that is too long
+            return folder
+    return place / name
+
+
+def read_choice(options: Sequence[str]) -> tuple[list[str] | None, bool]:
+    """Returns the columns that a mark of a table names, and whether the table is short. Raises ValueError."""
+    rest, columns, short = [*options], None, not options
+    while rest:
+        option = rest.pop(0)
+        if option == "--columns" and rest:
+            columns = rest.pop(0).split(",")
+        elif option == "--short":
+            short = True
+        else:
+            raise ValueError(f"{option}: a mark of a table allows --columns NAME,NAME and --short")
+    return columns, short
 
 
 def _check_macro(folder: Path, text: str, kind: Kind, mark: Mark) -> tuple[str, str | None, str]:
@@ -198,11 +258,11 @@ def _check_macro(folder: Path, text: str, kind: Kind, mark: Mark) -> tuple[str, 
         return mark.source, None, problem
     if isinstance(places, str):
         return mark.source, None, places
-    read = [(place, *_read_numbers(folder / place, mark.words)) for place in places]
+    read = [_read_numbers(folder, place, mark.words) for place in places]
     place, recorded, problem = next((each for each in read if each[1] is not None), read[0])
     if not problem and WRAPPED.search(text[max(0, mark.start - 200) : mark.start]):
         problem = r"\ablate gives text: \num would take its comma for a decimal point"
-    return shlex.join([place or ".", *mark.words]), recorded, problem
+    return shlex.join([place, *mark.words]), recorded, problem
 
 
 def _list_inputs(text: str, kind: Kind, mark: Mark) -> list[str] | str:
@@ -229,7 +289,7 @@ def _refuse_old_marks(path: Path, text: str) -> Iterator[Citation]:
     for start, comment in find_latex_comments(text):
         found = OLD.fullmatch(comment.rpartition("%")[2].strip())
         words = _split_words(found[1]) if found else []
-        if not words or not (_names_results(path.parent, words) or _ends_in_a_metric(words)):
+        if not words or words[0] == "table" or not (_names_results(path.parent, words) or _ends_in_a_metric(words)):
             continue
         folder, *names = words if len(words) == 4 else ("FOLDER", "STUDY", "LEVEL", "METRIC")
         instead = rf"{_write_macro(*names)}, and once before it \input{{{folder}/numbers}}"
@@ -252,22 +312,22 @@ def _ends_in_a_metric(words: Sequence[str]) -> bool:
     return len(words) == 4 and words[3] in {*METRICS, *DERIVED}
 
 
-def _read_numbers(folder: Path, words: Sequence[str]) -> tuple[str | None, str]:
-    """Returns a number of numbers.tex, and the reason why it is wrong or out of date."""
+def _read_numbers(place: Path, named: str, words: Sequence[str]) -> tuple[str, str | None, str]:
+    """Returns the results folder of a numbers.tex, its number, and the reason why it is wrong or out of date."""
+    path = place / named / "numbers.tex"
+    folder, shown = place / named, named or "."
     try:
+        text = read_text(path) if path.exists() else ""
+        copied = COPIED.match(text)
+        if copied and not (folder / "jobs.json").exists():
+            folder = find_results(place, copied[1])
+            shown = Path(os.path.relpath(folder, place)).as_posix()
         recorded = _look_up(_load_values(folder), *words)
-        fresh = render_macros(_load_values(folder)) == read_text(folder / "numbers.tex")
+        fresh = render_macros(_load_values(folder), folder.resolve().name) == text
     except (ValueError, OSError) as error:
-        return None, str(error)
-    return recorded, "" if fresh else f"{folder / 'numbers.tex'} is not of these records: `ablate report` renews it"
-
-
-def _look_up_source(place: Path, words: Sequence[str]) -> str:
-    if len(words) == 4:
-        return _look_up(_load_values(place / words[0]), words[1], words[2], words[3])
-    results = _load_results(place / words[0])
-    _require_known("study", words[1], (study.name for study in results.studies))
-    return f"\n\n{render_markdown(shorten(results.study(words[1])))}\n"
+        return shown, None, str(error)
+    renew = f"copy it again from {shown}" if folder != place / named else "`ablate report` renews it"
+    return shown, recorded, "" if fresh else f"{path} is not of these records: {renew}"
 
 
 def _require_known(kind: str, name: str, names: Iterable[str]) -> None:

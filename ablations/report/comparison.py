@@ -67,6 +67,14 @@ class Effect:
     moves: tuple[Move, ...]
     difference: Difference
 
+    @property
+    def name(self) -> str:
+        """The name with which it is cited: `growth_rate 4 -> 8 x epochs 1 -> 2`."""
+        return " x ".join(
+            f"{move.axis.rpartition('.')[2]} {level_text(move.before)} -> {level_text(move.after)}"
+            for move in self.moves
+        )
+
 
 @dataclass(frozen=True)
 class Conclusions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -21,6 +22,7 @@ from ablations.report.tables import (
     Row,
     Table,
     Words,
+    find_table,
     make_effects_table,
     make_overall_table,
     make_study_table,
@@ -95,24 +97,59 @@ def _render_markdown_row(texts: Iterable[str]) -> str:
 # LaTeX
 
 
-def render_latex(table: Table) -> str:
-    r"""Writes a table in LaTeX, in panels and parts that fit on a page. It needs \usepackage{booktabs,siunitx}."""
+def render_latex(table: Table, folder: str = "") -> str:
+    r"""Writes a table in LaTeX, in panels and parts that fit on a page. It needs \usepackage{booktabs,siunitx}.
+
+    Marks around its numbers name the results folder, so that `ablate check` finds them in any text. Without `folder`,
+    there are no marks.
+    """
     floats: list[list[str]] = []
     for rows in _split_pages(table.rows):
-        parts = [_render_tabular(replace(table, rows=rows), panel) for panel in _group_columns(table.columns)]
+        parts = [_render_tabular(replace(table, rows=rows), panel) for panel in _choose_panels(table, rows)]
         together = max(1, ROOM // (PANEL + LINE * sum(map(_count_lines, rows))))
         groups = [parts[index : index + together] for index in range(0, len(parts), together)]
-        floats += [_render_float(table, group, len(floats) + number) for number, group in enumerate(groups)]
-    head = f"% Study {table.name}; made by `ablate report`; needs \\usepackage{{booktabs,siunitx}}."
+        floats += [_render_float(table, group, len(floats) + number, folder) for number, group in enumerate(groups)]
+    head = f"% Table {table.name}; made by `ablate`; needs \\usepackage{{booktabs,siunitx}}."
     lines = [line for each in floats for line in each]
     return "\n".join([head, *_warn_of_unknown("".join(lines)), *lines]) + "\n"
 
 
-def _group_columns(columns: Sequence[Column]) -> list[list[int]]:
-    """Returns the numbers of the columns of each panel: a panel for each group, with the names of the rows in each."""
-    groups = [[*group] for _, group in groupby(range(len(columns)), key=lambda place: columns[place].group)]
+def list_latex_parts(table: Table) -> list[str]:
+    """Returns what stands between the marks of a table in LaTeX: the numbers of each float."""
+    return MARKED.findall(render_latex(table, "."))
+
+
+MARKED = re.compile(r"^% ablate table [^\n]*\n(.*?)^% /ablate$", re.DOTALL | re.MULTILINE)
+
+
+def _choose_panels(table: Table, rows: Sequence[Row]) -> list[list[int]]:
+    """Returns the numbers of the columns of each panel: as many groups as fit side by side, with the names of the rows.
+
+    A group that is too wide alone is divided.
+    """
+    columns = table.columns
     names = [place for place, column in enumerate(columns) if column.names_row]
-    return [groups[0], *([*names, *group] for group in groups[1:])]
+    others = [place for place in range(len(columns)) if place not in names]
+    groups = [[*group] for _, group in groupby(others, key=lambda place: columns[place].group)]
+    room = WIDTH - sum(_measure_column(columns[place], rows, place) for place in names)
+    panels: list[list[int]] = []
+    for group in groups:
+        whole = sum(_measure_column(columns[place], rows, place) for place in group) <= room
+        for part in [group] if whole else [[place] for place in group]:
+            joined = [*(panels[-1] if panels else []), *part]
+            if panels and sum(_measure_column(columns[place], rows, place) for place in joined) <= room:
+                panels[-1] = joined
+            else:
+                panels.append([*part])
+    return [[*names, *panel] for panel in panels or [[]]]
+
+
+def _measure_column(column: Column, rows: Sequence[Row], place: int) -> float:
+    """Returns about how many points a column is wide. The name of a level has a width of its own."""
+    if place == 0:
+        return 0.22 * WIDTH + GAP
+    lines = [*_break_head(column), *(render_cell(row.cells[place]) for row in rows)]
+    return LETTER * max(map(len, lines)) + GAP
 
 
 def _split_pages(rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
@@ -131,22 +168,28 @@ def _count_lines(row: Row) -> int:
     return -(-len(render_cell(row.cells[0])) // LABEL) or 1
 
 
-HEAD, LABEL, LINE, PANEL, ROOM = 14, 17, 10, 70, 430
+HEAD, LABEL, LINE, PANEL, ROOM = 10, 17, 10, 70, 430
 """Characters of a line in a column's head and in a level's name. Points that a line needs, that a panel needs without
 its lines, and that all panels of a page may need: the others go into another table."""
 
+WIDTH, LETTER, GAP = 345, 4.3, 8
+"""Points of a line of text in LaTeX's class `article`, of a letter in a table, and between two columns."""
 
-def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int) -> list[str]:
-    """Writes one float. The first has the whole caption and the label, the others continue it."""
+
+def _render_float(table: Table, tabulars: Sequence[Sequence[str]], number: int, folder: str) -> list[str]:
+    """Writes one float. The first has the label and the note below, the others continue it."""
     first = number == 0
-    text = escape_latex(f"{table.question} {table.caption if first else '(continued)'}")
+    text = escape_latex((table.question or table.name) + ("" if first else " (continued)"))
     label = rf"\label{{tab:{table.name}}}" if first else ""
+    lines = [line for tabular in tabulars for line in tabular]
+    mark = [f"% ablate table {shlex.join([folder, table.name, *table.choice])}"] if folder else []
     return [
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        r"\sisetup{separate-uncertainty=true, group-separator={,}, group-minimum-digits=4}",
+        r"\sisetup{separate-uncertainty=true, retain-explicit-plus=true, group-separator={,}, group-minimum-digits=4}",
         rf"\caption{{{text}}}{label}\medskip",
-        *(line for tabular in tabulars for line in tabular),
+        *([*mark, *lines, "% /ablate"] if mark else lines),
+        *([rf"\parbox{{\linewidth}}{{\scriptsize {escape_latex(table.caption)}}}"] if first else []),
         r"\end{table}",
     ]
 
@@ -159,16 +202,27 @@ def _render_tabular(table: Table, places: Sequence[int]) -> list[str]:
         r"\toprule",
         " & ".join(rf"\shortstack{{{head}}}" for head in heads) + r" \\",
         r"\midrule",
-        *("{}" + " & ".join(_render_latex_cell(row, place) for place in places) + r" \\" for row in table.rows),
+        *(
+            r"\raggedright{}" + " & ".join(_render_latex_cell(row, place) for place in places) + r" \\"
+            for row in table.rows
+        ),
         r"\bottomrule",
         r"\end{tabular}\par\medskip",
     ]
 
 
 def _render_head(column: Column) -> str:
-    parts = [r"\\".join(wrap(part, HEAD)) for part in escape_latex(column.label).split(", ")]
-    lines = r",\\".join(parts)
-    return rf"{lines}\\ ({escape_latex(column.unit)})" if column.unit else lines
+    return r"\\".join(map(escape_latex, _break_head(column)))
+
+
+def _break_head(column: Column) -> list[str]:
+    """Returns the lines of a head: it is broken before a unit and after a comma, and where it is long."""
+    lines = [
+        line
+        for part in column.label.replace(", ", ",\n").split("\n")
+        for line in wrap(part, HEAD, break_long_words=False)
+    ]
+    return [*lines, f"({column.unit})"] if column.unit else lines
 
 
 def _render_latex_cell(row: Row, place: int) -> str:
@@ -216,9 +270,13 @@ def _warn_of_unknown(text: str) -> list[str]:
     return [f"% pdflatex does not know {found}: use lualatex with a font that has it, or another label."] * bool(found)
 
 
-def render_macros(values: Values) -> str:
-    r"""Writes macros that give every value: `\ablate{growth_rate}{12}{test_accuracy}`. Unknown names fail in LaTeX."""
+def render_macros(values: Values, folder: str) -> str:
+    r"""Writes macros that give every value: `\ablate{growth_rate}{12}{test_accuracy}`. Unknown names fail in LaTeX.
+
+    `folder` is the name of the results folder, which a copy of the file tells.
+    """
     lines = [
+        f"% Results folder: {folder}",
         r"% Made by `ablate report`. \ablate{STUDY}{LEVEL}{METRIC} gives a number as text, in the tables' unit:",
         r"% do not put it into \num, which takes a comma for a decimal point.",
         r"\newcommand{\ablate}[3]{\ifcsname ablate:\detokenize{#1:#2:#3}\endcsname"
@@ -258,10 +316,25 @@ def _disarm(value: Any) -> Any:
     return f"'{value}" if is_formula and not re.fullmatch(r"[+-][\d.,e+\- ]*", value) else value
 
 
+def render_numbers(table: Table, numbers: pd.DataFrame) -> bytes:
+    """Writes the numbers behind a table's columns as CSV, every digit: means and deviations, intervals, changes."""
+    own = {"accuracy": ["mean", "sd"], "change": ["difference", "low", "high"],
+           "test_error": ["error", "error_low", "error_high"]}  # fmt: skip
+    ends = ("", "_sd", "_change", "_change_low", "_change_high")
+    names = ["level", "axes", "levels", "is_base"]
+    for column in table.columns:
+        names += own.get(column.key, [column.key + end for end in ends] + [f"train.{column.key}"])
+    return render_csv(numbers[[name for name in dict.fromkeys(names) if name in numbers]], "%.15g")
+
+
 def write_tables(results: Results) -> list[Path]:
-    """Writes the tidy CSV files, the tables of all studies and of all variants, and numbers.tex. Returns the paths."""
+    """Writes the tidy CSV files, the tables of all studies and of all variants, and numbers.tex. Returns the paths.
+
+    Tables in LaTeX are the short ones.
+    """
     folder = results.frames.folder
     contents = {folder / f"{name}.csv": render_csv(frame) for name, frame in results.frames.tables().items()}
+    name = folder.resolve().name
     tables: list[tuple[Table, pd.DataFrame]] = []
     for study in results.studies:
         tables.append((make_study_table(study), study.numbers))
@@ -271,8 +344,8 @@ def write_tables(results: Results) -> list[Path]:
         stem = folder / "tables" / table.name
         contents[stem.with_name(f"{table.name}.csv")] = render_csv(numbers, "%.15g")
         contents[stem.with_name(f"{table.name}.md")] = render_markdown(table).encode()
-        contents[stem.with_name(f"{table.name}.tex")] = render_latex(table).encode()
-    contents[folder / "numbers.tex"] = render_macros(collect_values(results)).encode()
+        contents[stem.with_name(f"{table.name}.tex")] = render_latex(find_table(results, table.name), name).encode()
+    contents[folder / "numbers.tex"] = render_macros(collect_values(results), name).encode()
     for path, content in contents.items():
         files.write(path, content)
     return list(contents)

@@ -441,7 +441,7 @@ _PARTS = tuple(f"{part}_seconds" for part in ("start", "data", "step", "evaluati
 
 
 _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", *_PARTS,
-           "commit", "fingerprint")  # fmt: skip
+           *_ENVIRONMENT)  # fmt: skip
 
 
 def _list_costs(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fields]:

@@ -1,4 +1,4 @@
-r"""Finds the marks of citations in a text: comments in Markdown and HTML, macros in LaTeX.
+r"""Finds the marks of citations in a text: comments in Markdown and HTML, macros and tables in LaTeX.
 
 Text that is almost a mark, such as `<!-- Ablate ...` or `\ablate{STUDY}{LEVEL}`, is found as a mark with a problem.
 Code is not searched: there, a mark is an example for readers.
@@ -64,10 +64,15 @@ class Mark:
     """The places where the cited text starts and ends; None for a macro and for a comment without an end."""
 
     words: tuple[str, ...] = ()
-    """FOLDER STUDY, FOLDER STUDY LEVEL METRIC, or the three arguments of a macro."""
+    """FOLDER TABLE and the choice of its columns, FOLDER STUDY LEVEL METRIC, or the three arguments of a macro."""
 
     problem: str = ""
     """The reason why the mark is not valid; empty if it is valid."""
+
+    @property
+    def of_table(self) -> bool:
+        """Whether it cites a whole table."""
+        return len(self.words) == 2 or any(word.startswith("--") for word in self.words[2:3])
 
 
 def find_kind(path: Path) -> Kind:
@@ -97,7 +102,7 @@ def find_marks(text: str, kind: Kind) -> list[Mark]:
     found = list(_find_comments(searched))
     if kind == "latex":
         wrong = r"a comment of Markdown is no mark in LaTeX: write \ablate{STUDY}{LEVEL}{METRIC}"
-        found = [replace(mark, cited=None, problem=wrong) for mark in found]
+        found = [replace(mark, cited=None, problem=wrong) for mark in found] + [*_find_latex_tables(text)]
     if kind == "markdown":
         searched = re.sub(r"(?s)<!--.*?-->", _blank, searched)
     if kind != "html":
@@ -168,9 +173,10 @@ def _open(text: str, tag: re.Match[str]) -> Mark:
         words = tuple(shlex.split(source))
     except ValueError:
         problem = "a quote has no end: write a name with an apostrophe in double quotes"
-    if not problem and len(words) not in (2, 4):
+    mark = Mark(tag.start(), body.end(), source, None, words, problem)
+    if not problem and len(words) != 4 and not mark.of_table:
         problem = "a mark names FOLDER STUDY, or FOLDER STUDY LEVEL METRIC; a name with spaces stands in quotes"
-    return Mark(tag.start(), body.end(), source, None, words, problem)
+    return replace(mark, problem=problem)
 
 
 def _leave_open(mark: Mark) -> Mark:
@@ -182,6 +188,34 @@ def _refuse(text: str, match: re.Match[str], problem: str) -> Mark:
     line = text[match.start() :].partition("\n")[0].partition("-->")
     shown = (line[0] + line[1]).strip()
     return Mark(match.start(), match.end(), shown if len(shown) <= 80 else f"{shown[:77]}...", problem=problem)
+
+
+def _find_latex_tables(text: str) -> Iterator[Mark]:
+    """Yields the marks of tables in LaTeX: a line `% ablate table FOLDER TABLE`, and `% /ablate` after the numbers."""
+    opened: Mark | None = None
+    for start, comment in find_latex_comments(text):
+        said = comment.strip("% \t\r")
+        if begin := re.fullmatch(r"ablate\s+table\s+(.+)", said):
+            if opened:
+                yield replace(opened, problem="the mark has no end: a line % /ablate is missing")
+            opened = _open_table(start, start + len(comment), begin[1])
+        elif re.fullmatch(r"/\s*ablate", said):
+            end = start + len(comment)
+            if opened:
+                yield replace(opened, cited=(opened.end, start), end=end)
+            else:
+                yield Mark(start, end, comment.strip(), problem="no mark begins before it")
+            opened = None
+    if opened:
+        yield replace(opened, problem="the mark has no end: a line % /ablate is missing")
+
+
+def _open_table(start: int, end: int, source: str) -> Mark:
+    try:
+        mark = Mark(start, end, source, None, tuple(shlex.split(source)))
+    except ValueError:
+        return Mark(start, end, source, problem="a quote has no end")
+    return mark if mark.of_table else replace(mark, problem="a mark of a table names FOLDER TABLE and its --columns")
 
 
 def _find_macros(text: str) -> Iterator[Mark]:

@@ -20,10 +20,11 @@ from markupsafe import Markup
 
 from ablations.metrics import METRICS
 from ablations.report.answers import answer
-from ablations.report.captions import describe_provenance, explain_comparison, explain_page
+from ablations.report.captions import WORDS, describe_provenance, explain_comparison, explain_page
 from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead, write_tables
 from ablations.report.frames import Frames, find_causes, list_retryable
 from ablations.report.plotting.figures import list_stems, write_figures
+from ablations.report.plotting.style import ON_DARK
 from ablations.report.results import Results, StudyResult
 from ablations.report.tables import Cell, make_effects_table, make_overall_table, make_study_table
 from ablations.storage import files
@@ -55,7 +56,9 @@ def render_page(results: Results) -> str:
         causes=[*find_causes(frames), *_list_missing(frames)],
         damaged=[path.relative_to(frames.folder).as_posix() for path in frames.damaged],
         retry=_make_retry_command(frames),
-        provenance=describe_provenance(frames),
+        provenance=describe_provenance(frames, ()),
+        words=WORDS,
+        colours={colour.lstrip("#").lower(): (colour, dark) for colour, dark in ON_DARK.items()},
         reading=explain_page(results),
         metrics=METRICS.values(),
         environment=list_environment(frames),
@@ -95,8 +98,9 @@ def _render_lead(cell: Cell) -> str:
 
 
 def _render_beside(cell: Cell) -> str:
-    """Returns the small part of a cell: `(-1.2 %)`."""
-    return render_words(spell_beside(cell))
+    """Returns the small part of a cell, `(-1.2 %; IQR 5.0 %)`, where lines may break only between its notes."""
+    space = "\N{NO-BREAK SPACE}"
+    return render_words(spell_beside(cell)).replace(" ", space).replace(f"]{space}(", "] (").replace(f";{space}", "; ")
 
 
 def _bind_percents(text: str) -> str:
@@ -105,9 +109,15 @@ def _bind_percents(text: str) -> str:
 
 
 def _count_verdicts(study: StudyResult) -> str:
-    """Returns `2 different, 3 undecided`."""
-    verdicts = Counter(level.verdict for level in study.others)
-    return ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
+    """Returns `2 different, 3 undecided`, and for a product `; effects: 1 different, 2 undecided`."""
+    levels, effects = (
+        ", ".join(f"{number} {verdict}" for verdict, number in Counter(found).items())
+        for found in (
+            [level.verdict for level in study.others],
+            [effect.difference.verdict for effect in study.effects],
+        )
+    )
+    return f"{levels}; effects: {effects}" if effects else levels
 
 
 KINDS = {
@@ -123,9 +133,15 @@ def _embed_figure(frames: Frames, stem: str, subject: str) -> dict[str, Any]:
     text = (frames.folder / "figures" / f"{stem}.svg").read_text(encoding="utf-8")
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{stem}-", text[text.index("<svg") :])
     kind = KINDS.get(stem.removeprefix(subject).removeprefix("."), stem)
+    text = re.sub(r"(?<=: )#[0-9a-f]{6}\b", _name_colour, text)
     svg = Markup(text)  # noqa: S704, drawn by our own modules from escaped text
     inches = float(re.search(r'width="([\d.]+)pt"', text)[1]) / 72  # type: ignore[index]  # as matplotlib writes it
     return {"svg": svg, "label": f"Figure of {subject}: {kind}", "inches": inches}
+
+
+def _name_colour(match: re.Match[str]) -> str:
+    """Returns the page's own name of a colour, which has another value on a dark page: `var(--c1a1a1a)`."""
+    return f"var(--c{match[0][1:]})" if match[0].upper() in ON_DARK else match[0]
 
 
 def count_jobs(frames: Frames) -> str:

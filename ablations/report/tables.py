@@ -8,15 +8,15 @@ To add a table column, add a `Column` and a cell for each level in `make_study_t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.metrics import BESIDE_ACCURACY, COSTS, MATCHED, METRICS, Metric, choose_places, level_text
+from ablations.metrics import COSTS, MATCHED, METRICS, choose_places, level_text
 from ablations.report.captions import describe_provenance, explain_effects, explain_overall, explain_table, name_field
 from ablations.report.comparison import DECIDED, Effect
 from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
-from ablations.report.results import CostResult, LevelResult, Results, StudyResult
+from ablations.report.results import OVERALL, CostResult, LevelResult, Results, StudyResult
 from ablations.report.statistics import MOST_SEEDS
 
 
@@ -72,6 +72,9 @@ class Column:
     names_row: bool = False
     """Whether it tells which row this is, so that each panel in LaTeX has it."""
 
+    key: str = ""
+    """Its name for `--columns`; empty for a column that names a row."""
+
     @property
     def head(self) -> str:
         """Label and unit."""
@@ -95,19 +98,25 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     caption: str
+    choice: tuple[str, ...] = ()
+    """The options with which a mark names this choice of columns; empty for the short table."""
 
 
-LEVEL, SEEDS, CHANGE = Column("Level", names_row=True), Column("n"), Column("Change", "points")
-VERDICT = Column("Verdict")
+LEVEL, SEEDS = Column("Level", names_row=True), Column("n", key="n")
+CHANGE, VERDICT = Column("Change", "points", key="change"), Column("Verdict", key="verdict")
 TESTS = (
-    Column("p", group="tests", brief=False),
-    Column("p, corrected", group="tests", brief=False),
-    Column("Detectable change", "points", group="tests", brief=False),
-    Column("Seeds for observed change", group="tests", brief=False),
+    Column("p", group="tests", brief=False, key="p"),
+    Column("p, corrected", group="tests", brief=False, key="p_corrected"),
+    Column("Detectable change", "points", group="tests", brief=False, key="smallest_difference"),
+    Column("Seeds for observed change", group="tests", brief=False, key="seeds_for_change"),
 )
-SEEDS_FOR_MARGIN = Column("Seeds for the margin", group="tests", brief=False)
-ACCURACY = Column(METRICS["test_accuracy"].label, METRICS["test_accuracy"].unit)
-PUBLISHED = (Column("Test error", "%"), Column("Published error", "%"), Column("Published is"))
+SEEDS_FOR_MARGIN = Column("Seeds for the margin", group="tests", brief=False, key="seeds_for_margin")
+ACCURACY = Column(METRICS["test_accuracy"].label, METRICS["test_accuracy"].unit, key="accuracy")
+PUBLISHED = (
+    Column("Test error", "%", key="test_error"),
+    Column("Published error", "%", key="published_error"),
+    Column("Published is", key="published_is"),
+)
 """The columns of a study with published errors."""
 
 EFFECTS = (
@@ -120,31 +129,34 @@ def make_study_table(study: StudyResult) -> Table:
     """Makes the table of a study, with rows in the order of the grid."""
     columns = (
         *(LEVEL, SEEDS, ACCURACY, CHANGE, VERDICT),
-        *(_make_column(BESIDE_ACCURACY[key]) for key in study.beside),
-        *(Column(name_field(field)) for field in study.tuned),
+        *(_make_column(key) for key in study.beside),
+        *(Column(name_field(field), key=field.partition(".")[2]) for field in study.tuned),
         *(PUBLISHED if study.base.published else ()),
         *TESTS,
         *((SEEDS_FOR_MARGIN,) if study.margin else ()),
-        *(_make_column(metric) for metric in COSTS.values()),
+        *map(_make_column, COSTS),
     )
     rows = tuple(Row(tuple(_fill_row(study, level)), level.is_base) for level in study.levels)
-    return Table(study.name, study.question, columns, rows, _write_caption(study))
+    caption = _write_caption(study, [column.key for column in columns])
+    return Table(study.name, study.question, columns, rows, caption, ("--columns", "all"))
 
 
-def _make_column(metric: Metric) -> Column:
-    return Column(metric.label, metric.unit, metric.group, metric.brief)
+def _make_column(key: str) -> Column:
+    metric = METRICS[key]
+    return Column(metric.label, metric.unit, metric.group, metric.brief, key=key)
 
 
-def make_overall_table(results: Results) -> Table:
+def make_overall_table(results: Results, notes: bool = True) -> Table:
     """Makes the table of all variants. Accuracies are compared in the tables of the studies alone, as one family each.
 
-    The caption names the studies whose base is another one than that of the costs here.
+    The caption names the studies whose base is another one than that of the costs here. Without `notes`, it does not
+    explain what stands beside costs.
     """
     overall, frames = results.overall, results.frames
     other = frames.studies.is_base & (frames.studies.variant != overall.base.variant)
     names = ", ".join(frames.studies[other].study)
     own = f"Compare {names} within their own tables: they have another base. " if names else ""
-    caption = f"{explain_overall(results)}{own}{describe_provenance(frames)}"
+    caption = f"{explain_overall(results, notes)}{own}{describe_provenance(frames)}"
     table = make_study_table(overall)
     dropped = (CHANGE, VERDICT, *TESTS, SEEDS_FOR_MARGIN)
     kept = [place for place, column in enumerate(table.columns) if column not in dropped]
@@ -157,27 +169,70 @@ def make_effects_table(study: StudyResult) -> Table | None:
     if not study.effects:
         return None
     question = f"{study.question} Main effects and interactions".strip()
-    caption = f"{explain_effects(study)}{describe_provenance(study.frames)}"
+    caption = f"{explain_effects(study)}{describe_provenance(study.frames, (), ['runs'])}"
     rows = tuple(Row(_fill_effect(study, effect)) for effect in study.effects)
-    return Table(f"{study.name}.effects", question, EFFECTS, rows, caption)
+    return Table(f"{study.name}.effects", question, EFFECTS, rows, caption, ("--columns", "all"))
 
 
 def shorten(study: StudyResult) -> Table:
-    """Makes a short table of a study for a terminal or a README: fewer measures, and only the lasting notes."""
+    """Makes a short table of a study for a terminal, a README or a paper: fewer measures, only the lasting notes."""
     table = make_study_table(study)
-    kept = [place for place, column in enumerate(table.columns) if column.brief]
-    rows = tuple(replace(row, cells=tuple(_drop_notes(row.cells[place]) for place in kept)) for row in table.rows)
-    columns = tuple(table.columns[place] for place in kept)
-    return replace(table, columns=columns, rows=rows, caption=_write_caption(study, costs=False))
+    brief = [column.key for column in table.columns if column.brief and column.key]
+    return replace(choose_columns(table, brief, _write_caption(study, brief, False), notes=False), choice=())
+
+
+def choose_columns(table: Table, keys: Sequence[str], caption: str, notes: bool = True) -> Table:
+    """Returns a table with some columns in this order; without `notes`, with only the lasting notes.
+
+    Raises ValueError for unknown columns, with those that the table has.
+    """
+    known = {column.key: place for place, column in enumerate(table.columns)}
+    unknown = [key for key in keys if not key or key not in known]
+    if unknown or not keys:
+        allowed = ", ".join(filter(None, known))
+        raise ValueError(f"unknown columns: {', '.join(map(repr, unknown)) or 'none'}; {table.name} has {allowed}")
+    names = [place for place, column in enumerate(table.columns) if column.names_row]
+    kept = [*names, *(known[key] for key in dict.fromkeys(keys))]
+    clean = (lambda cell: cell) if notes else _drop_notes
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in kept),
+        rows=tuple(replace(row, cells=tuple(clean(row.cells[place]) for place in kept)) for row in table.rows),
+        caption=caption,
+        choice=("--columns", ",".join(dict.fromkeys(keys)), *(() if notes else ("--short",))),
+    )
+
+
+def find_table(results: Results, name: str, columns: Sequence[str] | None = None, short: bool = True) -> Table:
+    """Returns a table by its name: a study, `STUDY.effects`, or `overall`; the short one without `columns`.
+
+    `columns` are the keys of columns, or `all`. With `short`, only the lasting notes are kept. Raises ValueError for
+    unknown names.
+    """
+    effects = {f"{study.name}.effects": study for study in results.studies if study.effects}
+    studies = {study.name: study for study in results.studies}
+    known = [*studies, *effects, OVERALL]
+    if name not in known:
+        raise ValueError(f"unknown table: {name!r}; the records have {', '.join(map(repr, known))}")
+    if name == OVERALL:
+        table = make_overall_table(results, notes=not short)
+    else:
+        table = (make_effects_table(effects[name]) if name in effects else None) or make_study_table(studies[name])
+    every = [column.key for column in table.columns if column.key and (column.brief or columns is not None)]
+    chosen = every if columns is None or [*columns] == ["all"] else [*columns]
+    caption = _write_caption(studies[name], chosen, not short) if name in studies else table.caption
+    found = choose_columns(table, chosen, caption, notes=not short)
+    return replace(found, choice=()) if columns is None and short else found
 
 
 def _drop_notes(cell: Cell) -> Cell:
     return replace(cell, notes=tuple(note for note in cell.notes if note.lasting))
 
 
-def _write_caption(study: StudyResult, costs: bool = True) -> str:
-    """Writes the caption of a study's table."""
-    return f"{explain_table(study, costs)}{describe_provenance(study.frames)}"
+def _write_caption(study: StudyResult, keys: Collection[str], notes: bool = True) -> str:
+    """Writes the caption of a study's table with these columns."""
+    shown = [key for key in keys if key in COSTS]
+    return f"{explain_table(study, keys, notes)}{describe_provenance(study.frames, shown)}"
 
 
 def _fill_row(study: StudyResult, level: LevelResult) -> Iterator[Cell]:

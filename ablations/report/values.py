@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, level_text
+from ablations.report.comparison import Effect
 from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
 from ablations.report.results import LevelResult, Results, StudyResult
 from ablations.report.statistics import MOST_SEEDS
 
 Values = dict[tuple[str, str, str], str]
-"""(study, level, metric) -> the number as it is printed, without its unit."""
+"""(study, level or effect, metric) -> the number as it is printed, without its unit."""
 
 DERIVED = {
     "n": "seeds that are done",
@@ -44,11 +46,42 @@ def collect_values(results: Results) -> Values:
 
     Metrics are those of METRICS and DERIVED, and the chosen values by field.
     """
+    values: Values = {}
+    for study in results.studies:
+        effects = {(effect.name, key): text for effect in study.effects for key, text in _list_effect(study, effect)}
+        levels = {
+            (level.level, key): text for level in study.levels for key, text in _list_values(study, level).items()
+        }
+        values |= {(study.name, *place): text for place, text in {**effects, **levels}.items()}
+    return values
+
+
+def _list_effect(study: StudyResult, effect: Effect) -> Iterator[tuple[str, str]]:
+    """Yields the values of a main effect or an interaction, as its table prints them."""
+    found = effect.difference
+    yield from {"n": str(found.n), "verdict": found.verdict}.items()
+    change = (found.value, found.low, found.high)
+    printed = print_change(*change, study.base.images, study.margin)
+    numbers = {
+        **dict(zip(_CHANGES, zip(change, printed, strict=True), strict=True)),
+        **_list_tests(found.p, found.p_corrected, found.smallest, found.seeds_for_change, math.nan),
+    }
+    yield from ((key, text) for key, (value, text) in numbers.items() if not math.isnan(value))
+
+
+_CHANGES = tuple(f"test_accuracy_change{end}" for end in ("", "_low", "_high"))
+
+
+def _list_tests(
+    p: float, corrected: float, smallest: float, seeds: float, seeds_for_margin: float
+) -> dict[str, tuple[float, str]]:
+    """Returns what the comparison of a level or an effect gives, each with its text; NaN for unknown."""
+    known = {key: value for key, value in (("p", p), ("p_corrected", corrected)) if not math.isnan(value)}
     return {
-        (study.name, level.level, key): text
-        for study in results.studies
-        for level in study.levels
-        for key, text in _list_values(study, level).items()
+        **{key: (value, print_p(value)) for key, value in known.items()},
+        "smallest_difference": (smallest, f"{smallest:.{choose_places(smallest)}f}"),
+        "seeds_for_change": (seeds, _print_seeds(seeds)),
+        "seeds_for_margin": (seeds_for_margin, _print_seeds(seeds_for_margin)),
     }
 
 
@@ -62,17 +95,13 @@ def _list_values(study: StudyResult, level: LevelResult) -> dict[str, str]:
     mean, spread = print_accuracy(level.mean, level.sd, level.images)
     change = (level.difference, level.low, level.high)
     printed = print_change(*change, level.images, study.margin)
-    smallest = level.smallest_difference
     numbers = {
         "test_accuracy": (level.mean, mean),
         "test_accuracy_sd": (level.sd, spread),
-        **{f"test_accuracy_change{end}": pair
-           for end, pair in zip(("", "_low", "_high"), zip(change, printed, strict=True), strict=True)},
-        **{key: (value, print_p(value)) for key, value in (("p", level.p), ("p_corrected", level.p_corrected))
-           if not math.isnan(value)},
-        "smallest_difference": (smallest, f"{smallest:.{choose_places(smallest)}f}"),
-        "seeds_for_change": (level.seeds_for_change, _print_seeds(level.seeds_for_change)),
-        "seeds_for_margin": (level.seeds_for_margin, _print_seeds(level.seeds_for_margin)),
+        **dict(zip(_CHANGES, zip(change, printed, strict=True), strict=True)),
+        **_list_tests(
+            level.p, level.p_corrected, level.smallest_difference, level.seeds_for_change, level.seeds_for_margin
+        ),
         **{key: (level.costs[key].value, METRICS[key].show(level.costs[key].value))
            for key in COSTS if not math.isnan(level.costs[key].value)},
     }  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MACHINE, TINY, fabricate, record_of, study_of, welch_half, write_grid
+from conftest import MACHINE, TINY, fabricate, record_of, study_of, texts_of, welch_half, write_grid
 from scipy import stats
 
 import ablations
@@ -14,7 +14,11 @@ from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import answers
-from ablations.report.results import phrase_level
+from ablations.report.citations import check, describe, find_value, make_marks
+from ablations.report.formats import write_tables
+from ablations.report.page import _count_verdicts
+from ablations.report.results import analyse, phrase_level
+from ablations.report.tables import make_effects_table
 from ablations.storage import records
 
 
@@ -316,6 +320,41 @@ def test_a_product_study_s_effects_are_told(tmp_path):
         f"On the average over the other axes, on these test images: growth_rate 4 → 8 gains {said[0]}; "
         f"epochs 1 → 2 gains {said[1]}."
     ) in answer(gains, "both")
+    low, high = (f"{each:+.1f}".replace("-", "−") for each in (both.low, both.high))
+    assert answer(gains, "both")[:2] == [
+        "No interaction differs from 0 with 3 seeds.",
+        f"The largest interaction is that of growth_rate 4 → 8 and epochs 1 → 2: +0.0 points (95 % {low} to {high}).",
+    ]
+    assert answer(gains, "both")[3] == "These intervals hold for all 6 comparisons of the study together."
+
+
+def test_a_product_is_answered_by_its_interaction_first(tmp_path):
+    frames = product(tmp_path, lambda wide, longer, seed: 5 * wide * longer + (seed + wide) % 3 / 2)
+    both = study_of(frames, "both").effects[2].difference
+    size = f"{both.value:.1f} points (95 % {both.low:.1f}–{both.high:.1f})"
+    assert answer(frames, "both")[0] == (
+        "The axes interact, on these test images: growth_rate 4 → 8 and epochs 1 → 2 together give "
+        f"{size} more than their sum."
+    )
+    assert _count_verdicts(study_of(frames, "both")).endswith("; effects: 3 different")
+
+
+def test_an_effect_can_be_cited(tmp_path):
+    frames = product(tmp_path, lambda wide, longer, seed: 5 * wide * longer + (seed + wide) % 3 / 2)
+    found = analyse(frames)
+    name = "growth_rate 4 -> 8 x epochs 1 -> 2"
+    row = texts_of(make_effects_table(found.study("both")))[2]
+    value, low, high = (find_value(found, "both", name, f"test_accuracy_change{end}") for end in ("", "_low", "_high"))
+    assert row[3] == f"{value} [{low}, {high}]"
+    assert row[4:7] == tuple(find_value(found, "both", name, key) for key in ("verdict", "p", "p_corrected"))
+    assert find_value(found, "both", "epochs 1 -> 2", "n") == "3"
+    assert "points" in describe(found, "both", name, "test_accuracy_change")
+    write_tables(found)
+    (tmp_path / "paper.md").write_text(make_marks(found, "both", name, "p")["markdown"].replace(f"{tmp_path}/", ""))
+    latex = make_marks(found, "both", name, "p")["latex"]
+    (tmp_path / "paper.tex").write_text("\\input{r/numbers}" + latex)
+    for path in (tmp_path / "paper.md", tmp_path / "paper.tex"):
+        assert [citation.problem for citation in check(path)] == [""]
 
 
 def test_effects_that_may_be_0_are_said_to_be_so(tmp_path):

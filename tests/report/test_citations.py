@@ -165,6 +165,67 @@ def test_a_comment_that_cites_as_in_older_versions_is_told_what_to_be(line, macr
     assert citations.rewrite(tmp_path / "paper.tex") == 0
 
 
+@pytest.fixture
+def copied(results, tmp_path):
+    """A paper beside `results/`, with a copied table and a copied numbers.tex in its folder."""
+    found = analyse(load(results))
+    write_tables(found)
+    (results / "figures").mkdir()
+    results.rename(tmp_path / "r")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "r").rename(tmp_path / "results" / "results")
+    paper = tmp_path / "paper" / "paper.tex"
+    paper.parent.mkdir()
+    made = tmp_path / "results" / "results"
+    (paper.parent / "numbers.tex").write_text((made / "numbers.tex").read_text())
+    table = (made / "tables" / "growth_rate.tex").read_text().replace("What does a wider layer buy?", "Of layers")
+    paper.write_text("\\input{numbers}\n" + table + "It has \\ablate{growth_rate}{8}{params} params.\n")
+    return paper
+
+
+def test_a_copied_table_in_latex_is_checked_and_renewed(copied):
+    table, macro = citations.check(copied)
+    assert (table.problem, macro.problem) == ("", "")
+    assert table.source == "results growth_rate"
+    before = copied.read_text()
+    copied.write_text(before.replace(r"\num{93.00 +- 0.87}", r"\num{94.00 +- 0.87}"))
+    stale, _ = citations.check(copied)
+    assert (stale.line, stale.problem) == (7, "the records say otherwise")
+    assert citations.rewrite(copied) == 1
+    assert copied.read_text() == before
+    copied.write_text(before.replace("% /ablate\n", ""))
+    assert "the mark has no end" in citations.check(copied)[0].problem
+    copied.write_text(before.replace("% ablate table", "%"))
+    assert "no mark begins before it" in citations.check(copied)[0].problem
+    copied.write_text(before.replace("results growth_rate", "results growth_rate --column n"))
+    assert "allows --columns" in citations.check(copied)[0].problem
+
+
+def test_copied_numbers_name_their_results_folder(copied):
+    _, macro = citations.check(copied)
+    assert macro.source == "../results/results growth_rate 8 params"
+    numbers = copied.with_name("numbers.tex")
+    numbers.write_text(numbers.read_text().replace("2,000", "3,000"))
+    assert "copy it again from ../results/results" in citations.check(copied)[1].problem
+    numbers.write_text("% Results folder: elsewhere\n")
+    assert "elsewhere" in citations.check(copied)[1].problem
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+@pytest.mark.parametrize("columns", [None, ["all"], ["accuracy", "params"]])
+def test_a_printed_table_holds(form, columns, results, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / {"markdown": "paper.md", "latex": "paper.tex"}[form]
+    for short in (False, True):
+        text = citations.print_table(analyse(load("results")), "growth_rate", columns, short, form)
+        path.write_text(f"Before.\n\n{text}\nAfter.\n")
+        assert {citation.problem for citation in citations.check(path)} == {""}
+        path.write_text(path.read_text().replace("93.00", "92.00"))
+        assert [each.problem for each in citations.check(path) if each.problem] == ["the records say otherwise"]
+    with pytest.raises(ValueError, match="--format html: allowed are markdown, latex, csv"):
+        citations.print_table(analyse(load("results")), "growth_rate", columns, True, "html")
+
+
 def test_rewriting_keeps_line_ends_mode_and_links(text, tmp_path):
     text.write_bytes(text.read_text().replace("\n", "\r\n").encode())
     text.chmod(0o600)

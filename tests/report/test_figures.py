@@ -14,9 +14,10 @@ from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import statistics
+from ablations.report.captions import describe_provenance
 from ablations.report.frames import load
 from ablations.report.plotting import curves, effect, heat_map, pareto, style, trade, tuning
-from ablations.report.plotting.figures import list_stems, write_figures
+from ablations.report.plotting.figures import LOOKS, list_stems, write_figures
 from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
 from ablations.report.results import analyse
 from ablations.storage import records
@@ -251,6 +252,41 @@ def test_the_overview_shows_means_and_names_the_front(results):
     assert [text.get_text() for text in figure.axes[0].texts] == ["base", "growth_rate 8"]
 
 
+def test_costs_that_are_as_good_as_equal_have_ticks_apart(tmp_path, tiny):
+    def edit(job, record):
+        if job.kind == "cost":
+            record["deterministic"]["macs"] = 14_031_410 + 10 * (job.name != "base")
+
+    fabricate(tmp_path / "r", tiny, edit=edit)
+    with style.use_style():
+        figure = pareto.draw(analyse(load(tmp_path / "r")))
+        figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert len({*labels}) == len(labels) > 2
+    assert max(map(len, labels)) <= 5
+
+
+@pytest.mark.parametrize("module", [effect, curves, heat_map, trade])
+@pytest.mark.parametrize("look", [look for look in LOOKS.values() if look.bare])
+def test_a_bare_figure_has_neither_title_nor_small_print(product, module, look):
+    with style.use_style():
+        figure = module.draw(study_of(product), look)
+        box = figure.get_tightbbox()  # inches
+    assert figure.get_size_inches()[0] == look.width
+    assert not [text for text in figure.texts if text.get_text()]
+    assert box.x0 >= 0 <= box.y0
+    assert box.x1 <= figure.get_size_inches()[0]
+    assert box.y1 <= figure.get_size_inches()[1]
+
+
+def test_bare_figures_are_as_wide_as_a_column_and_as_a_page(results):
+    paths = write_figures(analyse(load(results)), bare=True)
+    names = {str(path.relative_to(results / "figures")) for path in paths}
+    stems = ("growth_rate", "growth_rate.curves", "pareto")
+    assert names == {f"bare/{stem}.{width}.{end}" for stem in stems for width in ("column", "page")
+                     for end in ("svg", "pdf", "png")}  # fmt: skip
+
+
 def test_the_overview_says_what_it_cannot_show(product):
     small = " ".join(texts(pareto.draw(analyse(product)))).replace("\n", " ")
     absent = "growth_rate 8, 0.5, none; growth_rate 8, 1.0, layer"
@@ -299,6 +335,18 @@ def test_values_that_a_level_lacks_are_not_counted_above_the_base():
     )  # fmt: skip
     said = "Values at which a level lies above the base: 8 1 of 2."
     assert tuning._count_above_base(found, ["train.learning_rate"]) == said
+
+
+def test_a_figure_tells_only_of_what_it_shows(product):
+    """Only inference was disturbed, which no figure shows."""
+    said = {module: " ".join(texts(draw(module, product))).replace("\n", " ") for module in (effect, curves, trade)}
+    seeds = "Data: digits, 360 test images; 0 to 3 of 3 seeds."
+    memory = "Peak memory is what tensors hold at most in one step, operators' workspace not included."
+    assert f"{seeds} {memory} Memory and throughput at batch size 64. Device:" in said[effect]
+    assert f"{seeds} Device:" in said[curves]
+    assert f"Data: digits. {memory} Memory and throughput at batch size 64. Device:" in said[trade]
+    assert "disturbed" not in "".join(said.values())
+    assert "(3 of 6 were disturbed by other load, or unsteady, and are marked)" in describe_provenance(product)
 
 
 def test_a_dollar_is_a_dollar(tmp_path):

@@ -54,6 +54,19 @@ def test_every_study_says_how_to_read_its_verdicts(results):
     assert '<span class="note">1 different</span>' in page
 
 
+def test_a_page_begins_with_its_scope_its_words_and_its_answers(results):
+    report.write(analyse(ablations.load(results)))
+    page = re.sub(r"\s+", " ", (results / "report.html").read_text())
+    places = [page.index(text) for text in (
+        "6 runs and the costs of 2 variants: 8 done.",
+        "Data: digits, 360 test images; 3 seeds. Device: Test processor, 1 thread; fp32; torch 2.99.0; commit",
+        "<summary>Words: base, study, level, variant, cost, verdict</summary>",
+        '<a href="#study-growth_rate">What does a wider layer buy?</a> Against growth_rate 4',
+        '<section class="study"',
+    )]  # fmt: skip
+    assert places == sorted(places)
+
+
 def test_the_page_is_the_same_from_wherever_it_is_made(results, monkeypatch):
     report.write(analyse(ablations.load(results)))
     monkeypatch.chdir(results)
@@ -133,7 +146,7 @@ def test_the_base_is_marked_and_every_cell_has_its_heads(results):
     assert page.count('<tr class="base">') == 2, "of the study and of all variants"
     heads = len(make_study_table(study_of(ablations.load(results))).columns)
     fewer = heads - 6  # all variants are not tested as one family
-    assert page.count('<th scope="col">') == heads + fewer
+    assert page.count('<th scope="col"') == heads + fewer
     assert len(re.findall('<th scope="row"[ >]', page)) == 4
     assert len(re.findall("<td[ >]", page)) == 2 * (heads - 1) + 2 * (fewer - 1)
     assert page.count("<caption>") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 from typing import Any
 
@@ -31,9 +32,9 @@ ASCENDING = list(VALUES)
 FILL = """<script>{
   const body = document.querySelector("tbody"), row = body.rows[0], rows = CELLS.map(text => {
     const copy = row.cloneNode(true);
-    copy.cells[5].textContent = text;
-    delete copy.cells[5].dataset.value;
-    if (text in VALUES) copy.cells[5].dataset.value = VALUES[text];
+    copy.cells[9].textContent = text;
+    delete copy.cells[9].dataset.value;
+    if (text in VALUES) copy.cells[9].dataset.value = VALUES[text];
     return copy;
   });
   body.replaceChildren(...rows);
@@ -50,7 +51,7 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def filled(page):
-    """The page with other cells in its sixth column."""
+    """The page with other cells in its tenth column, the params. The four before it are hidden at first."""
     head, script, rest = page.read_text().rpartition("<script>")
     copy = page.with_name("filled.html")
     copy.write_text(
@@ -85,9 +86,9 @@ def tab(browser_tab):
 
 
 def column(tab):
-    """The sixth column from top to bottom, and how its head says that it is sorted."""
-    cells = tab.evaluate("[...document.querySelector('tbody').rows].map(row => row.cells[5].textContent.trim())")
-    return cells, tab.locator("th[scope=col]").nth(5).get_attribute("aria-sort")
+    """The tenth column from top to bottom, and how its head says that it is sorted."""
+    cells = tab.evaluate("[...document.querySelector('tbody').rows].map(row => row.cells[9].textContent.trim())")
+    return cells, tab.locator("th[scope=col]").nth(9).get_attribute("aria-sort")
 
 
 def test_it_opens_without_a_complaint_and_asks_for_nothing_else(tab, page):
@@ -105,11 +106,11 @@ def test_the_policy_in_the_page_forbids_what_the_page_does_not_do(tab, page):
 def test_clicks_sort_numbers_up_and_down_and_restore_the_order(tab, filled):
     tab.goto(filled.as_uri())
     assert column(tab) == (CELLS, None)
-    tab.click("th:nth-child(6) button")
+    tab.click("th:nth-child(10) button")
     assert column(tab) == ([*ASCENDING, "3 diverged", "oom", ""], "ascending")
-    tab.click("th:nth-child(6) button")
+    tab.click("th:nth-child(10) button")
     assert column(tab) == ([*reversed(ASCENDING), "oom", "3 diverged", ""], "descending")
-    tab.click("th:nth-child(6) button")
+    tab.click("th:nth-child(10) button")
     assert column(tab) == (CELLS, None)
     assert tab.complaints == []
 
@@ -151,15 +152,59 @@ def test_nothing_but_figures_and_tables_scrolls_sideways(tab, page, width):
 
 def test_dark_and_light_are_legible(tab, page):
     tab.goto(page.as_uri())
-    colours = {}
+    colours, inks, grounds = {}, {}, {}
     for scheme in ("light", "dark"):
         tab.emulate_media(color_scheme=scheme)
         style = "(style => [style.color, style.backgroundColor])(getComputedStyle(document.body))"
         colours[scheme] = [sum(map(int, colour[4:-1].split(","))) for colour in tab.evaluate(style)]
-        figure = "getComputedStyle(document.querySelector('.figure')).backgroundColor"
-        assert tab.evaluate(figure) == "rgb(255, 255, 255)"
+        inks[scheme] = tab.evaluate(INKS)
+        grounds[scheme] = tab.evaluate(GROUND)
     assert colours["light"][0] < 100 < 700 < colours["light"][1]
     assert colours["dark"][1] < 100 < 600 < colours["dark"][0]
+    assert (grounds["light"], grounds["dark"]) == ("rgb(255, 255, 255)", "rgb(21, 24, 28)"), "of a figure"
+    assert max(map(luminance, inks["light"])) < 0.15 < 0.4 < min(map(luminance, inks["dark"])), "of its letters"
+
+
+GROUND = "getComputedStyle(document.querySelector('.figure #growth_rate-patch_1 path')).fill"
+INKS = """[...document.querySelectorAll('.figure g[id*="-text_"] > g')].map(each => getComputedStyle(each).fill)"""
+
+
+def luminance(colour):
+    """From 0 for black to 1 for white (WCAG)."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
+    return sum(
+        share * (part / 12.92 if part <= 0.04 else ((part + 0.055) / 1.055) ** 2.4)
+        for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True)
+    )
+
+
+def test_the_answers_are_on_the_first_screen(tab, page):
+    tab.goto(page.as_uri())
+    answers = tab.locator("#answers li")
+    assert answers.all_inner_texts()[0].startswith("What is www")
+    assert "Against growth_rate 4, on these test images: growth_rate 8 gains 2.0 points" in answers.first.inner_text()
+    assert answers.last.bounding_box()["y"] < 600
+
+
+def test_a_chosen_column_is_shown_in_every_table(tab, page):
+    tab.goto(page.as_uri())
+    heads = tab.locator("th[data-column='FLOPs (M)']")
+    cells = tab.locator("td:visible")
+    few = cells.count()
+    assert [heads.nth(number).is_visible() for number in range(heads.count())] == [False, False]
+    tab.click(".chooser summary >> nth=0")
+    tab.check(".chooser input[value='FLOPs (M)'] >> nth=0")
+    assert [heads.nth(number).is_visible() for number in range(heads.count())] == [True, True]
+    assert cells.count() == few + 4
+    assert tab.is_checked(".chooser input[value='FLOPs (M)'] >> nth=1")
+    tab.uncheck(".chooser input[value='FLOPs (M)'] >> nth=0")
+    assert cells.count() == few
+
+
+def test_no_table_is_cut_at_the_width_of_a_laptop(tab, page):
+    tab.goto(page.as_uri())
+    wider = "[...document.querySelectorAll('.scroll')].map(each => each.scrollWidth - each.clientWidth)"
+    assert set(tab.evaluate(wider)) == {0}
 
 
 def test_headings_descend_by_one_and_boxes_that_scroll_have_names(tab, page):
@@ -178,3 +223,4 @@ def test_printed_it_hides_the_contents_cuts_nothing_and_opens_what_is_folded(tab
     assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert tab.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.locator("th[data-column=p]").first.is_visible(), "all columns are printed"

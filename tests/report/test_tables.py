@@ -20,10 +20,17 @@ from ablations.report import results as analysis
 from ablations.report import tables
 from ablations.report.answers import answer
 from ablations.report.captions import explain_table
-from ablations.report.formats import escape_latex, escape_markdown, render_latex, render_macros, write_tables
+from ablations.report.formats import (
+    escape_latex,
+    escape_markdown,
+    render_latex,
+    render_macros,
+    render_numbers,
+    write_tables,
+)
 from ablations.report.frames import load
 from ablations.report.results import analyse
-from ablations.report.tables import make_effects_table, make_overall_table, make_study_table, shorten
+from ablations.report.tables import find_table, make_effects_table, make_overall_table, make_study_table, shorten
 from ablations.report.values import collect_values
 from ablations.storage import records
 
@@ -43,7 +50,7 @@ def test_golden_numbers(results):
 
 
 def test_the_same_records_give_the_same_bytes(results, tmp_path, tiny):
-    other = tmp_path / "again"
+    other = tmp_path / "again" / results.name
     fabricate(other, tiny)
     for folder in (results, other):
         write_tables(analyse(load(folder)))
@@ -335,7 +342,7 @@ def test_letters_that_pdflatex_does_not_know_are_named(results):
     assert "pdflatex" not in render_latex(table)
     told = render_latex(replace(table, question="Was kostet 密度 – “größer” als β?")).splitlines()[1]
     assert told == "% pdflatex does not know 密度: use lualatex with a font that has it, or another label."
-    macros = render_macros({("s", "密", "params"): "1", ("s", "β", "params"): "2"})
+    macros = render_macros({("s", "密", "params"): "1", ("s", "β", "params"): "2"}, "r")
     assert macros.startswith("% pdflatex does not know 密: ")
 
 
@@ -354,7 +361,7 @@ def test_every_table_compiles_and_a_wrong_citation_does_not(results, tmp_path):
         if (folder / "jobs.json").exists():
             found = analyse(load(folder))
             for study in found.studies:
-                text = render_latex(make_study_table(study))
+                text = render_latex(make_study_table(study)) + render_latex(find_table(found, study.name), folder.name)
                 (results / "tables" / f"real-{study.name}.tex").write_text(text)
             (results / "tables" / "real-overall.tex").write_text(render_latex(make_overall_table(found)))
     real = "".join(rf"\input{{tables/{path.stem}}}" for path in sorted((results / "tables").glob("real-*.tex")))
@@ -374,8 +381,50 @@ def test_a_tall_table_is_broken_into_floats(tmp_path):
     grid = read(write_grid(tmp_path, TINY.replace("[4, 8]", f"[{levels}]")))
     make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
     text = render_latex(make_study_table(study_of(load(tmp_path / "r"))))
-    assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 6
+    assert text.count(r"\begin{table}") == text.count(r"\begin{tabular}") == 5
     assert text.count(r"\label{tab:growth_rate}") == 1
+
+
+def test_columns_are_chosen_by_name_in_this_order(results):
+    found = analyse(load(results))
+    table = find_table(found, "growth_rate", ["params", "change", "accuracy"], short=False)
+    assert [column.head for column in table.columns] == ["Level", "Params", "Change (points)", "Test accuracy (%)"]
+    assert texts_of(table)[1] == ("8", "2,000 (+100.0 %)", "+2.0 [+0.4, +3.6]", "93.00 ± 0.87")
+    assert "Changes of costs are relative to the base. Data: digits, 360 test images; 3 seeds. Device" in table.caption
+    assert table.choice == ("--columns", "params,change,accuracy")
+    short = find_table(found, "growth_rate", ["params"], short=True)
+    assert (texts_of(short)[1], short.choice) == (("8", "2,000"), ("--columns", "params", "--short"))
+    assert short.caption.startswith("Data: digits, 360 test images; 3 seeds. Device: Test processor")
+    assert find_table(found, "growth_rate") == shorten(found.study("growth_rate"))
+    assert texts_of(find_table(found, "overall", ["macs"], short=True)) == [
+        ("4 (base)", "2.00"),
+        ("growth_rate 8", "4.00"),
+    ]
+    with pytest.raises(
+        ValueError, match=r"unknown columns: 'acc', 'x'; growth_rate has n, accuracy, change, verdict, p,"
+    ):
+        find_table(found, "growth_rate", ["acc", "n", "x"])
+    with pytest.raises(ValueError, match="unknown table: 'growth'; the records have 'growth_rate', 'overall'"):
+        find_table(found, "growth")
+
+
+def test_the_numbers_behind_chosen_columns_have_every_digit(results):
+    study = study_of(load(results))
+    table = find_table(analyse(load(results)), "growth_rate", ["accuracy", "params", "change"], short=True)
+    assert render_numbers(table, study.numbers).decode().splitlines()[::2] == [
+        "level,is_base,mean,sd,params,params_change,difference,low,high",
+        "8,False,93,0.866025403784439,2000,1,2,0.397018671123835,3.60298132887617",
+    ]
+
+
+def test_a_study_is_one_table_in_latex(results):
+    write_tables(analyse(load(results)))
+    text = (results / "tables" / "growth_rate.tex").read_text()
+    assert text.count(r"\begin{table}") == 1
+    assert text.count(r"\begin{tabular}") == 2
+    assert r"\caption{What does a wider layer buy?}\label{tab:growth_rate}" in text
+    assert text.index("% /ablate") < text.index(r"\parbox{\linewidth}{\scriptsize Accuracy of the last epoch")
+    assert "retain-explicit-plus" in text
 
 
 PUBLISHED = """
@@ -421,7 +470,7 @@ def test_published_errors_stand_beside_the_measured_ones(known):
         ("8.7 [7.2, 10.1]", "", ""),
     ]
     assert "Published errors: a paper, Table 2. Within: in the 95 % t interval" in table.caption
-    assert "Published errors: known: a paper, Table 2." in explain_table(analyse(known).overall)
+    assert "Published errors: known: a paper, Table 2." in explain_table(analyse(known).overall, ())
     assert "Published" not in make_study_table(study_of(known)).caption
     cited = {key: text for (study, level, key), text in collect_values(analyse(known)).items()
              if (study, level) == ("known", "wide")}  # fmt: skip

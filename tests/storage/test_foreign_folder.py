@@ -110,5 +110,5 @@ def test_no_cell_of_a_csv_file_is_a_formula():
 
 
 def test_a_name_in_latex_ends_nothing_and_begins_nothing():
-    text = render_macros({("s", r"a}\endcsname\input{x}%#^^7d", "n"): "1"})
+    text = render_macros({("s", r"a}\endcsname\input{x}%#^^7d", "n"): "1"}, "r")
     assert r"\detokenize{s:a\}\\endcsname\\input\{x\}\%\#\^\^7d:n}" in text

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from ablations.report.captions import describe_provenance
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import colour_levels, list_names
-from ablations.report.plotting.style import LIGHT, NARROW, WIDE, WRONG
+from ablations.report.plotting.style import LIGHT, NARROW, PAGE, WIDE, WRONG, Look
 from ablations.report.results import StudyResult, mark_base
 
 CURVES = {
@@ -28,13 +28,15 @@ CURVES = {
 """The values that are drawn over the epochs, if they were recorded."""
 
 
-def draw(study: StudyResult) -> Figure:
+def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     """Draws loss and accuracies of one study over the epochs, with bands from the lowest to the highest seed."""
     rows = colour_levels(study.numbers)
     own = study.frames.history[study.frames.history.variant.isin(rows.variant)]
     keys = [key for key in CURVES if own[key].notna().any()] or ["train_loss"]
-    width = NARROW if len(keys) == 1 else WIDE
-    figure, axes = plt.subplots(1, len(keys), figsize=(width, 2.1), layout="constrained", squeeze=False)
+    width = look.width or (NARROW if len(keys) == 1 else WIDE)
+    lines = len(keys) if width == NARROW else 1
+    size = (width, 2.1 * lines)
+    figure, axes = plt.subplots(lines, len(keys) // lines, figsize=size, layout="constrained", squeeze=False)
     for panel, key in zip(axes.flat, keys, strict=True):
         _draw_panel(panel, own, key, rows)
     named = f"Named are the base and the {rows.distinct.sum() - 1} levels of the highest final test accuracy."
@@ -43,10 +45,10 @@ def draw(study: StudyResult) -> Figure:
         "Lines: means over seeds; bands: from the lowest to the highest seed.",
         "" if rows.distinct.all() else named,
         f"Without a curve: {list_names(absent)}." if absent else "",
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, (), ["runs"]),
     )
     key_lines = _make_key(rows, set(own.variant))
-    style.frame_figure(figure, f"How do the levels of {study.name} learn?", small, key_lines, handlelength=2.6)
+    style.frame_figure(figure, look, f"How do the levels of {study.name} learn?", small, key_lines, handlelength=2.6)
     return figure
 
 
@@ -86,8 +88,9 @@ def _draw_lines(panel: Axes, data: pd.DataFrame, rows: pd.DataFrame) -> None:
 def _make_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
     """Makes a legend: a line for each level with its own colour, or a cross if it has no curve."""
     key: list[Artist] = []
-    for row in rows[rows.distinct].to_dict("records"):
-        label = style.shorten(mark_base(row["level"], row["is_base"]))
+    own = rows[rows.distinct]
+    labels = style.shorten_apart([mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)])
+    for row, label in zip(own.to_dict("records"), labels, strict=True):
         label += " (identical)" if row["verdict"] == "identical" else ""
         label += f" ({row['not_done']})" if row["not_done"] else ""
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"

@@ -23,15 +23,18 @@ from ablations.report.captions import describe_provenance, explain_published
 from ablations.report.frames import Frames
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
-from ablations.report.plotting.style import BLANK, GREY, HUES, INK, PALE, REFERENCE, WIDE, WRONG
+from ablations.report.plotting.style import BLANK, GREY, HUES, INK, NARROW, PAGE, PALE, REFERENCE, WIDE, WRONG, Look
 from ablations.report.results import StudyResult, mark_base
 
 MOST_LEVELS = 60
 """The most levels in the figure. The small print states how many are left out."""
 
 
-def draw(study: StudyResult) -> Figure:
-    """Draws one study: accuracies with the seeds as points, changes with simultaneous intervals, and four costs."""
+def draw(study: StudyResult, look: Look = PAGE) -> Figure:
+    """Draws one study: accuracies with the seeds as points, changes with simultaneous intervals, and four costs.
+
+    There is no room for the costs in a column.
+    """
     frames = study.frames
     rows = choose_levels(colour_levels(study.numbers), MOST_LEVELS)
     labels = [_label_row(row) for row in rows.to_dict("records")]
@@ -39,13 +42,15 @@ def draw(study: StudyResult) -> Figure:
     heights = [line + 0.1 * label.count("\n") for label in labels]
     ends = list(itertools.accumulate(heights))
     rows = rows.assign(place=np.subtract(ends, np.divide(heights, 2)), height=heights)
+    width = look.width or WIDE
+    costs = style.PANELS if width > NARROW else []
     figure, axes = plt.subplots(
-        1, 2 + len(style.PANELS), figsize=(WIDE, ends[-1] + 0.42), sharey=True, layout="constrained",
-        width_ratios=[1.2, 1.6, *[1] * len(style.PANELS)],
+        1, 2 + len(costs), figsize=(width, ends[-1] + 0.42), sharey=True, layout="constrained",
+        width_ratios=[1.2, 1.6, *[1] * len(costs)],
     )  # fmt: skip
     _draw_accuracy(axes[0], frames, rows)
     cut = _draw_change(axes[1], rows, study.margin)
-    for panel, key in zip(axes[2:], style.PANELS, strict=True):
+    for panel, key in zip(axes[2:], costs, strict=True):
         _draw_cost(panel, rows, key)
     axes[0].set_yticks(rows.place, labels)
     for text, row in zip(axes[0].get_yticklabels(), rows.itertuples(), strict=True):
@@ -62,9 +67,9 @@ def draw(study: StudyResult) -> Figure:
         "† Disturbed by other load, or unsteady." if disturbed else "",
         explain_published(study.frames, study.name),
         say_left_out(study.numbers, rows),
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, style.PANELS),
     )
-    style.frame_figure(figure, study.question or study.name, small, _make_key(rows, study.margin))
+    style.frame_figure(figure, look, study.question or study.name, small, _make_key(rows, study.margin))
     return figure
 
 

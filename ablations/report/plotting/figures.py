@@ -16,22 +16,37 @@ from ablations.report.frames import find_trials
 from ablations.report.plotting import curves, effect, heat_map, pareto, style, trade, tuning
 from ablations.report.results import Results, StudyResult
 
-DRAWN: dict[str, Callable[[StudyResult], Figure]] = {
+DRAWN: dict[str, Callable[[StudyResult, style.Look], Figure]] = {
     "": effect.draw, ".curves": curves.draw, ".map": heat_map.draw, ".trade": trade.draw, ".tuning": tuning.draw,
 }  # fmt: skip
 """The function that draws a figure of a study, by the end of the figure's name."""
 
 
-def write_figures(results: Results) -> list[Path]:
-    """Draws every figure of a results folder. Returns the paths."""
+LOOKS = {
+    "*": style.PAGE,
+    "bare/*.column": style.Look(style.NARROW, bare=True),
+    "bare/*.page": style.Look(style.WIDE, bare=True),
+}
+"""The looks of a figure, by the name of its file: `*` is its stem. The bare ones are for a paper."""
+
+
+def write_figures(results: Results, bare: bool = False) -> list[Path]:
+    """Draws every figure of a results folder, or with `bare` all of them without title and small print.
+
+    Those are drawn twice, as wide as a column and as wide as a page. Returns the paths.
+    """
     stems, folder = list_stems(results), results.frames.folder / "figures"
     paths: list[Path] = []
     with style.use_style():
-        for study in results.studies:
-            for stem in stems[study.name]:
-                paths += style.save(DRAWN[stem.removeprefix(study.name)](study), folder / stem)
-        for stem in stems[""]:
-            paths += style.save(pareto.draw(results), folder / stem)
+        for name, look in LOOKS.items():
+            if look.bare != bare:
+                continue
+            for study in results.studies:
+                for stem in stems[study.name]:
+                    figure = DRAWN[stem.removeprefix(study.name)](study, look)
+                    paths += style.save(figure, folder / name.replace("*", stem))
+            for stem in stems[""]:
+                paths += style.save(pareto.draw(results, look), folder / name.replace("*", stem))
     return paths
 
 

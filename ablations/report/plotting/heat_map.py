@@ -19,22 +19,27 @@ from ablations.metrics import level_text
 from ablations.report.captions import describe_provenance
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
-from ablations.report.plotting.style import BLANK, HUES, INK, NARROW, WIDE, WRONG
+from ablations.report.plotting.style import BLANK, NARROW, PAGE, WIDE, WRONG, Look
 from ablations.report.printing import print_accuracy
 from ablations.report.results import StudyResult
 
 MOST_PANELS = 9
 """The most panels in the figure. The small print states how many combinations there are."""
 
+FRAME, WRITING = "#D55E00", ("#FEFEFE", "#1B1B1B")
+"""The colours of the base's frame, and of text on dark and on light cells. They are the same on a dark page."""
 
-def draw(study: StudyResult) -> Figure:
+
+def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     """Draws a product study: mean accuracy by its first two axes, with a panel for each combination of the others."""
     cells, axes_of = _place_levels(study)
     down, across, *others = axes_of
     if len(axes_of[across]) > max(12, len(axes_of[down])):
         down, across = across, down
     panels = list(itertools.product(*(axes_of[axis] for axis in others)))
-    width, per_line, cell, noted = _choose_size(cells, len(axes_of[down]), len(axes_of[across]), len(panels))
+    size = len(axes_of[down]), len(axes_of[across])
+    width = look.width or (NARROW if len(panels) == 1 and size[1] <= 5 else WIDE)
+    per_line, cell, noted = _choose_size(cells, width, *size, len(panels))
     lines = -(-len(panels[:MOST_PANELS]) // per_line)
     body = lines * (cell * len(axes_of[down]) + (0.62 if others else 0.5))
     figure, grid = plt.subplots(lines, per_line, figsize=(width, body), squeeze=False, layout="constrained")
@@ -53,7 +58,7 @@ def draw(study: StudyResult) -> Figure:
     bar.ax.set_visible(bool(cells.n.any()))
     bar.ax.tick_params(length=0)
     style.frame_figure(
-        figure, study.question or study.name, _say_more(study, cells, len(panels), noted), _make_key(cells)
+        figure, look, study.question or study.name, _say_more(study, cells, len(panels), noted), _make_key(cells)
     )
     return figure
 
@@ -79,13 +84,12 @@ def _place_levels(study: StudyResult) -> tuple[pd.DataFrame, dict[str, list[str]
     return cells[on].astype({"mean": float}), order
 
 
-def _choose_size(cells: pd.DataFrame, down: int, across: int, panels: int) -> tuple[float, int, float, bool]:
-    """Returns the width of the figure, panels per line, the height of a cell, and whether numbers fit into cells."""
-    width = NARROW if panels == 1 and across <= 5 else WIDE
+def _choose_size(cells: pd.DataFrame, width: float, down: int, across: int, panels: int) -> tuple[int, float, bool]:
+    """Returns the panels per line, the height of a cell, and whether numbers fit into cells."""
     per_line = max(1, min(panels, 3, int((width - 0.8) / (0.48 * across + 0.5))))
     noted = ((width - 0.8) / per_line - 0.5) / across >= 0.4 and down <= 30
     text = 0.12 + 0.09 * max(_spell_note(row).count("\n") + 1 for row in cells.to_dict("records"))
-    return width, per_line, max(0.24, text) if noted else min(0.2, 7 / down), noted
+    return per_line, max(0.24, text) if noted else min(0.2, 7 / down), noted
 
 
 def _spell_note(row: dict[Any, Any]) -> str:
@@ -116,14 +120,14 @@ def _draw_panel(
             _write_note(panel, x + 0.5, y + 0.5, row, scale)
         if row["is_base"]:
             panel.add_patch(
-                Rectangle((x, y), 1, 1, fill=False, edgecolor=HUES[1], linewidth=1.8, clip_on=False, zorder=4)
+                Rectangle((x, y), 1, 1, fill=False, edgecolor=FRAME, linewidth=1.8, clip_on=False, zorder=4)
             )
 
 
 def _write_note(panel: Axes, x: float, y: float, row: dict[Any, Any], scale: Normalize) -> None:
     """Writes light text on dark cells, dark text on light ones, and a status on white."""
     dark = row["n"] and scale(row["mean"]) < 0.55
-    colour = "white" if dark else INK if row["n"] else WRONG
+    colour = (WRITING[0] if dark else WRITING[1]) if row["n"] else WRONG
     panel.text(
         x, y, _spell_note(row), ha="center", va="center", fontsize=6, color=colour, bbox=None if row["n"] else BLANK,
         linespacing=1.05,
@@ -137,14 +141,14 @@ def _say_more(study: StudyResult, cells: pd.DataFrame, panels: int, noted: bool)
         f"{partial} cells are means of fewer seeds than were asked for." if partial and not noted else "",
         f"The first {MOST_PANELS} of {panels} combinations are shown." if panels > MOST_PANELS else "",
         "" if cells.is_base.any() else "The base lies outside the map.",
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, (), ["runs"]),
     )
 
 
 def _make_key(cells: pd.DataFrame) -> list[Artist]:
     key: list[Artist] = []
     if cells.is_base.any():
-        key.append(Rectangle((0, 0), 1, 1, fill=False, edgecolor=HUES[1], linewidth=1.5, label="base"))
+        key.append(Rectangle((0, 0), 1, 1, fill=False, edgecolor=FRAME, linewidth=1.5, label="base"))
     if (cells.n == 0).any():
         key.append(
             Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=WRONG, hatch="////", linewidth=0, label="no result")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ablations.report.plotting.style import DASHES, HUES, INK, LIGHT, shorten
+from ablations.report.plotting.style import DASHES, HUES, INK, LIGHT, shorten_apart
 
 
 def choose_levels(numbers: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def colour_levels(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def list_names(names: Sequence[str], most: int = 6) -> str:
     """Returns the first names, each shortened if it is too long, and the number of other names."""
-    return "; ".join(map(shorten, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return "; ".join(shorten_apart(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def name_axis(axis: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,17 +20,19 @@ from ablations.report.captions import describe_provenance
 from ablations.report.frames import Frames, find_base
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import list_names
-from ablations.report.plotting.style import GREY, HUES, MARKERS, NOTE, WIDE
+from ablations.report.plotting.style import GREY, HUES, MARKERS, NARROW, NOTE, PAGE, WIDE, Look
 from ablations.report.results import Results
 
 
-def draw(results: Results) -> Figure:
+def draw(results: Results, look: Look = PAGE) -> Figure:
     """Draws accuracy against each cost, with a colour and marker for each family, and names along each front.
 
     Variants with other test images than the base are left out. A disturbed cost is drawn, but not on the front.
     """
     frames, data = results.frames, _collect_variants(results)
-    figure, axes = plt.subplots(2, 2, figsize=(WIDE, 4.6), sharey=True, layout="constrained")
+    across = 2 if (look.width or WIDE) > NARROW else 1
+    size = (look.width or WIDE, 2.3 * (len(style.PANELS) // across))
+    figure, axes = plt.subplots(len(style.PANELS) // across, across, figsize=size, sharey=True, layout="constrained")
     families = list(dict.fromkeys(frames.variants["model.family"]))
     markers = dict(zip(families, itertools.cycle(MARKERS), strict=False))
     palette = dict(zip(families, itertools.cycle(HUES), strict=False))
@@ -42,9 +45,8 @@ def draw(results: Results) -> Figure:
         key.append(style.make_dot("o", GREY, "not all of its seeds", markerfacecolor="white"))
     if data[[f"{each}_disturbed" for each in style.PANELS]].any(axis=None):
         key.append(style.make_dot("x", GREY, "disturbed by other load, so not on the front"))
-    style.frame_figure(
-        figure, "What does accuracy cost?", (*_say_more(results, data), describe_provenance(frames)), key
-    )
+    small = (*_say_more(results, data), describe_provenance(frames, style.PANELS))
+    style.frame_figure(figure, look, "What does accuracy cost?", small, key)
     for panel, (front, points) in zip(axes.flat, fronts, strict=True):
         panel.set_title(style.name_points(panel, front, points), **NOTE)
     return figure
@@ -74,6 +76,8 @@ def _draw_panel(
     panel.plot(front.x, front.y, color=GREY, linewidth=0.8, zorder=0.9)
     panel.set(xlabel=metric.head, ylabel=f"Mean {METRICS['test_accuracy'].head.lower()}")
     panel.margins(0.08, 0.15)  # space for names
+    if points.x.max() - points.x.min() < 0.02 * points.x.max():
+        panel.set_xlim(0.98 * points.x.min(), 1.02 * points.x.max())  # costs that are as good as equal
     if points.x.min() > 0 and points.x.max() >= 20 * points.x.min():
         panel.set_xscale("log")
         plain = ticker.EngFormatter(sep="") if metric.scale == 1 else ticker.StrMethodFormatter("{x:,g}")
@@ -113,11 +117,14 @@ def _collect_variants(results: Results) -> pd.DataFrame:
 
 
 def _name_variants(frames: Frames) -> dict[str, str]:
-    """Names each variant by the first level that has it, with the study's name if the label is only a value."""
+    """Names each variant by the first level that has it, with the study's name if others have this label too."""
     names = {find_base(frames): "base"}
+    levels = frames.manifest.levels()
+    variants = {(level.label, level.variant) for level in levels}
+    shared = Counter(label for label, _ in variants)
     for study in frames.manifest.studies:
         for level in study.levels:
-            prefix = f"{study.name} " if study.axes or level.is_base else ""
+            prefix = f"{study.name} " if study.axes or level.is_base or shared[level.label] > 1 else ""
             names.setdefault(level.variant, f"{prefix}{level.label}")
     return names
 

@@ -8,6 +8,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,16 @@ PANELS = [key for key, metric in METRICS.items() if metric.panel]
 """The costs that are shown beside the accuracy."""
 
 
-HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6239")
-"""Okabe and Ito's colours without black and yellow, and a brown. Colour-blind readers can distinguish them."""
+HUES = ("#93457F", "#E68F00", "#47B0EB", "#8C4800", "#00BF8B", "#085EC4", "#774E3B")
+"""Colours that stay apart, also from INK, for readers with deuteranopia or protanopia: they differ in lightness too."""
+
+
+ON_DARK = {
+    INK: "#E8E8E8", "#262626": "#DCDCDC", GREY: "#B0B4BA", LIGHT: "#7A828C", PALE: "#343B44", WRONG: "#FF8A80",
+    "#B0B0B0": "#59626D", "#DDDDDD": "#30363E", "#FFFFFF": "#15181C",
+    **dict(zip(HUES, ("#B15A8B", "#BF7700", "#0ACBF5", "#FFE00D", "#00F285", "#1A83FF", "#A27950"), strict=True)),
+}  # fmt: skip
+"""For each colour of a figure its counterpart on a dark page. A colour that is not here is the same on both."""
 
 
 REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}
@@ -98,17 +107,35 @@ def use_style() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a figure is framed: on the page of a report, or for a text that has its own caption."""
+
+    width: float = 0.0
+    """The width in inches; 0 is the figure's own."""
+
+    bare: bool = False
+    """Whether it has neither title nor small print."""
+
+
+PAGE = Look()
+"""The look of the figures of a report."""
+
+
 def frame_figure(
-    figure: Figure, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any
+    figure: Figure, look: Look, title: str, small: Sequence[str], handles: Sequence[Artist] = (), **legend: Any
 ) -> None:
-    """Adds a title above, and legend and small print below a figure with the height of its panels; lays it out."""
+    """Adds a title above, and legend and small print below a figure with the height of its panels; lays it out.
+
+    A bare figure has only the legend.
+    """
     width, body = figure.get_size_inches()
-    text = textwrap.fill(title, round(12.6 * width))
+    text = "" if look.bare else textwrap.fill(title, round(12.6 * width))
     head = figure.text(0.5, 1, text, ha="center", va="top", fontsize=8, fontweight="bold", color=INK)
-    note = textwrap.fill(" ".join(part for part in small if part), round(21 * width))
+    note = "" if look.bare else textwrap.fill(" ".join(part for part in small if part), round(21 * width))
     foot = figure.text(0.06 / width, 0, note, va="bottom", fontsize=6, color=GREY)
     key = _add_legend(figure, handles, **legend) if handles else None
-    above, below = _measure_height(head) + 0.1, _measure_height(foot) + 0.08
+    above, below = (0.04, 0.04) if look.bare else (_measure_height(head) + 0.1, _measure_height(foot) + 0.08)
     between = _measure_height(key) if key else 0.0
     height = above + body + between + below
     figure.set_size_inches(width, height)
@@ -151,11 +178,43 @@ def shorten(text: str, width: int = 34) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def shorten_apart(texts: Sequence[str], width: int = 34) -> list[str]:
+    """Shortens texts that are too long, and keeps them apart: texts that begin alike keep their ends too.
+
+    >>> shorten_apart(["growth_rate 12, compressed", "growth_rate 12, composed"], 16)
+    ['growth_rat…essed', 'growth_rat…posed']
+    """
+    found = [shorten(text, width) for text in texts]
+    alike = [text for text in dict.fromkeys(texts) if found.count(shorten(text, width)) > texts.count(text)]
+    for end in range(width // 3, width - 1):
+        cut = {text: f"{text[: width - 1 - end]}…{text[-end:]}" if len(text) > width else text for text in alike}
+        if len({*cut.values()}) == len(alike):
+            return [cut.get(text, short) for text, short in zip(texts, found, strict=True)]
+    return [*texts]
+
+
+class _Apart(ticker.Formatter):
+    """Writes ticks with as few digits as keep them apart, 6 at least, and counts with a prefix: `40k`."""
+
+    def __init__(self, prefix: bool) -> None:
+        self.few = ticker.EngFormatter(sep="") if prefix else ticker.StrMethodFormatter("{x:,g}")
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return str(self.few(x, pos))
+
+    def format_ticks(self, values: list[float]) -> list[str]:
+        texts = [self(value) for value in values]
+        for digits in range(7, 16):
+            if len({*texts}) == len(values):
+                break
+            texts = [f"{value:,.{digits}g}" for value in values]
+        return texts
+
+
 def set_ticks(axes: Axes, key: str, most: int) -> None:
     """Sets few ticks, with large counts as `40k`. Numbers with a scaled unit get no second prefix."""
     axes.xaxis.set_major_locator(ticker.MaxNLocator(most))
-    plain = METRICS[key].scale != 1
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}") if plain else ticker.EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(_Apart(prefix=METRICS[key].scale == 1))
 
 
 def set_log_ticks(axis: Axis, ratio: float, form: ticker.Formatter) -> None:
@@ -211,15 +270,16 @@ def name_points(panel: Axes, named: pd.DataFrame, points: pd.DataFrame) -> str:
         [places] * 8 + [_trace_line(line.get_transform().transform(line.get_xydata())) for line in panel.lines]
     )
     taken: list[Bbox] = []
-    for here, name in zip(panel.transData.transform(named[["x", "y"]].to_numpy(float)), named.name, strict=True):
-        sample = panel.text(0, 0, shorten(name, 30), fontsize=6)
+    short = shorten_apart(list(named.name), 30)
+    for here, name in zip(panel.transData.transform(named[["x", "y"]].to_numpy(float)), short, strict=True):
+        sample = panel.text(0, 0, name, fontsize=6)
         extent = sample.get_window_extent()
         sample.remove()
         box = _find_place(panel.bbox, here, (extent.width + 3, extent.height + 1.5), taken, drawn)
         if box:
             taken.append(box)
             drawn = np.vstack([drawn, _trace_leader(here, box)])
-            _write_beside(panel, here, box, shorten(name, 30), places)
+            _write_beside(panel, here, box, name, places)
     unnamed = len(named) - len(taken)
     return f"{unnamed} have no name here, for want of room" if unnamed else ""
 

@@ -18,18 +18,22 @@ from ablations.metrics import METRICS, level_text
 from ablations.report.captions import describe_provenance
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import list_names, name_axis
-from ablations.report.plotting.style import GREY, HUES, MARKERS, NARROW, REFERENCE
+from ablations.report.plotting.style import GREY, HUES, MARKERS, NARROW, PAGE, REFERENCE, Look
 from ablations.report.results import StudyResult
 
 MOST_LINES = 12
 """The most lines in the figure. The small print states how many there are."""
 
 
+SHOWN = ("train_peak_memory_bytes", "train_images_per_second")
+"""The costs in the figure."""
+
+
 CHECKPOINT = "model.checkpoint"
 """The axis of studies that trade memory against time."""
 
 
-def draw(study: StudyResult) -> Figure:
+def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     """Draws peak memory against the time of a step, with a line through levels that differ only in checkpointing."""
     points = _find_points(study)
     groups = list(dict.fromkeys(points.group))
@@ -37,7 +41,7 @@ def draw(study: StudyResult) -> Figure:
     known = points[points.group.isin(groups[:MOST_LINES])].dropna(subset=["x", "y"])
     unknown = points[points.x.isna() | points.y.isna()]
     absent = [f"{row.level} ({row.cost_status})" for row in unknown.itertuples()]
-    figure, axes = plt.subplots(figsize=(NARROW, 2.7), layout="constrained")
+    figure, axes = plt.subplots(figsize=(look.width or NARROW, 2.7), layout="constrained")
     for group, colour, marker in looks:
         part = known[known.group == group].sort_values(["x", "y"])
         axes.hlines(part.y, part.x - part.iqr / 2, part.x + part.iqr / 2, colors=colour, linewidth=0.6, alpha=0.7)
@@ -50,11 +54,11 @@ def draw(study: StudyResult) -> Figure:
         "Bars: interquartile range of the step's time.",
         f"Not measured: {list_names(absent)}." if absent else "",
         f"The first {MOST_LINES} of {len(groups)} lines are shown." if len(groups) > MOST_LINES else "",
-        describe_provenance(study.frames),
+        describe_provenance(study.frames, SHOWN, ["costs"]),
     )
     key = [Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=group)
            for group, colour, marker in looks if group]  # fmt: skip
-    style.frame_figure(figure, study.question or study.name, small, key)
+    style.frame_figure(figure, look, study.question or study.name, small, key)
     axes.text(0.02, 0.02, style.name_points(axes, known, known), transform=axes.transAxes, fontsize=6, color=GREY)
     return figure
 

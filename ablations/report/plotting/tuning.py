@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,14 +19,14 @@ from ablations.report.captions import describe_provenance, explain_tuning
 from ablations.report.frames import find_trials
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import colour_levels, name_axis
-from ablations.report.plotting.style import GREY, NARROW, WIDE
+from ablations.report.plotting.style import GREY, NARROW, PAGE, WIDE, Look
 from ablations.report.results import StudyResult, mark_base
 
 MOST_PANELS = 9
 """The most panels in the figure. The small print states how many combinations there are."""
 
 
-def draw(study: StudyResult) -> Figure:
+def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     """Draws validation accuracy against the tuned values, with a line per level and filled marks for chosen values.
 
     The first field with several values is the horizontal axis. Every combination of the other fields has a panel.
@@ -34,8 +35,10 @@ def draw(study: StudyResult) -> Figure:
     fields = [field for field in study.tuned if found[field].nunique() > 1]
     along, others = fields[0], fields[1:]
     panels = list(itertools.product(*(found[field].unique() for field in others)))
-    lines, width = -(-len(panels[:MOST_PANELS]) // 3), NARROW if len(panels) == 1 else WIDE
-    figure, grid = plt.subplots(lines, min(3, len(panels)), figsize=(width, 2.3 * lines), sharey=True, squeeze=False,
+    width = look.width or (NARROW if len(panels) == 1 else WIDE)
+    per_line = min(3 if width == WIDE else 1, len(panels))
+    lines = -(-len(panels[:MOST_PANELS]) // per_line)
+    figure, grid = plt.subplots(lines, per_line, figsize=(width, 2.3 * lines), sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
     rows = colour_levels(study.numbers)
     for panel in grid.flat[len(panels) :]:
@@ -54,10 +57,10 @@ def draw(study: StudyResult) -> Figure:
         f"{waiting} of {len(found)} trials are missing." if waiting else "",
         "Grey: other levels." if not rows.distinct.all() else "",
         f"The first {MOST_PANELS} of {len(panels)} combinations are shown." if len(panels) > MOST_PANELS else "",
-        describe_provenance(study.frames),
+        describe_provenance(replace(study.frames, tuning=found), (), ["tuning"]),
     )
     title = f"Is the order of the levels the same at every {name_axis(along).replace('_', ' ')}?"
-    style.frame_figure(figure, title, small, _make_key(found, rows), handlelength=2.6)
+    style.frame_figure(figure, look, title, small, _make_key(found, rows), handlelength=2.6)
     return figure
 
 
@@ -67,7 +70,8 @@ def _count_above_base(found: pd.DataFrame, fields: list[str]) -> str:
     accuracy = found.assign(y=found.validation_accuracy.astype(float)).groupby([*fields, "level"]).y
     means = accuracy.agg(lambda y: y.mean(skipna=False)).unstack("level")
     both = {level: means[[base, level]].dropna() for level in found.level.unique() if level != base}
-    parts = [f"{style.shorten(level)} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
+    names = dict(zip(both, style.shorten_apart([*both]), strict=True))
+    parts = [f"{names[level]} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
              for level, pair in both.items() if len(pair)]  # fmt: skip
     return f"Values at which a level lies above the base: {'; '.join(parts)}." if parts else ""
 
@@ -102,9 +106,10 @@ def _draw_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame
 def _make_key(found: pd.DataFrame, rows: pd.DataFrame) -> list[Artist]:
     """Makes a legend: a line per level with its own colour, and the meaning of the marks."""
     key: list[Artist] = []
-    for row in rows[rows.distinct & rows.level.isin(found.level)].to_dict("records"):
+    own = rows[rows.distinct & rows.level.isin(found.level)]
+    labels = style.shorten_apart([mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)])
+    for row, label in zip(own.to_dict("records"), labels, strict=True):
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
-        label = style.shorten(mark_base(row["level"], row["is_base"]))
         key.append(Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label))
     key.append(style.make_dot("o", GREY, "chosen"))
     if (found.status == "diverged").any():
