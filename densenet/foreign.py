@@ -6,6 +6,8 @@ import hashlib
 import importlib
 import inspect
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -163,7 +165,8 @@ def load_class(family: str) -> type[nn.Module]:
         raise ValueError(f"{module_name} is the package of this project's own networks: rename {hidden}")
     sys.path.append(here)  # only during this import, so that files in the current folder hide no other modules
     try:
-        module = importlib.import_module(module_name)
+        with keep_settings():
+            module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
     finally:
@@ -194,7 +197,30 @@ def describe_source(config: Config) -> dict[str, Any]:
 
 def build_own(config: OwnConfig) -> nn.Module:
     """Builds the user's network, `(N, in_channels, H, W) -> (N, num_classes)`."""
-    return load_class(config.family)(**_own_arguments(config))
+    network = load_class(config.family)
+    with keep_settings():
+        return network(**_own_arguments(config))
+
+
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+)
+"""Settings of PyTorch that hold for the whole process: the functions that return and that set each of them."""
+
+
+@contextmanager
+def keep_settings() -> Iterator[None]:
+    """A context after which PyTorch's settings are as before, so that a user's code does not change other networks."""
+    before = [read() for read, _ in SETTINGS]
+    try:
+        yield
+    finally:
+        for (read, change), value in zip(SETTINGS, before, strict=True):
+            if read() != value:
+                change(value)
 
 
 def _own_arguments(config: OwnConfig) -> dict[str, Any]:
