@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,11 @@ def _find_classes(root: Path, places: dict[str, Path]) -> tuple[str, ...]:
     if not any(names.values()):
         raise DataError(f"{train} has no folders: each class needs a folder of images, named after the class")
     odd = sorted(set(names["train"]).symmetric_difference(names.get("test", names["train"])))
+    if odd and len({unicodedata.normalize("NFC", name) for name in odd}) < len(odd):
+        rule = "rename those of one set (macOS writes é as e and an accent)"
+        raise DataError(
+            f"{root}: names of classes in train and test look alike but have other letters: {odd!a}; {rule}"
+        )
     if odd:
         raise DataError(f"{root}: train and test must have the same folders of classes; they differ in {odd}")
     if all(SET_NAME.fullmatch(name.lower()) for name in names["train"]):

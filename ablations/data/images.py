@@ -284,11 +284,36 @@ def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> t
             image = upright if upright.mode == "L" and not colour else upright.convert("RGB")
             return np.array(_crop_square(image, size) if size else image), turned
     except UnidentifiedImageError as error:
-        raise DataError(f"{where}: not a readable image (its format is not known)") from error
+        said = explain_start(bytes(encoded[:START])) or "its format is not known"
+        raise DataError(f"{where}: not a readable image ({said})") from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged image may raise anything
         raise DataError(f"{where}: not a readable image ({error})") from error
+
+
+START = 64
+"""The bytes at the start of a file that tell what it is."""
+
+
+def explain_start(start: bytes) -> str:
+    """Returns what a file with this start is in place of data; empty if that is not known."""
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS in place of the file: `git lfs pull` brings the file itself"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a page of a website: what was downloaded is not the file itself"
+    return ""
+
+
+def explain_content(path: Path) -> str:
+    """Returns what a file is in place of data; empty if that is not known, or it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return explain_start(file.read(START))
+    except OSError:
+        return ""
 
 
 def needs_turn(path: Path) -> bool:

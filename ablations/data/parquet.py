@@ -21,6 +21,7 @@ from ablations.data.images import (
     decode_image,
     decoder_version,
     describe_turned,
+    explain_content,
     show_progress,
 )
 from ablations.data.listing import show_name
@@ -99,6 +100,11 @@ def _choose_columns(files: Sequence[Path], config: DataConfig) -> _Columns:
             missing = [name for name in (chosen.image, chosen.label) if name not in schema.names]
             if missing:
                 raise DataError(f"{path} has no column {missing[0]}; it has {_tell_columns(schema)}")
+            names = tuple(map(str, features.get(chosen.label, {}).get("names") or ()))
+            if names and chosen.names and names != chosen.names:
+                here, there = (", ".join(each[:5]) for each in (names, chosen.names))
+                rule = "write all files with the same list of names"
+                raise DataError(f"{path} numbers the classes as {here}, and {files[0]} as {there}: {rule}")
     assert chosen is not None
     return chosen
 
@@ -219,7 +225,7 @@ def _open_table(path: Path) -> Iterator[Any]:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+        raise DataError(f"{path} is not a readable parquet file: {explain_content(path) or error}") from error
 
 
 def _read_rows(paths: Sequence[Path], columns: _Columns, config: DataConfig) -> Iterator[tuple[Path, int, Any, Any]]:

@@ -116,3 +116,22 @@ def test_readers_need_no_shared_memory_and_give_way_where_none_can_be_started(pi
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     assert torch.equal(next(images.batches([torch.arange(3)])), whole[:3])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:66\nsize 9\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a page of a website"),
+    ],
+)
+def test_what_lies_in_the_place_of_data_is_told(content, message, tmp_path):
+    files = {"imagefolder": "train/a/1.png", "parquet": "train.parquet", "arrays": "a.npz"}
+    for name, path in files.items():
+        for each in (path, "train/b/1.png", "test/a/1.png", "test/b/1.png", "test.parquet"):
+            (tmp_path / name / each).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / each).write_bytes(content)
+        root = tmp_path / name / path if name == "arrays" else tmp_path / name
+        with pytest.raises(DataError, match=message):
+            load(DataConfig(name=name, root=str(root), image_size=0 if name == "arrays" else 8))
