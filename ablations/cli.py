@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -106,22 +107,8 @@ def plan(
 
     It trains nothing. How much seeds vary is taken from earlier runs in DIR, or from --sd.
     """
-    from ablations.execution import driver
-    from ablations.execution import plan as plans
-    from ablations.execution.changes import SourceChanged
-
-    read = _grid(grid, set_, seeds, max_jobs)
-    try:
-        slots = driver.list_devices(device, 0)
-        driver.refuse(read, slots[0].partition(":")[0])
-    except ValueError as error:
-        _stop(str(error))
-    folder = out_ or Path("results") / Path(grid).stem
-    try:
-        found = plans.plan(read, folder, slots, counts_only, err)
-    except SourceChanged as error:
-        _stop(str(error))
-    found["power"] = _foresee(read, folder, slots[0], sd)
+    with redirect_stdout(sys.stderr):  # what a user's network prints is no part of the plan
+        read, found = _plan(grid, out_, device, set_, seeds, max_jobs, counts_only, sd)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -130,6 +117,36 @@ def plan(
         _show_plan(found, read.title or grid)
     if any("failed" in entry for entry in found["variants"]):
         raise typer.Exit(SOME_FAILED)
+
+
+def _plan(
+    grid: str,
+    folder: Path | None,
+    device: str,
+    settings: list[str] | None,
+    seeds: str | None,
+    max_jobs: int,
+    counts_only: bool,
+    sd: float | None,
+) -> tuple[Any, dict[str, Any]]:
+    """Reads a grid and returns it with what would run."""
+    from ablations.execution import driver
+    from ablations.execution import plan as plans
+    from ablations.execution.changes import SourceChanged
+
+    read = _grid(grid, settings, seeds, max_jobs)
+    try:
+        slots = driver.list_devices(device, 0)
+        driver.refuse(read, slots[0].partition(":")[0])
+    except ValueError as error:
+        _stop(str(error))
+    folder = folder or Path("results") / Path(grid).stem
+    try:
+        found = plans.plan(read, folder, slots, counts_only, err)
+    except SourceChanged as error:
+        _stop(str(error))
+    found["power"] = _foresee(read, folder, slots[0], sd)
+    return read, found
 
 
 def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dict[str, Any]]:
