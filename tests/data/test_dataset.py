@@ -136,3 +136,18 @@ def test_labels_of_a_new_data_set_are_checked(monkeypatch, labels, message):
     monkeypatch.setitem(DATASETS, "mine", lambda config: source)
     with pytest.raises(DataError, match=message):
         load(DataConfig(name="mine"))
+
+
+@pytest.mark.parametrize("memory_limit", [1, 4096])
+def test_images_that_are_in_both_sets_or_in_two_classes_are_told(tmp_path, memory_limit):
+    """One of the two test images of a cat is a training image; so is one of a dog, of which there is a cat as well."""
+    place = write_pictures(tmp_path / "pets")
+    (place / "test" / "cat" / "0.png").write_bytes((place / "train" / "cat" / "2.png").read_bytes())
+    for copy in (place / "train" / "cat" / "9.png", place / "test" / "dog" / "0.png"):
+        copy.write_bytes((place / "train" / "dog" / "3.png").read_bytes())
+    size = 400 if memory_limit == 1 else 8  # larger images are read from their files
+    data = load(DataConfig(**{**FOLDER, "image_size": size}, root=str(place), memory_limit=memory_limit))
+    assert data.notes == (
+        "pets: 2 of 4 images of test are images of train, too",
+        "pets: 2 of 11 images of train are in two classes or more",
+    )
