@@ -102,7 +102,8 @@ def _commit() -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGES[1]), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook has others
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=own).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)

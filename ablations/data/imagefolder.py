@@ -16,7 +16,15 @@ import torch
 from ablations.config import DataConfig
 from ablations.data.cache import count_once
 from ablations.data.digests import hash_files
-from ablations.data.images import DataError, FileImages, decoder_version, describe_turned, needs_turn, show_progress
+from ablations.data.images import (
+    DataError,
+    FileImages,
+    Problems,
+    decoder_version,
+    describe_turned,
+    needs_turn,
+    show_progress,
+)
 from ablations.data.listing import belongs, count_kinds, list_files, list_folders, show_name
 from ablations.data.source import TEST_NAMES, Parts, Source, finish_checksum, tell_choice
 from ablations.data.subsets import cut
@@ -171,9 +179,20 @@ def _name_some(names: Sequence[str]) -> str:
 
 
 def _count_turned(key: str, paths: Sequence[Path]) -> dict[str, int]:
-    """Counts the images that are turned upright when they are read. The count is stored under a key."""
-    shown = show_progress(paths, "Reading orientations", len(paths))
-    return describe_turned(count_once(f"{key}-turned", lambda: sum(needs_turn(path) for path in shown)))
+    """Counts the images that are turned upright when they are read. The count is stored under a key.
+
+    Raises DataError with the files that are no images.
+    """
+
+    def count() -> int:
+        problems, turned = Problems(), 0
+        for path in show_progress(paths, "Reading orientations", len(paths)):
+            with problems:
+                turned += needs_turn(path)
+        problems.tell()
+        return turned
+
+    return describe_turned(count_once(f"{key}-turned", count))
 
 
 def _cut_test_set(only: Files, config: DataConfig) -> dict[str, Files]:

@@ -18,6 +18,7 @@ from ablations.data.images import (
     DataError,
     MemoryImages,
     Pixels,
+    Problems,
     decode_image,
     decoder_version,
     describe_turned,
@@ -162,11 +163,16 @@ class _Rows:
 def _decode_part(paths: Sequence[Path], columns: _Columns, config: DataConfig) -> _Rows:
     """Reads all images of a part.
 
-    Raises DataError with the row of an image that is damaged or does not fit the others.
+    Raises DataError with the rows of images that are damaged, or of one that does not fit the others.
     """
-    rows, held = _Rows([], []), 0
+    rows, held, problems = _Rows([], []), 0, Problems()
     for path, row, encoded, label in _read_rows(paths, columns, config):
-        pixels, turned = decode_image(encoded, f"{path}, row {row}", config.image_size)
+        image = None
+        with problems:
+            image = decode_image(encoded, f"{path}, row {row}", config.image_size)
+        if image is None:
+            continue
+        pixels, turned = image
         if not isinstance(label, int) or not 0 <= label < 1_000_000:
             hidden = "; -1 stands for a label that is not published" if label == -1 else ""
             raise DataError(f"{path}, row {row}: label {label!r}; a whole number from 0 to 999999 is needed{hidden}")
@@ -179,6 +185,7 @@ def _decode_part(paths: Sequence[Path], columns: _Columns, config: DataConfig) -
         rows.turned += turned
         held += pixels.nbytes
         _check_memory(held, path, config)
+    problems.tell()
     if not rows.pixels:
         raise DataError(f"{paths[0]} has no rows")
     return rows
