@@ -384,6 +384,7 @@ def _rebuild(folder: Path, only: str | None) -> None:
         paths = reports.write(results) if only is None else reports.PARTS[only](results)
     except OSError as error:
         _stop(str(error))
+    _say_missing(reports.list_missing_letters(results))
     _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
 
 
@@ -556,6 +557,7 @@ def _finish(folder: Path) -> int:
         count = sum(len(cause["jobs"]) for cause in failed)
         _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
         _say_causes(failed, err)
+    _say_missing(report.list_missing_letters(results))
     spent = report.describe_time(frames)
     if spent:
         _say(f"\n{spent}")
@@ -564,6 +566,11 @@ def _finish(folder: Path) -> int:
         names = sorted(path.name for path in paths if path.parent == place)
         _say(f"  {place}/: {', '.join(names)}")
     return SOME_FAILED if failed else 0
+
+
+def _say_missing(letters: str) -> None:
+    if letters:
+        _say(f"Figures show boxes in the place of {letters}: no installed font has them.", err)
 
 
 def _say_causes(causes: list[dict[str, Any]], console: Console = out) -> None:
