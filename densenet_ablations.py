@@ -42,15 +42,26 @@ def prepare_output() -> None:
             stream.reconfigure(errors="replace")
 
 
+def prepare_surroundings() -> None:
+    """Keep environment variables away from libraries that they mislead."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported outside of it
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # rich would draw and break lines in a log, too
+        os.environ.pop(name, None)
+
+
 def main() -> None:
     """Run the command `ablate`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(75))  # while all is imported there is nothing to keep
     prepare_output()
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend cannot be imported outside of it
+    prepare_surroundings()
     try:
+        Path.cwd()
         check_names()
+    except FileNotFoundError:
+        print("The folder that you work in was deleted: change to another one.", file=sys.stderr)
+        sys.exit(2)
     except ImportError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -152,22 +153,8 @@ def plan(
 
     It trains nothing. How much seeds vary is taken from earlier runs in DIR, or from --sd.
     """
-    from ablations.execution import driver
-    from ablations.execution import plan as plans
-    from ablations.execution.changes import SourceChanged
-
-    read = _grid(grid, set_, seeds, max_jobs)
-    try:
-        slots = driver.list_devices(device, 0)
-        driver.refuse(read, slots[0].partition(":")[0])
-    except ValueError as error:
-        _stop(str(error))
-    folder = out_ or Path("results") / Path(grid).stem
-    try:
-        found = plans.plan(read, folder, slots, counts_only, err)
-    except SourceChanged as error:
-        _stop(str(error))
-    found["power"] = _foresee(read, folder, slots[0], sd)
+    with redirect_stdout(sys.stderr):  # what a user's network prints is no part of the plan
+        read, found = _plan(grid, out_, device, set_, seeds, max_jobs, counts_only, sd)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -176,6 +163,36 @@ def plan(
         _show_plan(found, read.title or grid)
     if any("failed" in entry for entry in found["variants"]):
         raise typer.Exit(SOME_FAILED)
+
+
+def _plan(
+    grid: str,
+    folder: Path | None,
+    device: str,
+    settings: list[str] | None,
+    seeds: str | None,
+    max_jobs: int,
+    counts_only: bool,
+    sd: float | None,
+) -> tuple[Any, dict[str, Any]]:
+    """Reads a grid and returns it with what would run."""
+    from ablations.execution import driver
+    from ablations.execution import plan as plans
+    from ablations.execution.changes import SourceChanged
+
+    read = _grid(grid, settings, seeds, max_jobs)
+    try:
+        slots = driver.list_devices(device, 0)
+        driver.refuse(read, slots[0].partition(":")[0])
+    except ValueError as error:
+        _stop(str(error))
+    folder = folder or Path("results") / Path(grid).stem
+    try:
+        found = plans.plan(read, folder, slots, counts_only, err)
+    except SourceChanged as error:
+        _stop(str(error))
+    found["power"] = _foresee(read, folder, slots[0], sd)
+    return read, found
 
 
 def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dict[str, Any]]:
@@ -474,6 +491,7 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
         paths += write_figures(results, bare=True) if bare else []
     except OSError as error:
         _stop(str(error))
+    _say_missing(reports.list_missing_letters(results))
     _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
 
 
@@ -672,6 +690,7 @@ def _finish(folder: Path) -> int:
         count = sum(len(cause["jobs"]) for cause in failed)
         _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
         _say_causes(failed, _find_places(folder, frames.manifest), err)
+    _say_missing(report.list_missing_letters(results))
     spent = report.describe_time(frames)
     if spent:
         _say(f"\n{spent}")
@@ -680,6 +699,11 @@ def _finish(folder: Path) -> int:
         names = sorted(path.name for path in paths if path.parent == place)
         _say(f"  {place}/: {', '.join(names)}")
     return SOME_FAILED if failed else 0
+
+
+def _say_missing(letters: str) -> None:
+    if letters:
+        _say(f"Figures show boxes in the place of {letters}: no installed font has them.", err)
 
 
 def _find_places(folder: Path, manifest: Any) -> dict[str, str]:

@@ -127,7 +127,8 @@ def _find_commit(file: Path, folders: tuple[Path, ...]) -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(file.parent), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook has others
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=own).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", file.name)

@@ -6,7 +6,8 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -182,7 +183,8 @@ def load_part(name: str) -> Any:
         raise ValueError(f"{module_name} is the package of this project's own networks: rename {hidden}")
     sys.path.append(here)  # only during this import, so that files in the current folder hide no other modules
     try:
-        module = importlib.import_module(module_name)
+        with keep_settings():
+            module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
     finally:
@@ -237,10 +239,33 @@ def build_own(config: OwnConfig) -> nn.Module:
 
     Raises TypeError if a function makes something else.
     """
-    network = load_network(config.family)(**_own_arguments(config))
+    make = load_network(config.family)
+    with keep_settings():
+        network = make(**_own_arguments(config))
     if not isinstance(network, nn.Module):
         raise TypeError(f"{config.family} gave a {type(network).__name__}; a torch.nn.Module is needed")
     return network
+
+
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+)
+"""Settings of PyTorch that hold for the whole process: the functions that return and that set each of them."""
+
+
+@contextmanager
+def keep_settings() -> Iterator[None]:
+    """A context after which PyTorch's settings are as before, so that a user's code does not change other networks."""
+    before = [read() for read, _ in SETTINGS]
+    try:
+        yield
+    finally:
+        for (read, change), value in zip(SETTINGS, before, strict=True):
+            if read() != value:
+                change(value)
 
 
 def _own_arguments(config: OwnConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import threading
 
 import pytest
+import torch
 from conftest import MACHINE, ROOT, TINY, write_grid
 from typer.testing import CliRunner
 
@@ -39,6 +40,25 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert plan["variants"][0]["predicted_train_peak_memory_bytes"] > 0
     assert "6 runs of 2 variants, 6 of them missing" in call("plan", path).output
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+class Loud(torch.nn.Linear):
+    """A user's network that prints."""
+
+    def __init__(self, in_channels, num_classes):
+        print("building")
+        super().__init__(64 * in_channels, num_classes)
+
+    def forward(self, images):
+        print("at work")
+        return super().forward(images.flatten(1))
+
+
+def test_what_a_user_s_network_prints_is_no_part_of_the_plan(tmp_path):
+    grid = f'[base]\nmodel.family = "{__name__}:Loud"\ndata.train_limit = 100\n[study.e]\ntrain.epochs = [1, 2]\n'
+    result = call("plan", write_grid(tmp_path, grid), "--counts-only", "--json")
+    assert json.loads(result.stdout)["variants"][0]["params"] == 650
+    assert "at work" in result.stderr
 
 
 def test_plan_says_how_large_a_change_the_seeds_will_find(tmp_path):

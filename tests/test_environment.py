@@ -41,6 +41,14 @@ def test_the_commit_is_this_repository_s():
     assert commit == "unknown" if head.returncode else head.stdout.startswith(commit.removesuffix(" + changes"))
 
 
+def test_a_hook_of_another_repository_does_not_change_the_commit(tmp_path, monkeypatch):
+    """Git sets such variables for its hooks, and they hold for every other repository, too."""
+    commit = environment._commit()
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert environment._commit() == commit
+
+
 def test_the_fingerprint_follows_every_source_at_any_depth(tmp_path, monkeypatch):
     packages = tuple(tmp_path / package.name for package in environment.PACKAGES)
     for package, copy in zip(environment.PACKAGES, packages, strict=True):

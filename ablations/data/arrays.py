@@ -15,7 +15,7 @@ import torch
 
 from ablations.config import DataConfig
 from ablations.data.digests import hash_files
-from ablations.data.images import DataError, MemoryImages
+from ablations.data.images import DataError, MemoryImages, explain_content
 from ablations.data.listing import belongs, show_name
 from ablations.data.source import TEST_NAMES, Parts, Source, check_parts, finish_checksum, tell_choice
 from ablations.data.subsets import cut_test_set
@@ -50,7 +50,7 @@ def arrays(config: DataConfig) -> Source:
             parts = cut_test_set(parts["train"].load(), config.test_share)
         return check_parts(parts, f"train in {root}", f"test in {root}")
 
-    return Source(show_name(root.resolve().stem), finish_checksum(digest, config), decode, notes=notes)
+    return Source(show_name(root.resolve().stem), finish_checksum(digest, config), decode, notes=notes, published=False)
 
 
 def _list_files(root: Path) -> dict[str, Path]:
@@ -66,7 +66,8 @@ def _list_files(root: Path) -> dict[str, Path]:
         with _open_zip(root) as archive:
             found = {name.removesuffix(".npy"): root for name in archive.namelist() if name.endswith(".npy")}
     else:
-        raise DataError(f"{root} is neither a .npz file nor a folder of .npy files")
+        said = explain_content(root) if root.is_file() else ""
+        raise DataError(f"{root} is neither a .npz file nor a folder of .npy files{said and f': {said}'}")
     return found
 
 
@@ -133,7 +134,8 @@ def _read_array(place: Path | zipfile.ZipFile, name: str, most: int) -> np.ndarr
     except DataError:
         raise
     except Exception as error:  # a damaged file may raise anything
-        raise DataError(f"{where}: {name} is not a readable array: {error}") from error
+        said = explain_content(place) if isinstance(place, Path) else ""
+        raise DataError(f"{where}: {name} is not a readable array: {said or error}") from error
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

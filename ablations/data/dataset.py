@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ablations.config import DataConfig
-from ablations.data.cache import decode_cached
-from ablations.data.images import DataError, ImageSource
+from ablations.data.cache import cache_key, count_once, decode_cached
+from ablations.data.images import DataError, FileImages, ImageSource
 from ablations.data.own import own
 from ablations.data.registry import DATASETS
 from ablations.data.source import Parts, Source
@@ -156,7 +157,37 @@ def _list_notes(source: Source, parts: Parts) -> tuple[str, ...]:
         for name, part in parts.items()
         for what, count in part.changes.items()
     ]
-    return tuple(f"{source.label}: {note}" for note in (*source.notes, *changed))
+    twins = [] if source.published else _tell_twins(source, parts)
+    return tuple(f"{source.label}: {note}" for note in (*source.notes, *changed, *twins))
+
+
+def _tell_twins(source: Source, parts: Parts) -> list[str]:
+    """Returns notes on images of the test that were trained on, and on equal images of different classes."""
+    key, train, test = cache_key(source), parts["train"], parts["test"]
+    shared = count_once(f"{key}-shared", lambda: _count_shared(_identify(train), _identify(test)))
+    torn = count_once(f"{key}-torn", lambda: _count_torn(_identify(train), train.labels.tolist()))
+    notes = [f"{shared:,} of {len(test):,} images of test are images of train, too"] if shared else []
+    return notes + ([f"{torn:,} of {len(train):,} images of train are in two classes or more"] if torn else [])
+
+
+def _identify(images: ImageSource) -> list[bytes]:
+    """Returns a hash of the content of each image."""
+    if isinstance(images, FileImages):
+        return [sum_.tobytes() for sum_ in images.sums]
+    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in images.load().images]
+
+
+def _count_shared(train: Sequence[bytes], test: Sequence[bytes]) -> int:
+    known = set(train)
+    return sum(each in known for each in test)
+
+
+def _count_torn(images: Sequence[bytes], labels: Sequence[int]) -> int:
+    """Counts the images that are equal to one of another class."""
+    classes: dict[bytes, set[int]] = {}
+    for image, label in zip(images, labels, strict=True):
+        classes.setdefault(image, set()).add(label)
+    return sum(len(classes[image]) > 1 for image in images)
 
 
 def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSource, ImageSource | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ablations.data.digests import hash_files
 from ablations.data.images import (
     DataError,
     FileImages,
+    Problems,
     decoder_version,
     describe_turned,
     is_grey,
@@ -91,7 +93,7 @@ def imagefolder(config: DataConfig) -> Source:
     label = show_name(root.resolve().name)
     titles = tuple(show_name(name) for name in names)
     decoder = f"{decoder_version()}{', grey' if grey else ''}"
-    return Source(label, checksum, decode, len(names), titles, notes, decoder, fits, sampled=True)
+    return Source(label, checksum, decode, len(names), titles, notes, decoder, fits, True, published=False)
 
 
 def _find_places(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -120,6 +122,11 @@ def _find_classes(root: Path, places: dict[str, Path]) -> tuple[str, ...]:
     if not any(names.values()):
         raise DataError(f"{train} has no folders: each class needs a folder of images, named after the class")
     odd = sorted(set(names["train"]).symmetric_difference(names.get("test", names["train"])))
+    if odd and len({unicodedata.normalize("NFC", name) for name in odd}) < len(odd):
+        rule = "rename those of one set (macOS writes é as e and an accent)"
+        raise DataError(
+            f"{root}: names of classes in train and test look alike but have other letters: {odd!a}; {rule}"
+        )
     if odd:
         raise DataError(f"{root}: train and test must have the same folders of classes; they differ in {odd}")
     if all(SET_NAME.fullmatch(name.lower()) for name in names["train"]):
@@ -178,9 +185,20 @@ def _name_some(names: Sequence[str]) -> str:
 
 
 def _count_turned(key: str, paths: Sequence[Path]) -> dict[str, int]:
-    """Counts the images that are turned upright when they are read. The count is stored under a key."""
-    shown = show_progress(paths, "Reading orientations", len(paths))
-    return describe_turned(count_once(f"{key}-turned", lambda: sum(needs_turn(path) for path in shown)))
+    """Counts the images that are turned upright when they are read. The count is stored under a key.
+
+    Raises DataError with the files that are no images.
+    """
+
+    def count() -> int:
+        problems, turned = Problems(), 0
+        for path in show_progress(paths, "Reading orientations", len(paths)):
+            with problems:
+                turned += needs_turn(path)
+        problems.tell()
+        return turned
+
+    return describe_turned(count_once(f"{key}-turned", count))
 
 
 def _cut_test_set(only: Files, config: DataConfig) -> dict[str, Files]:

@@ -45,6 +45,32 @@ class DataError(ValueError):
         super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
+class Problems:
+    """Collects the DataErrors that are raised in it as a context, so that they are told together."""
+
+    MOST = 10
+    """The most errors that are collected: more are hardly of different kinds."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, DataError):
+            return False
+        self._said.append(str(error))
+        if len(self._said) >= self.MOST:
+            self.tell()
+        return True
+
+    def tell(self) -> None:
+        """Raises DataError with all errors if there are any."""
+        if self._said:
+            raise DataError("; ".join(self._said) + "; there may be more" * (len(self._said) >= self.MOST))
+
+
 class ImageSource(Protocol):
     """N images of one shape and their classes, as training reads them from memory or from files."""
 
@@ -202,10 +228,13 @@ class FileImages:
         indices = range(len(self))
         shown = show_progress(indices, title, len(self)) if title else indices
         images, turned = torch.empty(len(self), *self.shape, dtype=torch.uint8), 0
+        problems = Problems()
         for index in shown:
-            pixels, upright = self.read(index)
-            images[index] = torch.from_numpy(pixels).permute(2, 0, 1)
-            turned += upright
+            with problems:
+                pixels, upright = self.read(index)
+                images[index] = torch.from_numpy(pixels).permute(2, 0, 1)
+                turned += upright
+        problems.tell()
         return MemoryImages(images, self.labels, describe_turned(turned))
 
     def to(self, device: torch.device) -> FileImages:
@@ -288,7 +317,7 @@ def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> t
             image = upright if upright.mode == "L" and not colour else upright.convert("RGB")
             return np.array(_crop_square(image, size) if size else image), turned
     except UnidentifiedImageError as error:
-        raise DataError(f"{where}: not a readable image (its format is not known)") from error
+        raise _refuse(encoded, where) from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged image may raise anything
@@ -306,9 +335,42 @@ def is_grey(path: Path) -> bool:
         return False
 
 
+def _refuse(encoded: Any, where: str) -> DataError:
+    """Returns the error for a content that is no image."""
+    said = explain_start(bytes(encoded[:START])) or "its format is not known"
+    return DataError(f"{where}: not a readable image ({said})")
+
+
+START = 64
+"""The bytes at the start of a file that tell what it is."""
+
+
+def explain_start(start: bytes) -> str:
+    """Returns what a file with this start is in place of data; empty if that is not known."""
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS in place of the file: `git lfs pull` brings the file itself"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a page of a website: what was downloaded is not the file itself"
+    return ""
+
+
+def explain_content(path: Path) -> str:
+    """Returns what a file is in place of data; empty if that is not known, or it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return explain_start(file.read(START))
+    except OSError:
+        return ""
+
+
 def needs_turn(path: Path) -> bool:
-    """Returns whether the EXIF data of an image file names another orientation than upright."""
-    from PIL import Image
+    """Returns whether the EXIF data of an image file names another orientation than upright.
+
+    Raises DataError for a file whose start is not that of an image.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     try:
         encoded = path.read_bytes()
@@ -318,6 +380,8 @@ def needs_turn(path: Path) -> bool:
             if opened.format == "PNG" and not any(mark in encoded for mark in PNG_MARKS):
                 return False  # else all its pixels are decoded, because EXIF data may stand behind them
             return _needs_turn(opened)
+    except UnidentifiedImageError as error:
+        raise _refuse(encoded, str(path)) from error
     except Exception:  # a damaged image may raise anything; it is reported when it is read
         return False
 

@@ -18,9 +18,11 @@ from ablations.data.images import (
     DataError,
     MemoryImages,
     Pixels,
+    Problems,
     decode_image,
     decoder_version,
     describe_turned,
+    explain_content,
     show_progress,
 )
 from ablations.data.listing import show_name
@@ -68,7 +70,7 @@ def parquet(config: DataConfig) -> Source:
 
     label = show_name(root.resolve().name)
     checksum, names = finish_checksum(digest, config), columns.names
-    return Source(label, checksum, decode, len(names), names, notes, decoder_version())
+    return Source(label, checksum, decode, len(names), names, notes, decoder_version(), published=False)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ def _choose_columns(files: Sequence[Path], config: DataConfig) -> _Columns:
             missing = [name for name in (chosen.image, chosen.label) if name not in schema.names]
             if missing:
                 raise DataError(f"{path} has no column {missing[0]}; it has {_tell_columns(schema)}")
+            names = tuple(map(str, features.get(chosen.label, {}).get("names") or ()))
+            if names and chosen.names and names != chosen.names:
+                here, there = (", ".join(each[:5]) for each in (names, chosen.names))
+                rule = "write all files with the same list of names"
+                raise DataError(f"{path} numbers the classes as {here}, and {files[0]} as {there}: {rule}")
     assert chosen is not None
     return chosen
 
@@ -156,11 +163,16 @@ class _Rows:
 def _decode_part(paths: Sequence[Path], columns: _Columns, config: DataConfig) -> _Rows:
     """Reads all images of a part.
 
-    Raises DataError with the row of an image that is damaged or does not fit the others.
+    Raises DataError with the rows of images that are damaged, or of one that does not fit the others.
     """
-    rows, held = _Rows([], []), 0
+    rows, held, problems = _Rows([], []), 0, Problems()
     for path, row, encoded, label in _read_rows(paths, columns, config):
-        pixels, turned = decode_image(encoded, f"{path}, row {row}", config.image_size)
+        image = None
+        with problems:
+            image = decode_image(encoded, f"{path}, row {row}", config.image_size)
+        if image is None:
+            continue
+        pixels, turned = image
         if not isinstance(label, int) or not 0 <= label < 1_000_000:
             hidden = "; -1 stands for a label that is not published" if label == -1 else ""
             raise DataError(f"{path}, row {row}: label {label!r}; a whole number from 0 to 999999 is needed{hidden}")
@@ -173,6 +185,7 @@ def _decode_part(paths: Sequence[Path], columns: _Columns, config: DataConfig) -
         rows.turned += turned
         held += pixels.nbytes
         _check_memory(held, path, config)
+    problems.tell()
     if not rows.pixels:
         raise DataError(f"{paths[0]} has no rows")
     return rows
@@ -219,7 +232,7 @@ def _open_table(path: Path) -> Iterator[Any]:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+        raise DataError(f"{path} is not a readable parquet file: {explain_content(path) or error}") from error
 
 
 def _read_rows(paths: Sequence[Path], columns: _Columns, config: DataConfig) -> Iterator[tuple[Path, int, Any, Any]]:

@@ -50,6 +50,9 @@ class Source:
     """Whether mean and standard deviation are measured on a sample of the images, because the images may lie in
     files."""
 
+    published: bool = True
+    """Whether it is a published data set. In others, images that are in both sets or in two classes are looked for."""
+
 
 def finish_checksum(digest: Any, config: DataConfig) -> str:
     """Returns the checksum of a source. It includes `config.image_size`: another size is another data set."""

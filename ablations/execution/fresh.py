@@ -6,9 +6,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, TypeVar
@@ -96,10 +97,27 @@ def start_server() -> None:
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
-        forkserver.ensure_running()
+        with _use_short_folder():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.environ["PYTHONSAFEPATH"] = safe_path
+
+
+@contextmanager
+def _use_short_folder() -> Iterator[None]:
+    """A context with /tmp as the folder for temporary files, if its name is too long for a socket in it."""
+    folder = tempfile.gettempdir()
+    tempfile.tempdir = folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp"  # noqa: S108
+    try:
+        yield
+    finally:
+        tempfile.tempdir = folder
+
+
+LONGEST_FOLDER = 70
+"""Bytes in the name of a folder for temporary files. A socket in it has 108 bytes for its name, and the server needs 33
+of them."""
 
 
 def end_with_server() -> None:

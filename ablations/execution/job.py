@@ -30,6 +30,7 @@ from ablations.execution.engine import MOST_DEATHS, Context, Stopping
 from ablations.execution.fresh import Abandoned, Killed, call_fresh
 from ablations.grid.model import Job
 from ablations.grid.planning import job_of
+from ablations.grid.probing import check_own_network
 from ablations.profiling import cost, counts, memory, speed
 from ablations.storage import records
 from ablations.storage.files import StorageError
@@ -274,7 +275,8 @@ def _run(
 ) -> tuple[Fields, Fields, Fields]:
     """Trains a network. Returns its results, the measurements, and whether a resume would give the same bits.
 
-    Raises DataError if the data set has changed since the job was planned.
+    Raises DataError if the data set has changed since the job was planned, and ValueError for a user's network that
+    would not be trained as it seems to.
     """
     variant = config.variant
     data = load(variant.data).to(device)
@@ -286,6 +288,7 @@ def _run(
     tuning = job.kind == "tuning"
     if tuning:  # the choice of values must not depend on the test images, so they are removed
         data = replace(data, test=data.test.subset(torch.arange(0)))
+    check_own_network(variant.model, data.image_size)
     network = make_network(variant.model, config.seed, device)
     settle = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 

@@ -1,16 +1,18 @@
-"""Tries what may fail in every job before any of them: a network on a single image, and parts of the user's."""
+"""Tries what may fail in every job before any of them: a network on one image, a user's network, and a user's parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ablations.config import Variant
 from ablations.parts import change_images, compute_own_loss, find_factor, is_own, make_own_optimizer
-from densenet import Config, build
+from densenet import Config, OwnConfig, build
 
 
 def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool) -> str:
@@ -38,6 +40,54 @@ def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, i
     wanted = (count, int(getattr(model, "num_classes", 0)))
     found = tuple(getattr(scores, "shape", ()))
     return "" if found == wanted else f"it returns {found or type(scores).__name__} in place of scores {wanted}"
+
+
+def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
+    """Tries a user's network on two images. Networks of other families are not tried.
+
+    Raises ValueError for a network that would train, but not as it seems to: layers that are no parameters of it, for
+    example in a list, are never trained, counted or saved; scores of another number than classes; lazy layers, whose
+    sizes the first batch decides; no parameter that is trained. All other errors are left to the job.
+    """
+    if not isinstance(model, OwnConfig):
+        return
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = build(model).train()
+            images = torch.randn(2, model.in_channels, *image_size)
+            lazy = any(map(is_lazy, (*network.parameters(), *network.buffers())))
+            scores = None if lazy else network(images)
+        except Exception:  # a network may raise anything; its job reports it
+            return
+    if lazy:
+        raise ValueError(f"{model.family} has lazy layers, whose sizes only the first batch decides: state the sizes")
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(f"{model.family} has no parameter that is trained")
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        return  # the first step tells it
+    if scores.shape[1] != model.num_classes:
+        rule = "its constructor is given num_classes for that"
+        raise ValueError(f"{model.family} gives {scores.shape[1]} scores for {model.num_classes} classes: {rule}")
+    known = set(map(id, network.parameters()))
+    hidden = [tensor for tensor in _list_trained(scores) if id(tensor) not in known]
+    if hidden:
+        count = sum(tensor.numel() for tensor in hidden)
+        rule = "never trained, counted or saved; nn.ModuleList and nn.ParameterList register what a list does not"
+        raise ValueError(f"{model.family} computes with {count:,} weights that are no parameters of it: {rule}")
+
+
+def _list_trained(result: Tensor) -> Iterator[Tensor]:
+    """Yields each tensor that a backward pass from the result would give a gradient."""
+    left: list[Any] = [result.grad_fn]
+    seen: set[Any] = {None}
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        left += [each for each, _ in node.next_functions]
 
 
 def refuse_parts(variant: Variant, shape: tuple[int, ...], classes: int, steps: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ablations.config import CostConfig
+from ablations.grid.probing import check_own_network
 from densenet import ForeignConfig, build, count_operations, textbook
 from densenet.counting import plain_attention
 
@@ -57,8 +58,10 @@ def count(cost: CostConfig) -> dict[str, Any]:
     """Returns the `Counts` for one image in eval mode, on the textbook implementation.
 
     For networks written elsewhere, fvcore counts too. A difference is recorded, and so is an operator that may hide a
-    product with a weight. For our own networks, tests compare the two counters.
+    product with a weight. For our own networks, tests compare the two counters. Raises ValueError for a user's network
+    that `check_own_network` refuses.
     """
+    check_own_network(cost.model, cost.image_size)
     network = build(textbook(cost.model)).eval()
     images = torch.zeros(1, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
     found = count_operations(network, images)

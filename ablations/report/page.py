@@ -24,7 +24,7 @@ from ablations.report.captions import WORDS, describe_provenance, explain_compar
 from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead, write_tables
 from ablations.report.frames import Frames, find_causes, list_retryable
 from ablations.report.plotting.figures import list_stems, write_figures
-from ablations.report.plotting.style import ON_DARK
+from ablations.report.plotting.style import ON_DARK, find_missing_letters
 from ablations.report.results import Results, StudyResult
 from ablations.report.tables import Cell, make_effects_table, make_overall_table, make_study_table
 from ablations.storage import files
@@ -39,6 +39,12 @@ def write(results: Results) -> list[Path]:
     page = results.frames.folder / "report.html"
     files.write(page, render_page(results).encode(errors="replace"))
     return [*paths, page]
+
+
+def list_missing_letters(results: Results) -> str:
+    """Returns the letters of levels and questions that no installed font has: figures show boxes in their place."""
+    texts = [text for study in results.studies for text in (study.question, *study.numbers.level)]
+    return find_missing_letters("".join(texts))
 
 
 def render_page(results: Results) -> str:

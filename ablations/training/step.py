@@ -17,7 +17,8 @@ from ablations.parts import compute_own_loss, find_factor, is_own, make_own_opti
 def prepare(network: nn.Module, config: TrainConfig) -> nn.Module:
     """Brings a network into the precision and memory format of the training, in place, and returns it.
 
-    Also sets torch's options for TF32 and for deterministic algorithms.
+    Also sets torch's options for TF32 and for deterministic algorithms. A tensor whose elements share memory, such as
+    an expanded buffer, gets memory of its own, because it could not be written to.
     """
     torch.use_deterministic_algorithms(config.deterministic and torch.cuda.is_available())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
@@ -26,6 +27,8 @@ def prepare(network: nn.Module, config: TrainConfig) -> nn.Module:
             tensor.data = tensor.data.double()
         if config.memory_format == "channels_last" and tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        if any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True)):
+            tensor.data = tensor.data.clone()
     return network
 
 
@@ -59,7 +62,11 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
 def make_average(network: nn.Module, config: TrainConfig) -> nn.Module | None:
     """Copies the network for the exponential moving average of its weights and buffers; None without an average."""
-    return copy.deepcopy(network) if config.ema else None
+    if not config.ema:
+        return None
+    held = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    computed = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}  # as by weight_norm
+    return copy.deepcopy(network, computed)
 
 
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:

@@ -147,3 +147,18 @@ def test_a_limited_test_set_is_always_the_same_part_with_the_same_shares():
     assert (limited.checksum, len(limited.train)) == (whole.checksum, len(whole.train))
     with pytest.raises(DataError, match="test_limit = 361: digits has 360 test images"):
         load(DataConfig(test_limit=361))
+
+
+@pytest.mark.parametrize("memory_limit", [1, 4096])
+def test_images_that_are_in_both_sets_or_in_two_classes_are_told(tmp_path, memory_limit):
+    """One of the two test images of a cat is a training image; so is one of a dog, of which there is a cat as well."""
+    place = write_pictures(tmp_path / "pets")
+    (place / "test" / "cat" / "0.png").write_bytes((place / "train" / "cat" / "2.png").read_bytes())
+    for copy in (place / "train" / "cat" / "9.png", place / "test" / "dog" / "0.png"):
+        copy.write_bytes((place / "train" / "dog" / "3.png").read_bytes())
+    size = 400 if memory_limit == 1 else 8  # larger images are read from their files
+    data = load(DataConfig(**{**FOLDER, "image_size": size}, root=str(place), memory_limit=memory_limit))
+    assert data.notes == (
+        "pets: 2 of 4 images of test are images of train, too",
+        "pets: 2 of 11 images of train are in two classes or more",
+    )

@@ -53,6 +53,14 @@ def test_a_file_that_is_no_image_is_named(pictures):
     ("change", "fields", "message"),
     [
         (lambda root: (root / "test" / "cat").rename(root / "test" / "cow"), {}, r"differ in \['cat', 'cow'\]"),
+        (
+            lambda root: [
+                (root / part / "cat").rename(root / part / name)
+                for part, name in (("train", "caf\u00e9"), ("test", "cafe\u0301"))
+            ],
+            {},
+            r"look alike but have other letters: \['cafe\\u0301', 'caf\\xe9'\]",
+        ),
         (lambda root: (root / "test").rename(root / "other"), {}, r"has no folders train and test \(or val\)"),
         (lambda root: [path.unlink() for path in (root / "test" / "cat").iterdir()], {}, "cat has no images"),
         (

@@ -12,7 +12,7 @@ from data_files import FOLDER, encode, write_pictures
 
 from ablations.config import DataConfig
 from ablations.data.dataset import load
-from ablations.data.images import DataError, FileImages, decode_image
+from ablations.data.images import DataError, FileImages, Problems, decode_image
 
 
 @pytest.fixture
@@ -38,10 +38,15 @@ def test_what_is_too_large_for_memory_is_read_as_needed_and_the_same(pictures, w
 
 
 def test_a_corrupt_image_that_is_read_as_needed_is_named_in_one_line(pictures):
-    (pictures / "test" / "dog" / "1.png").write_bytes(b"nonsense")
-    data = load(DataConfig(**FOLDER, root=str(pictures), workers=1).model_copy(update={"memory_limit": 0}))
-    with pytest.raises(DataError, match=r"^[^\n]*dog/1\.png: not a readable image \(its format is not known\)$"):
+    path = pictures / "test" / "dog" / "1.png"
+    config = DataConfig(**FOLDER, root=str(pictures), workers=1).model_copy(update={"memory_limit": 0})
+    path.write_bytes(path.read_bytes()[:-30])
+    data = load(config)
+    with pytest.raises(DataError, match=r"^[^\n]*dog/1\.png: not a readable image \([^\n]*\)$"):
         list(data.test.batches([torch.arange(4)]))
+    path.write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"^[^\n]*dog/1\.png: not a readable image \(its format is not known\)$"):
+        load(config)
 
 
 @pytest.mark.parametrize("memory_limit", [1, 0], ids=["memory", "files"])
@@ -116,3 +121,48 @@ def test_readers_need_no_shared_memory_and_give_way_where_none_can_be_started(pi
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     assert torch.equal(next(images.batches([torch.arange(3)])), whole[:3])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:66\nsize 9\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a page of a website"),
+    ],
+)
+def test_what_lies_in_the_place_of_data_is_told(content, message, tmp_path):
+    files = {"imagefolder": "train/a/1.png", "parquet": "train.parquet", "arrays": "a.npz"}
+    for name, path in files.items():
+        for each in (path, "train/b/1.png", "test/a/1.png", "test/b/1.png", "test.parquet"):
+            (tmp_path / name / each).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / each).write_bytes(content)
+        root = tmp_path / name / path if name == "arrays" else tmp_path / name
+        with pytest.raises(DataError, match=message):
+            load(DataConfig(name=name, root=str(root), image_size=0 if name == "arrays" else 8))
+
+
+@pytest.mark.parametrize("fields", [{}, {"image_size": 400, "memory_limit": 1}])
+def test_all_damaged_images_are_told_together_before_any_training(pictures, fields):
+    """In a folder that is read as needed, too: an image of the test would be needed after the last epoch."""
+    for path in ("train/cat/0.png", "train/dog/1.png", "test/dog/0.png"):
+        (pictures / path).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"train/cat/0\.png: .*train/dog/1\.png: "):
+        load(DataConfig(**{**FOLDER, **fields}, root=str(pictures)))
+    for path in ("train/cat/0.png", "train/dog/1.png"):
+        (pictures / path).write_bytes((pictures / "train" / "cat" / "1.png").read_bytes())
+    with pytest.raises(DataError, match=r"test/dog/0\.png: not a readable image"):
+        load(DataConfig(**{**FOLDER, **fields}, root=str(pictures)))
+
+
+def test_no_more_than_ten_problems_are_collected():
+    problems = Problems()
+
+    def collect(number):
+        with problems:
+            raise DataError(str(number))
+
+    for number in range(9):
+        collect(number)
+    with pytest.raises(DataError, match=r"^0; 1; 2; 3; 4; 5; 6; 7; 8; 9; there may be more$"):
+        collect(9)

@@ -231,6 +231,15 @@ def test_classes_and_their_names_come_from_the_metadata(tmp_path):
         read(write_columns(tmp_path, names[:2], image=IMAGES, kind=[0, 1, 4]))
 
 
+def test_files_that_number_the_classes_in_different_ways_are_refused(tmp_path):
+    write_columns(tmp_path, ["cat", "dog"], image=IMAGES, kind=[0, 1, 1])
+    (tmp_path / "other").mkdir()
+    other = write_columns(tmp_path / "other", ["dog", "cat"], image=IMAGES, kind=[0, 1, 1])
+    (other / "test.parquet").replace(tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"test\.parquet numbers the classes as dog, cat, and \S+train\S+ as cat, dog"):
+        read(tmp_path)
+
+
 def test_a_table_that_only_names_files_is_told_what_to_do(tmp_path):
     write_columns(tmp_path, image=[{"bytes": None, "path": "a/1.png"}] * 2, label=[0, 1])
     with pytest.raises(

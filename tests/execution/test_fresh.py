@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from ablations.execution.fresh import Abandoned, Killed, call_fresh
 
@@ -81,3 +82,12 @@ def test_it_ends_with_the_process_that_needs_it(method, tmp_path):
     while is_alive(int(path.read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_folder_for_temporary_files_with_a_long_name_is_no_trouble(tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = "from ablations.execution.fresh import *; print(call_fresh(len, ('abc',), 'forkserver', lambda: False))"
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("3\n", "")

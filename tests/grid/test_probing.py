@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import write_grid
 
-from ablations.grid.probing import refuse_one_image
+from ablations.grid.probing import check_own_network, refuse_one_image
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
-from densenet import DenseNetConfig
+from densenet import DenseNetConfig, OwnConfig
 
 SMALL = """\
 [base]
@@ -81,3 +81,45 @@ def test_the_random_state_stays_as_it_is():
     before = torch.random.get_rng_state()
     assert refuse_one_image(DenseNetConfig(block_config=[1, 1], growth_rate=4), (8, 8), training=True) == ""
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Odd(torch.nn.Module):
+    """A user's network with a fault that no training would show."""
+
+    def __init__(self, in_channels, num_classes, fault):
+        super().__init__()
+        self.listed = [torch.nn.Linear(9, 9)] if fault == "listed" else []
+        self.middle = torch.nn.LazyLinear(9) if fault == "lazy" else torch.nn.Linear(9 * in_channels, 9)
+        self.last = torch.nn.Linear(9, 5 if fault == "five" else num_classes)
+        if fault == "frozen":
+            self.requires_grad_(False)
+        self.fault = fault
+
+    def forward(self, images):
+        features = self.middle(images.flatten(1))
+        for layer in self.listed:
+            features = layer(features)
+        if self.fault == "error":
+            raise RuntimeError("as usual")
+        return self.last(features)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("listed", "Odd computes with 90 weights that are no parameters of it"),
+        ("lazy", "Odd has lazy layers"),
+        ("five", "Odd gives 5 scores for 10 classes"),
+        ("frozen", "Odd has no parameter that is trained"),
+    ],
+)
+def test_a_user_s_network_that_would_not_be_trained_as_it_seems_is_refused(fault, message):
+    with pytest.raises(ValueError, match=message):
+        check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3))
+
+
+@pytest.mark.parametrize("fault", ["none", "error"])
+def test_other_networks_are_left_to_their_jobs_and_change_no_random_state(fault):
+    before = torch.get_rng_state()
+    check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -157,6 +157,24 @@ def test_a_user_s_module_that_raises_is_told_as_such(tmp_path, monkeypatch):
         OwnConfig(family="broken_network:Net")
 
 
+def test_a_user_s_code_cannot_change_the_settings_of_other_networks(tmp_path, monkeypatch):
+    changes = "torch.set_default_dtype(torch.float64), torch.set_num_threads(3), torch.set_grad_enabled(False)"
+    source = f"""import torch
+{changes}
+
+class Loud(torch.nn.Linear):
+    def __init__(self, in_channels, num_classes):
+        {changes}
+        super().__init__(in_channels, num_classes)
+"""
+    (tmp_path / "loud_settings.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    network = build(OwnConfig(family="loud_settings:Loud"))
+    assert network.weight.dtype == torch.float64
+    assert (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()) == before
+
+
 def test_an_unknown_family_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown model family 'densnet': allowed are 'densenet', 'resnet'"):
         model_family("densnet")

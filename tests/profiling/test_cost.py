@@ -374,7 +374,7 @@ class Attentive(torch.nn.Module):
 
 @pytest.mark.parametrize("weights", [False, True])
 def test_attention_is_counted_in_whatever_way_it_is_computed(weights):
-    model = OwnConfig(family=f"{__name__}:Attentive", in_channels=8, weights=weights)
+    model = OwnConfig(family=f"{__name__}:Attentive", in_channels=8, num_classes=8, weights=weights)
     found = counts.count(CostConfig(model, (4, 4), TrainConfig(batch_size=2)))
     assert found["macs"] == found["fvcore_macs"] == 4 * 16 * 8 * 8 + 2 * 16 * 16 * 8
     assert (found["counters_agree"], "uncounted" in found) == (True, False)

@@ -108,3 +108,13 @@ def test_names_that_are_cut_stay_apart():
 def test_long_names_are_cut():
     assert style.shorten("x" * 40) == "x" * 33 + "…"
     assert style.shorten("short") == "short"
+
+
+def test_letters_that_no_font_has_are_found_and_drawn_without_a_warning(monkeypatch):
+    monkeypatch.setattr(style, "FALLBACKS", ())
+    assert style.find_missing_letters("k = 3 深 ≈ β é 深") == "深"
+    with style.use_style():
+        figure, _ = plt.subplots()
+        figure.text(0, 0, "深")
+        figure.draw_without_rendering()
+    plt.close(figure)

@@ -20,6 +20,7 @@ from broken_disk import Faults
 from conftest import write_images
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save
+from torch.nn.utils import weight_norm
 
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.dataset import load
@@ -30,7 +31,7 @@ from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, St
 from ablations.training.events import Epoch, Progress
 from ablations.training.loop import make_network, train
 from ablations.training.step import make_average, make_optimizer
-from densenet import DenseNetConfig, ResNetConfig
+from densenet import DenseNetConfig, OwnConfig, ResNetConfig
 
 CPU = torch.device("cpu")
 DENSENET = DenseNetConfig(block_config=(1, 1), growth_rate=4, in_channels=1)
@@ -79,7 +80,9 @@ def keep(store, state):
 def result(outcome, folder):
     """All that must not depend on interruptions: weights, optimizer, generators, history, evaluations."""
     content = CheckpointStore(folder, "job", {}).paths[0].read_bytes()[32:]
-    tensors = {name: tensor.numpy().tobytes() for name, tensor in tensors_of(content).items()}
+    tensors = {
+        name: tensor.flatten().view(torch.uint8).numpy().tobytes() for name, tensor in tensors_of(content).items()
+    }
     values = json.loads(tensors.pop("values"))
     del tensors["made"], tensors["history rows"]  # it holds seconds; the outcome has the rest
     history = [{**asdict(line), "seconds": 0} for line in outcome.history]
@@ -199,6 +202,34 @@ def test_another_network_s_checkpoint_is_not_taken_up(tmp_path):
     other = DENSENET.model_copy(update={"growth_rate": 5})
     assert taken_up(tmp_path, other) is None
     assert not any(path.exists() for path in CheckpointStore(tmp_path, "job", HERE).paths)
+
+
+class Unusual(torch.nn.Module):
+    """Weights that a hook computes, buffers of other types, and one whose elements share memory."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.classifier = weight_norm(torch.nn.Linear(64 * in_channels, num_classes))
+        self.register_buffer("ones", torch.ones(1, 1).expand(1, num_classes))
+        self.register_buffer("rough", torch.ones(3, dtype=torch.bfloat16))
+        self.register_buffer("wave", torch.ones((), dtype=torch.complex64))
+
+    def forward(self, images):
+        return self.classifier(images.flatten(1)) * self.ones
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_unusual_tensors_of_a_network_are_kept_and_come_back(ema, tmp_path):
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    model = OwnConfig(family=f"{__name__}:Unusual", in_channels=1)
+    whole = result(go(tmp_path / "whole", model, ema=ema), tmp_path / "whole")
+    with pytest.raises(StopRequested):
+        go(tmp_path / "stopped", model, stop_at=2, ema=ema)
+    outcome = go(tmp_path / "stopped", model, ema=ema)
+    assert (outcome.resumes, outcome.refused) == (1, ())
+    assert result(outcome, tmp_path / "stopped") == whole
 
 
 def taken_up_with(folder, frozen):

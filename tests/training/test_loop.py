@@ -303,6 +303,14 @@ def test_the_hash_covers_buffers():
     assert hash_weights(network) != before
 
 
+def test_the_hash_is_that_of_the_bytes_of_every_tensor():
+    network = torch.nn.BatchNorm1d(2)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + b"\0" + tensor.numpy().tobytes())
+    assert hash_weights(network) == digest.hexdigest()
+
+
 def test_the_golden_training():
     """Other results than these need another protocol number: old records would be taken for new ones."""
     golden = json.loads(GOLDEN.read_text())

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib import ticker
+from matplotlib import font_manager, ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -103,8 +104,30 @@ def use_style() -> Iterator[None]:
     """A context with the style of all figures. The user's own matplotlibrc has no effect."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans", rc=STYLE)
-        yield
+        sns.set_theme(style="whitegrid", context="paper", rc={**STYLE, "font.family": list_fonts()})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # `find_missing_letters` tells it
+            yield
+
+
+FALLBACKS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC",
+    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAGothic", "Droid Sans Fallback", "Unifont",
+)  # fmt: skip
+"""Fonts of letters that the first font does not have. Those that are installed are used."""
+
+
+def list_fonts() -> list[str]:
+    """Returns the fonts of figures. A letter is drawn in the first of them that has it."""
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
+
+
+def find_missing_letters(text: str) -> str:
+    """Returns the letters of a text that no font has: figures show boxes in their place."""
+    paths = [font_manager.findfont(name) for name in list_fonts()]
+    known = {code for path in paths for code in font_manager.get_font(path).get_charmap()}
+    return "".join(letter for letter in dict.fromkeys(text) if ord(letter) not in known)
 
 
 @dataclass(frozen=True)
