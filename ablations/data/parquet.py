@@ -83,7 +83,10 @@ class _Columns:
 
 
 def _choose_columns(files: Sequence[Path], config: DataConfig) -> _Columns:
-    """Chooses the columns by the first file, and checks that all files have them. Raises DataError."""
+    """Chooses the columns by the first file, and checks that all files have them and name classes alike.
+
+    Raises DataError.
+    """
     chosen: _Columns | None = None
     for path in files:
         with _open_table(path) as file:
@@ -94,11 +97,17 @@ def _choose_columns(files: Sequence[Path], config: DataConfig) -> _Columns:
                 labels = labels or [each.name for each in schema if _holds_numbers(each.type)]
                 image = _choose(path, schema, "image_column", config.image_column, ("image", "img"), images)
                 label = _choose(path, schema, "label_column", config.label_column, ("label",), labels)
-                names = features.get(label, {}).get("names") or ()
-                chosen = _Columns(image, label, tuple(map(str, names)), _tell_columns(schema))
+                chosen = _Columns(image, label, _read_names(features, label), _tell_columns(schema))
             missing = [name for name in (chosen.image, chosen.label) if name not in schema.names]
             if missing:
                 raise DataError(f"{path} has no column {missing[0]}; it has {_tell_columns(schema)}")
+            own = _read_names(features, chosen.label)
+            if own and chosen.names and own != chosen.names:
+                told = [", ".join(names[:5]) for names in (chosen.names, own)]
+                raise DataError(
+                    f"{files[0]} and {path} name the classes of {chosen.label} in different ways, {told[0]} and "
+                    f"{told[1]}: equal labels would be different classes; write both tables with the same names"
+                )
     assert chosen is not None
     return chosen
 
@@ -142,6 +151,11 @@ def _read_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _read_names(features: Mapping[str, Mapping[str, Any]], label: str) -> tuple[str, ...]:
+    """Returns the names of the classes, in the order of their numbers; none if the metadata has none."""
+    return tuple(map(str, features.get(label, {}).get("names") or ()))
 
 
 @dataclass

@@ -186,6 +186,17 @@ def test_grey_and_colour_images_get_common_channels(tmp_path):
     assert read(tmp_path).test.images.shape == (1, 3, 5, 4)
 
 
+def test_tables_that_name_the_classes_in_another_order_are_refused(tmp_path):
+    write_columns(tmp_path, ["dog", "cat"], image=IMAGES, kind=[0, 1, 1])
+    (tmp_path / "train.parquet").rename(tmp_path / "kept.parquet")
+    write_columns(tmp_path, ["cat", "dog"], image=IMAGES, kind=[0, 1, 1])
+    (tmp_path / "kept.parquet").rename(tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"name the classes of kind in different ways, cat, dog and dog, cat: equal"):
+        read(tmp_path)
+    write_columns(tmp_path, image=IMAGES, kind=[0, 1, 1])
+    assert read(tmp_path).names == ()
+
+
 def test_boolean_labels_are_numbers(tmp_path):
     data = read(write_columns(tmp_path, image=IMAGES, label=[True, False, True]))
     assert (data.train.labels.tolist(), data.train.labels.dtype) == ([1, 0, 1], torch.int64)
