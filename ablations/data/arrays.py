@@ -50,7 +50,7 @@ def arrays(config: DataConfig) -> Source:
             parts = cut_test_set(parts["train"].load(), config.test_share)
         return check_parts(parts, f"train in {root}", f"test in {root}")
 
-    return Source(show_name(root.resolve().stem), finish_checksum(digest, config), decode, notes=notes)
+    return Source(show_name(root.resolve().stem), finish_checksum(digest, config), decode, notes=notes, own=True)
 
 
 def _list_files(root: Path) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ablations.config import DataConfig
-from ablations.data.cache import decode_cached
-from ablations.data.images import DataError, ImageSource
+from ablations.data.cache import cache_key, count_once, decode_cached
+from ablations.data.images import DataError, FileImages, ImageSource
 from ablations.data.registry import DATASETS
 from ablations.data.source import Parts, Source
 from ablations.data.subsets import balanced_subset, cut
@@ -147,13 +148,29 @@ def _add_changes(checksum: str, parts: Parts) -> str:
 
 
 def _list_notes(source: Source, parts: Parts) -> tuple[str, ...]:
-    """Lists the notes of a source, and those on what was changed in its images."""
+    """Lists the notes of a source, those on what was changed in its images, and one on images of both sets."""
     changed = [
         f"{count:,} of {len(part):,} images of {name}: {what}"
         for name, part in parts.items()
         for what, count in part.changes.items()
     ]
-    return tuple(f"{source.label}: {note}" for note in (*source.notes, *changed))
+    shared = []
+    if source.own and (count := count_once(f"{cache_key(source)}-shared", lambda: count_shared(parts))):
+        rule = "a network may know them by heart, so the test accuracy says little about new images"
+        shared = [f"{count:,} of {len(parts['test']):,} test images are training images, too: {rule}"]
+    return tuple(f"{source.label}: {note}" for note in (*source.notes, *changed, *shared))
+
+
+def count_shared(parts: Parts) -> int:
+    """Counts the test images that are training images, too: with equal files, or in memory with equal pixels."""
+    known = set(_hash_images(parts["train"]))
+    return sum(each in known for each in _hash_images(parts["test"]))
+
+
+def _hash_images(part: ImageSource) -> Iterator[bytes]:
+    """Yields a checksum of each image, of its file if it is not in memory."""
+    rows = part.sums if isinstance(part, FileImages) else part.load().images.numpy()
+    yield from (hashlib.sha256(row.tobytes()).digest() for row in rows)
 
 
 def _split(train: ImageSource, config: DataConfig, label: str) -> tuple[ImageSource, ImageSource | None]:

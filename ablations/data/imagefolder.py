@@ -78,7 +78,7 @@ def imagefolder(config: DataConfig) -> Source:
 
     label = show_name(root.resolve().name)
     titles = tuple(show_name(name) for name in names)
-    return Source(label, checksum, decode, len(names), titles, notes, decoder_version(), fits, sampled=True)
+    return Source(label, checksum, decode, len(names), titles, notes, decoder_version(), fits, own=True, sampled=True)
 
 
 def _find_places(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple[str, ...]]:

@@ -68,7 +68,7 @@ def parquet(config: DataConfig) -> Source:
 
     label = show_name(root.resolve().name)
     checksum, names = finish_checksum(digest, config), columns.names
-    return Source(label, checksum, decode, len(names), names, notes, decoder_version())
+    return Source(label, checksum, decode, len(names), names, notes, decoder_version(), own=True)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,9 @@ class Source:
     cached: bool = True
     """Whether the decoded images are stored in the cache, which is possible only for images in memory."""
 
+    own: bool = False
+    """Whether it is not a published data set: then the test images that are training images, too, are counted."""
+
     sampled: bool = False
     """Whether mean and standard deviation are measured on a sample of the images, because the images may lie in
     files."""

@@ -1,6 +1,7 @@
 """Compares the levels of a study with its base, and decides: different, equivalent within a margin, or undecided.
 
-The simultaneous interval decides. Levels whose runs ended with equal weights and equal results are `identical`, without a test.
+The simultaneous interval decides. Levels whose runs ended with equal weights and equal results are `identical`,
+without a test.
 """
 
 from __future__ import annotations

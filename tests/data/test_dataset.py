@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,17 @@ def test_measured_channels_by_hand():
     mean, std = measure_channels(images)
     assert mean.flatten().tolist() == [1.0, 5.0]
     assert std.flatten().tolist() == [1.0, 1.0]  # a constant channel is centred only
+
+
+@pytest.mark.parametrize("memory_limit", [4096, 1])
+def test_test_images_that_are_training_images_are_told(tmp_path, memory_limit):
+    folder = DataConfig(
+        name="imagefolder", root=str(write_pictures(tmp_path)), image_size=300, memory_limit=memory_limit
+    )
+    assert not load(folder).notes
+    shutil.copy(tmp_path / "train/cat/0.png", tmp_path / "test/dog/0.png")
+    (note,) = load(folder).notes
+    assert "1 of 4 test images are training images, too: a network may know them by heart" in note
 
 
 def test_train_limit_is_balanced_and_the_same_for_every_call():
