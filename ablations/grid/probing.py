@@ -1,4 +1,4 @@
-"""Tries a network on a single image before any job: some networks take batches of two images, but not of one."""
+"""Tries a network before any job: whether it takes a single image, and whether its scores fit the data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import nn
 
 from densenet import Config, build
 
+RETURNS = "it returns"
+
 
 def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool) -> str:
     """Returns why a network takes no batch of one image, although it takes two; empty if it does.
@@ -14,12 +16,28 @@ def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool)
     An example is batch norm over maps of 1 x 1 in a training: one value of a channel has no variance.
     """
     with torch.random.fork_rng(devices=[]):
-        try:
-            network = build(model).train(training)
-        except (Exception, SystemExit):  # a network may raise anything; its job reports it
-            return ""
-        one = _try(network, 1, model, image_size)
-        return one if one and not _try(network, 2, model, image_size) else ""
+        network = _build(model, training)
+        one = _try(network, 1, model, image_size) if network else ""
+        return one if one and network and not _try(network, 2, model, image_size) else ""
+
+
+def refuse_scores(model: Config, image_size: tuple[int, int]) -> str:
+    """Returns what a network gives in place of one score for each class; empty if it gives scores, or fails.
+
+    With more scores than classes it would be trained and tested, but the scores would not be those of the classes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = _build(model, training=False)
+        found = _try(network, 2, model, image_size) if network else ""
+        return found if found.startswith(RETURNS) else ""
+
+
+def _build(model: Config, training: bool) -> nn.Module | None:
+    """Builds a network; None if that fails, which its job reports."""
+    try:
+        return build(model).train(training)
+    except (Exception, SystemExit):  # a network may raise anything
+        return None
 
 
 def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, int]) -> str:
@@ -32,4 +50,4 @@ def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, i
         return f"{type(error).__name__}: {error}"
     wanted = (count, int(getattr(model, "num_classes", 0)))
     found = tuple(getattr(scores, "shape", ()))
-    return "" if found == wanted else f"it returns {found or type(scores).__name__} in place of scores {wanted}"
+    return "" if found == wanted else f"{RETURNS} {found or type(scores).__name__} in place of scores {wanted}"

@@ -11,9 +11,10 @@ from pydantic_core import ErrorDetails
 from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
-from ablations.grid.probing import refuse_one_image
+from ablations.grid.probing import refuse_one_image, refuse_scores
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import PRESETS, Config, model_family
+from densenet.foreign import OwnConfig
 from densenet.options import lookup
 
 Tables = dict[str, TomlTable]
@@ -43,8 +44,8 @@ class VariantReader:
     broken: set[str] = field(default_factory=set)
     """Sections of the base that are not valid."""
 
-    refusals: dict[tuple[str, tuple[int, int], bool], str] = field(default_factory=dict)
-    """Why a network takes no batch of one image, by network, size and whether it is trained."""
+    refusals: dict[tuple[str, tuple[int, int], str], str] = field(default_factory=dict)
+    """Why a network takes no batch of one image in training or test, or gives no scores, by network and image size."""
 
     def read(self, prefix: str, own: Tables) -> Variant | None:
         """Reads the variant that has these tables over the base's. Returns None if it is not valid.
@@ -59,6 +60,7 @@ class VariantReader:
         if model is None or data is None or dataset is None:
             return None
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
+        self._check_scores(f"{prefix}.model" if own["model"] else "base.model", model, dataset)
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
             return None
         if not self.check_batches(f"{prefix}.train" if own["train"] else "base.train", model, train, dataset):
@@ -146,6 +148,15 @@ class VariantReader:
                 self.findings.add(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
             return model
 
+    def _check_scores(self, where: str, model: Config, dataset: DatasetInfo) -> None:
+        """Reports a network of the user's that does not give one score for each class."""
+        key = (model.model_dump_json(), dataset.image_size, "scores")
+        if key not in self.refusals:
+            self.refusals[key] = refuse_scores(model, dataset.image_size) if isinstance(model, OwnConfig) else ""
+        if self.refusals[key] and not self.findings.has(where):
+            rule = f"{dataset.label} has {dataset.num_classes} classes, which the network is given as num_classes"
+            self.findings.add(where, NOTHING, f"{self.refusals[key]}: {rule}")
+
     def check_length(
         self, prefix: str, train: TrainConfig, table: TomlTable, own: TomlTable, dataset: DatasetInfo
     ) -> bool:
@@ -190,7 +201,7 @@ class VariantReader:
 
     def _try_one_image(self, model: Config, image_size: tuple[int, int], training: bool) -> str:
         """Returns why the network takes no batch of one image, found once for each network; empty if it does."""
-        key = (model.model_dump_json(), image_size, training)
+        key = (model.model_dump_json(), image_size, "training" if training else "test")
         if key not in self.refusals:
             self.refusals[key] = refuse_one_image(model, image_size, training)
         return self.refusals[key]
