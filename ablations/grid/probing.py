@@ -21,12 +21,17 @@ def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool)
     An example is batch norm over maps of 1 x 1 in a training: one value of a channel has no variance.
     """
     with torch.random.fork_rng(devices=[]):
-        try:
-            network = build(model).train(training)
-        except (Exception, SystemExit):  # a network may raise anything; its job reports it
-            return ""
-        one = _try(network, 1, model, image_size)
-        return one if one and not _try(network, 2, model, image_size) else ""
+        network = _build(model, training)
+        one = _try(network, 1, model, image_size) if network else ""
+        return one if one and network and not _try(network, 2, model, image_size) else ""
+
+
+def _build(model: Config, training: bool) -> nn.Module | None:
+    """Builds a network; None if that fails, which its job reports."""
+    try:
+        return build(model).train(training)
+    except (Exception, SystemExit):  # a network may raise anything
+        return None
 
 
 def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, int]) -> str:
@@ -57,7 +62,7 @@ def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
             images = torch.randn(2, model.in_channels, *image_size)
             lazy = any(map(is_lazy, (*network.parameters(), *network.buffers())))
             scores = None if lazy else network(images)
-        except Exception:  # a network may raise anything; its job reports it
+        except (Exception, SystemExit):  # a network may raise anything; its job reports it
             return
     if lazy:
         raise ValueError(f"{model.family} has lazy layers, whose sizes only the first batch decides: state the sizes")

@@ -9,7 +9,7 @@ import re
 import tomllib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,7 @@ def build(
     tuning = None if file.tune is None else read_tuning(variants, "tune", file.tune)
     if not file.study and not findings.has("study"):
         findings.add("study", NOTHING, "a grid needs at least one study, for example [study.growth_rate]")
+    _check_names(file.study, findings)
     count = _count_jobs(file, len(seeds), base)
     if count > max_jobs:
         said = f"up to {count:,}" if count < 10**18 else "10^18 or more"  # Python may refuse to print larger numbers
@@ -192,6 +193,16 @@ def build(
     datasets = {config: dataset for config, dataset in variants.datasets.items() if dataset is not None}
     base, notes = replace(base, tuning=tuning), tuple(findings.notes)
     return Grid(file.title, seeds, base, studies, datasets, "", notes, time_limit=float(file.time_limit))
+
+
+def _check_names(studies: Iterable[str], findings: Findings) -> None:
+    """Report studies whose names are equal but for capital letters: many file systems keep one file of two such."""
+    first: dict[str, str] = {}
+    for name in studies:
+        known = first.setdefault(name.lower(), name)
+        if known != name:
+            rule = f"differs from study {known} only in capital letters: studies name files, so give it another name"
+            findings.add(f"study.{quote(name)}", NOTHING, rule)
 
 
 def _count_jobs(file: GridFile, seeds: int, base: Variant | None) -> int:

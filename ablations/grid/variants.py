@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
-from ablations.grid.probing import refuse_one_image, refuse_parts
+from ablations.grid.probing import check_own_network, refuse_one_image, refuse_parts
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import MODELS, PRESETS, Config, list_arguments, model_family
 from densenet.options import lookup
@@ -46,8 +46,8 @@ class VariantReader:
     broken: set[str] = field(default_factory=set)
     """Sections of the base that are not valid."""
 
-    refusals: dict[tuple[str, tuple[int, int], bool], str] = field(default_factory=dict)
-    """Why a network takes no batch of one image, by network, size and whether it is trained."""
+    refusals: dict[tuple[str, tuple[int, int], str], str] = field(default_factory=dict)
+    """Why a network takes no batch of one image in training or test, or is refused, by network and image size."""
 
     def rebase(self, place: str, own: Tables) -> VariantReader:
         """Returns a reader of variants that inherit from a changed base."""
@@ -67,6 +67,7 @@ class VariantReader:
         if model is None or data is None or dataset is None:
             return None
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
+        self._check_network(f"{prefix if own['model'] else self.place}.model", model, dataset)
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
             return None
         if not self.check_batches(f"{prefix if own['train'] else self.place}.train", model, train, dataset):
@@ -176,6 +177,18 @@ class VariantReader:
                 self.findings.add(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
             return model
 
+    def _check_network(self, where: str, model: Config, dataset: DatasetInfo) -> None:
+        """Reports a network of the user's that would be trained, but not as it seems to."""
+        key = (model.model_dump_json(), dataset.image_size, "own")
+        if key not in self.refusals:
+            try:
+                check_own_network(model, dataset.image_size)
+                self.refusals[key] = ""
+            except ValueError as error:
+                self.refusals[key] = str(error)
+        if self.refusals[key] and not self.findings.has(where):
+            self.findings.add(where, NOTHING, self.refusals[key])
+
     def check_length(
         self, prefix: str, train: TrainConfig, table: TomlTable, own: TomlTable, dataset: DatasetInfo
     ) -> bool:
@@ -220,7 +233,7 @@ class VariantReader:
 
     def _try_one_image(self, model: Config, image_size: tuple[int, int], training: bool) -> str:
         """Returns why the network takes no batch of one image, found once for each network; empty if it does."""
-        key = (model.model_dump_json(), image_size, training)
+        key = (model.model_dump_json(), image_size, "training" if training else "test")
         if key not in self.refusals:
             self.refusals[key] = refuse_one_image(model, image_size, training)
         return self.refusals[key]

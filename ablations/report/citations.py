@@ -32,7 +32,16 @@ from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance
 from ablations.report.formats import list_latex_parts, render_latex, render_macros, render_markdown, render_numbers
 from ablations.report.frames import load
-from ablations.report.marks import Kind, Mark, find_kind, find_latex_comments, find_marks, hide_code, read_text
+from ablations.report.marks import (
+    Kind,
+    Mark,
+    defines,
+    find_kind,
+    find_latex_comments,
+    find_marks,
+    hide_code,
+    read_text,
+)
 from ablations.report.neighbours import find_faults
 from ablations.report.results import OVERALL, Results, analyse
 from ablations.report.tables import find_table
@@ -40,7 +49,13 @@ from ablations.report.values import DERIVED, Values, collect_values
 from ablations.storage import files
 
 PUT_IN = re.compile(r"\\input\s*\{((?:[^{}]*/)?)numbers(?:\.tex)?\}")
-WRAPPED = re.compile(r"\\(?:num|qty|SI)\s*\{[^}]*\Z")
+PUT_IN_OTHERWISE = re.compile(
+    r"\\@*(?:(?:input|include|InputIfFileExists|subfile)\b|(?:sub)?(?:import|inputfrom|includefrom)\*?\s*\{[^{}]*\})"
+    r"\s*\{?[^\s{}]*(?<=[/{\"\s])numbers(?:\.tex)?(?![\w./-])"
+)
+r"""Commands that may put in numbers.tex: `\input A/numbers`, `\import{A/}{numbers}`, `\input{\place/numbers}`."""
+
+WRAPPED = re.compile(r"\\(?:num|qty|SI|numprint|np|tablenum|fpeval|inteval)\s*(?:\[[^\]]*\]\s*)*\{[^}]*\Z")
 COPIED = re.compile(r"% Results folder: (.+)")
 OLD = re.compile(r"ablate\s+(.*)")
 
@@ -267,7 +282,15 @@ def _check_macro(folder: Path, text: str, kind: Kind, mark: Mark) -> tuple[str, 
 
 def _list_inputs(text: str, kind: Kind, mark: Mark) -> list[str] | str:
     """Returns the folders whose numbers a macro may print, the last input first; or why that cannot be told."""
-    real = [(found.start(), found[1]) for found in PUT_IN.finditer(hide_code(text, kind))]
+    searched = hide_code(text, kind)
+    real = [(found.start(), found[1]) for found in PUT_IN.finditer(searched) if "\\" not in found[1]]
+    others = {found.start() for found in PUT_IN_OTHERWISE.finditer(searched)} - {start for start, _ in real}
+    if any(start < mark.start for start in others):
+        return (
+            r"numbers.tex is put in by another command before it, which is not followed: write \input{FOLDER/numbers}"
+        )
+    if defines(searched, "ablate"):
+        return r"this text defines \ablate itself, so it may print something else than numbers.tex: take that out"
     if real:
         before = [folder for start, folder in reversed(real) if start < mark.start]
         return before or rf"\input{{{real[0][1]}numbers}} stands after it, so LaTeX does not know the number yet"

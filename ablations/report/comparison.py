@@ -1,6 +1,7 @@
 """Compares the levels of a study with its base, and decides: different, equivalent within a margin, or undecided.
 
-The simultaneous interval decides. A difference that is 0 because all weights are equal is `identical`, without a test.
+The simultaneous interval decides. Levels whose runs ended with equal weights and equal results are `identical`,
+without a test.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ class Runs:
     accuracies: Mapping[int, float]
     """In %, by seed, of the finished runs."""
 
-    weights: Mapping[int, str]
-    """The checksum of the weights, by seed, of the finished runs."""
+    ends: Mapping[int, tuple[Any, ...]]
+    """What each finished run ended with, by seed: the checksum of its weights, its accuracy, and the images that it
+    classified correctly. A network may compute something else from the same weights."""
 
     arithmetic: tuple[str, ...]
     """The instructions that each finished run was computed with. Seeds are paired only if these are the same."""
@@ -159,11 +161,11 @@ class Runs:
         return self.mean * (1 - share)
 
     def equals(self, other: Runs) -> bool:
-        """Returns whether no run of both was lost, and all seeds that both have gave the same weights, at least one."""
+        """Returns whether no run of both was lost, and all seeds that both have ended in the same way, at least one."""
         if self.lost or other.lost:
             return False
-        common = self.weights.keys() & other.weights.keys()
-        return bool(common) and all(self.weights[seed] == other.weights[seed] for seed in common)
+        common = self.ends.keys() & other.ends.keys()
+        return bool(common) and all(self.ends[seed] == other.ends[seed] for seed in common)
 
     @cached_property
     def sample(self) -> Sample:
@@ -200,7 +202,7 @@ class _Judge:
         finished = [each for each in (runs[base], *runs.values()) if each.n]
         self.known = [name for name, each in runs.items() if each.n > 1 and each.test_set == finished[0].test_set]
         places: dict[Any, int] = {}  # equal runs of two levels are one sample
-        self.place = {name: places.setdefault(tuple(runs[name].weights.items()), len(places)) for name in self.known}
+        self.place = {name: places.setdefault(tuple(runs[name].ends.items()), len(places)) for name in self.known}
         samples = {self.place[name]: runs[name].sample for name in reversed(self.known)}
         ordered = [samples[place] for place in sorted(samples)]
         self.fitted: Fit | None = fit(ordered, self.place.get(base)) if samples else None
@@ -349,12 +351,11 @@ def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
         images = [0 if pd.isna(number) else int(number) for number in done.test_images]
         known = [isinstance(text, str) for text in done.weights]  # unknown weights are identical with no others
         statuses = Counter(str(status) for status in part.status[part.status != "done"])
+        accuracies, bits = list(map(float, done.test_accuracy)), map(str, done.test_outcomes)
+        weights = [text if is_known else name for text, is_known in zip(done.weights, known, strict=True)]
         found[str(name)] = Runs(
-            accuracies=dict(zip(seeds, map(float, done.test_accuracy), strict=True)),
-            weights={
-                seed: text if is_known else f"unknown, {name} {seed}"
-                for seed, text, is_known in zip(seeds, done.weights, known, strict=True)
-            },
+            accuracies=dict(zip(seeds, accuracies, strict=True)),
+            ends=dict(zip(seeds, zip(weights, accuracies, bits, strict=True), strict=True)),
             arithmetic=tuple(map(str, done.arithmetic)),
             outcomes=tuple(
                 unpack_bits(packed, number) if isinstance(packed, str) else None

@@ -279,9 +279,11 @@ def render_macros(values: Values, folder: str) -> str:
         f"% Results folder: {folder}",
         r"% Made by `ablate report`. \ablate{STUDY}{LEVEL}{METRIC} gives a number as text, in the tables' unit:",
         r"% do not put it into \num, which takes a comma for a decimal point.",
+        r"\ifcsname ablate:macro\endcsname\else"  # a paper may put in the numbers of several folders
         r"\newcommand{\ablate}[3]{\ifcsname ablate:\detokenize{#1:#2:#3}\endcsname"
         r"\csname ablate:\detokenize{#1:#2:#3}\endcsname"
-        r"\else\errmessage{No number for study #1, level #2, metric #3}\fi}",
+        r"\else\errmessage{No number for study #1, level #2, metric #3}\fi}"
+        r"\expandafter\def\csname ablate:macro\endcsname{}\fi",
     ]
     for (study, level, key), text in values.items():
         name = rf"ablate:\detokenize{{{_escape_name(f'{study}:{level}:{key}')}}}"

@@ -229,12 +229,13 @@ def _find_macros(text: str) -> Iterator[Mark]:
             yield Mark(command.start(), arguments.end(), shlex.join(words), None, words)
         elif name == "ablate":
             yield _refuse(text, command, r"three arguments are needed: \ablate{STUDY}{LEVEL}{METRIC}")
-        elif ARGUMENT.match(text, command.end()) and not _defines(text, name):
+        elif ARGUMENT.match(text, command.end()) and not defines(text, name):
             problem = r"the macro's name is \ablate; if this is one of your own, give it another name"
             yield _refuse(text, command, problem)
 
 
-def _defines(text: str, name: str) -> bool:
+def defines(text: str, name: str) -> bool:
+    """Returns whether a text in LaTeX defines a command."""
     return any(_defined_at(text, match.start()) for match in re.finditer(rf"\\{name}\b", text))
 
 

@@ -73,7 +73,8 @@ _DIGIT = r"[\d²³¹⁰⁴-⁹₀-₉¼-¾⅐-⅞]"
 _JOIN = "[\u00a0\u2007\u2009\u200a\u202f]?"  # spaces that do not break a line: 1 000
 _DASH = "-−–‐‑－⁻"
 _BEFORE = re.compile(
-    rf"(?:{_DIGIT}{_JOIN}|{_DIGIT}['’·]|[.,^]|\d[eE][+{_DASH}]?|\^[{_DASH}]|[+⁺]|(?<![\w%)\]])[{_DASH}])\Z"
+    rf"(?:{_DIGIT}{_JOIN}|{_DIGIT}['’·]|[.,^]|\d[eE][+{_DASH}]?|\^[{_DASH}]|[+⁺]{_JOIN}|(?<![\w%)\]])[{_DASH}]"
+    rf"|(?<![\w%)\]])(?<![\d%)\]]\s)[{_DASH}]{_JOIN})\Z"
 )
 _AFTER = re.compile(
     rf"{_JOIN}{_DIGIT}|[.,'’·]{_DIGIT}|[eE][+{_DASH}]?\d|\^[+{_DASH}]?\d|[⁻⁺]"

@@ -107,9 +107,14 @@ _SIDE = _table(
     {key: _POSITIVE for key, metric in METRICS.items() if metric.timed},
     {metric.disturbed: _LINE for metric in METRICS.values() if metric.timed},
 )
-_ENVIRONMENT = (
-    "device", "device_name", "threads", "torch", "python", "precision", "exact_resume", "commit", "fingerprint",
-)  # fmt: skip
+_NAMES = ("device", "device_name", "torch", "python", "precision", "exact_resume", "commit", "fingerprint")
+_MODULES = core_schema.dict_schema(_LINE, core_schema.list_schema(_LINE, strict=True), strict=True)
+_ENVIRONMENT = {key: _or_null(_SCALAR) for key in _NAMES} | {
+    "threads": _or_null(_COUNT),
+    "limits": _or_null(core_schema.dict_schema(_LINE, _SCALAR, strict=True)),
+    "network_source": _or_null(_LINE),
+    "network_modules": _or_null(_MODULES),
+}
 
 
 def _record(kind: str, deterministic: CoreSchema, measured: CoreSchema) -> CoreSchema:
@@ -120,7 +125,7 @@ def _record(kind: str, deterministic: CoreSchema, measured: CoreSchema) -> CoreS
             "config": _table({}, {"data": _table({}, {"checksum": _or_null(_LINE)})}),
             "deterministic": deterministic,
             "measured": measured,
-            "environment": _table({}, {key: _or_null(_SCALAR) for key in _ENVIRONMENT}),
+            "environment": _table({}, _ENVIRONMENT),
         }
     )
 
@@ -143,7 +148,7 @@ def _check_lengths(record: dict[str, Any]) -> dict[str, Any]:
         raise PydanticCustomError("lengths", "history and epoch_seconds have different lengths")
     for part in ("validation", "test"):
         bits = values.get(f"{part}_outcomes")
-        images = values.get(f"{part}_images")
+        images = values.get(f"{part}_images", 0 if part == "test" else None)
         if bits is not None and images is not None and len(bits) != 2 * -(-images // 8):
             raise PydanticCustomError("lengths", f"{part}_outcomes has another length than its images")
     return record

@@ -18,8 +18,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
 LABELS = np.array([[0], [1], [1], [0]], dtype=np.uint8)
 MEDICAL = {
     f"{part}_{kind}": values
-    for part in ("train", "val", "test")
-    for kind, values in (("images", PIXELS), ("labels", LABELS))
+    for part, pixels in (("train", PIXELS), ("val", PIXELS), ("test", 255 - PIXELS))
+    for kind, values in (("images", pixels), ("labels", LABELS))
 }
 
 

@@ -77,6 +77,22 @@ def test_a_network_that_drops_the_axis_of_one_image_is_told(tmp_path, monkeypatc
         read(write_grid(tmp_path, text.replace("model.growth_rate = [4, 6]", "train.learning_rate = [0.1, 0.2]")))
 
 
+@pytest.mark.parametrize("classes", [5, 1000])
+def test_a_network_with_other_classes_than_the_data_is_told(tmp_path, monkeypatch, classes):
+    name = f"stubborn_{classes}"
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, in_channels, num_classes):\n"
+        f"        super().__init__(nn.Flatten(), nn.Linear(64, {classes}))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = SMALL.replace("[study.k]\nmodel.growth_rate = [4, 6]", f"[study.k]\nmodel.family = ['{name}:Net']")
+    text = text.replace("train_limit = 33", "train_limit = 32")
+    with pytest.raises(GridError, match=rf"gives {classes} scores for 10 classes"):
+        read(write_grid(tmp_path, text))
+
+
 def test_the_random_state_stays_as_it_is():
     before = torch.random.get_rng_state()
     assert refuse_one_image(DenseNetConfig(block_config=[1, 1], growth_rate=4), (8, 8), training=True) == ""

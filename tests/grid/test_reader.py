@@ -197,6 +197,11 @@ def test_what_follows_from_a_problem_is_not_told_beside_it(tmp_path, old, new, m
     assert found == [message] or found == [message, message.replace("[0]", "[1]")]
 
 
+def test_studies_that_differ_only_in_capital_letters_are_refused(tmp_path):
+    (found,) = problems(tmp_path, TINY + "[study.Growth_rate]\nmodel.bn_size = [2, 4]\n")
+    assert found.startswith("study.Growth_rate: differs from study growth_rate only in capital letters")
+
+
 def test_the_message_names_the_file(tmp_path):
     with pytest.raises(GridError, match=r"tiny\.toml: 1 problem, nothing was run"):
         read(write_grid(tmp_path, TINY + "x = 1"))

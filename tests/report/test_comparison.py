@@ -90,6 +90,18 @@ def test_identical_levels_are_no_comparison():
     assert found.levels.p_corrected[2] == alone.levels.p_corrected[1]
 
 
+def test_equal_weights_that_classify_in_another_way_are_not_identical_and_no_common_sample():
+    tempered = {
+        name: rows_of(name, accuracies, "base") for name, accuracies in {"a": [80, 82, 81], "b": [70, 72, 71]}.items()
+    }
+    rows, found = compared({"base": BASE, **tempered})
+    assert [(rows[name]["verdict"], rows[name]["difference"]) for name in "ab"] == [
+        ("different", -10),
+        ("different", -20),
+    ]
+    assert found.family == 2
+
+
 def test_equal_accuracies_of_other_weights_are_not_identical():
     rows, _ = compared({"base": BASE, "other": rows_of("other", [91, 90, 92])})
     assert (rows["other"]["verdict"], rows["other"]["difference"]) == ("undecided", 0.0)

@@ -83,7 +83,8 @@ def test_a_product_without_one_of_its_cells_is_none():
 
 
 def test_an_axis_that_changes_no_bit_is_identical_and_interacts_with_nothing():
-    found = effects(*product_of(TWO_BY_TWO, weights=lambda a, b, seed: f"{b}{seed}"))
+    cells = {(a, b): TWO_BY_TWO["a", b] for a in "ab" for b in "xy"}
+    found = effects(*product_of(cells, weights=lambda a, b, seed: f"{b}{seed}"))
     assert found.verdict.tolist() == ["identical", "undecided", "identical"]
 
 

@@ -47,6 +47,7 @@ def tried(results):
 BOTH = (".md", ".html", ".tex")
 CHANGED = {
     BOTH: [
+        "a loss of −\u00a0@params@", "a gain of +\u2009@params@", "(–\u202f@params@)",
         "1@params@", "0.@params@", "1,@params@", "-@params@", "of -@params@", "(+@params@)", "3+@params@",
         "\N{MINUS SIGN}@params@", "–@params@", "±@params@", "93 ± @params@", "1e@params@", "1e-@params@", "@params@5",
         "@params@.5", "@params@,000", "@params@e3", "@params@E-3", "@params@·10^3", "@params@²", "@params@^2",
@@ -119,7 +120,7 @@ LEGITIMATE = {
         "@macs@M per image", "@activations@ k", "@activations@ thousand", "@speed@ images/s",
         "@speed@ images per second", "@latency@ ms", "@latency@\n\ns", "@accuracy@ points to a gain", "@gain@ points",
         "@gain@ pp", "a @gain@-point gain", "@gain@ percentage points", "@params_change@ percent", "@verdict@-5",
-        "(@verdict@)", "93 ± @n@", ". @verdict@", "@accuracy@ Gains are",
+        "5\u2009–\u2009@params@", "5 –\u00a0@params@", "(@verdict@)", "93 ± @n@", ". @verdict@", "@accuracy@ Gains are",
     ],
     (".md", ".html"): [
         "@accuracy@ %", "@accuracy@&nbsp;%", "@accuracy@ ± @sd@ %", "± @sd@&nbsp;%", "@gain@ % points",

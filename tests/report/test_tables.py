@@ -327,6 +327,15 @@ def test_a_product_study_has_a_table_of_its_effects(tmp_path):
     assert (tmp_path / "r" / "tables" / "both.effects.csv").read_text().startswith("effect,axes,levels,n,difference")
 
 
+def test_the_numbers_of_several_folders_define_the_macro_once():
+    """A second \\newcommand of a known name is an error in LaTeX."""
+    lines = render_macros({("s", "1", "params"): "1"}, "r").splitlines()
+    (head,) = [line for line in lines if "newcommand" in line]
+    assert head.startswith(r"\ifcsname ablate:macro\endcsname\else\newcommand{\ablate}[3]{")
+    assert head.endswith(r"\expandafter\def\csname ablate:macro\endcsname{}\fi")
+    assert head.count(r"\if") == head.count(r"\fi") == 2
+
+
 def test_special_characters_are_escaped():
     assert escape_latex("≈ ±0.5") == r"$\approx$ $\pm$0.5"
     assert escape_latex("a_b & 50 % #1 {x} \\ ~ ^ $") == (

@@ -210,6 +210,10 @@ def test_only_ids_name_records_and_the_rest_is_ignored(tmp_path):
         (lambda record: record["measured"].update(epoch_seconds=[0]), "epoch_seconds.0"),
         (lambda record: record["environment"].update(commit="\x1b[31m"), "environment.commit"),
         (lambda record: record["environment"].update(commit=["x"]), "environment.commit"),
+        (lambda record: record["environment"].update(threads="x"), "environment.threads"),
+        (lambda record: record["environment"].update(limits=3), "environment.limits"),
+        (lambda record: record["environment"].update(network_modules=[]), "environment.network_modules"),
+        (lambda record: record["deterministic"].update(test_outcomes="ab"), "another length than its images"),
     ],
 )
 def test_a_sealed_record_with_odd_fields_is_no_record(tmp_path, change, said):
