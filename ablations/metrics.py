@@ -123,6 +123,11 @@ METRICS: dict[str, Metric] = {
         label="Test accuracy", unit="%", meaning="share of test images classified rightly, after the last epoch",
         format=_round_to(2), better="higher", of="run", group="accuracy", brief=True,
     ),
+    "validation_accuracy": Metric(
+        label="Validation accuracy", unit="%",
+        meaning="share of validation images classified rightly, after the last epoch",
+        format=_round_to(2), better="higher", of="run", group="accuracy",
+    ),
     "params": Metric(
         label="Params", meaning="trainable parameters",
         format=_format_whole, better="lower", group="counts", phrase="params", compared=True, planned=True, brief=True,

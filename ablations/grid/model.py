@@ -60,6 +60,9 @@ class Study:
     margin: float | None = None
     """The largest difference of accuracy that does not matter, in points; None if none is stated."""
 
+    choose_on: Literal["test", "validation"] = "test"
+    """The images on which the levels are compared."""
+
     @property
     def base(self) -> Variant:
         """The variant of the level that all others are compared with."""

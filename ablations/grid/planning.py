@@ -228,6 +228,7 @@ def _study_entry(grid: Grid, study: Study, settled: Study, speeds: Mapping[tuple
         seeds=study.seeds,
         published_source=study.published_source,
         margin=study.margin,
+        choose_on=study.choose_on,
         levels=tuple(
             LevelEntry(
                 label=level.label,

@@ -287,7 +287,21 @@ class _StudyReader:
         seeds = self._read_seeds(prefix, table)
         rounds = self.speed_rounds if table.speed_rounds is None else table.speed_rounds
         margin = (self.margin if table.margin is None else table.margin) or None
-        return Study(name, table.question, tuple(table.axes), tuned, seeds, table.published_source, rounds, margin)
+        if table.choose_on == "validation":
+            self._check_validation(prefix, table, tuned)
+        axes, source = tuple(table.axes), table.published_source
+        return Study(name, table.question, axes, tuned, seeds, source, rounds, margin, table.choose_on)
+
+    def _check_validation(self, prefix: str, table: StudyTable, levels: Sequence[Level]) -> None:
+        """Report levels that cannot be compared on the same validation images, and published errors beside them."""
+        where, given = f"{prefix}.choose_on", table.choose_on
+        datasets = [self.variants.datasets[level.variant.data] for level in levels]
+        if any(dataset is not None and not dataset.validation_images for dataset in datasets):
+            self.findings.add(where, given, "needs validation images: give data.validation, for example 0.1")
+        elif len({(level.variant.data.validation, level.variant.data.subset_seed) for level in levels}) > 1:
+            self.findings.add(where, given, "needs the same validation images in all levels of the study")
+        if table.published:
+            self.findings.add(where, given, "shows no test errors, so published ones have nothing beside them")
 
     def _check_one_kind(self, prefix: str, table: StudyTable) -> None:
         named = bool(table.variant) or self.findings.has(f"{prefix}.variant")

@@ -285,6 +285,10 @@ class StudyTable(Config):
     ) = None
     """The study's own tuning; false: not tuned; "base": its levels take the values that are chosen for the base."""
 
+    choose_on: Literal["test", "validation"] = "test"
+    """The images on which the levels are compared. validation: the best level is named, and no test accuracy of this
+    study is shown, so that nothing is chosen on the test images."""
+
     match: Match | None = None
     """A field that is solved in every level but the base, for equal params or MACs."""
 

@@ -33,6 +33,7 @@ def answer(study: StudyResult) -> list[str]:
         sentences = [f"Nothing can be compared: {base.phrase}, the base, has no result.", _tell_span(others)]
     else:
         sentences = [
+            _tell_winner(study),
             *_tell_effects(study),
             *_tell_changes(study),
             _tell_lost(study.levels),
@@ -45,6 +46,15 @@ def answer(study: StudyResult) -> list[str]:
 
 
 # Accuracy: a sentence for each kind of verdict
+
+
+def _tell_winner(study: StudyResult) -> str:
+    """Returns the level that a study chooses on validation images; empty for a study that is tested."""
+    if study.part == "test":
+        return ""
+    best = max((level for level in study.levels if level.n), key=lambda level: level.mean)
+    mean = print_accuracy(best.mean, best.sd, best.images)[0]
+    return f"Chosen on the validation images: {best.phrase}, with {mean} %. Its test accuracy is not shown here."
 
 
 def _tell_changes(study: StudyResult) -> list[str]:
@@ -66,7 +76,7 @@ def _tell_changes(study: StudyResult) -> list[str]:
 
 def _say_place(study: StudyResult) -> str:
     """Returns a restriction for results that do not tell of other test images."""
-    return "" if study.conclusions.over_images else ", on these test images"
+    return "" if study.conclusions.over_images else f", on these {study.part} images"
 
 
 def _tell_different(study: StudyResult, levels: Levels) -> str:

@@ -47,7 +47,9 @@ def explain_overall(results: Results, notes: bool = True) -> str:
     """Explains how to read the table of all variants; without `notes`, with nothing beside the costs."""
     costs = f"{_COSTS}{_TIMES}" if notes else ""
     tuned = explain_tuning(results.frames)
-    return f"{_ACCURACY}Changes of accuracy are in the tables of the studies. {tuned}{costs}"
+    hidden = any(study.choose_on == "validation" for study in results.frames.manifest.studies)
+    left = "Studies that choose on validation images show no test accuracy. " if hidden else ""
+    return f"{_ACCURACY}{left}Changes of accuracy are in the tables of the studies. {tuned}{costs}"
 
 
 def explain_page(results: Results) -> str:
@@ -64,7 +66,8 @@ def explain_comparison(study: StudyResult) -> str:
     found = study.conclusions
     if not found.family:
         return _IDENTICAL if any(level.verdict == "identical" for level in study.levels) else ""
-    over = "over the seeds and the test images" if found.over_images else "over the seeds, on these test images only"
+    images = f"{study.part} images"
+    over = f"over the seeds and the {images}" if found.over_images else f"over the seeds, on these {images} only"
     pairing = ", paired by seed" if found.paired else ""
     family = f"for all {found.family} comparisons of this study together"
     if len(study.effects):
@@ -183,7 +186,7 @@ def describe_provenance(
     if "runs" in parts:
         tested = parts["runs"].reindex(columns=["test_images"]).test_images.dropna().unique()
         limited = frames.variants.reindex(columns=["data.test_limit"]).fillna(0).to_numpy().any()
-        part = " test images" + ", a part of the test set (data.test_limit)" * bool(limited)
+        part = f" {frames.part} images" + ", a part of the test set (data.test_limit)" * bool(limited)
         data = [", ".join([*data, *(f"{int(number):,}" for number in tested)]) + part * bool(len(tested))]
         data.append(_count_seeds(frames))
     return " ".join(

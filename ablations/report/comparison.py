@@ -346,7 +346,7 @@ def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
     ]  # fmt: skip
     found = {}
     for name, part in runs.reindex(columns=["variant", *columns]).groupby("variant", sort=False):
-        done = part[part.status == "done"]
+        done = part[(part.status == "done") & part.test_accuracy.notna()]  # hidden accuracies are none
         seeds = [int(seed) for seed in done.seed]
         images = [0 if pd.isna(number) else int(number) for number in done.test_images]
         known = [isinstance(text, str) for text in done.weights]  # unknown weights are identical with no others

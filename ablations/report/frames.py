@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -62,6 +62,9 @@ class Frames:
 
     damaged: tuple[Path, ...]
     """Records that are not as they were published. They count as missing."""
+
+    part: Literal["test", "validation"] = "test"
+    """What the columns `test_...` of `runs` are about: the validation images in a study that chooses on them."""
 
     others: tuple[Fields, ...] = ()
     """The records of jobs that the grid does not have, with id, kind and config: nothing else is read from them."""
@@ -118,9 +121,9 @@ def load(folder: str | Path) -> Frames:
     return Frames(
         folder,
         manifest,
-        pd.DataFrame(runs).merge(variants, on="variant", validate="many_to_one"),
+        _hide_tests(pd.DataFrame(runs).merge(variants, on="variant", validate="many_to_one"), manifest),
         pd.DataFrame(_list_costs(manifest, whole, attempts)),
-        pd.DataFrame(_list_epochs(manifest, whole), columns=[*_HISTORY]),
+        _hide_tests(pd.DataFrame(_list_epochs(manifest, whole), columns=[*_HISTORY]), manifest),
         variants,
         pd.DataFrame(
             [
@@ -132,8 +135,24 @@ def load(folder: str | Path) -> Frames:
         _list_trials(manifest, whole, attempts),
         _list_speeds(manifest, whole, attempts),
         tuple(damaged),
-        tuple(others),
+        others=tuple(others),
     )
+
+
+def _hide_tests(rows: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+    """Empties the columns of the test for variants that are compared on validation images alone."""
+    shown = {level.variant for study in manifest.studies if study.choose_on == "test" for level in study.levels}
+    hidden = ~rows.variant.isin(shown)
+    names = [name for name in rows.columns.astype(str) if name.startswith("test_")]
+    return rows.assign(**{name: rows[name].mask(hidden) for name in names}) if hidden.any() else rows
+
+
+def _take_validation(runs: pd.DataFrame) -> pd.DataFrame:
+    """Puts the columns of the validation in the place of those of the test."""
+    names = [*runs.columns.astype(str)]
+    kept = runs.drop(columns=[name for name in names if name.startswith("test_")])
+    taken = [name for name in names if name.startswith("validation_")]
+    return kept.rename(columns={name: name.replace("validation_", "test_", 1) for name in taken})
 
 
 State = tuple[str | None, str, str]
@@ -274,7 +293,10 @@ def select_study(frames: Frames, study: str) -> Frames:
     seeds = frames.manifest.study(study).seeds
     own |= {name: own[name][own[name].seed.isin(seeds)] for name in ("runs", "history")}
     own["speeds"] = own["speeds"][own["speeds"].base.isin(variants)]
-    return replace(frames, **own)
+    part = frames.manifest.study(study).choose_on
+    if part == "validation":
+        own["runs"] = _take_validation(own["runs"])
+    return replace(frames, **own, part=part)
 
 
 def find_causes(frames: Frames) -> list[dict[str, Any]]:

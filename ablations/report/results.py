@@ -171,6 +171,16 @@ class StudyResult:
     """The tuned fields of its levels."""
 
     @property
+    def part(self) -> str:
+        """The images that the accuracies are of: `test`, or `validation` in a study that chooses on them."""
+        return self.frames.part
+
+    @property
+    def accuracy(self) -> str:
+        """The name of the accuracy in METRICS."""
+        return f"{self.part}_accuracy"
+
+    @property
     def base(self) -> LevelResult:
         """The level that all others are compared with."""
         return next(level for level in self.levels if level.is_base)
@@ -286,7 +296,7 @@ def _summarise_beside(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation (ddof = 1) of each other measure of the runs that any of them has, by variant."""
     done = runs[runs.status == "done"]
     found = {"variant": runs.variant.drop_duplicates()}
-    for key in BESIDE_ACCURACY:
+    for key in (key for key in BESIDE_ACCURACY if key in done):
         values = done[key].astype(float)
         if values.notna().any():
             of_variant = values.groupby(done.variant)

@@ -128,7 +128,7 @@ EFFECTS = (
 def make_study_table(study: StudyResult) -> Table:
     """Makes the table of a study, with rows in the order of the grid."""
     columns = (
-        *(LEVEL, SEEDS, ACCURACY, CHANGE, VERDICT),
+        *(LEVEL, SEEDS, replace(ACCURACY, label=METRICS[study.accuracy].label), CHANGE, VERDICT),
         *(_make_column(key) for key in study.beside),
         *(Column(name_field(field), key=field.partition(".")[2]) for field in study.tuned),
         *(PUBLISHED if study.base.published else ()),

@@ -16,10 +16,12 @@ Values = dict[tuple[str, str, str], str]
 
 DERIVED = {
     "n": "seeds that are done",
-    "test_accuracy_sd": "standard deviation over the seeds (ddof = 1), in points",
-    "test_accuracy_change": "change of the mean against the base, in points",
-    "test_accuracy_change_low": "lower end of the change's simultaneous 95 % interval, in points",
-    "test_accuracy_change_high": "upper end of the change's simultaneous 95 % interval, in points",
+    **{f"{part}_accuracy{end}": meaning for part in ("test", "validation") for end, meaning in {
+        "_sd": "standard deviation over the seeds (ddof = 1), in points",
+        "_change": "change of the mean against the base, in points",
+        "_change_low": "lower end of the change's simultaneous 95 % interval, in points",
+        "_change_high": "upper end of the change's simultaneous 95 % interval, in points",
+    }.items()},
     "p": "p-value of the change, of this comparison alone",
     "p_corrected": "p-value of the change, corrected for all comparisons of the study",
     "smallest_difference": "smallest true change that such runs find in about four cases of five, in points",
@@ -63,13 +65,14 @@ def _list_effect(study: StudyResult, effect: Effect) -> Iterator[tuple[str, str]
     change = (found.value, found.low, found.high)
     printed = print_change(*change, study.base.images, study.margin)
     numbers = {
-        **dict(zip(_CHANGES, zip(change, printed, strict=True), strict=True)),
+        **dict(zip(_name_changes(study), zip(change, printed, strict=True), strict=True)),
         **_list_tests(found.p, found.p_corrected, found.smallest, found.seeds_for_change, math.nan),
     }
     yield from ((key, text) for key, (value, text) in numbers.items() if not math.isnan(value))
 
 
-_CHANGES = tuple(f"test_accuracy_change{end}" for end in ("", "_low", "_high"))
+def _name_changes(study: StudyResult) -> list[str]:
+    return [f"{study.accuracy}_change{end}" for end in ("", "_low", "_high")]
 
 
 def _list_tests(
@@ -96,9 +99,9 @@ def _list_values(study: StudyResult, level: LevelResult) -> dict[str, str]:
     change = (level.difference, level.low, level.high)
     printed = print_change(*change, level.images, study.margin)
     numbers = {
-        "test_accuracy": (level.mean, mean),
-        "test_accuracy_sd": (level.sd, spread),
-        **dict(zip(_CHANGES, zip(change, printed, strict=True), strict=True)),
+        study.accuracy: (level.mean, mean),
+        f"{study.accuracy}_sd": (level.sd, spread),
+        **dict(zip(_name_changes(study), zip(change, printed, strict=True), strict=True)),
         **_list_tests(
             level.p, level.p_corrected, level.smallest_difference, level.seeds_for_change, level.seeds_for_margin
         ),

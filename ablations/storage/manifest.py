@@ -99,6 +99,9 @@ class StudyEntry(Entry):
     margin: float | None = None
     """The largest difference of accuracy, in points, that does not matter; None if none is stated."""
 
+    choose_on: Literal["test", "validation"] = "test"
+    """The images on which the levels are compared."""
+
     levels: Annotated[tuple[LevelEntry, ...], Field(min_length=1)]
 
 

@@ -39,7 +39,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     figure, axes = plt.subplots(lines, len(keys) // lines, figsize=size, layout="constrained", squeeze=False)
     for panel, key in zip(axes.flat, keys, strict=True):
         _draw_panel(panel, own, key, rows)
-    named = f"Named are the base and the {rows.distinct.sum() - 1} levels of the highest final test accuracy."
+    named = f"Named are the base and the {rows.distinct.sum() - 1} levels of the highest final {study.part} accuracy."
     absent = [f"{row.level} ({row.not_done})" for row in rows[~rows.distinct & (rows.n == 0)].itertuples()]
     small = (
         "Lines: means over seeds; bands: from the lowest to the highest seed.",

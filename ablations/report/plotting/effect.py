@@ -57,7 +57,8 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
         text.set(color=WRONG if row.lost or not row.n else INK, fontweight="bold" if row.is_base else "normal")
     axes[0].set_ylim(ends[-1], 0)
     disturbed = rows.reindex(columns=[METRICS["train_images_per_second"].disturbed]).map(_is_text).any(axis=None)
-    over = "seeds and test images" if study.conclusions.over_images else "seeds, on these test images only"
+    images = f"{study.part} images"
+    over = f"seeds and {images}" if study.conclusions.over_images else f"seeds, on these {images} only"
     small = (
         f"Intervals hold for all comparisons of the study together, over {over}." if study.conclusions.family else "",
         "Percentages are changes against the base.",
@@ -110,7 +111,7 @@ def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -0.5), min(high, 100.5))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(4) if rows.n.any() else ticker.NullLocator())
-    axes.set(xlabel=METRICS["test_accuracy"].head, ylabel="")
+    axes.set(xlabel=METRICS[f"{frames.part}_accuracy"].head, ylabel="")
     axes.grid(False, axis="y")
 
 

@@ -53,7 +53,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
             "\n".join(f"{name_axis(axis)} = {value}" for axis, value in zip(others, combination, strict=True))
         )
     mappable = ScalarMappable(scale, "cividis")
-    bar = figure.colorbar(mappable, ax=grid, label="Mean test\naccuracy (%)", fraction=0.05)
+    bar = figure.colorbar(mappable, ax=grid, label=f"Mean {study.part}\naccuracy (%)", fraction=0.05)
     bar.outline.set_visible(False)
     bar.ax.set_visible(bool(cells.n.any()))
     bar.ax.tick_params(length=0)
