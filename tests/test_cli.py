@@ -147,6 +147,12 @@ def test_status_says_for_whom_a_job_waits(results):
     assert json.loads(call("status", results, "--json").output)["waits"] == []
 
 
+def test_disturbed_measurements_are_counted_with_what_to_do(results):
+    said = "1 costs and speeds were disturbed while they were measured: `--retry disturbed` measures them again"
+    assert said in call("status", results).output
+    assert json.loads(call("status", results, "--json").output)["disturbed"] == 1
+
+
 def test_report_rebuilds_all_or_a_part(results):
     assert "9 files rebuilt" in call("report", results, "--only", "figures").output
     assert (results / "figures" / "growth_rate.svg").exists()

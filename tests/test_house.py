@@ -15,7 +15,7 @@ PACKAGES = {
     "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet sources foreign presets "
     "registry counting __init__",
     "ablations": "metrics signals limits",
-    "ablations.storage": "files locks turns paths journal schema records sources manifest merging",
+    "ablations.storage": "files locks turns paths journal schema records disturbance sources manifest merging",
     "ablations ": "config environment",
     "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays imagefolder "
     "published registry dataset augmentation",

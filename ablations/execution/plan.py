@@ -24,6 +24,7 @@ from ablations.profiling import counts, memory
 from ablations.profiling.subject import Subject
 from ablations.profiling.timing import measure_time
 from ablations.storage import records
+from ablations.storage.disturbance import describe_disturbance
 from densenet import find_published
 
 CALIBRATION_SECONDS = 1.0
@@ -94,6 +95,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         "missing_tuning_runs": len(trials),
         "missing_costs": len(unmeasured),
         "missing_speeds": len(speeds),
+        "disturbed": len({job.id for job in everything if job.id in whole and describe_disturbance(whole[job.id])}),
     }
     if not counts_only:
         _warn_of_memory(entries, device)

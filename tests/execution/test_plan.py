@@ -43,6 +43,10 @@ def test_what_is_on_record_is_neither_counted_nor_missing(tiny, results, planned
     assert found["variants"][0]["params"] == 1000, "the record's"
 
 
+def test_disturbed_measurements_are_counted(results, tiny, planned):
+    assert planned(tiny, results, counts_only=True)["disturbed"] == 1
+
+
 def test_time_comes_from_costs_on_record(tmp_path, tiny, planned):
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 0", "growth_rate 8, seed 2"))
     found = planned(tiny, tmp_path / "r")
