@@ -153,7 +153,7 @@ def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dic
 
 def _show_plan(found: dict[str, Any], title: str) -> None:
     """Prints the variants as a table, and a line on all jobs."""
-    from ablations.execution.display import format_clock, print_rows
+    from ablations.execution.display import format_span, print_rows
     from ablations.metrics import METRICS
 
     entries = found["variants"]
@@ -180,7 +180,10 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
     if found["disturbed"]:
         _say(_describe_disturbed(found["disturbed"]))
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs", "speeds")):
-        _say(f"They take about {format_clock(found['seconds'])}, by {found['timed_by']}.")
+        workers = f"{found['workers']} workers" if found["workers"] > 1 else "1 worker"
+        span = format_span(found["seconds_low"], found["seconds_high"])
+        longer = "" if found["timed_by"].startswith("trainings") else ". Other work on this machine makes it longer"
+        _say(f"They take {span} with {workers}, by {found['timed_by']}{longer}.")
     for forecast in found["power"]:
         _say(forecast["sentence"])
     if not found["power"]:

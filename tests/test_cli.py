@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 
 import pytest
@@ -37,7 +38,10 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert (plan["runs"], plan["costs"]) == (6, 2)
     assert plan["variants"][0]["params"] > 0
     assert plan["variants"][0]["predicted_train_peak_memory_bytes"] > 0
-    assert "6 runs of 2 variants, 6 of them missing" in call("plan", path).output
+    said = call("plan", path, "--device", "cpu").output
+    assert "6 runs of 2 variants, 6 of them missing" in said
+    timed = r"They take (about|up to) .* seconds? with \d+ workers?, by a calibration on the base, scaled by MACs\."
+    assert re.search(timed, said)
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
 
 

@@ -22,7 +22,7 @@ PACKAGES = {
     "ablations.grid": "model planning tuning problems schema probing variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
-    "ablations.execution": "fresh engine local inline changes job display driver plan",
+    "ablations.execution": "fresh engine local inline changes job display driver estimate plan",
     "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values "
     "formats power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
