@@ -214,7 +214,7 @@ def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dic
 
 def _show_plan(found: dict[str, Any], title: str) -> None:
     """Prints the variants as a table, and a line on all jobs."""
-    from ablations.execution.display import format_clock, print_rows
+    from ablations.execution.display import format_span, print_rows
     from ablations.metrics import METRICS
 
     entries = found["variants"]
@@ -238,8 +238,13 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
          f"{found['missing_costs']} costs missing.")  # fmt: skip
     if found["speeds"]:
         _say(f"Comparisons of speed: {found['speeds']}, {found['missing_speeds']} of them missing.")
+    if found["disturbed"]:
+        _say(_describe_disturbed(found["disturbed"]))
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs", "speeds")):
-        _say(f"They take about {format_clock(found['seconds'])}, by {found['timed_by']}.")
+        workers = f"{found['workers']} workers" if found["workers"] > 1 else "1 worker"
+        span = format_span(found["seconds_low"], found["seconds_high"])
+        longer = "" if found["timed_by"].startswith("trainings") else ". Other work on this machine makes it longer"
+        _say(f"They take {span} with {workers}, by {found['timed_by']}{longer}.")
     for forecast in found["power"]:
         _say(forecast["sentence"])
     if not found["power"]:
@@ -261,7 +266,9 @@ def run(
     seeds: SeedsOption = None,
     set_: SetOption = None,
     max_jobs: MaxJobsOption = 10_000,
-    retry: Annotated[str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so.")] = "",
+    retry: Annotated[
+        str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so; disturbed: measures again.")
+    ] = "",
     engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
     no_costs: Annotated[bool, typer.Option("--no-costs", help="Measures neither costs nor speeds this time.")] = False,
     shard: Annotated[str, typer.Option(metavar="3/8", help="Does one of several parts of the jobs.")] = "1/1",
@@ -295,13 +302,15 @@ def _run(
     from ablations.execution import driver
     from ablations.storage.files import StorageError
     from ablations.storage.locks import FolderInUse
+    from ablations.storage.schema import STATUSES
 
     if device not in ("auto", "cpu", "cuda"):
         _stop(f"--device {device}: allowed are auto, cpu, cuda")
     again = [status.strip() for status in retry.split(",") if status.strip()]
-    unknown = set(again) - {"failed", "oom", "diverged", "timeout"}
+    allowed = (*STATUSES, driver.DISTURBED)
+    unknown = set(again) - {*allowed}
     if unknown:
-        _stop(f"--retry {', '.join(sorted(unknown))}: allowed are failed, oom, diverged, timeout")
+        _stop(f"--retry {', '.join(sorted(unknown))}: allowed are {', '.join(allowed)}")
     read = _grid(grid, settings, seeds, max_jobs)
     for note in read.notes:
         _say(f"Note: {note}", err)
@@ -387,8 +396,10 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     aside = sorted(str(path.relative_to(folder)) for path in (folder / "records" / "damaged").glob("*"))
     ignored = [str(path.relative_to(folder)) for path in records.list_ignored(folder)]
     others = describe_others(found.others, found.manifest)
+    disturbed = _count_disturbed(folder, found.manifest)
     if as_json:
         told = {"worked_on_by": holder or None, "waits": waits, **counts, "begun": len(begun), "failures": failed}
+        told["disturbed"] = disturbed
         beside = {"damaged": damaged, "set_aside": aside, "ignored": ignored, "not_in_the_grid": others}
         print(json.dumps({**told, **beside, "made_by": made}, indent=1))
         return
@@ -400,6 +411,8 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
     if begun:
         _say(f"{len(begun)} begun: they go on from their checkpoints")
+    if disturbed:
+        _say(_describe_disturbed(disturbed))
     _say_causes(failed, _find_places(folder, found.manifest))
     for name in damaged:
         _say(f"  damaged, and counted as missing: {name}; `ablate run` sets it aside and runs the job again")
@@ -691,6 +704,9 @@ def _finish(folder: Path) -> int:
         _say(f"\n{count} not done" + (f"; `--retry {kinds}` runs them again:" if kinds else ":"), err)
         _say_causes(failed, _find_places(folder, frames.manifest), err)
     _say_missing(report.list_missing_letters(results))
+    disturbed = _count_disturbed(folder, frames.manifest)
+    if disturbed:
+        _say(f"\n{_describe_disturbed(disturbed)}")
     spent = report.describe_time(frames)
     if spent:
         _say(f"\n{spent}")
@@ -704,6 +720,17 @@ def _finish(folder: Path) -> int:
 def _say_missing(letters: str) -> None:
     if letters:
         _say(f"Figures show boxes in the place of {letters}: no installed font has them.", err)
+
+
+def _count_disturbed(folder: Path, manifest: Any) -> int:
+    from ablations.storage.disturbance import list_disturbed
+    from ablations.storage.manifest import MEASUREMENTS
+
+    return len(list_disturbed(folder, (job.id for job in manifest.jobs if job.kind in MEASUREMENTS)))
+
+
+def _describe_disturbed(count: int) -> str:
+    return f"{count} costs and speeds were disturbed while they were measured: `--retry disturbed` measures them again"
 
 
 def _find_places(folder: Path, manifest: Any) -> dict[str, str]:

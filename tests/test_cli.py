@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 
 import pytest
@@ -38,7 +39,10 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert (plan["runs"], plan["costs"]) == (6, 2)
     assert plan["variants"][0]["params"] > 0
     assert plan["variants"][0]["predicted_train_peak_memory_bytes"] > 0
-    assert "6 runs of 2 variants, 6 of them missing" in call("plan", path).output
+    said = call("plan", path, "--device", "cpu").output
+    assert "6 runs of 2 variants, 6 of them missing" in said
+    timed = r"They take (about|up to) .* seconds? with \d+ workers?, by a calibration on the base, scaled by MACs\."
+    assert re.search(timed, said)
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
 
 
@@ -165,6 +169,12 @@ def test_status_says_for_whom_a_job_waits(results):
     waiting.join()
     assert f"cost base waits for test, which has run of others of there (process {os.getpid()})\n" in said[0]
     assert json.loads(call("status", results, "--json").output)["waits"] == []
+
+
+def test_disturbed_measurements_are_counted_with_what_to_do(results):
+    said = "1 costs and speeds were disturbed while they were measured: `--retry disturbed` measures them again"
+    assert said in call("status", results).output
+    assert json.loads(call("status", results, "--json").output)["disturbed"] == 1
 
 
 def test_report_rebuilds_all_or_a_part(results):

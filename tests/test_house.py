@@ -15,14 +15,14 @@ PACKAGES = {
     "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet sources foreign presets "
     "registry counting __init__",
     "ablations": "metrics signals limits",
-    "ablations.storage": "files locks turns paths journal schema records sources manifest merging",
+    "ablations.storage": "files locks turns paths journal schema records disturbance sources manifest merging",
     "ablations ": "parts config environment",
     "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays own "
     "imagefolder published registry dataset augmentation",
     "ablations.grid": "toml model planning tuning problems schema fields probing variants matching trials reader",
     "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
-    "ablations.execution": "fresh engine local inline changes job display driver plan",
+    "ablations.execution": "fresh engine local inline changes job display driver estimate plan",
     "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values "
     "formats power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",

@@ -9,13 +9,10 @@ from typing import Any
 from ablations.config import models_of
 from ablations.environment import describe_networks
 from ablations.grid.model import Job
-from ablations.storage import files
+from ablations.storage import records
 from ablations.storage.manifest import MEASUREMENTS
 from ablations.storage.sources import list_changed
 from densenet import OwnConfig, describe_source
-
-OUTDATED = "outdated"
-"""The folder within records/ for measurements of a network whose source has changed. They are made again."""
 
 
 class SourceChanged(ValueError):
@@ -69,5 +66,4 @@ def list_classes(job: Job) -> list[str]:
 def set_outdated_aside(folder: Path, outdated: Sequence[str]) -> None:
     """Moves records of measurements to `outdated`/ beside them, so that they are made again. Raises StorageError."""
     for each in outdated:
-        place = folder / "records"
-        files.move(place / f"{each}.json", place / OUTDATED / f"{each}.json")
+        records.set_aside(folder / "records" / f"{each}.json", records.OUTDATED)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -57,8 +59,8 @@ class Board:
     finished: Counter[str] = field(default_factory=Counter)
     """The number of finished jobs of each kind."""
 
-    spent: Counter[str] = field(default_factory=Counter)
-    """Seconds that workers spent on finished jobs of each kind."""
+    lengths: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds that workers spent on each finished job, by kind."""
 
     running: dict[int, tuple[str, float]] = field(default_factory=dict)
     """Slot -> job and its start time."""
@@ -93,7 +95,7 @@ class Board:
             case Finished(status=status) | Lost(status=status):
                 seconds = self._leave(slot)
                 self.finished[work.kind] += 1
-                self.spent[work.kind] += seconds  # type: ignore[assignment]
+                self.lengths.setdefault(work.kind, []).append(seconds)
                 self.statuses[status] += 1
             case Ended() | Restarted():
                 self._leave(slot)
@@ -112,34 +114,61 @@ class Board:
         self.pace.pop(slot, None)
         return time.monotonic() - began
 
-    def seconds_left(self, workers: int) -> float | None:
-        """Estimates the remaining seconds from the mean time of each kind of job; None while a kind has no estimate."""
-        seconds = 0.0
+    def seconds_left(self, workers: int) -> tuple[float, float] | None:
+        """Estimates the remaining seconds as a range, which finished jobs narrow; None while a kind has no estimate."""
+        low = high = 0.0
         for kind, count in Counter(work.kind for work in self.works.values()).items():
             running = [time.monotonic() - began for key, began in self.running.values() if self.works[key].kind == kind]
             left = count - self.finished[kind]
             mean = self._mean_seconds(kind) if left else 0.0
             if mean is None:
                 return None
-            seconds += max(0.0, left * mean - sum(running)) / (1 if kind in MEASUREMENTS else workers)
-        return seconds
+            seconds = max(0.0, left * mean - sum(running)) / (1 if kind in MEASUREMENTS else workers)
+            spread = self._relative_spread(kind, left) if seconds else 0.0
+            low, high = low + seconds * (1 - spread), high + seconds * (1 + spread)
+        return low, high
+
+    def _relative_spread(self, kind: str, left: int) -> float:
+        """Returns half the range of the remaining seconds of a kind, divided by them: at least 10 %."""
+        lengths = self.lengths.get(kind, [])
+        if len(lengths) < 2:
+            return 0.25
+        variation = stdev(lengths) / fmean(lengths)
+        return min(0.5, max(0.1, variation * (1 / math.sqrt(len(lengths)) + 1 / math.sqrt(left))))
 
     def _mean_seconds(self, kind: str) -> float | None:
         """Returns the mean seconds of finished jobs of a kind, else an estimate from the running jobs, or None."""
-        if self.finished[kind]:
-            return self.spent[kind] / self.finished[kind]
+        if lengths := self.lengths.get(kind):
+            return fmean(lengths)
         whole = [pace for slot, pace in self.pace.items() if self.works[self.running[slot][0]].kind == kind]
-        return sum(whole) / len(whole) if whole else None
+        return fmean(whole) if whole else None
 
     def summary(self, workers: int) -> str:
-        """Returns `12 done, 2 running, 57 left; 1:10 so far, about 3:00 to go`."""
+        """Returns `12 done, 2 running, 57 left; 1:10 so far, about 3 to 4 minutes to go`."""
         done = sum(self.finished.values())
         left = len(self.works) - done - len(self.running)
         counts = [f"{count} {status}" for status, count in sorted(self.statuses.items())] or ["0 done"]
         to_go = self.seconds_left(workers)
-        rest = "time to go not known yet" if to_go is None else f"about {format_clock(to_go)} to go"
+        rest = "time to go not known yet" if to_go is None else f"{format_span(*to_go)} to go"
+        rest = rest if len(self.works) > done else "nothing to go"
         so_far = format_clock(time.monotonic() - self.clock)
         return f"{', '.join(counts)}, {len(self.running)} running, {left} left; {so_far} so far, {rest}"
+
+
+UNITS = (("seconds", 1), ("minutes", 60), ("hours", 60 * 60), ("days", 24 * 60 * 60))
+"""Units of time in seconds. The largest one is taken of which the time has more than two."""
+
+
+def format_span(low: float, high: float) -> str:
+    """Returns a range of seconds in words: `about 5 to 7 hours`, `about 3 minutes`, `up to 1 second`."""
+    if high < 1:
+        return "up to 1 second"
+    unit, length = next((name, size) for name, size in reversed(UNITS) if high >= 2 * size or size == 1)
+    least, most = round(low / length), max(1, round(high / length))
+    unit = unit if most > 1 else unit.removesuffix("s")
+    if least in (0, most):
+        return f"{'about' if least else 'up to'} {most} {unit}"
+    return f"about {least} to {most} {unit}"
 
 
 def format_clock(seconds: float) -> str:

@@ -42,6 +42,7 @@ from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.limits import count_cores
 from ablations.storage import files, locks, manifest, records
+from ablations.storage.disturbance import list_disturbed
 from ablations.storage.journal import Note, open_journal
 from ablations.storage.manifest import MEASUREMENTS, Manifest, NotResults, list_foreign
 from ablations.storage.paths import cache_folder
@@ -114,6 +115,9 @@ class Shard:
         return int(job, 16) % self.count == self.number - 1
 
 
+DISTURBED = "disturbed"
+"""What `retry` contains if measurements that were disturbed are to be made again."""
+
 WHOLE = Shard()
 """All jobs."""
 
@@ -142,6 +146,7 @@ def work(
 ) -> GridOutcome:
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
+    If `retry` contains DISTURBED, it also makes disturbed measurements again.
     With `measure` False it measures neither costs nor speeds. It does only the jobs of its shard.
 
     SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
@@ -156,7 +161,11 @@ def work(
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
         whole, damaged = _survey(folder)
-        outdated = find_outdated(list_jobs(grid, where, _choose(grid, whole, folder)), whole, folder)
+        jobs = list_jobs(grid, where, _choose(grid, whole, folder))
+        outdated = find_outdated(jobs, whole, folder)
+        if DISTURBED in retry and measure:
+            measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and shard.has(job.id)]
+            outdated += [each for each in list_disturbed(folder, measurements) if each not in outdated]
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
         set_outdated_aside(folder, outdated)
         whole = {name: found for name, found in whole.items() if name not in outdated}

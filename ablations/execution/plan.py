@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,28 +11,19 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ablations.config import CostConfig, RunConfig, SpeedConfig, Variant
+from ablations.config import CostConfig, Variant
 from ablations.environment import describe_machine
 from ablations.execution.changes import find_outdated
-from ablations.grid.model import Choices, Grid, Job, list_cost_ids, list_jobs
+from ablations.execution.estimate import estimate
+from ablations.grid.model import Choices, Grid, list_cost_ids, list_jobs
 from ablations.grid.planning import list_awaited
 from ablations.grid.tuning import choose
 from ablations.limits import measure_memory
 from ablations.metrics import METRICS
 from ablations.profiling import counts, memory
-from ablations.profiling.subject import Subject
-from ablations.profiling.timing import measure_time
 from ablations.storage import records
+from ablations.storage.disturbance import describe_disturbance
 from densenet import find_published
-
-CALIBRATION_SECONDS = 1.0
-"""The most seconds that timing each kind of step of the base may take, if a variant has no cost on record."""
-
-COST_SECONDS, COST_STEPS = 5.0, 20
-"""The assumed work of measuring a variant without a record: seconds, and steps of training and of inference."""
-
-SPEED_SECONDS, SPEED_STEPS = 0.8, 8
-"""The assumed work of measuring one side of a comparison of speed in one round, which has its own process."""
 
 Row = dict[str, Any]
 """A variant of a plan: values by the keys of METRICS, and notes."""
@@ -94,12 +84,14 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
         "missing_tuning_runs": len(trials),
         "missing_costs": len(unmeasured),
         "missing_speeds": len(speeds),
+        "disturbed": len({job.id for job in everything if job.id in whole and describe_disturbance(whole[job.id])}),
     }
     if not counts_only:
         _warn_of_memory(entries, device)
-        result["seconds"], result["timed_by"] = _seconds(
-            settled, entries, recorded, slots, unmeasured, [*trials, *speeds]
-        )
+        earlier = ((job, whole[job.id]) for job in everything if job.id in whole)
+        time = estimate(settled, entries, recorded, slots, unmeasured, [*trials, *speeds], earlier)
+        result |= {"seconds": time.seconds, "seconds_low": time.low, "seconds_high": time.high, "timed_by": time.by}
+        result["workers"] = len(slots)
     return result
 
 
@@ -131,81 +123,3 @@ def _warn_of_memory(entries: list[Row], device: torch.device) -> None:
             entry["does_not_fit"] = (
                 f"its training step needs more than the {there / 2**30:,.1f} GiB of this {device.type}"
             )
-
-
-def _seconds(
-    grid: Grid,
-    entries: list[Row],
-    recorded: Mapping[str, Any],
-    slots: list[str],
-    unmeasured: list[str],
-    others: list[Job],
-) -> tuple[float | None, str]:
-    """Returns the seconds of the missing jobs, or None if they cannot be estimated, and the source of the estimate."""
-    rates = {name: _rates(record) for name, record in recorded.items()}
-    guessed = [entry for entry in entries if entry["variant"] not in rates and "macs" in entry]
-    if not unmeasured and not others and not any(entry["missing_runs"] for entry in entries):
-        guessed = []
-    by = "costs on record"
-    if guessed:
-        try:
-            calibrated = _calibrate(grid.cost(grid.base), torch.device(slots[0]))
-        except Exception:  # the base cannot run, which its own entry reports
-            return None, "nothing: the base could not be timed"
-        base_macs = entries[0].get("macs") or float("nan")
-        share = {entry["variant"]: entry["macs"] / base_macs for entry in guessed}
-        rates |= {name: (calibrated[0] * factor, calibrated[1] * factor) for name, factor in share.items()}
-        by = "a calibration on the base, scaled by MACs" + (", and costs on record" if recorded else "")
-    runs = sum(
-        entry["missing_runs"] * _run_seconds(grid, grid.variants[entry["variant"]], *rates[entry["variant"]])
-        for entry in entries
-        if entry["variant"] in rates
-    )
-    runs += sum(
-        _run_seconds(grid, job.config.variant, *rates[job.variant], tested=False)
-        for job in others
-        if isinstance(job.config, RunConfig) and job.variant in rates
-    )
-    known = [(grid.cost(grid.variants[name]), sum(rate)) for name, rate in rates.items()]
-    speeds = sum(
-        job.config.rounds * (SPEED_SECONDS + SPEED_STEPS * side.batch_size * _find_rate(known, side))
-        for job in others
-        if isinstance(job.config, SpeedConfig)
-        for side in (job.config.level, job.config.base)
-    )
-    costs = sum(
-        COST_SECONDS + COST_STEPS * grid.variants[name].train.batch_size * sum(rates.get(name, (0.0, 0.0)))
-        for name in unmeasured
-    )
-    return runs / len(slots) + costs + speeds, by
-
-
-def _find_rate(known: list[tuple[CostConfig, float]], side: CostConfig) -> float:
-    """Returns the seconds of training and of inference per image; 0 if they are not known."""
-    return next((rate for config, rate in known if config == side), 0.0)
-
-
-def _rates(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Returns the measured seconds of training and of inference per image."""
-    measured = record["measured"]
-    return 1 / measured["train_images_per_second"], 1 / measured["inference_images_per_second"]
-
-
-def _calibrate(config: CostConfig, device: torch.device) -> tuple[float, float]:
-    subject = Subject(config, device)
-    train, infer = (
-        measure_time(step, device, CALIBRATION_SECONDS, warmup=1, fewest=2).median
-        for step in (subject.train, subject.infer)
-    )
-    return train / config.batch_size, infer / config.batch_size
-
-
-def _run_seconds(grid: Grid, variant: Variant, train: float, infer: float, tested: bool = True) -> float:
-    """Returns the seconds of one training and its evaluations."""
-    data, config = grid.datasets[variant.data], variant.train
-    steps = config.total_steps(data.train_images)
-    epochs = math.ceil(steps / config.steps_per_epoch(data.train_images))
-    evaluations = math.ceil(epochs / config.evaluation_interval)  # the last epoch is always evaluated
-    looked_at = evaluations * data.validation_images
-    looked_at += (evaluations if config.test_curve else 1) * data.test_images if tested else 0
-    return steps * config.batch_size * train + looked_at * infer

@@ -24,6 +24,7 @@ from ablations.metrics import METRICS
 from ablations.report.mixing import MIXED, Source, find_mixed, read_source
 from ablations.report.ratios import compare_rounds
 from ablations.storage import records
+from ablations.storage.disturbance import describe_rounds
 from ablations.storage.manifest import Fields, Manifest, VariantEntry
 from ablations.storage.paths import expand
 
@@ -514,17 +515,8 @@ def _compare(record: Fields) -> Fields:
         level, base = ([each[side][key] for each in rounds] for side in ("level", "base"))
         ratio = compare_rounds(level, base)
         row |= {f"{key}_ratio": ratio.median, f"{key}_low": ratio.low, f"{key}_high": ratio.high}
-        row[f"{key}_disturbed"] = _describe_disturbance(metric.disturbed, rounds)
+        row[f"{key}_disturbed"] = describe_rounds(metric.disturbed, rounds)
     return {**row, "disturbed": next(filter(None, (row[f"{key}_disturbed"] for key in _TIMED)), "")}
-
-
-def _describe_disturbance(field: str, rounds: list[Fields]) -> str:
-    """Returns what disturbed a measure in at least half of the rounds: fewer only widen the interval of the median."""
-    found = [each["base"][field] or each["level"][field] for each in rounds]
-    reasons = [reason for reason in found if reason]
-    if 2 * len(reasons) < len(rounds):
-        return ""
-    return f"{len(reasons)} of {len(rounds)} rounds were disturbed, for example: {reasons[0]}"
 
 
 def _list_epochs(manifest: Manifest, whole: Fields) -> list[tuple[Any, ...]]:

@@ -32,6 +32,10 @@ NAME, ATTEMPT = re.compile("[0-9a-f]{16}\\.json"), re.compile("[0-9a-f]{16}-([0-
 """The names of records and of notes of failures. No other file in their folders is one."""
 
 
+DAMAGED, OUTDATED = "damaged", "outdated"
+"""The folders within records/ for damaged records, and for whole ones that were made again."""
+
+
 class Damaged(ValueError):
     """The file is not a record as it was published."""
 
@@ -177,7 +181,9 @@ def list_ignored(folder: Path) -> list[Path]:
     return [
         path
         for path in _list_files(folder / "records")
-        if not NAME.fullmatch(path.name) and not files.TEMPORARY.fullmatch(path.name) and path.name != "damaged"
+        if not NAME.fullmatch(path.name)
+        and not files.TEMPORARY.fullmatch(path.name)
+        and path.name not in (DAMAGED, OUTDATED)
     ]
 
 
@@ -231,9 +237,9 @@ def _read(path: Path) -> Record:
     return record
 
 
-def set_aside(path: Path) -> Path:
-    """Moves a damaged record to `damaged`/ beside it, and returns its new path."""
-    place = path.parent / "damaged" / path.name
+def set_aside(path: Path, folder: str = DAMAGED) -> Path:
+    """Moves a record to a folder beside it, and returns its new path. Replaces no record that is there."""
+    place = path.parent / folder / path.name
     number = 0
     while place.exists():
         number += 1

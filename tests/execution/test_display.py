@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from ablations.execution.display import Board, Work, format_clock, print_rows, show
+from ablations.execution.display import Board, Work, format_clock, format_span, print_rows, show
 from ablations.execution.engine import Broken, Finished, Kept, Lost, Restarted, Started, Stopped, Task, Told, Waiting
 from ablations.training.events import Epoch, Progress
 
@@ -62,7 +62,35 @@ def test_the_board_tells_what_is_running_and_how_long_it_will_take():
     assert "1 done, 1 running, 1 left" in board.summary(2)
     for event in EVENTS[7:]:
         board.update(event)
-    assert board.seconds_left(2) == 0.0
+    assert board.seconds_left(2) == (0.0, 0.0)
+
+
+def test_finished_jobs_correct_the_estimate():
+    """Five runs of a mean of 100 seconds. The range is their mean with 25 %, then with what they differ by."""
+    board = Board({str(number): Work(f"base, seed {number}", "run", 4) for number in range(6)})
+    board.finished["run"], board.lengths["run"] = 1, [100.0]
+    assert board.seconds_left(1) == (375.0, 625.0)
+    board.finished["run"], board.lengths["run"] = 2, [100.0, 100.0]
+    assert board.seconds_left(2) == pytest.approx((180.0, 220.0))
+    board.lengths["run"] = [80.0, 120.0]
+    spread = 0.4 * 0.5**0.5 * (0.5**0.5 + 0.5)
+    assert board.seconds_left(2) == pytest.approx((200 * (1 - spread), 200 * (1 + spread)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (5 * 3600, 6.7 * 3600, "about 5 to 7 hours"),
+        (0.2, 0.4, "up to 1 second"),
+        (3, 3, "about 3 seconds"),
+        (100, 130, "about 2 minutes"),
+        (100, 250, "about 2 to 4 minutes"),
+        (1700, 7300, "up to 2 hours"),
+        (5 * 86400, 7 * 86400, "about 5 to 7 days"),
+    ],
+)
+def test_a_range_of_time_has_a_unit(low, high, text):
+    assert format_span(low, high) == text
 
 
 def test_clock():

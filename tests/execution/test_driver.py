@@ -9,7 +9,7 @@ import os
 from collections import Counter
 
 import pytest
-from conftest import MACHINE, TINY, context, write_grid
+from conftest import MACHINE, TINY, context, fabricate, write_grid
 from rich.console import Console
 
 from ablations.cli import SHIPPED
@@ -156,6 +156,21 @@ def test_a_call_does_its_shard_alone_and_the_runs_of_a_tuned_grid_follow(tmp_pat
         assert (outcome.awaited, outcome.total) == (2, 8)
         given += engine.given
     assert sorted(given) == sorted(job.id for job in list_jobs(grid, MACHINE))
+
+
+def test_disturbed_measurements_are_made_again_on_request(tiny, tmp_path):
+    """The old record is kept, also the second time."""
+    folder, (_, wide) = tmp_path / "out", [job for job in list_jobs(tiny, MACHINE) if job.kind == "cost"]
+    for time in (1, 2):
+        fabricate(folder, tiny)
+        engine = Recording()
+        driver.work(tiny, folder, engine, (), Console(quiet=True))
+        driver.work(tiny, folder, engine, [driver.DISTURBED], Console(quiet=True), measure=False)
+        assert engine.given == []
+        driver.work(tiny, folder, engine, [driver.DISTURBED], Console(quiet=True))
+        assert engine.given == [wide.id]
+        assert len(list((folder / "records" / "outdated").iterdir())) == time
+    assert records.list_ignored(folder) == []
 
 
 def test_an_engine_that_is_not_there_is_told():
