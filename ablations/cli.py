@@ -362,6 +362,7 @@ def report(
 def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
     """Rebuilds the reports of one results folder, or a part of them; with `bare`, its figures for a paper too."""
     from ablations.report import page as reports
+    from ablations.report.answers import tell_gaps
     from ablations.report.plotting.figures import write_figures
     from ablations.report.results import analyse
 
@@ -372,7 +373,11 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
         paths += write_figures(results, bare=True) if bare else []
     except OSError as error:
         _stop(str(error))
-    _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
+    done = {name: f"{(frame.status == 'done').sum()} of {len(frame)} {name}" for name, frame in frames.jobs().items()}
+    _say(f"{folder}: {len(paths)} files rebuilt from {', '.join(done.values())}.")
+    for study in results.studies:
+        for sentence in tell_gaps(study):
+            _say(f"  {study.name}: {sentence}")
 
 
 @app.command()
@@ -395,6 +400,8 @@ def cite(
         _stop(str(error))
     if form in marks:
         _say(marks[form])
+        for note in citations.tell_seeds(results, study, level, metric)[1:]:
+            _say(f"Note: {note}", err)
     elif form == "text":
         _say(f"{found}\nMarks for a text that lies in this directory (the folder is relative to the text's own):")
         _say("\n".join(marks.values()))
