@@ -373,8 +373,10 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
         paths += write_figures(results, bare=True) if bare else []
     except OSError as error:
         _stop(str(error))
-    done = {name: f"{(frame.status == 'done').sum()} of {len(frame)} {name}" for name, frame in frames.jobs().items()}
-    _say(f"{folder}: {len(paths)} files rebuilt from {', '.join(done.values())}.")
+    names = {"tuning": "trials", "speeds": "comparisons of speed"}
+    done = [f"{(frame.status == 'done').sum()} of {len(frame)} {names.get(kind, kind)}"
+            for kind, frame in frames.jobs().items()]  # fmt: skip
+    _say(f"{folder}: {len(paths)} files rebuilt from {', '.join(done)}.")
     for study in results.studies:
         for sentence in tell_gaps(study):
             _say(f"  {study.name}: {sentence}")
