@@ -494,6 +494,7 @@ def report(
 def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
     """Rebuilds the reports of one results folder, or a part of them; with `bare`, its figures for a paper too."""
     from ablations.report import page as reports
+    from ablations.report.answers import tell_gaps
     from ablations.report.plotting.figures import write_figures
     from ablations.report.results import analyse
 
@@ -505,7 +506,13 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
     except OSError as error:
         _stop(str(error))
     _say_missing(reports.list_missing_letters(results))
-    _say(f"{folder}: {len(paths)} files rebuilt from {len(frames.runs)} runs and {len(frames.costs)} costs.")
+    names = {"tuning": "trials", "speeds": "comparisons of speed"}
+    done = [f"{(frame.status == 'done').sum()} of {len(frame)} {names.get(kind, kind)}"
+            for kind, frame in frames.jobs().items()]  # fmt: skip
+    _say(f"{folder}: {len(paths)} files rebuilt from {', '.join(done)}.")
+    for study in results.studies:
+        for sentence in tell_gaps(study):
+            _say(f"  {study.name}: {sentence}")
 
 
 @app.command()
@@ -528,6 +535,8 @@ def cite(
         _stop(str(error))
     if form in marks:
         _say(marks[form])
+        for note in citations.tell_seeds(results, study, level, metric)[1:]:
+            _say(f"Note: {note}", err)
     elif form == "text":
         _say(f"{found}\nMarks for a text that lies in this directory (the folder is relative to the text's own):")
         _say("\n".join(marks.values()))

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from conftest import MACHINE, ROOT, TINY, write_grid
+from conftest import MACHINE, ROOT, TINY, fabricate, write_grid
 from typer.testing import CliRunner
 
 from ablations.cli import _finish, app
@@ -178,13 +178,36 @@ def test_disturbed_measurements_are_counted_with_what_to_do(results):
 
 
 def test_report_rebuilds_all_or_a_part(results):
-    assert "9 files rebuilt" in call("report", results, "--only", "figures").output
+    assert "9 files rebuilt from 6 of 6 runs, 2 of 2 costs." in call("report", results, "--only", "figures").output
     assert (results / "figures" / "growth_rate.svg").exists()
     assert not (results / "tables").exists()
     assert call("report", results, "--only", "pictures").exit_code == 2
     assert call("report", results).exit_code == 0
     assert (results / "report.html").exists()
     assert (results / "tables" / "growth_rate.tex").exists()
+
+
+def test_report_and_cite_say_what_is_missing(tmp_path, tiny):
+    fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1", "growth_rate 8"))
+    told = call("report", tmp_path / "r", "--only", "tables").output
+    assert "files rebuilt from 5 of 6 runs, 1 of 2 costs." in told
+    assert "  growth_rate: 1 of 6 runs has no result: 1 missing." in told
+    assert "  growth_rate: 1 of 2 measurements of costs has no result: 1 missing." in told
+    mark = call("cite", tmp_path / "r", "growth_rate", 8, "test_accuracy", "--as", "latex")
+    assert mark.stdout == "\\ablate{growth_rate}{8}{test_accuracy}\n"
+    assert mark.stderr == "Note: Incomplete: growth_rate 8 has 2 of 3 seeds (1 missing).\n"
+
+
+def test_table_prints_the_chosen_columns(results):
+    text = call("table", results, "growth_rate", "--columns", "accuracy, params", "--short").stdout
+    assert "| 8 | 93.00 ± 0.87 | 2,000 |\n" in text
+    assert text.startswith(f"<!-- ablate {results} growth_rate --columns accuracy,params --short -->\n")
+    assert "level,is_base,params,params_change\n" in call(
+        "table", results, "growth_rate", "--columns", "params", "--format", "csv"
+    ).stdout  # fmt: skip
+    wrong = call("table", results, "growth_rate", "--columns", "accuracy,parms")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "unknown columns: 'parms'; growth_rate has n, accuracy, change," in " ".join(wrong.stderr.split())
 
 
 def test_failed_jobs_are_told_and_the_exit_code_is_1(results, tiny, capsys):

@@ -42,7 +42,7 @@ def answer(study: StudyResult) -> list[str]:
             _tell_edges(study),
             _tell_span(others),
         ]
-    return [sentence for sentence in [*sentences, *_tell_gaps(study)] if sentence]
+    return [sentence for sentence in [*sentences, *tell_gaps(study)] if sentence]
 
 
 # Accuracy: a sentence for each kind of verdict
@@ -388,7 +388,7 @@ def _say_range(changes: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys(map(_say_percent, (min(changes), max(changes)))))
 
 
-def _tell_gaps(study: StudyResult) -> list[str]:
+def tell_gaps(study: StudyResult) -> list[str]:
     """Returns `2 of 18 runs have no result: 1 diverged, 1 missing.`, and such a sentence for costs."""
     costs = [level.cost_status for level in study.levels]
     sentences = []

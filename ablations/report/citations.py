@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ablations.metrics import METRICS
+from ablations.metrics import COSTS, METRICS
 from ablations.report.captions import describe_provenance
+from ablations.report.comparison import describe_not_done
 from ablations.report.formats import list_latex_parts, render_latex, render_macros, render_markdown, render_numbers
 from ablations.report.frames import load
 from ablations.report.marks import (
@@ -95,7 +96,35 @@ def describe(results: Results, study: str, level: str, metric: str) -> str:
     text, entry = find_value(results, study, level, metric), METRICS.get(metric)
     meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED.get(metric, f"train.{metric}, as tuning chose it")
     lines = [f"{text} {entry.unit if entry else ''}".rstrip(), meaning, *_say_disturbed(results, study, level, metric)]
-    return "\n".join([*lines, describe_provenance(results.frames)])
+    lines.append(" ".join(tell_seeds(results, study, level, metric)))
+    shown = [metric] if metric in COSTS else []
+    return "\n".join(filter(None, [*lines, describe_provenance(results.frames, shown)]))
+
+
+COMPARED = ("change", "change_low", "change_high", "p", "p_corrected", "verdict", "smallest_difference",
+            "seeds_for_change", "seeds_for_margin")  # fmt: skip
+"""Values of a comparison, of which the base has a part. The first three stand after `test_accuracy_`."""
+
+
+def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[str]:
+    """Returns of how many seeds a value is, then whose seeds are not all done; an empty list for what no run gives.
+
+    An effect is of all levels.
+    """
+    known = metric in METRICS or metric in DERIVED
+    if not known or metric == "published_error" or any(metric.startswith(key) for key in COSTS):
+        return []
+    levels = results.study(study).levels
+    own = [each for each in levels if each.level == level] or [*levels]
+    number = min(each.n for each in own)
+    base = [each for each in levels if each.is_base and metric.removeprefix("test_accuracy_") in COMPARED]
+    gaps = [
+        f"{each.phrase} has {each.n} of {each.n + sum(each.not_done.values())} seeds "
+        f"({describe_not_done(each.not_done)})"
+        for each in {each.level: each for each in [*own, *base]}.values()
+        if each.not_done
+    ]
+    return [f"Of {number} seed{'s' * (number != 1)}.", *([f"Incomplete: {'; '.join(gaps)}."] if gaps else [])]
 
 
 def _say_disturbed(results: Results, study: str, level: str, metric: str) -> list[str]:

@@ -6,6 +6,7 @@ import errno
 import os
 
 import pytest
+from conftest import fabricate
 
 from ablations.report import citations
 from ablations.report.formats import write_tables
@@ -82,6 +83,18 @@ def test_a_value_comes_with_its_provenance(results):
     assert "commit 0123456789ab" in lines[2]
     lines = citations.describe(analyse(load(results)), "growth_rate", "8", "test_accuracy_change").splitlines()
     assert lines[:2] == ["+2.0", "change of the mean against the base, in points"]
+
+
+def test_a_value_of_fewer_seeds_than_planned_says_so(tmp_path, tiny):
+    def lines(metric, level="8"):
+        return citations.describe(analyse(load(tmp_path / "r")), "growth_rate", level, metric).splitlines()[2:]
+
+    fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1",))
+    missing = "Of 2 seeds. Incomplete: growth_rate 8 has 2 of 3 seeds (1 missing)."
+    assert lines("test_accuracy")[0] == lines("p")[0] == missing
+    assert "; 2 to 3 of 3 seeds." in lines("test_accuracy")[1]
+    assert lines("test_accuracy", level="4")[0] == "Of 3 seeds."
+    assert lines("params")[0].startswith("Data: digits"), "a cost has no seeds"
 
 
 def test_a_disturbed_value_says_so(results):

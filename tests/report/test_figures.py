@@ -252,6 +252,20 @@ def test_the_overview_shows_means_and_names_the_front(results):
     assert [text.get_text() for text in figure.axes[0].texts] == ["base", "growth_rate 8"]
 
 
+def test_a_trade_marks_disturbed_times_and_compares_none_with_a_disturbed_base(product):
+    base = next(level.variant for level in product.manifest.levels() if level.is_base)
+    calm = texts(draw(trade, product))
+    assert "× the base's time" in calm
+    assert not any("†" in text for text in calm)
+    product.costs.loc[product.costs.variant == base, "train_disturbed"] = "other processes used 0.9 cores"
+    figure = draw(trade, product)
+    found = texts(figure)
+    assert "× the base's time" not in found
+    assert "× the base's memory" in found
+    assert found.count("none†") == 1
+    assert "† Disturbed by other load, or unsteady." in " ".join(found).replace("\n", " ")
+
+
 def test_costs_that_are_as_good_as_equal_have_ticks_apart(tmp_path, tiny):
     def edit(job, record):
         if job.kind == "cost":

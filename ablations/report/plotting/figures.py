@@ -2,7 +2,8 @@
 
 A study `x` has `x` (accuracy and costs by level) and `x.curves`, and if they apply, `x.map` (two axes or more),
 `x.trade` (checkpointing) and `x.tuning`. All are drawn at the width at which they are printed: the text of a page, or
-one of two columns. A new figure needs a module with a function `draw`, an entry in DRAWN, and a line in `list_stems`.
+one of two columns. A new figure needs a module with a function `draw` of a study and a look, an entry in DRAWN, and a
+line in `list_stems`.
 """
 
 from __future__ import annotations

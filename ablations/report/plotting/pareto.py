@@ -45,7 +45,8 @@ def draw(results: Results, look: Look = PAGE) -> Figure:
         key.append(style.make_dot("o", GREY, "not all of its seeds", markerfacecolor="white"))
     if data[[f"{each}_disturbed" for each in style.PANELS]].any(axis=None):
         key.append(style.make_dot("x", GREY, "disturbed by other load, so not on the front"))
-    small = (*_say_more(results, data), describe_provenance(frames, style.PANELS))
+    drawn = [each for each, (_, points) in zip(style.PANELS, fronts, strict=True) if len(points)]
+    small = (*_say_more(results, data), describe_provenance(frames, drawn))
     style.frame_figure(figure, look, "What does accuracy cost?", small, key)
     for panel, (front, points) in zip(axes.flat, fronts, strict=True):
         panel.set_title(style.name_points(panel, front, points), **NOTE)

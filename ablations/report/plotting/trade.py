@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -52,6 +53,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     _add_base_scales(axes, known)
     small = (
         "Bars: interquartile range of the step's time.",
+        "† Disturbed by other load, or unsteady." if known.disturbed.any() else "",
         f"Not measured: {list_names(absent)}." if absent else "",
         f"The first {MOST_LINES} of {len(groups)} lines are shown." if len(groups) > MOST_LINES else "",
         describe_provenance(study.frames, SHOWN, ["costs"]),
@@ -69,30 +71,37 @@ def _find_points(study: StudyResult) -> pd.DataFrame:
     x = 1e3 * rows["train.batch_size"] / rows.train_images_per_second
     values = [level.values for level in study.levels]
     others = [axis for axis in (study.entry.axes if study.entry else ()) if axis != CHECKPOINT]
+    disturbed = [level.costs["train_images_per_second"].disturbed for level in study.levels]
     return rows.assign(
         x=x,
         y=rows.train_peak_memory_bytes / METRICS["train_peak_memory_bytes"].scale,
         iqr=x * rows[METRICS["train_images_per_second"].spread].astype(float).fillna(0),
-        name=[level_text(each.get(CHECKPOINT, "base")) for each in values],
+        disturbed=disturbed,
+        name=[
+            level_text(each.get(CHECKPOINT, "base")) + "†" * mark for each, mark in zip(values, disturbed, strict=True)
+        ],
         group=[", ".join(f"{name_axis(axis)} = {level_text(each.get(axis))}" for axis in others) for each in values],
     )
 
 
 def _add_base_scales(axes: Axes, points: pd.DataFrame) -> None:
-    """Adds scales above and to the right, in units of the base's time and memory."""
+    """Adds scales above and to the right, in units of the base's time and memory; none of a time that was disturbed."""
     if points.empty:
         style.say_empty(axes, "nothing measured")
     base = points[points.is_base]
-    for x, y in zip(base.x.astype(float), base.y.astype(float), strict=True):
-        above = axes.secondary_xaxis("top", functions=_scale_by(x))
+    for x, y, disturbed in zip(base.x.astype(float), base.y.astype(float), base.disturbed, strict=True):
         right = axes.secondary_yaxis("right", functions=_scale_by(y))
-        above.set_xlabel("× the base's time")
         right.set_ylabel("× the base's memory")
-        for axis in (above.xaxis, right.yaxis):
+        axes.axhline(y, **REFERENCE)
+        scales: list[Axis] = [right.yaxis]
+        if not disturbed:
+            above = axes.secondary_xaxis("top", functions=_scale_by(x))
+            above.set_xlabel("× the base's time")
+            axes.axvline(x, **REFERENCE)
+            scales.append(above.xaxis)
+        for axis in scales:
             axis.set_major_locator(ticker.MaxNLocator(5))
             axis.set_tick_params(length=0, labelsize=6.5)
-        axes.axvline(x, **REFERENCE)
-        axes.axhline(y, **REFERENCE)
 
 
 def _scale_by(unit: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
