@@ -234,7 +234,7 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         with locks.lock_device(device, task.exclusive, lambda: send("waiting")) as waited:
             send("begun")
             if task.stoppable:
-                for number in (signal.SIGTERM, signal.SIGHUP):
+                for number in set(STOPPING) - {signal.SIGINT}:
                     signal.signal(number, lambda number, _: asked.append(number))
             context = Context(
                 device, started + waited, partial(send, "told"), partial(send, "kept"), lambda: bool(asked), "fork"
