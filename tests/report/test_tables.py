@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, study_of, texts_of, write_grid
 from scipy import stats
@@ -20,7 +22,14 @@ from ablations.report import results as analysis
 from ablations.report import tables
 from ablations.report.answers import answer
 from ablations.report.captions import explain_table
-from ablations.report.formats import escape_latex, escape_markdown, render_latex, render_macros, write_tables
+from ablations.report.formats import (
+    escape_latex,
+    escape_markdown,
+    render_csv,
+    render_latex,
+    render_macros,
+    write_tables,
+)
 from ablations.report.frames import load
 from ablations.report.results import analyse
 from ablations.report.tables import make_effects_table, make_overall_table, make_study_table, shorten
@@ -463,3 +472,9 @@ def test_a_metric_of_runs_is_a_column_and_can_be_cited(tmp_path, tiny, monkeypat
     assert values["growth_rate", "4", "last_loss"] == "0.400"
     assert values["growth_rate", "4", "last_loss_sd"] == "0.100"
     assert ("growth_rate", "8", "last_loss") not in values
+
+
+def test_levels_that_are_named_like_missing_values_come_back_as_the_documentation_says():
+    frame = pd.DataFrame({"level": ["NA", "None", "null", "nan"], "accuracy": [1.5, None, 2.5, 3.5]})
+    back = pd.read_csv(io.BytesIO(render_csv(frame)), keep_default_na=False, na_values=[""])
+    pd.testing.assert_frame_equal(back, frame)
