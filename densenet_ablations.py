@@ -51,7 +51,7 @@ def prepare_surroundings() -> None:
 
 def main() -> None:
     """Run the command `ablate`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(75))  # while all is imported there is nothing to keep
     prepare_output()

@@ -6,7 +6,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Batch systems send one of the last two before the time of a job ends, where a user asks them to."""
 
 
 def handle_stop_signals(handler: Callable[..., Any]) -> dict[signal.Signals, Any]:

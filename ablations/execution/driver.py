@@ -149,7 +149,7 @@ def work(
     If `retry` contains DISTURBED, it also makes disturbed measurements again.
     With `measure` False it measures neither costs nor speeds. It does only the jobs of its shard.
 
-    SIGTERM, SIGHUP and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
+    Stop signals and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
     WrongFolder if the folder holds another grid or files of something else, FolderInUse if another process works on the
     folder, SourceChanged if a user's network is not the one of earlier runs, StorageError if the folder cannot be

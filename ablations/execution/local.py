@@ -268,7 +268,7 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         with lock_device(device, task.exclusive, partial(send, "waiting"), task.purpose) as turn:
             send("begun")
             if task.stoppable:
-                for number in (signal.SIGTERM, signal.SIGHUP):
+                for number in set(STOPPING) - {signal.SIGINT}:
                     signal.signal(number, lambda number, _: asked.append(number))
             tell, keep = partial(send, "told"), partial(send, "kept")
             context = Context(

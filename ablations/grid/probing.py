@@ -51,8 +51,9 @@ def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
     """Tries a user's network on two images. Networks of other families are not tried.
 
     Raises ValueError for a network that would train, but not as it seems to: layers that are no parameters of it, for
-    example in a list, are never trained, counted or saved; scores of another number than classes; lazy layers, whose
-    sizes the first batch decides; no parameter that is trained. All other errors are left to the job.
+    example in a list, are never trained, counted or saved; scores of another number than classes; probabilities in
+    place of scores; lazy layers, whose sizes the first batch decides; no parameter that is trained; scores that are
+    drawn at random in eval mode, too. All other errors are left to the job.
     """
     if not isinstance(model, OwnConfig):
         return
@@ -61,18 +62,32 @@ def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
             network = build(model).train()
             images = torch.randn(2, model.in_channels, *image_size)
             lazy = any(map(is_lazy, (*network.parameters(), *network.buffers())))
-            scores = None if lazy else network(images)
+            results = []
+            if not lazy:
+                results.append(network(images))
+                with torch.no_grad():
+                    results += [network.eval()(images) for _ in range(2)]
         except (Exception, SystemExit):  # a network may raise anything; its job reports it
             return
     if lazy:
         raise ValueError(f"{model.family} has lazy layers, whose sizes only the first batch decides: state the sizes")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"{model.family} has no parameter that is trained")
-    if not isinstance(scores, Tensor) or scores.dim() != 2:
-        return  # the first step tells it
+    if all(isinstance(each, Tensor) and each.dim() == 2 for each in results):  # else the first step tells it
+        _check_scores(model, network, *results)
+
+
+def _check_scores(model: OwnConfig, network: nn.Module, scores: Tensor, test: Tensor, again: Tensor) -> None:
+    """Raises ValueError if the scores of a training and of two tests of the same images are not what they should be."""
     if scores.shape[1] != model.num_classes:
         rule = "its constructor is given num_classes for that"
         raise ValueError(f"{model.family} gives {scores.shape[1]} scores for {model.num_classes} classes: {rule}")
+    if (scores >= 0).all() and torch.allclose(scores.sum(1), torch.ones_like(scores[:, 0]), atol=1e-4):
+        rule = "leave the softmax out, because the loss has one"
+        raise ValueError(f"{model.family} gives probabilities in place of scores: {rule}")
+    if not torch.allclose(test, again, equal_nan=True):
+        rule = "a functional dropout, for example, needs training=self.training"
+        raise ValueError(f"{model.family} gives other scores when it is tested on the same images again: {rule}")
     known = set(map(id, network.parameters()))
     hidden = [tensor for tensor in _list_trained(scores) if id(tensor) not in known]
     if hidden:

@@ -75,6 +75,12 @@ def test_a_damaged_image_is_never_taken_for_a_whole_one():
             decode_image(encoded[:place], "x", 0)
 
 
+def test_transparency_is_left_out():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    pixels[:2, :, 3] = 0
+    assert np.array_equal(decode_image(encode(pixels), "x", 0)[0], pixels[..., :3])
+
+
 def test_only_the_documented_formats_are_opened(pictures):
     (pictures / "test" / "dog" / "1.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"

@@ -99,7 +99,10 @@ def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
     assert len(list((folder / "records").glob("*.json"))) == 1, "the cost"
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGHUP, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGUSR1))],
+)
 def test_a_signal_to_every_process_at_once_keeps_every_state(number, tmp_path):
     """As from a service manager, a batch system, or a terminal that is closed."""
     grid, folder = write_grid(tmp_path, LONG_EPOCHS), tmp_path / "out"

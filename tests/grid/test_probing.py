@@ -117,7 +117,10 @@ class Odd(torch.nn.Module):
             features = layer(features)
         if self.fault == "error":
             raise RuntimeError("as usual")
-        return self.last(features)
+        if self.fault == "dropout":
+            features = torch.nn.functional.dropout(features)
+        scores = self.last(features)
+        return scores.softmax(1) if self.fault == "softmax" else scores
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,8 @@ class Odd(torch.nn.Module):
         ("lazy", "Odd has lazy layers"),
         ("five", "Odd gives 5 scores for 10 classes"),
         ("frozen", "Odd has no parameter that is trained"),
+        ("softmax", "Odd gives probabilities in place of scores"),
+        ("dropout", "Odd gives other scores when it is tested on the same images again"),
     ],
 )
 def test_a_user_s_network_that_would_not_be_trained_as_it_seems_is_refused(fault, message):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, study_of, texts_of, write_grid
 from scipy import stats
@@ -23,6 +25,7 @@ from ablations.report.captions import explain_table
 from ablations.report.formats import (
     escape_latex,
     escape_markdown,
+    render_csv,
     render_latex,
     render_macros,
     render_numbers,
@@ -530,3 +533,9 @@ def test_a_limited_test_set_is_marked(tmp_path, limit):
     caption = make_study_table(study_of(load(tmp_path / "r"))).caption
     assert "360 test images" in caption
     assert (", a part of the test set (data.test_limit)" in caption) == bool(limit)
+
+
+def test_levels_that_are_named_like_missing_values_come_back_as_the_documentation_says():
+    frame = pd.DataFrame({"level": ["NA", "None", "null", "nan"], "accuracy": [1.5, None, 2.5, 3.5]})
+    back = pd.read_csv(io.BytesIO(render_csv(frame)), keep_default_na=False, na_values=[""])
+    pd.testing.assert_frame_equal(back, frame)
