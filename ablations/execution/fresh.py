@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -88,7 +89,7 @@ def start_server() -> None:
     """Starts the server if it does not run. The server blocks stop signals, which are meant for the driver.
 
     Without PYTHONSAFEPATH, the server would import modules from the current folder first, where a user's file may have
-    the name of one of them.
+    the name of one of them. Raises OSError if it cannot be started, for example where TMPDIR is too long for a socket.
     """
     os.environ.update(dict.fromkeys(THREADS, "1"))
     safe_path = os.environ.get("PYTHONSAFEPATH", "")
@@ -97,6 +98,12 @@ def start_server() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         forkserver.ensure_running()
+    except OSError as error:
+        if "path too long" not in str(error):
+            raise
+        place = tempfile.gettempdir()
+        rule = "set TMPDIR to a folder with a path of at most 70 characters"
+        raise OSError(f"processes meet at a socket in {place}, whose path is too long: {rule}") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.environ["PYTHONSAFEPATH"] = safe_path

@@ -33,6 +33,17 @@ def sleep(path):
     time.sleep(60)
 
 
+def test_a_folder_for_temporary_files_with_a_long_path_is_named(tmp_path):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    start = "from ablations.execution.fresh import start_server; start_server()"
+    found = subprocess.run(
+        [sys.executable, "-c", start], env={**os.environ, "TMPDIR": str(long)}, capture_output=True, text=True
+    )
+    last = found.stderr.splitlines()[-1]
+    assert last.startswith(f"OSError: processes meet at a socket in {long}, whose path is too long: set TMPDIR to")
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_every_call_has_its_own_process(method):
     found = [call_fresh(tell_process, (number,), method, lambda: False) for number in range(2)]
