@@ -63,7 +63,8 @@ class Operations:
     """Elements of the outputs of these operators."""
 
     uncounted: tuple[str, ...] = ()
-    """Other operators that read a weight and may multiply by it: the counts lack their work."""
+    """What the counts lack: other operators that read a weight and may multiply by it, products of complex numbers, and
+    weights that are no parameters."""
 
 
 def count_operations(network: nn.Module, images: Tensor) -> Operations:
@@ -117,6 +118,8 @@ _VECTOR_FLOPS: dict[Any, Callable[..., int]] = {
 }
 """FLOPs of the products that torch's counter does not know, from the shapes of their inputs."""
 
+_SUMS = (aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
+
 _COUNTED = flop_registry.keys() | _VECTOR_FLOPS.keys()
 
 _NO_PRODUCT = re.compile(
@@ -135,21 +138,47 @@ class _Watcher(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
         self.uncounted: set[str] = set()
-        self._weights = {storage._cdata: storage for storage in map(_storage, network.parameters())}
-        """The storages of parameters, and of what is computed from parameters alone."""
+        fixed = [*network.parameters(), *network.buffers()]
+        self._weights = {storage._cdata: storage for storage in map(_storage, fixed)}
+        """The storages of parameters and buffers, and of what is computed from them alone."""
+
+        self._scaled: tuple[Tensor, set[int]] | None = None
+        """The last activation that was multiplied by a weight, number by number, and the axes along which it varies."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if func.overloadpacket in _COUNTED:
             self.elements += outputs[0].numel()
+            if outputs[0].is_complex():  # a complex product is three or four real ones
+                self.uncounted.add(f"complex {_name(func)}")
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         weights = [tensor for tensor in inputs if _storage(tensor)._cdata in self._weights]
+        if any(tensor.requires_grad and _storage(tensor)._cdata not in self._weights for tensor in inputs):
+            self.uncounted.add("weights that are no parameters of the network")  # and so they are never trained
         if weights and len(weights) == len(inputs):
             self._weights |= {storage._cdata: storage for storage in map(_storage, outputs)}
         elif weights and func.overloadpacket not in _COUNTED and _may_multiply(func, inputs, outputs):
-            self.uncounted.add(func.name().partition(".")[0])
+            self.uncounted.add(_name(func))
+        self._follow_scaled(func, args, weights, inputs, outputs)
         return result
+
+    def _follow_scaled(
+        self, func: Any, args: Any, weights: Sequence[Tensor], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> None:
+        """Find a product in two steps: activations times a weight, number by number, and a sum over axes of both."""
+        if self._scaled and func in _SUMS and inputs[0] is self._scaled[0]:
+            axes = args[1] if len(args) > 1 and args[1] else range(inputs[0].dim())
+            if self._scaled[1] & {axis % inputs[0].dim() for axis in axes}:
+                self.uncounted.add("aten::mul")
+        if weights and func in (aten.mul.Tensor, aten.mul_.Tensor):
+            beyond = outputs[0].dim() - weights[0].dim()
+            self._scaled = outputs[0], {beyond + axis for axis, size in enumerate(weights[0].shape) if size > 1}
+
+
+def _name(func: Any) -> str:
+    """Return the name of an operator without its overload, `aten::mul`."""
+    return str(func.name().partition(".")[0])
 
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage:
@@ -161,7 +190,7 @@ def _may_multiply(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     if func in (aten.mul.Tensor, aten.mul_.Tensor):  # every number of one input by every number of the other
         return outputs[0].numel() > max(tensor.numel() for tensor in inputs)
     known = torch.Tag.pointwise in func.tags or torch.Tag.reduction in func.tags or func.is_view
-    return not known and not _NO_PRODUCT.fullmatch(func.name().partition(".")[0])
+    return not known and not _NO_PRODUCT.fullmatch(_name(func))
 
 
 def _without_storage(config: Config) -> nn.Module:

@@ -309,8 +309,9 @@ def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> t
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, which changes no pixel
             opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
-            if opened.mode not in MODES:
-                raise ValueError(f"mode {opened.mode}; 8 bits a channel are needed: {', '.join(MODES)}")
+            if opened.mode not in MODES or _has_deep_channels(opened):
+                mode = opened.mode if opened.mode not in MODES else f"{opened.mode} with 16 bits"
+                raise ValueError(f"mode {mode}; 8 bits a channel are needed: {', '.join(MODES)}")
             opened.load()  # raises what is wrong with the pixels, which reading the EXIF data of a PNG would hide
             turned = _needs_turn(opened)
             upright = ImageOps.exif_transpose(opened) if turned else opened
@@ -322,6 +323,13 @@ def decode_image(encoded: Any, where: str, size: int, colour: bool = False) -> t
         raise
     except Exception as error:  # a damaged image may raise anything
         raise DataError(f"{where}: not a readable image ({error})") from error
+
+
+def _has_deep_channels(opened: Any) -> bool:
+    """Returns whether an image has more than 8 bits a channel, of which Pillow would drop the lower ones."""
+    arguments = [each for tile in opened.tile for each in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    depths = [each for each in arguments if isinstance(each, int)] if opened.format == "PPM" else []
+    return any(";16" in str(each) for each in arguments) or max(depths, default=0) > 255
 
 
 def is_grey(path: Path) -> bool:

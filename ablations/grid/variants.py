@@ -139,6 +139,10 @@ class VariantReader:
             self.findings.add(f"{prefix}.family", family, rule)
             return None
         fields = {key: value for key, value in table.items() if key != "preset"}
+        for key in own:
+            if not key.isprintable():
+                self.findings.add(f"{prefix}.{quote(key)}", own[key], "a key has printable characters alone")
+                return None
         return self.check(kind, prefix, lay_over(start, fields), own)
 
     def load(self, prefix: str, config: DataConfig) -> DatasetInfo | None:
@@ -314,9 +318,14 @@ def flatten(tables: Tables) -> TomlTable:
 
 
 def value_of(variant: Variant, path: str) -> Any:
-    """Returns a field of a variant, for example `model.growth_rate`; None if there is no such field."""
+    """Returns a field of a variant, for example `model.growth_rate`.
+
+    Returns None if there is no such field, and for the one of `train.epochs` and `train.steps` that is not in use.
+    """
     section, _, key = path.partition(".")
     config = getattr(variant, section)
+    if path == ("train.epochs" if variant.train.steps else "train.steps"):
+        return None
     return {**vars(config), **(config.model_extra or {})}.get(key)
 
 

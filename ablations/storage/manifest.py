@@ -281,7 +281,10 @@ def _find_contradictions(plan: Manifest) -> Iterator[str]:
     yield from (f"the tuning of variant {name} is missing" for name in _list_missing(followed, tuned))
     if len({study.name.lower() for study in plan.studies}) < len(plan.studies):
         yield "studies: a name stands more than once"
-    runs = {(job.variant, job.seed) for job in plan.jobs if job.kind == "run"}
+    pairs = [(job.variant, job.seed) for job in plan.jobs if job.kind == "run"]
+    runs = set(pairs)
+    if len(runs) < len(pairs):
+        yield "jobs: a run stands more than once"
     for study in plan.studies:
         if any((level.variant, seed) not in runs for level in study.levels for seed in study.seeds):
             yield f"study {study.name}: a level has not one run for each seed"

@@ -104,8 +104,8 @@ _METRICS = {key: _or_null(_NUMBER) for key in METRICS} | {
     "seconds": _or_null(_NUMBER),
 }
 _SIDE = _table(
-    {key: _POSITIVE for key, metric in METRICS.items() if metric.timed},
-    {metric.disturbed: _LINE for metric in METRICS.values() if metric.timed},
+    {key: _POSITIVE for key, metric in METRICS.items() if metric.timed}
+    | {metric.disturbed: _LINE for metric in METRICS.values() if metric.timed}
 )
 _NAMES = ("device", "device_name", "torch", "python", "precision", "exact_resume", "commit", "fingerprint")
 _MODULES = core_schema.dict_schema(_LINE, core_schema.list_schema(_LINE, strict=True), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,18 @@ def test_transparency_is_left_out():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 4), dtype=np.uint8)
     pixels[:2, :, 3] = 0
     assert np.array_equal(decode_image(encode(pixels), "x", 0)[0], pixels[..., :3])
+
+
+def test_no_image_loses_bits_without_a_word():
+    """Pillow takes the higher byte of each channel: of values up to 255 nothing would be left."""
+    deep = b"P6 2 1 65535\n" + bytes(range(12))
+    wide = b"IHDR" + (2).to_bytes(4) + (1).to_bytes(4) + bytes([16, 2, 0, 0, 0])
+    content = b"IDAT" + zlib.compress(bytes(13))
+    chunks = [(len(each) - 4).to_bytes(4) + each + zlib.crc32(each).to_bytes(4) for each in (wide, content, b"IEND")]
+    for encoded in (deep, b"\x89PNG\r\n\x1a\n" + b"".join(chunks)):
+        with pytest.raises(DataError, match=r"here: not a readable image \(mode RGB with 16 bits; 8 bits"):
+            decode_image(encoded, "here", 0)
+    assert decode_image(b"P6 2 1 255\n" + bytes(range(6)), "here", 0)[0].tolist() == [[[0, 1, 2], [3, 4, 5]]]
 
 
 def test_only_the_documented_formats_are_opened(pictures):

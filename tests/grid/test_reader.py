@@ -197,6 +197,14 @@ def test_what_follows_from_a_problem_is_not_told_beside_it(tmp_path, old, new, m
     assert found == [message] or found == [message, message.replace("[0]", "[1]")]
 
 
+def test_the_base_is_not_named_after_a_length_that_it_does_not_use(tmp_path):
+    text = TINY.replace("epochs = 1", "steps = 2").partition("[study")[0]
+    grid = read(write_grid(tmp_path, text + "[study.a]\ntrain.epochs = [1, 2]\n[study.b]\ntrain.steps = [2, 3]\n"))
+    assert [[level.label for level in study.levels] for study in grid.studies] == [["base", "1", "2"], ["2", "3"]]
+    (study,) = read(write_grid(tmp_path, TINY.partition("[study")[0] + "[study.b]\ntrain.steps = [2, 3]\n")).studies
+    assert [level.label for level in study.levels] == ["base", "2", "3"], "and not 0"
+
+
 def test_studies_that_differ_only_in_capital_letters_are_refused(tmp_path):
     (found,) = problems(tmp_path, TINY + "[study.Growth_rate]\nmodel.bn_size = [2, 4]\n")
     assert found.startswith("study.Growth_rate: differs from study growth_rate only in capital letters")

@@ -332,6 +332,7 @@ class Products(torch.nn.Module):
         "mv": lambda w, x: torch.stack([w @ place for place in x.flatten(2)[0].T]),
         "dot": lambda w, x: torch.stack([row.dot(place) for row in w for place in x.flatten(2)[0].T])[None],
         "broadcast": lambda w, x: (w[:, :, None] * x.flatten(2)[:, None]).sum(2),
+        "scaled": lambda w, x: (x.flatten(2)[:, None].expand(-1, 12, -1, -1) * w[:, :, None]).sum(2),
         "bilinear": lambda w, x: F.bilinear(x.flatten(2).mT, x.new_ones(1, 16, 1), w[:, :, None]),
     }
 
@@ -350,13 +351,43 @@ class Products(torch.nn.Module):
 def test_products_with_a_weight_are_counted_or_the_row_is_marked(way):
     model = OwnConfig(family=f"{__name__}:Products", in_channels=4, way=way)
     found = counts.count(CostConfig(model, (4, 4), TrainConfig(batch_size=2)))
-    if way in ("broadcast", "bilinear"):
-        uncounted = {"broadcast": "aten::mul", "bilinear": "aten::_trilinear"}[way]
+    marked = {"broadcast": "aten::mul", "scaled": "aten::mul", "bilinear": "aten::_trilinear"}
+    if uncounted := marked.get(way):
         assert (found["counters_agree"], found["uncounted"]) == (False, (uncounted,))
         return
     assert (found["macs"], found["activations"]) == (12 * 4 * 16, 12 * 16)
     assert "uncounted" not in found
     assert found.get("counters_agree", way) in (True, "addbmm", "tensordot"), "two products that fvcore does not know"
+
+
+class Unusual(torch.nn.Module):
+    """A user's network with a fixed weight in a buffer, a weight that is no parameter, or a complex weight."""
+
+    WAYS = {  # noqa: RUF012
+        "fixed": (lambda self, x: (self.fixed[:, :, None] * x[:, None]).sum(2), "aten::mul"),
+        "hidden": (lambda self, x: self.hidden[0] @ x, "weights that are no parameters of the network"),
+        "complex": (lambda self, x: (self.complex @ x.cfloat()).abs(), "complex aten::bmm"),
+        "normal": (lambda self, x: self.norm(x) * self.scale, None),
+    }
+
+    def __init__(self, in_channels, num_classes, way):
+        super().__init__()
+        self.register_buffer("fixed", torch.ones(num_classes, in_channels))
+        self.hidden = [torch.nn.Parameter(torch.ones(num_classes, in_channels))]
+        self.complex = torch.nn.Parameter(torch.ones(1, num_classes, in_channels, dtype=torch.cfloat))
+        self.scale = torch.nn.Parameter(torch.ones(in_channels, 1))
+        self.norm, self.way = torch.nn.BatchNorm1d(in_channels), self.WAYS[way][0]
+
+    def forward(self, images):
+        return self.way(self, images.flatten(2)).mean(2)
+
+
+@pytest.mark.parametrize("way", Unusual.WAYS)
+def test_what_the_counts_of_unusual_weights_lack_is_told(way):
+    model = OwnConfig(family=f"{__name__}:Unusual", in_channels=4, way=way)
+    found, marked = counts.count(CostConfig(model, (4, 4), TrainConfig(batch_size=2))), Unusual.WAYS[way][1]
+    assert found.get("uncounted") == ((marked,) if marked else None)
+    assert found["params"] == 4 * 10 + 3 * 4
 
 
 class Attentive(torch.nn.Module):

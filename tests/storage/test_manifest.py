@@ -81,6 +81,7 @@ def sealed(plan, folder, change):
         (lambda plan: plan["jobs"].append(plan["jobs"][0]), "an id stands more than once"),
         (lambda plan: plan["jobs"][0].update(id="../../x"), "is no id"),
         (lambda plan: plan.update(jobs=[]), "there is no run"),
+        (lambda plan: plan["jobs"].append(plan["jobs"][-1] | {"id": "0" * 16}), "a run stands more than once"),
         (lambda plan: plan["jobs"].pop(), "a level has not one run for each seed"),
         (lambda plan: plan.update(machine={}), "it has no device"),
         (lambda plan: plan.update(title="\x1b[31m"), "title: Value error, it is no line"),
