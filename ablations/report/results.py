@@ -131,6 +131,9 @@ class LevelResult:
     doubt: str
     """Why its MACs may be wrong: `counters disagree`, `not counted: SCAN`; empty if nothing is known."""
 
+    frozen: int
+    """Parameters that are not trained, which `params` leaves out."""
+
     chosen: Fields
     """The values that tuning chose, by field: `{"train.learning_rate": 0.1}`."""
 
@@ -261,7 +264,7 @@ def _collect_numbers(frames: Frames, levels: pd.DataFrame, tuned: list[str]) -> 
     beside = [
         *(metric.spread for metric in COSTS.values() if metric.spread),
         *(metric.disturbed for metric in COSTS.values() if metric.disturbed),
-        *(["uncounted"] if "uncounted" in frames.costs else []),
+        *(name for name in ("uncounted", "params_total") if name in frames.costs),
     ]
     costs = frames.costs.reindex(columns=["variant", "status", *COSTS, *beside, "counters_agree"])
     costs = costs.rename(columns={"status": "cost_status"})
@@ -329,6 +332,7 @@ def _read_levels(
                 made_otherwise=tuple(each for each in made.get(row["variant"], ()) if each not in made.get(base, ())),
                 beside={key: RunResult(row[key], row[f"{key}_sd"]) for key in BESIDE_ACCURACY if key in row},
                 costs={key: _read_cost(row, key) for key in COSTS},
+                frozen=_count_frozen(row.get("params_total"), row["params"]),
                 doubt=_describe_doubt(row.get("uncounted"), row["counters_agree"]),
                 chosen={field: row[field] for field in tuned if not pd.isna(row[field])},
                 edges=frozenset(field for field in tuned if (row["variant"], field) in edges),
@@ -337,6 +341,10 @@ def _read_levels(
             )
         )
     return tuple(found)
+
+
+def _count_frozen(total: Any, trained: float) -> int:
+    return 0 if total is None or pd.isna(total) or math.isnan(trained) else int(total - trained)
 
 
 def _describe_doubt(uncounted: object, counters_agree: object) -> str:

@@ -373,6 +373,8 @@ def _make_cost_cell(level: LevelResult, key: str) -> Cell:
         notes.append(Note(_spell_cost_change(key, cost)))
     if not math.isnan(cost.spread):
         notes.append(Note(("IQR ", Number(cost.spread, f"{100 * cost.spread:.1f}"), " %")))
+    if key == "params" and level.frozen:
+        notes.append(Note(("and ", Number(level.frozen, f"{level.frozen:,}"), " that are not trained"), lasting=True))
     if key == "macs" and level.doubt:
         notes.append(Note((level.doubt,), lasting=True))
     if cost.disturbed:

@@ -539,3 +539,14 @@ def test_levels_that_are_named_like_missing_values_come_back_as_the_documentatio
     frame = pd.DataFrame({"level": ["NA", "None", "null", "nan"], "accuracy": [1.5, None, 2.5, 3.5]})
     back = pd.read_csv(io.BytesIO(render_csv(frame)), keep_default_na=False, na_values=[""])
     pd.testing.assert_frame_equal(back, frame)
+
+
+def test_parameters_that_are_not_trained_are_told_beside_the_trained_ones(tmp_path, tiny):
+    def freeze(job, record):
+        if job.name == "growth_rate 8":
+            record["deterministic"]["params_total"] = 12_000
+
+    fabricate(tmp_path / "r", tiny, edit=freeze)
+    base, wide = texts_of(make_study_table(study_of(load(tmp_path / "r"))))
+    assert [cell for cell in wide if "not trained" in cell] == ["2,000 (+100.0 %; and 10,000 that are not trained)"]
+    assert not any("not trained" in cell for cell in base)
