@@ -22,13 +22,21 @@ def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool)
 
 
 def refuse_scores(model: Config, image_size: tuple[int, int]) -> str:
-    """Returns what a network gives in place of one score for each class; empty if it gives scores, or fails.
+    """Returns why a network cannot be trained on the classes of the data; empty if it can, or if it fails.
 
-    With more scores than classes it would be trained and tested, but the scores would not be those of the classes.
+    It must give one score for each class, and have weights that exist and are trained. With more scores than classes it
+    would be trained and tested, but the scores would not be those of the classes.
     """
     with torch.random.fork_rng(devices=[]):
         network = _build(model, training=False)
-        found = _try(network, 2, model, image_size) if network else ""
+        if network is None:
+            return ""
+        parameters = list(network.parameters())
+        if any(nn.parameter.is_lazy(parameter) for parameter in parameters):
+            return "it has lazy layers, whose weights do not exist before the first images: give them their sizes"
+        if not any(parameter.requires_grad for parameter in parameters):
+            return "it has no parameter that is trained"
+        found = _try(network, 2, model, image_size)
         return found if found.startswith(RETURNS) else ""
 
 

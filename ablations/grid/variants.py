@@ -159,7 +159,7 @@ class VariantReader:
             self.refusals[key] = refuse_scores(model, dataset.image_size) if isinstance(model, OwnConfig) else ""
         if self.refusals[key] and not self.findings.has(where):
             rule = f"{dataset.label} has {dataset.num_classes} classes, which the network is given as num_classes"
-            self.findings.add(where, NOTHING, f"{self.refusals[key]}: {rule}")
+            self.findings.add(where, NOTHING, f"{self.refusals[key]} ({rule})")
 
     def check_length(
         self, prefix: str, train: TrainConfig, table: TomlTable, own: TomlTable, dataset: DatasetInfo
