@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def imagefolder(config: DataConfig) -> Source:
     for part, place in places.items():
         found[part], others = _list_images(place, names)
         left_out += others
-    notes += _tell_left_out(left_out)
+    notes += (*_tell_doubtful(places["train"], names), *_tell_left_out(left_out))
     if "test" not in found:
         found = _cut_test_set(found["train"], config)
     files = [path for paths, _ in found.values() for path in paths]
@@ -104,6 +104,11 @@ def _find_places(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple
     test = next((each for each in tests if list_folders(each)), tests[0] if tests else None)
     if "train" in sets and test:
         return {"train": sets["train"], "test": test}, tell_choice(test.name, [each.name for each in tests], config)
+    if root.is_dir() and config.test_share and (beside := [each.name for each in tests if "train" not in sets]):
+        raise DataError(
+            f"{root} has the folder {beside[0]}, which seems to be a set, beside {_name_some(list(folders))}: move the "
+            "folders of classes to train, or the set away"
+        )
     if root.is_dir() and config.test_share:
         return {"train": sets.get("train", root)}, ()
     has = f"; it has {_name_some(list(folders))}" if folders else ""
@@ -137,6 +142,21 @@ def _find_classes(root: Path, places: dict[str, Path]) -> tuple[str, ...]:
     if len(names["train"]) < 2:
         raise DataError(f"{train} has one class alone, {names['train'][0]}{_suggest_level(train, 'test' in places)}")
     return tuple(names["train"])
+
+
+def _tell_doubtful(place: Path, names: Sequence[str]) -> Iterator[str]:
+    """Yields notes on classes that may be one, and on classes that look like parts of the data, such as `fold1`."""
+    first: dict[str, str] = {}
+    for name in names:
+        known = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if known != name:
+            rule = "are two classes, although they differ only in capital letters or in how their letters are encoded"
+            yield f"{show_name(known)} and {show_name(name)} {rule}"
+    inner = [[each.name for each in list_folders(place / name)] for name in names]
+    beside = [path for name in names for path in (place / name).iterdir() if path.suffix.lower() in SUFFIXES]
+    if len(inner[0]) > 1 and all(each == inner[0] for each in inner) and not beside:
+        taken, others = (", ".join(map(show_name, each[:5])) for each in (names, inner[0]))
+        yield f"the classes are {taken}, and not {others}, which are folders in each of them"
 
 
 def _suggest_level(place: Path, in_sets: bool) -> str:

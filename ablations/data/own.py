@@ -34,7 +34,7 @@ def own(config: DataConfig) -> Source:
         raise DataError(f"{config.name} gave a {type(given).__name__}{keys}; {rule}")
     parts: Parts = {name: _read_pair(given[name], f"{name} of {config.name}") for name in ("train", "test")}
     check_parts(parts, f"train of {config.name}", f"test of {config.name}")
-    return Source(config.name.partition(":")[2], _hash(parts), lambda: parts, cached=False)
+    return Source(config.name.partition(":")[2], _hash(parts), lambda: parts, cached=False, published=False)
 
 
 def _read_pair(pair: Any, where: str) -> MemoryImages:

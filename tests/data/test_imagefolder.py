@@ -147,6 +147,24 @@ def test_what_is_left_out_and_what_takes_the_place_of_a_test_set_is_told(picture
     assert data.described()["images_per_class"] == {"train": [4, 6], "test": [2, 2]}
 
 
+def test_classes_that_may_be_something_else_are_told(pictures):
+    for part in ("train", "test"):
+        shutil.copytree(pictures / part / "cat", pictures / part / "Cat")
+    assert (
+        "Cat and cat are two classes, although they differ only in capital"
+        in load(DataConfig(**FOLDER, root=str(pictures))).notes[0]
+    )
+    folds = pictures.rename(pictures.with_name("folds"))
+    for number in (1, 2):
+        shutil.copytree(folds / "test", folds / f"fold{number}")
+    shutil.rmtree(folds / "train")
+    with pytest.raises(DataError, match="has the folder test, which seems to be a set, beside fold1, fold2, test"):
+        load(DataConfig(**FOLDER, root=str(folds), test_share=0.5))
+    shutil.rmtree(folds / "test")
+    (note, *_) = load(DataConfig(**FOLDER, root=str(folds), test_share=0.5)).notes
+    assert "the classes are fold1, fold2, and not Cat, cat, dog, which are folders in each of them" in note
+
+
 def test_a_test_folder_without_classes_is_no_test_set(pictures):
     (pictures / "test").rename(pictures / "val")
     (pictures / "test").mkdir()

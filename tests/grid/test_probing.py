@@ -93,6 +93,24 @@ def test_a_network_with_other_classes_than_the_data_is_told(tmp_path, monkeypatc
         read(write_grid(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("layer", "problem"),
+    [("LazyLinear(num_classes)", "has lazy layers"), ("Identity()", "has no parameter that is trained")],
+)
+def test_a_network_without_weights_to_train_is_told(tmp_path, monkeypatch, layer, problem):
+    name = f"weightless_{layer[:4].lower()}"
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, in_channels, num_classes):\n"
+        f"        super().__init__(nn.Flatten(), nn.{layer})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = SMALL.replace("[study.k]\nmodel.growth_rate = [4, 6]", f"[study.k]\nmodel.family = ['{name}:Net']")
+    with pytest.raises(GridError, match=problem):
+        read(write_grid(tmp_path, text.replace("train_limit = 33", "train_limit = 32")))
+
+
 def test_the_random_state_stays_as_it_is():
     before = torch.random.get_rng_state()
     assert refuse_one_image(DenseNetConfig(block_config=[1, 1], growth_rate=4), (8, 8), training=True) == ""
