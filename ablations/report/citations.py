@@ -31,7 +31,14 @@ from pathlib import Path
 from ablations.metrics import COSTS, METRICS
 from ablations.report.captions import describe_provenance
 from ablations.report.comparison import describe_not_done
-from ablations.report.formats import list_latex_parts, render_latex, render_macros, render_markdown, render_numbers
+from ablations.report.formats import (
+    list_latex_parts,
+    name_folder,
+    render_latex,
+    render_macros,
+    render_markdown,
+    render_numbers,
+)
 from ablations.report.frames import load
 from ablations.report.marks import (
     Kind,
@@ -375,7 +382,7 @@ def _read_numbers(place: Path, named: str, words: Sequence[str]) -> tuple[str, s
             folder = find_results(place, copied[1])
             shown = Path(os.path.relpath(folder, place)).as_posix()
         recorded = _look_up(_load_values(folder), *words)
-        fresh = render_macros(_load_values(folder), folder.resolve().name) == text
+        fresh = render_macros(_load_values(folder), name_folder(folder)) == text
     except (ValueError, OSError) as error:
         return shown, None, str(error)
     renew = f"copy it again from {shown}" if folder != place / named else "`ablate report` renews it"

@@ -329,6 +329,11 @@ def render_numbers(table: Table, numbers: pd.DataFrame) -> bytes:
     return render_csv(numbers[[name for name in dict.fromkeys(names) if name in numbers]], "%.15g")
 
 
+def name_folder(folder: Path) -> str:
+    """Returns a folder's own name, which is the same from any current folder; `?` stands for what UTF-8 cannot hold."""
+    return folder.resolve().name.encode(errors="replace").decode()
+
+
 def write_tables(results: Results) -> list[Path]:
     """Writes the tidy CSV files, the tables of all studies and of all variants, and numbers.tex. Returns the paths.
 
@@ -336,7 +341,7 @@ def write_tables(results: Results) -> list[Path]:
     """
     folder = results.frames.folder
     contents = {folder / f"{name}.csv": render_csv(frame) for name, frame in results.frames.tables().items()}
-    name = folder.resolve().name
+    name = name_folder(folder)
     tables: list[tuple[Table, pd.DataFrame]] = []
     for study in results.studies:
         tables.append((make_study_table(study), study.numbers))

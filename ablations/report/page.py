@@ -21,7 +21,7 @@ from markupsafe import Markup
 from ablations.metrics import METRICS
 from ablations.report.answers import answer
 from ablations.report.captions import WORDS, describe_provenance, explain_comparison, explain_page
-from ablations.report.formats import find_sort_value, render_words, spell_beside, spell_lead, write_tables
+from ablations.report.formats import find_sort_value, name_folder, render_words, spell_beside, spell_lead, write_tables
 from ablations.report.frames import Frames, find_causes, list_retryable
 from ablations.report.plotting.figures import list_stems, write_figures
 from ablations.report.plotting.style import ON_DARK, find_missing_letters
@@ -52,8 +52,8 @@ def render_page(results: Results) -> str:
     frames, stems = results.frames, list_stems(results)
     grid = frames.folder / "grid.toml"
     return _template().render(
-        title=frames.manifest.title or _name_folder(frames.folder),
-        folder=_name_folder(frames.folder),
+        title=frames.manifest.title or name_folder(frames.folder),
+        folder=name_folder(frames.folder),
         counts=count_jobs(frames),
         overall_table=make_overall_table(results),
         studies=[_fill_section(study, stems[study.name]) for study in results.studies],
@@ -226,23 +226,18 @@ def list_environment(frames: Frames) -> list[tuple[str, str]]:
 
 def list_commands(frames: Frames) -> list[str]:
     """Returns the command that makes the results again, and the one that makes this page from the records."""
-    name = _name_folder(frames.folder)
+    name = name_folder(frames.folder)
     device = frames.manifest.machine["device"]
     options = frames.manifest.options
     again = ["ablate", "run", f"{name}/grid.toml", *options, "--out", f"{name}-again", "--device", device]
     return [shlex.join(again), shlex.join(["ablate", "report", name])]
 
 
-def _name_folder(folder: Path) -> str:
-    """Returns the folder's own name, so that the page is the same from any current folder."""
-    return folder.resolve().name
-
-
 def _make_retry_command(frames: Frames) -> str:
     """Returns the command that runs failed and missing jobs again; an empty text if there are none."""
     if not _count_lost(frames):
         return ""
-    name, statuses = _name_folder(frames.folder), list_retryable(find_causes(frames))
+    name, statuses = name_folder(frames.folder), list_retryable(find_causes(frames))
     retry = ["--retry", ",".join(statuses)] if statuses else []
     where = ["--out", name, "--device", frames.manifest.machine["device"]]
     return shlex.join(["ablate", "run", f"{name}/grid.toml", *frames.manifest.options, *where, *retry])
@@ -253,11 +248,11 @@ def list_checksums(folder: Path) -> list[dict[str, str]]:
     found = []
     for name in ("jobs.json", "grid.toml"):
         if (folder / name).exists():
-            path = shlex.quote(f"{_name_folder(folder)}/{name}")
+            path = shlex.quote(f"{name_folder(folder)}/{name}")
             found.append({"of": name, "sha256": _hash(files.read(folder / name)), "command": f"sha256sum {path}"})
     paths = sorted((folder / "records").glob("*.json"))
     lines = "".join(f"{_hash(files.read(path))}  {path.name}\n" for path in paths)
-    command = f"(cd {shlex.quote(f'{_name_folder(folder)}/records')} && LC_ALL=C sha256sum *.json | sha256sum)"
+    command = f"(cd {shlex.quote(f'{name_folder(folder)}/records')} && LC_ALL=C sha256sum *.json | sha256sum)"
     return [*found, {"of": _count_records(len(paths)), "sha256": _hash(lines.encode()), "command": command}]
 
 
