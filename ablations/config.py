@@ -12,11 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from ablations.parts import OneOf, fingerprint_parts, is_own
 from ablations.storage.records import PROTOCOL as PROTOCOL  # part of every identity
 from ablations.storage.records import identity as identity
-from densenet_ablations import check_names
-
-check_names()
-
-from densenet import Config, DenseNetConfig  # noqa: E402
+from densenet import Config, DenseNetConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,11 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from torch import Tensor
 
-from densenet import PART, fingerprint_modules, load_part
+from densenet_ablations import check_names
+
+check_names()
+
+from densenet import PART, fingerprint_modules, load_part  # noqa: E402
 
 
 @dataclass(frozen=True)
