@@ -278,13 +278,15 @@ def _check_comment(place: Path, mark: Mark, cited: str, kind: Kind) -> tuple[str
 def find_results(place: Path, name: str) -> Path:
     """Returns the results folder that a text in `place` names: beside it, or in a folder above it or its `results/`.
 
-    If there is none, it is the path beside the text.
+    Raises ValueError if there is none.
     """
     above = [each / part / name for each in place.resolve().parents for part in ("", "results")]
     for folder in (place / name, place / "results" / name, *above):
         if os.path.exists(folder / "jobs.json"):  # noqa: PTH110, which raises for a name that is too long
             return folder
-    return place / name
+    raise ValueError(
+        f"no results folder {name!r} beside the text, in a folder above it, or in results/ of one of these"
+    )
 
 
 def read_choice(options: Sequence[str]) -> tuple[list[str] | None, bool]:

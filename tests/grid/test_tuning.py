@@ -491,7 +491,7 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
     assert [row[place] for row in texts_of(table)] == ["0.1", "0.3 (end of its list)"]
     assert study.numbers["train.learning_rate"].tolist() == [0.1, 0.3]
     assert [row[place] for row in texts_of(shorten(study))] == ["0.1", "0.3 (end of its list)"]
-    assert r"\shortstack{Verdict} & \shortstack{Learning\\rate} \\" in render_latex(table)
+    assert r"\shortstack{Level} & \shortstack{Learning\\rate} & \shortstack{p} &" in render_latex(table)
     said = (
         "Learning rate: chosen from 0.03, 0.1, 0.3, by the accuracy on 50 validation images, cut from the training set"
     )

@@ -221,7 +221,7 @@ def test_copied_numbers_name_their_results_folder(copied):
     numbers.write_text(numbers.read_text().replace("2,000", "3,000"))
     assert "copy it again from ../results/results" in citations.check(copied)[1].problem
     numbers.write_text("% Results folder: elsewhere\n")
-    assert "elsewhere" in citations.check(copied)[1].problem
+    assert "no results folder 'elsewhere' beside the text" in citations.check(copied)[1].problem
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex"])
