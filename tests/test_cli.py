@@ -167,7 +167,7 @@ def test_status_says_for_whom_a_job_waits(results):
         waiting.start()
         assert free.wait(20)
     waiting.join()
-    assert f"cost base waits for test, which has run of others of there (process {os.getpid()})\n" in said[0]
+    assert f"cost base waits for test, used by run of others of there (process {os.getpid()})\n" in said[0]
     assert json.loads(call("status", results, "--json").output)["waits"] == []
 
 

@@ -84,7 +84,7 @@ class Board:
                 self.running[slot] = key, time.monotonic()
                 self.latest[slot] = "measuring" if work.kind in MEASUREMENTS else "starting"
             case Waiting(others=others):
-                self.latest[slot] = f"{WAITING}, which has {others}" if others else WAITING
+                self.latest[slot] = f"{WAITING}, used by {others}" if others else WAITING
             case Told(message=Progress() as progress):
                 self.latest[slot] = f"epoch {progress.epochs:.1f}/{work.epochs:g}, loss {progress.loss:.3f}"
                 self._note_pace(slot, progress.epochs / work.epochs)

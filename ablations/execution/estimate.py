@@ -146,8 +146,9 @@ def _learn(
     """Compares what earlier jobs took on this machine with what is assumed."""
     found = _Experience()
     for job, record in earlier:
-        there, seconds = record["environment"], record["measured"].get("seconds")
-        if not seconds or any(there.get(key) != machine[key] for key in ("device", "device_name")):
+        there, measured = record["environment"], record["measured"]
+        seconds = measured.get("seconds", 0.0) - measured.get("start_seconds", 0.0)  # the first job starts slowly
+        if seconds <= 0 or any(there.get(key) != machine[key] for key in ("device", "device_name")):
             continue
         if isinstance(job.config, SpeedConfig):
             found.note("speed", "", seconds / _speed_seconds(job.config, rates))

@@ -134,7 +134,7 @@ def execute_planned(
             say(f"{job.name}: epoch {message.epochs:.1f}, loss {message.loss:.3f}")
 
     def wait(others: str) -> None:
-        say(f"waiting for the device, which has {others}")
+        say(f"waiting for the device, used by {others}")
 
     with lock_device(str(place), job.kind in MEASUREMENTS, wait, describe_purpose(job, folder)) as turn:
         give_way = partial(turn.give_way, stopping=stopping)

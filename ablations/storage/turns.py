@@ -135,7 +135,7 @@ def describe_waits(folder: Path) -> list[str]:
             mine = _read(path) if _is_held(path) else {}
             if mine.get("folder") == str(folder.resolve()) and not mine["has_it"]:
                 device = line.name.removesuffix(".line").removeprefix(_place("").name).replace("-", ":")
-                told.append(f"{mine['job']} waits for {device}, which has {_describe_others(path)}")
+                told.append(f"{mine['job']} waits for {device}, used by {_describe_others(path)}")
     return told
 
 

@@ -123,7 +123,7 @@ def test_what_a_job_waited_for_is_forgotten_at_its_end():
     events = [Started(TASKS[0], 1), waiting, waiting, Finished(TASKS[0], 1, "done")]
     list(show(Console(file=text, width=120), iter(events), WORKS, 1))
     assert "done     cost base\n" in text.getvalue()
-    said = "running  base: waiting for the device, which has run base, seed 0 of there (process 7)\n"
+    said = "running  base: waiting for the device, used by run base, seed 0 of there (process 7)\n"
     assert text.getvalue().count(said) == 1, "the same is not told every few seconds"
 
 

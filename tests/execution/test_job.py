@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import ChainMap
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,6 +70,28 @@ def test_two_executions_agree_in_the_deterministic_part(tiny, tmp_path):
         job.execute(run, place, {}, context())
         found.append(records.load(place)[0][run.id]["deterministic"])
     assert found[0] == found[1]
+
+
+def test_a_pause_for_a_measurement_changes_no_result_and_no_time(tiny, tmp_path):
+    run = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "run")
+    pauses = iter([0.4])
+
+    def give_way(settle):
+        seconds = next(pauses, 0.0)
+        settle()
+        time.sleep(seconds)
+        return seconds
+
+    found = []
+    for place, giving in ((tmp_path / "a", lambda settle: 0.0), (tmp_path / "b", give_way)):
+        place.mkdir()
+        began = time.monotonic()
+        job.execute(run, place, {}, replace(context(), give_way=giving))
+        found.append(records.load(place)[0][run.id])
+        passed = time.monotonic() - began
+    assert found[0]["deterministic"] == found[1]["deterministic"]
+    assert found[1]["measured"]["seconds"] < passed - 0.35
+    assert sum(found[1]["measured"]["epoch_seconds"]) < passed - 0.35
 
 
 @pytest.mark.parametrize(

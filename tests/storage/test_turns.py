@@ -214,5 +214,5 @@ def test_who_waits_for_whom_is_told(tmp_path):
         assert release.wait(20)
     waiting.join()
     who = f"run base, seed 0 of {other} (process {os.getpid()})"
-    assert seen == [[f"cost base waits for cuda:1, which has {who}"]]
+    assert seen == [[f"cost base waits for cuda:1, used by {who}"]]
     assert turns.describe_waits(Path(mine)) == []

@@ -270,7 +270,7 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("fields", [{}, {"clip_norm": 1.0, "ema": 0.9, "label_smoothing": 0.1, "precision": "bf16"}])
 def test_nothing_is_read_from_the_device_between_steps_or_batches(fields, monkeypatch):
     """As many reads for 2 steps as for 14; the test images are in six batches each time."""
-    monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)  # no second passes, after which progress is shown
+    monkeypatch.setattr(module.Stopwatch, "now", lambda watch: 0.0)  # no second passes, after which progress is shown
     found = []
     for limit in (64, 448):
         data, network = load(DataConfig(train_limit=limit)), make_network(SMALL, 0, CPU)
