@@ -160,6 +160,8 @@ def plan(
     else:
         for note in read.notes:
             _say(f"Note: {note}", err)
+        if found["edited"]:
+            _say(f"Note: {found['edited']}.", err)
         _show_plan(found, read.title or grid)
     if any("failed" in entry for entry in found["variants"]):
         raise typer.Exit(SOME_FAILED)
@@ -267,7 +269,11 @@ def run(
     set_: SetOption = None,
     max_jobs: MaxJobsOption = 10_000,
     retry: Annotated[
-        str, typer.Option(metavar="failed,oom", help="Runs jobs again that ended so; disturbed: measures again.")
+        str,
+        typer.Option(
+            metavar="failed,oom",
+            help="Runs jobs again that ended so. disturbed: measures again. edited: all of networks that were edited.",
+        ),
     ] = "",
     engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
     no_costs: Annotated[bool, typer.Option("--no-costs", help="Measures neither costs nor speeds this time.")] = False,
@@ -300,6 +306,7 @@ def _run(
 ) -> int:
     """Runs the grid and reports. Returns the exit code."""
     from ablations.execution import driver
+    from ablations.execution.changes import EDITED
     from ablations.storage.files import StorageError
     from ablations.storage.locks import FolderInUse
     from ablations.storage.schema import STATUSES
@@ -307,7 +314,7 @@ def _run(
     if device not in ("auto", "cpu", "cuda"):
         _stop(f"--device {device}: allowed are auto, cpu, cuda")
     again = [status.strip() for status in retry.split(",") if status.strip()]
-    allowed = (*STATUSES, driver.DISTURBED)
+    allowed = (*STATUSES, driver.DISTURBED, EDITED)
     unknown = set(again) - {*allowed}
     if unknown:
         _stop(f"--retry {', '.join(sorted(unknown))}: allowed are {', '.join(allowed)}")
@@ -324,6 +331,8 @@ def _run(
         _stop(f"{error}. {KEPT}")
     for path in outcome.damaged:
         _say(f"A damaged record was set aside as {path}, and its job is run again.", err)
+    if outcome.edited:
+        _say(f"Note: {outcome.edited}.", err)
     if outcome.stopped:
         return _stopped(folder)
     if outcome.unmeasured:

@@ -14,28 +14,54 @@ from ablations.storage.manifest import MEASUREMENTS
 from ablations.storage.sources import list_changed
 from densenet import OwnConfig, describe_source
 
+EDITED = "edited"
+"""In `retry`: trainings and measurements of a user's network that was edited are made again."""
+
 
 class SourceChanged(ValueError):
     """A user's network has changed since some of its runs were made."""
 
 
-def find_outdated(jobs: Sequence[Job], whole: Mapping[str, Any], folder: Path) -> list[str]:
+def find_outdated(jobs: Sequence[Job], whole: Mapping[str, Any], folder: Path, again: bool = False) -> list[str]:
     """Returns the ids of measurements whose network has changed, and of which no run is on record.
 
-    `whole` are the records by id. Raises SourceChanged if runs of the old network would stand beside new results.
+    With `again`, these are all jobs whose network has changed, also trainings. `whole` are the records by id. Raises
+    SourceChanged if runs of the old network would stand beside new results.
     """
-    own = [job for job in jobs if any(isinstance(model, OwnConfig) for model in models_of(job.config))]
-    changed = {
-        job.id: modules
-        for job in own
-        if job.id in whole and (modules := list_changed(whole[job.id]["environment"], describe_networks(job.config)))
-    }
-    trained = [job for job in own if job.id in changed and job.kind not in MEASUREMENTS]
+    changed = _find_changed(jobs, whole)
+    if again:
+        return list(changed)
+    trained = [job for job in jobs if job.id in changed and job.kind not in MEASUREMENTS]
     names = {name for job in trained for name in list_classes(job)}
-    left = [job for job in own if job.id not in whole and names & set(list_classes(job))]
+    left = [job for job in jobs if job.id not in whole and names & set(list_classes(job))]
     if left:
-        raise SourceChanged(_describe(names, [changed[job.id] for job in trained], folder))
+        said = _describe(names, [changed[job.id] for job in trained], folder)
+        raise SourceChanged(f"{said}, or run all of them again with --retry {EDITED}")
     return [] if trained else list(changed)
+
+
+def describe_edited(jobs: Sequence[Job], whole: Mapping[str, Any]) -> str:
+    """Returns a sentence on trainings on record whose network has changed; empty if there are none."""
+    changed = _find_changed(jobs, whole)
+    trained = [job for job in jobs if job.id in changed and job.kind not in MEASUREMENTS]
+    if not trained:
+        return ""
+    names = " and ".join(sorted({name for job in trained for name in list_classes(job)}))
+    modules = ", ".join(sorted({module for job in trained for module in changed[job.id]}))
+    count = "1 training on record was" if len(trained) == 1 else f"{len(trained)} trainings on record were"
+    said = f"{names} has changed since {count} made ({modules}): tables show the old network"
+    return f"{said}. `--retry {EDITED}` trains and measures the new one"
+
+
+def _find_changed(jobs: Sequence[Job], whole: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the changed modules of each job on record whose network is the user's and has changed."""
+    return {
+        job.id: modules
+        for job in jobs
+        if job.id in whole
+        and list_classes(job)
+        and (modules := list_changed(whole[job.id]["environment"], describe_networks(job.config)))
+    }
 
 
 def refuse_changed(job: Job, whole: Mapping[str, Any], folder: Path) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from ablations import signals
 from ablations.config import RunConfig
 from ablations.environment import describe_code, describe_networks
-from ablations.execution.changes import find_outdated, set_outdated_aside
+from ablations.execution.changes import EDITED, describe_edited, find_outdated, set_outdated_aside
 from ablations.execution.display import Work, show
 from ablations.execution.engine import (
     Broken,
@@ -92,6 +92,9 @@ class GridOutcome:
     awaited: int = 0
     """The runs whose variants are not tuned yet."""
 
+    edited: str = ""
+    """What is on record of networks that were edited since; empty if there are none."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -146,8 +149,8 @@ def work(
 ) -> GridOutcome:
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
-    If `retry` contains DISTURBED, it also makes disturbed measurements again.
-    With `measure` False it measures neither costs nor speeds. It does only the jobs of its shard.
+    If `retry` contains DISTURBED, it also makes disturbed measurements again, and with EDITED the jobs of an edited
+    network. With `measure` False it measures neither costs nor speeds. It does only the jobs of its shard.
 
     Stop signals and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
@@ -162,13 +165,13 @@ def work(
     with locks.lock_folder(folder) as check_place:
         whole, damaged = _survey(folder)
         jobs = list_jobs(grid, where, _choose(grid, whole, folder))
-        outdated = find_outdated(jobs, whole, folder)
+        outdated = find_outdated(jobs, whole, folder, EDITED in retry)
         if DISTURBED in retry and measure:
             measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and shard.has(job.id)]
             outdated += [each for each in list_disturbed(folder, measurements) if each not in outdated]
+        whole = {name: found for name, found in whole.items() if name not in outdated}
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
         set_outdated_aside(folder, outdated)
-        whole = {name: found for name, found in whole.items() if name not in outdated}
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
@@ -187,13 +190,13 @@ def work(
         unmeasured = 0 if measure else sum(job.kind in MEASUREMENTS for job in own)
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console, check_place))
         choices = _choose(grid, known, folder)
-        awaited = list_awaited(grid.settle(choices))
-        ids = [*(job.id for job in list_jobs(grid, where, choices)), *(run.id for run in awaited)]
+        awaited, jobs = list_awaited(grid.settle(choices)), list_jobs(grid, where, choices)
+        ids, edited = [*(job.id for job in jobs), *(run.id for run in awaited)], describe_edited(jobs, known)
         files.sweep(folder)
         files.sweep(cache_folder())
     done = sum(each in whole for each in ids)
     tried_all, elsewhere = len(first) + len(then), len(left) - len(own)
-    return GridOutcome(len(ids), done, tried_all, moved, stopped, unmeasured, elsewhere, len(awaited))
+    return GridOutcome(len(ids), done, tried_all, moved, stopped, unmeasured, elsewhere, len(awaited), edited)
 
 
 def _allow_files(workers: int) -> None:

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from ablations.config import CostConfig, Variant
 from ablations.environment import describe_machine
-from ablations.execution.changes import find_outdated
+from ablations.execution.changes import describe_edited, find_outdated
 from ablations.execution.estimate import estimate
 from ablations.grid.model import Choices, Grid, list_cost_ids, list_jobs
 from ablations.grid.planning import list_awaited
@@ -43,6 +43,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     where = describe_machine(device)
     choices = choose(grid, whole, failed)
     everything, settled = list_jobs(grid, where, choices), grid.settle(choices)
+    edited = describe_edited(everything, whole)
     for outdated in find_outdated(everything, whole, folder):
         del whole[outdated]
     todo = [job for job in everything if job.id not in whole and job.id not in failed]
@@ -75,6 +76,7 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     unmeasured += [name for name, cost in ids.items() if cost not in known and name not in given_up]
     result: dict[str, Any] = {
         "title": grid.title,
+        "edited": edited,
         "runs": sum(job.kind == "run" for job in everything) + len(waiting),
         "tuning_runs": sum(job.kind == "tuning" for job in everything),
         "costs": len(set(ids.values())),

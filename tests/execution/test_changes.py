@@ -12,7 +12,13 @@ from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.environment import describe_networks
-from ablations.execution.changes import SourceChanged, find_outdated, refuse_changed, set_outdated_aside
+from ablations.execution.changes import (
+    SourceChanged,
+    describe_edited,
+    find_outdated,
+    refuse_changed,
+    set_outdated_aside,
+)
 from ablations.execution.job import execute, job_machine
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
@@ -79,8 +85,32 @@ def test_runs_of_an_edited_network_are_not_continued(edited, tmp_path):
     assert str(caught.value) == (
         f"edited_network:Net has changed since its runs in {tmp_path} were made (1 on record; changed: edited_part). "
         "Tables would mix the old network with the new one: undo the change, give the new class another name, or "
-        "choose another folder with --out"
+        "choose another folder with --out, or run all of them again with --retry edited"
     )
+
+
+def test_all_jobs_of_an_edited_network_are_made_again_on_request(edited, tmp_path):
+    jobs, whole, edit = edited
+    assert (find_outdated(jobs, whole, tmp_path, again=True), describe_edited(jobs, whole)) == ([], "")
+    edit("PIXELS = 8 * 8\n")
+    outdated = find_outdated(jobs, whole, tmp_path, again=True)
+    assert [job.name for job in jobs if job.id in outdated] == [
+        "network edited", "network edited against base", "network edited, seed 0", "network edited, seed 1",
+    ]  # fmt: skip
+    assert describe_edited(jobs, whole) == (
+        "edited_network:Net has changed since 2 trainings on record were made (edited_part): tables show the old "
+        "network. `--retry edited` trains and measures the new one"
+    )
+
+
+def test_a_plan_tells_that_a_network_was_edited_even_if_nothing_is_missing(edited, tmp_path):
+    _, whole, edit = edited
+    edit("PIXELS = 8 * 8\n")
+    for record in whole.values():
+        records.publish(tmp_path / "out", record)
+    result = CliRunner().invoke(app, ["plan", str(write_grid(tmp_path, GRID)), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0
+    assert "Note: edited_network:Net has changed since 2 trainings on record" in result.stderr.replace("\n", " ")
 
 
 def test_a_single_job_of_an_edited_network_is_refused_too(edited, tmp_path):
