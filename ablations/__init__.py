@@ -23,7 +23,8 @@ def load(folder: str | Path) -> Frames:
         folder: the results folder of `ablate run`.
 
     Returns:
-        Frames with a row per run, cost, epoch, variant and level, joined by the column `variant`.
+        Frames with a row per run, cost, epoch and variant, and per level of each study in `studies`. The column
+            `variant` joins them.
 
     Raises:
         NotResults: the folder holds no results, or a damaged plan.
@@ -81,7 +82,8 @@ def run(
         workers: processes that train; 0 means one per core, or one per GPU.
         device: `auto`, `cpu` or `cuda`.
         engine: `local` or `inline`.
-        retry: the statuses of failed jobs that are tried again: `failed`, `oom`, `diverged`, `timeout`.
+        retry: the statuses of failed jobs that are tried again: `failed`, `oom`, `diverged`, `timeout`. `disturbed`
+            measures again, and `edited` runs all jobs of edited networks again.
         show: whether progress and tables are printed.
 
     Returns:

@@ -109,7 +109,10 @@ def fields(
 
     from ablations.grid.fields import list_sections
 
-    found = {title: [each for each in rows if part in each.name] for title, rows in list_sections()}
+    found = {
+        title: [each for each in rows if part in f"{title.partition(' ')[0]}.{each.name}"]
+        for title, rows in list_sections()
+    }
     if not any(found.values()):
         _stop(f"no field's name contains {part!r}; `ablate fields` prints all of them")
     if as_json:

@@ -329,7 +329,9 @@ def _read_levels(
                 not_done=runs[row["variant"]].not_done,
                 images=runs[row["variant"]].test_set[1],
                 worst_mean=runs[row["variant"]].worst_mean,
-                made_otherwise=tuple(each for each in made.get(row["variant"], ()) if each not in made.get(base, ())),
+                made_otherwise=tuple(
+                    each for each in made.get(row["variant"], ()) if each not in made.get(base, [each])
+                ),
                 beside={key: RunResult(row[key], row[f"{key}_sd"]) for key in BESIDE_ACCURACY if key in row},
                 costs={key: _read_cost(row, key) for key in COSTS},
                 frozen=_count_frozen(row.get("params_total"), row["params"]),
@@ -341,6 +343,11 @@ def _read_levels(
             )
         )
     return tuple(found)
+
+
+def _list_others(own: list[str] | None, base: list[str] | None) -> tuple[str, ...]:
+    """Lists what made a level's runs and not the base's; nothing if one of them has no runs."""
+    return tuple(each for each in own or () if base and each not in base)
 
 
 def _count_frozen(total: Any, trained: float) -> int:
