@@ -170,6 +170,7 @@ def work(
             measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and shard.has(job.id)]
             outdated += [each for each in list_disturbed(folder, measurements) if each not in outdated]
         whole = {name: found for name, found in whole.items() if name not in outdated}
+        find_outdated(jobs, whole, folder)  # refused before any record is moved
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
         set_outdated_aside(folder, outdated)
         moved = tuple(records.set_aside(path) for path in damaged)
