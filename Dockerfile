@@ -1,6 +1,6 @@
 # The suite with all that it needs.
 #   docker build -t ablate .
-#   docker run --rm -v "$PWD:/work" ablate run quick --out results/quick
+#   docker run --rm -v "$PWD:/project" ablate run quick --out results/quick
 #   docker run --rm --entrypoint make ablate -C /suite test
 # For GPUs the same image with `--gpus all`: PyTorch brings CUDA along. Another base image, with Python 3.11 or newer or with
 # apt's Python: --build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
@@ -14,6 +14,6 @@ RUN apt-get update \
 WORKDIR /suite
 COPY . .
 RUN make setup
-ENV PATH=/suite/.venv/bin:$PATH XDG_CACHE_HOME=/work/.cache
-WORKDIR /work
+ENV PATH=/suite/.venv/bin:$PATH XDG_CACHE_HOME=/project/.cache
+WORKDIR /project
 ENTRYPOINT ["ablate"]

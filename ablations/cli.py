@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablations import signals
+from ablations.session import SOME_FAILED, STOPPED
 from ablations.storage.paths import expand
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ class _Lasting(Console):
 out = _Lasting(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 200)
 err = Console(highlight=False, stderr=True)
 
-SOME_FAILED, USAGE, STOPPED = 1, 2, 75
+USAGE = 2
 KEPT = "Finished jobs are saved: fix the problem and run the same command again."
 SHIPPED = Path(__file__).parent / "grids"
 
@@ -105,8 +106,6 @@ def fields(
     as_json: JsonOption = False,
 ) -> None:
     """Every key of a grid: its default, the allowed values, and what it means."""
-    from dataclasses import asdict
-
     from ablations.grid.fields import list_sections
 
     found = {
@@ -163,8 +162,8 @@ def plan(
     else:
         for note in read.notes:
             _say(f"Note: {note}", err)
-        if found["edited"]:
-            _say(f"Note: {found['edited']}.", err)
+        for note in filter(None, (found["edited"], found.get("refused"))):
+            _say(f"Note: {note}.", err)
         _show_plan(found, read.title or grid)
     if any("failed" in entry for entry in found["variants"]):
         raise typer.Exit(SOME_FAILED)
@@ -184,6 +183,9 @@ def _plan(
     from ablations.execution import driver
     from ablations.execution import plan as plans
     from ablations.execution.changes import SourceChanged
+    from ablations.execution.job import job_machine
+    from ablations.grid.planning import make_manifest
+    from ablations.storage.manifest import NotResults
 
     read = _grid(grid, settings, seeds, max_jobs)
     try:
@@ -196,14 +198,15 @@ def _plan(
         found = plans.plan(read, folder, slots, counts_only, err)
     except SourceChanged as error:
         _stop(str(error))
-    found["power"] = _foresee(read, folder, slots[0], sd)
+    wanted = make_manifest(read, job_machine(slots[0]), folder)
+    found["power"] = _foresee(wanted, folder, sd)
+    with suppress(NotResults):
+        found["refused"] = driver.describe_other_grid(folder, wanted)
     return read, found
 
 
-def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dict[str, Any]]:
+def _foresee(plan: Any, folder: Path, sd: float | None) -> list[dict[str, Any]]:
     """Returns for each study how large a change it will find, as a sentence and as numbers."""
-    from ablations.execution.job import job_machine
-    from ablations.grid.planning import make_manifest
     from ablations.report.frames import load
     from ablations.report.power import describe_forecast, foresee
     from ablations.report.results import analyse
@@ -213,7 +216,7 @@ def _foresee(grid: Any, folder: Path, device: str, sd: float | None) -> list[dic
         earlier = analyse(load(folder)) if sd is None else None
     except NotResults:
         earlier = None
-    forecasts = foresee(make_manifest(grid, job_machine(device), folder), earlier, sd)
+    forecasts = foresee(plan, earlier, sd)
     return [{"sentence": describe_forecast(each), **asdict(each)} for each in forecasts]
 
 
@@ -662,9 +665,7 @@ def _grid(name: str, settings: list[str] | None, seeds: str | None, max_jobs: in
     except ValueError:
         _stop(f"--seeds {seeds}: whole numbers are needed, for example --seeds 0,1")
     if name not in known:
-        sys.path.append(
-            str(path.resolve().parent)
-        )  # modules of the user's lie beside the grid, or in the current folder
+        sys.path.append(str(path.resolve().parent))  # modules of the user's may lie beside the grid
     try:
         return read(path, settings or (), numbers, max_jobs)
     except GridError as error:

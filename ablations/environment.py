@@ -79,10 +79,8 @@ def describe_networks(config: RunConfig | CostConfig | SpeedConfig) -> dict[str,
     """
     found: dict[str, Any] = {}
     for model in models_of(config):
-        source = describe_source(model)
-        modules = found.get("network_modules", {}) | source.get("network_modules", {})
-        found |= source
-        found |= {"network_modules": modules} if modules else {}
+        for key, each in describe_source(model).items():
+            found[key] = found[key] | each if isinstance(each, dict) and key in found else each
         commit = _commit_of(model.family) if isinstance(model, OwnConfig) else ""
         found |= {"network_commit": commit} if commit else {}
     return found

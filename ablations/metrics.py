@@ -126,7 +126,7 @@ METRICS: dict[str, Metric] = {
     "validation_accuracy": Metric(
         label="Validation accuracy", unit="%",
         meaning="share of validation images classified rightly, after the last epoch",
-        format=_round_to(2), better="higher", of="run", group="accuracy",
+        format=_round_to(2), better="higher", of="run", group="accuracy", brief=True,
     ),
     "params": Metric(
         label="Params", meaning="trainable parameters",

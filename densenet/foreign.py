@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import sys
@@ -17,7 +16,7 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 from torch import nn
 
 from densenet.options import Config, lookup
-from densenet.sources import fingerprint_modules
+from densenet.sources import fingerprint_file, fingerprint_modules
 
 
 class ForeignConfig(Config):
@@ -213,9 +212,9 @@ def list_arguments(family: str) -> set[str]:
 def describe_source(config: Config) -> dict[str, Any]:
     """Returns the source of a network written elsewhere; nothing for others.
 
-    For torchvision: its version. For a user's class or function: `network_source`, part of the SHA-256 of its file, and
-    `network_modules`, the fingerprints of all modules of the user's that it depends on, and of each file that an
-    argument names, for example of weights.
+    For torchvision: its version. For a user's class or function: `network_source`, part of the SHA-256 of its file,
+    `network_modules`, the fingerprints of all modules of the user's that it depends on, and `network_files`, those of
+    the files that its arguments name, for example of weights.
     """
     if isinstance(config, TorchvisionConfig):
         return {"torchvision": metadata.version("torchvision")}
@@ -225,12 +224,11 @@ def describe_source(config: Config) -> dict[str, Any]:
             file = inspect.getsourcefile(inspect.unwrap(network))
         except TypeError:  # an object that is called like a function has no file
             file = None
-        modules = fingerprint_modules(network, config.family.partition(":")[0])
-        for name, value in config.arguments.items():
-            if isinstance(value, str) and Path(value).is_file():
-                modules[f"the file of {name}"] = [hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]]
-        own = {"network_source": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}
-        return {**own, "network_modules": modules}
+        own: dict[str, Any] = {"network_source": fingerprint_file(Path(file))} if file else {}
+        named = [Path(value) for value in config.arguments.values() if isinstance(value, str)]
+        files = {str(path): [fingerprint_file(path)] for path in named if path.is_file()}
+        own |= {"network_files": files} if files else {}
+        return {**own, "network_modules": fingerprint_modules(network, config.family.partition(":")[0])}
     return {}
 
 

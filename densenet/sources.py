@@ -55,6 +55,11 @@ def fingerprint_modules(part: Any, module: str) -> Fingerprints:
     return dict(sorted(found.items())) or _versions(module)
 
 
+def fingerprint_file(path: Path) -> str:
+    """Returns part of the SHA-256 of a file."""
+    return _shorten(path.read_bytes())
+
+
 def _shorten(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 

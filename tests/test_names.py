@@ -124,7 +124,7 @@ def test_a_grid_runs_beside_them(installed, tmp_path):
     grid = write_grid(tmp_path, TINY.replace("[0, 1, 2]", "[0]").replace("[4, 8]", "[4]"))
     code, output, errors = call(installed / "bin" / "ablate", "run", grid, cwd=tmp_path, path=[installed])
     assert (code, errors) == (0, "")
-    assert "1 runs and the costs of 1 variants: 2 done" in output
+    assert "1 runs and 1 costs: 2 done" in output
 
 
 def test_the_surroundings_of_a_shell_do_not_reach_the_libraries(installed, tmp_path):

@@ -10,12 +10,16 @@ import pytest
 import torch
 from conftest import MACHINE, context
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from ablations.cli import app
 from ablations.config import DataConfig, RunConfig, TrainConfig, Variant, find_sources, variant_fields
 from ablations.data.augmentation import augment
 from ablations.data.dataset import load
 from ablations.execution import job
+from ablations.execution.driver import describe_other_grid
 from ablations.grid.model import list_jobs
+from ablations.grid.planning import make_manifest
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from ablations.parts import find_part, fingerprint_parts, is_own
@@ -198,6 +202,21 @@ def test_mixed_images_are_trained_on_and_repeat(parts, mix):
 def build_seeded():
     torch.manual_seed(0)
     return build(DenseNetConfig(block_config=[1, 1], growth_rate=4, in_channels=1, num_classes=2))
+
+
+def test_an_edited_part_is_named_where_it_makes_another_grid(parts, tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID)
+    folder = tmp_path / "r"
+    make_manifest(read(tmp_path / "grid.toml"), MACHINE, folder).write(folder)
+    assert describe_other_grid(folder, make_manifest(read(tmp_path / "grid.toml"), MACHINE, folder)) == ""
+    parts.write_text(PARTS.replace("FACTOR = 2", "FACTOR = 3"))
+    said = describe_other_grid(folder, make_manifest(read(tmp_path / "grid.toml"), MACHINE, folder))
+    assert said == (
+        f"{folder} holds another grid (the code of {NAME} was edited); 3 of its 3 runs would leave the tables: choose "
+        "another folder with --out"
+    )
+    told = CliRunner().invoke(app, ["plan", str(tmp_path / "grid.toml"), "--out", str(folder), "--counts-only"])
+    assert f"Note: {said}." in told.stderr.replace("\n", " ").replace("  ", " ")
 
 
 def test_a_grid_of_own_parts_runs_until_one_is_edited(parts, tmp_path):

@@ -96,12 +96,11 @@ def _choose_columns(files: Sequence[Path], config: DataConfig) -> _Columns:
                 labels = labels or [each.name for each in schema if _holds_numbers(each.type)]
                 image = _choose(path, schema, "image_column", config.image_column, ("image", "img"), images)
                 label = _choose(path, schema, "label_column", config.label_column, ("label",), labels)
-                names = features.get(label, {}).get("names") or ()
-                chosen = _Columns(image, label, tuple(map(str, names)), _tell_columns(schema))
+                chosen = _Columns(image, label, _read_names(features, label), _tell_columns(schema))
             missing = [name for name in (chosen.image, chosen.label) if name not in schema.names]
             if missing:
                 raise DataError(f"{path} has no column {missing[0]}; it has {_tell_columns(schema)}")
-            names = tuple(map(str, features.get(chosen.label, {}).get("names") or ()))
+            names = _read_names(features, chosen.label)
             if names and chosen.names and names != chosen.names:
                 here, there = (", ".join(each[:5]) for each in (names, chosen.names))
                 rule = "write all files with the same list of names"
@@ -149,6 +148,11 @@ def _read_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _read_names(features: Mapping[str, Mapping[str, Any]], label: str) -> tuple[str, ...]:
+    """Returns the names of the classes, in the order of their numbers; none if the metadata has none."""
+    return tuple(map(str, features.get(label, {}).get("names") or ()))
 
 
 @dataclass

@@ -46,6 +46,7 @@ from ablations.storage.disturbance import list_disturbed
 from ablations.storage.journal import Note, open_journal
 from ablations.storage.manifest import MEASUREMENTS, Manifest, NotResults, list_foreign
 from ablations.storage.paths import cache_folder
+from ablations.storage.sources import take_source
 from ablations.training.checkpoint import FOLDER, CheckpointStore
 from ablations.training.events import Epoch
 from densenet.options import lookup
@@ -229,9 +230,6 @@ def _refuse_foreign(folder: Path) -> None:
 Known = dict[str, dict[str, Any]]
 """The jobs that have a record, by id: the sources of the user's network, and of a trial the accuracy that it gave."""
 
-SOURCES = ("network_modules", "network_source")
-"""The parts of a record's environment that tell which source of a user's network it was made with."""
-
 
 def _survey(folder: Path) -> tuple[Known, list[Path]]:
     """Returns the jobs that have a record, and the paths of damaged records. Reads them one by one to save memory."""
@@ -241,8 +239,7 @@ def _survey(folder: Path) -> tuple[Known, list[Path]]:
         if found.record is None:
             damaged.append(found.path)
             continue
-        environment = {key: value for key, value in found.record["environment"].items() if key in SOURCES}
-        known[found.record["id"]] = {"environment": environment}
+        known[found.record["id"]] = {"environment": take_source(found.record["environment"])}
         if found.record["kind"] == "tuning":
             accuracy = found.record["deterministic"]["validation_accuracy"]
             known[found.record["id"]]["deterministic"] = {"validation_accuracy": accuracy}
@@ -283,17 +280,11 @@ def refuse(grid: Grid, device: str) -> None:
 def _prepare(grid: Grid, folder: Path, plan: Manifest, source: Path | None) -> None:
     if (folder / manifest.NAME).exists():
         try:
-            before = Manifest.read(folder)
+            difference = describe_other_grid(folder, plan)
         except NotResults as error:
             raise WrongFolder(f"{error}; move the folder away, or choose another with --out") from None
-        runs = _list_declared(before)
-        lost = len(runs - _list_declared(plan))
-        if lost:  # a grid may grow: more levels, studies, seeds
-            difference = "; ".join(_differences(before, plan)[:5]) or "other studies"
-            raise WrongFolder(
-                f"{folder} holds another grid ({difference}); {lost} of its {len(runs)} runs would leave the tables: "
-                "choose another folder with --out"
-            )
+        if difference:
+            raise WrongFolder(difference)
     files.sweep(folder)
     kept = ["weights"] if any(variant.train.keep_weights for variant in grid.variants.values()) else []
     for place in ("records", "attempts", FOLDER, *kept):
@@ -302,6 +293,21 @@ def _prepare(grid: Grid, folder: Path, plan: Manifest, source: Path | None) -> N
     kept_grid = folder / "grid.toml"
     if source is None or not kept_grid.exists() or not source.samefile(kept_grid):
         files.write(kept_grid, grid.text.encode())
+
+
+def describe_other_grid(folder: Path, plan: Manifest) -> str:
+    """Returns why a plan cannot take a results folder; empty if it can. A grid may grow: more levels, studies, seeds.
+
+    Raises NotResults if the folder has no results, or a damaged plan.
+    """
+    before = Manifest.read(folder)
+    runs = _list_declared(before)
+    lost = len(runs - _list_declared(plan))
+    if not lost:
+        return ""
+    difference = "; ".join(_differences(before, plan)[:5]) or "other studies"
+    left = f"{lost} of its {len(runs)} runs would leave the tables: choose another folder with --out"
+    return f"{folder} holds another grid ({difference}); {left}"
 
 
 def _list_declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
@@ -317,7 +323,7 @@ def _list_declared(plan: Manifest) -> set[tuple[str, int | None, bool]]:
 
 
 def _differences(there: Manifest, here: Manifest) -> list[str]:
-    """Lists the differences between two grids: title, seeds, tuning, and the fields of the base."""
+    """Lists the differences between two grids: title, seeds, tuning, the fields of the base, and edited parts."""
     old, new = (
         {"title": plan.title, "seeds": list(plan.seeds), "tune": _tuned_over(plan)}
         | next(iter(plan.variants.values())).fields
@@ -325,7 +331,16 @@ def _differences(there: Manifest, here: Manifest) -> list[str]:
     )
     chosen = {f"train.{name}" for plan in (there, here) for entry in plan.tuning for name in entry.values}
     keys = [key for key in dict.fromkeys([*old, *new]) if key not in chosen]
-    return [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
+    fields = [f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys if old.get(key) != new.get(key)]
+    before, now = (_list_sources(plan) for plan in (there, here))
+    edited = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+    return fields + [f"the code of {name} was edited" for name in edited]
+
+
+def _list_sources(plan: Manifest) -> dict[str, str]:
+    """Returns the fingerprints of all parts of the user's in a plan, by module."""
+    every = [entry.identity.get("sources", {}) for entry in plan.configurations.values()]
+    return {name: each for sources in every for name, each in sources.items()}
 
 
 def _tuned_over(plan: Manifest) -> dict[str, Any]:

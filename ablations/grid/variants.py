@@ -91,10 +91,8 @@ class VariantReader:
         stated = _expand(self.base["model"])
         left = [key for key in stated if key not in model and ALTERNATIVES.get(key) not in model]
         if left and "preset" not in own and _family(own) != _family(self.base["model"]) and "family" in own:
-            taken = "it has its own defaults"
-            self.findings.notes.append(
-                f"{prefix}: {own['family']} does not take {', '.join(left)} of the base: {taken}"
-            )
+            said = f"{own['family']} does not take {', '.join(left)} of the base: it has its own defaults"
+            self.findings.notes.append(f"{prefix}: {said}")
 
     def check(self, kind: type[AnyConfig], prefix: str, table: TomlTable, own: TomlTable) -> AnyConfig | None:
         """Returns the configuration of a table, where `own` are the keys of this level; None if it is not valid."""

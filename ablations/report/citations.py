@@ -105,7 +105,7 @@ def describe(results: Results, study: str, level: str, metric: str) -> str:
     lines = [f"{text} {entry.unit if entry else ''}".rstrip(), meaning, *_say_disturbed(results, study, level, metric)]
     lines.append(" ".join(tell_seeds(results, study, level, metric)))
     shown = [metric] if metric in COSTS else []
-    return "\n".join(filter(None, [*lines, describe_provenance(results.frames, shown)]))
+    return "\n".join(filter(None, [*lines, describe_provenance(results.study(study).frames, shown)]))
 
 
 COMPARED = ("change", "change_low", "change_high", "p", "p_corrected", "verdict", "smallest_difference",

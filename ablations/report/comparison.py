@@ -200,7 +200,8 @@ class _Judge:
     def __init__(self, runs: Mapping[str, Runs], base: str, margin: float | None, test: bool) -> None:
         self.runs, self.base, self.margin, self.test = runs, base, margin, test
         finished = [each for each in (runs[base], *runs.values()) if each.n]
-        self.known = [name for name, each in runs.items() if each.n > 1 and each.test_set == finished[0].test_set]
+        same = [name for name, each in runs.items() if each.n > 1 and each.test_set == finished[0].test_set]
+        self.known = [name for name in same if not math.isnan(runs[name].mean)]  # a hidden accuracy is NaN
         places: dict[Any, int] = {}  # equal runs of two levels are one sample
         self.place = {name: places.setdefault(tuple(runs[name].ends.items()), len(places)) for name in self.known}
         samples = {self.place[name]: runs[name].sample for name in reversed(self.known)}
@@ -240,7 +241,7 @@ class _Judge:
         value = own.mean - base.mean
         if name == self.base:
             return Difference(own.n, math.nan, math.nan, math.nan, "base")
-        if not own.n or not base.n:
+        if not own.n or not base.n or math.isnan(value):
             return Difference(own.n, math.nan, math.nan, math.nan, "no result")
         if own.test_set != base.test_set:
             return Difference(own.n, math.nan, math.nan, math.nan, "not comparable")
@@ -298,7 +299,7 @@ class _Judge:
             "not_done": describe_not_done(own.not_done),
             "lost": own.lost,
             "mean": own.mean,
-            "sd": statistics.stdev(accuracies) if own.n > 1 else math.nan,
+            "sd": statistics.stdev(accuracies) if own.n > 1 and not math.isnan(own.mean) else math.nan,
             **{name: getattr(found, key) for name, key in COLUMNS.items()},
         }
 
@@ -346,7 +347,7 @@ def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
     ]  # fmt: skip
     found = {}
     for name, part in runs.reindex(columns=["variant", *columns]).groupby("variant", sort=False):
-        done = part[(part.status == "done") & part.test_accuracy.notna()]  # hidden accuracies are none
+        done = part[part.status == "done"]
         seeds = [int(seed) for seed in done.seed]
         images = [0 if pd.isna(number) else int(number) for number in done.test_images]
         known = [isinstance(text, str) for text in done.weights]  # unknown weights are identical with no others

@@ -80,11 +80,12 @@ class Frames:
     def jobs(self) -> dict[str, pd.DataFrame]:
         """Returns the frames with a row per job: id, status, reason, commit, ...
 
-        Tuning and speeds are left out if they are empty.
+        Variants that share a cost have one row of it. Tuning and speeds are left out if they are empty.
         """
         tuning = {"tuning": self.tuning} if len(self.tuning) else {}
         speeds = {"speeds": self.speeds.drop_duplicates("id")} if len(self.speeds) else {}
-        return {**tuning, "runs": self.runs, "costs": self.costs, **speeds}
+        costs = self.costs[self.costs.id.isna() | ~self.costs.id.duplicated()]
+        return {**tuning, "runs": self.runs, "costs": costs, **speeds}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Returns the frames by the name of their CSV file, without packed columns.
@@ -206,10 +207,11 @@ def survey(folder: Path) -> Survey:
             return job, "done" if job in made else "missing", ""
         return job, attempts[job][-1]["status"], attempts[job][-1]["reason"]
 
+    costs = dict.fromkeys((each.cost, "" if each.cost else name) for name, each in manifest.variants.items())
     states = {
         "tuning": [find_state(each) for entry in manifest.tuning for one in entry.candidates for each in one.trials],
         "runs": [find_state(job.id, job.variant) for job in manifest.jobs if job.kind == "run"],
-        "costs": [find_state(each.cost, "" if each.cost else name) for name, each in manifest.variants.items()],
+        "costs": [find_state(cost, variant) for cost, variant in costs],
         "speeds": [find_state(job) for job in dict.fromkeys(level.speed for level in manifest.levels()) if job],
     }
     states = {kind: found for kind, found in states.items() if found or kind in ("runs", "costs")}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.storage.manifest import MEASUREMENTS, Fields
-from ablations.storage.sources import list_changed
+from ablations.storage.sources import list_changed, take_source
 
 MIXED = "mixed"
 """The status of a result that stands for another source of a user's network than the results beside it."""
@@ -28,7 +28,7 @@ class Source:
 
 def read_source(record: Mapping[str, Any]) -> Source | None:
     """Returns the source of a record's networks; None if none of them was written elsewhere."""
-    known = {key: each for key, each in record["environment"].items() if key in ("network_modules", "network_source")}
+    known = take_source(record["environment"])
     config = record["config"]
     sides = [config, *(config.get(side) for side in ("level", "base"))]
     models = [side.get("model") for side in sides if isinstance(side, Mapping)]
@@ -69,5 +69,8 @@ def _compare(one: Source, other: Source) -> list[str]:
         return list_changed(one.environment, other.environment)
     modules = [each.environment.get("network_modules") or {} for each in (one, other)]
     common = modules[0].keys() & modules[1].keys()
-    kept = [{"network_modules": {name: each[name] for name in common}} for each in modules]
+    kept = [
+        {**each.environment, "network_modules": {name: own[name] for name in common}}
+        for each, own in zip((one, other), modules, strict=True)
+    ]
     return list_changed(*kept) if common else []

@@ -151,12 +151,12 @@ def _name_colour(match: re.Match[str]) -> str:
 
 
 def count_jobs(frames: Frames) -> str:
-    """Returns `54 runs, the costs of 19 variants and 3 comparisons of speed: 76 done.`"""
+    """Returns `54 runs, 19 costs and 3 comparisons of speed: 76 done.`"""
     frames_of = frames.jobs()
     statuses = [status for frame in frames_of.values() for status in frame.status]
     found = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
     parts = [f"{len(frames.tuning)} trials for tuning"] if "tuning" in frames_of else []
-    parts += [f"{len(frames.runs)} runs", f"the costs of {len(frames.costs)} variants"]
+    parts += [f"{len(frames.runs)} runs", f"{len(frames_of['costs'])} costs"]
     parts += [f"{len(frames_of['speeds'])} comparisons of speed"] if "speeds" in frames_of else []
     return f"{', '.join(parts[:-1])} and {parts[-1]}: {', '.join(found)}."
 

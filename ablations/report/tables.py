@@ -309,7 +309,7 @@ def _make_accuracy_cell(level: LevelResult) -> Cell:
         (Number(n, str(n)), " of ", Number(planned, str(planned)), f" {status}") for status, n in level.not_done.items()
     )
     notes = tuple(Note((made,), lasting=True) for made in level.made_otherwise)
-    if not level.n:
+    if math.isnan(level.mean):
         return Cell(lacks=lacks)
     mean, spread = print_accuracy(level.mean, level.sd, level.images)
     return Cell((Number(level.mean, mean, spread),), lacks, notes=notes)

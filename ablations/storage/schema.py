@@ -114,6 +114,7 @@ _ENVIRONMENT = {key: _or_null(_SCALAR) for key in _NAMES} | {
     "limits": _or_null(core_schema.dict_schema(_LINE, _SCALAR, strict=True)),
     "network_source": _or_null(_LINE),
     "network_modules": _or_null(_MODULES),
+    "network_files": _or_null(_MODULES),
 }
 
 

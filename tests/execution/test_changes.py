@@ -150,6 +150,21 @@ def test_a_network_that_is_edited_while_the_grid_runs_fails_its_jobs(edited, tmp
     )
 
 
+def test_a_refused_command_moves_no_record(edited, tmp_path):
+    """Its disturbed costs would be measured again, and would be those of the new network beside runs of the old one."""
+    jobs, whole, edit = edited
+    for job in jobs:
+        if job.kind == "cost":
+            whole[job.id]["measured"]["train_disturbed"] = "other processes used 0.9 cores"
+        records.publish(tmp_path / "out", whole[job.id])
+    edit("PIXELS = 8 * 8\n")
+    arguments = ["run", str(write_grid(tmp_path, GRID)), "--out", str(tmp_path / "out"), "--retry", "disturbed"]
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "edited_network:Net has changed since its runs in" in result.stderr.replace("\n", " ")
+    assert {path.stem for path in (tmp_path / "out" / "records").iterdir()} == {job.id for job in jobs}
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_it_is_told_before_any_job(command, edited, tmp_path):
     jobs, whole, edit = edited

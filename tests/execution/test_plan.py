@@ -61,7 +61,7 @@ def test_time_comes_from_costs_on_record(tmp_path, tiny, planned):
 
 
 def test_time_comes_from_trainings_on_record(tmp_path, tiny, planned):
-    """Of the same network, else of other ones: they took 3 seconds each."""
+    """They are those of the same network if there are any, else those of other networks: each took 3 seconds."""
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 0", "growth_rate 8, seed 2"))
     found = planned(tiny, tmp_path / "r")
     assert (found["missing_runs"], found["timed_by"]) == (2, "trainings on record, with costs on record")

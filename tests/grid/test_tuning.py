@@ -507,7 +507,7 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
 
 
 def test_what_was_chosen_is_counted_and_can_be_cited(shown):
-    assert report.count_jobs(shown).startswith("6 trials for tuning, 5 runs and the costs of 3 variants: 14 done")
+    assert report.count_jobs(shown).startswith("6 trials for tuning, 5 runs and 3 costs: 14 done")
     assert collect_values(analyse(shown))["growth_rate", "8", "learning_rate"] == "0.3"
     assert "train.learning_rate, as tuning chose it" in citations.describe(
         analyse(shown), "growth_rate", "8", "learning_rate"

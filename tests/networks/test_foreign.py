@@ -109,10 +109,10 @@ def test_a_file_that_an_argument_names_is_part_of_the_source(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     Path("weights.bin").write_bytes(b"1")
     config = OwnConfig(family=f"{__name__}:create_model", model_name="weights.bin")
-    found = describe_source(config)["network_modules"]["the file of model_name"]
-    assert found == [hashlib.sha256(b"1").hexdigest()[:16]]
+    assert describe_source(config)["network_files"] == {"weights.bin": [hashlib.sha256(b"1").hexdigest()[:16]]}
     Path("weights.bin").write_bytes(b"2")
-    assert describe_source(config)["network_modules"]["the file of model_name"] != found
+    assert describe_source(config)["network_files"] == {"weights.bin": [hashlib.sha256(b"2").hexdigest()[:16]]}
+    assert "network_files" not in describe_source(OwnConfig(family=OWN))
 
 
 def create_model(model_name, pretrained=False, **more):

@@ -8,6 +8,7 @@ from conftest import TINY, fabricate, study_of, texts_of, write_grid
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from ablations.report.answers import answer
+from ablations.report.citations import describe
 from ablations.report.frames import load
 from ablations.report.page import render_page
 from ablations.report.plotting.figures import write_figures
@@ -53,6 +54,7 @@ def test_the_levels_are_compared_on_validation_images(choosing):
     values = collect_values(analyse(choosing))
     assert ("growth_rate", "8", "validation_accuracy_change") in values
     assert not any(key.startswith("test_") for _, _, key in values)
+    assert "40 validation images" in describe(analyse(choosing), "growth_rate", "8", "validation_accuracy")
 
 
 def test_no_table_figure_or_page_shows_a_test_accuracy(choosing):
@@ -61,9 +63,10 @@ def test_no_table_figure_or_page_shows_a_test_accuracy(choosing):
     results = analyse(choosing)
     table = make_overall_table(results)
     assert "show no test accuracy" in table.caption
-    assert [row[1:3] for row in texts_of(table)] == [("0", ""), ("0", "")]
+    assert [row[1:3] for row in texts_of(table)] == [("3", ""), ("3", "")], "not the runs are hidden"
     write_figures(results)
     page = render_page(results)
+    assert 'value="Validation accuracy (%)" checked' in page
     assert not any(number in page for number in ("91.00 ±", "93.00 ±", "360 test images"))
 
 

@@ -16,7 +16,7 @@ import ablations.report.frames
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report.frames import _make_exact_frame, find_causes, load, select_study, unpack_outcomes
+from ablations.report.frames import _make_exact_frame, find_causes, load, select_study, survey, unpack_outcomes
 from ablations.storage import records
 from ablations.storage.manifest import NotResults
 
@@ -204,3 +204,13 @@ def test_large_whole_numbers_stay_exact_where_other_rows_have_none():
     frame = _make_exact_frame([{"a": 2**53 + 1, "b": 1, "c": 2**70, "d": True, "e": 0.0}, {}])
     assert frame.loc[0].to_dict() == {"a": 2**53 + 1, "b": 1, "c": 2**70, "d": True, "e": 0.0}
     assert [*map(str, (frame.b.dtype, frame.e.dtype))] == ["Int64", "float64"], "CSV files have 1 and 0.0"
+
+
+def test_variants_that_share_a_cost_count_it_once(tmp_path):
+    """Variants that are trained for one epoch and for two have one cost."""
+    grid = read(write_grid(tmp_path, f"{TINY}[study.epochs]\ntrain.epochs = [1, 2]\n"))
+    make_manifest(grid, MACHINE, tmp_path / "r").write(tmp_path / "r")
+    for job in list_jobs(grid, MACHINE):
+        records.publish(tmp_path / "r", record_of(job, 90.0, 1.0))
+    frames = load(tmp_path / "r")
+    assert (len(frames.costs), len(frames.jobs()["costs"]), len(survey(tmp_path / "r").states["costs"])) == (3, 2, 2)

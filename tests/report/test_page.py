@@ -58,7 +58,7 @@ def test_a_page_begins_with_its_scope_its_words_and_its_answers(results):
     report.write(analyse(ablations.load(results)))
     page = re.sub(r"\s+", " ", (results / "report.html").read_text())
     places = [page.index(text) for text in (
-        "6 runs and the costs of 2 variants: 8 done.",
+        "6 runs and 2 costs: 8 done.",
         "Data: digits, 360 test images; 3 seeds. Device: Test processor, 1 thread; fp32; torch 2.99.0; commit",
         "<summary>Words: base, study, level, variant, cost, verdict</summary>",
         '<a href="#study-growth_rate">What does a wider layer buy?</a> Against growth_rate 4',
@@ -116,7 +116,7 @@ def test_a_cell_is_its_number_and_what_stands_beside_it(cell, lead, beside, valu
 
 def test_failures_stand_by_cause_with_what_runs_them_again(tmp_path, tiny):
     frames = failing(tmp_path / "r", tiny)
-    assert report.count_jobs(frames) == "6 runs and the costs of 2 variants: 6 done, 1 failed, 1 missing."
+    assert report.count_jobs(frames) == "6 runs and 2 costs: 6 done, 1 failed, 1 missing."
     assert report.find_causes(frames) == [{"status": "failed", "reason": "E: <b>", "jobs": ["run base, seed 0"]}]
     report.write(analyse(frames))
     page = (tmp_path / "r" / "report.html").read_text()

@@ -166,12 +166,13 @@ def test_a_file_system_without_hard_links_is_told_by_the_probe(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_regular_files_are_read(tmp_path):
+def test_only_regular_files_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(__file__)
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "socket"))
+        server.bind("socket")
     told = {"pipe": "it is no regular file", "link": "it is a link", "folder": "Is a directory", "socket": ""}
     for name, reason in told.items():
         with pytest.raises(files.StorageError, match=f"{name} cannot be read: {reason}"):
