@@ -197,7 +197,7 @@ def _tell_power(study: StudyResult, levels: Levels) -> str:
     if math.isnan(seeds):
         return f"{found}."
     enough = seeds <= MOST_SEEDS
-    many = f"{seeds:.0f} seeds a level" if enough else f"more than {MOST_SEEDS:,} seeds, or more test images"
+    many = f"{seeds:.0f} seeds a level" if enough else f"more than {MOST_SEEDS:,} seeds, or more {study.part} images"
     return f"{found}; {goal} {many}."
 
 

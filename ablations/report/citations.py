@@ -110,7 +110,7 @@ def describe(results: Results, study: str, level: str, metric: str) -> str:
 
 COMPARED = ("change", "change_low", "change_high", "p", "p_corrected", "verdict", "smallest_difference",
             "seeds_for_change", "seeds_for_margin")  # fmt: skip
-"""Values of a comparison, of which the base has a part. The first three stand after `test_accuracy_`."""
+"""Values of a comparison, of which the base has a part. The first three stand after the name of the accuracy."""
 
 
 def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[str]:
@@ -121,10 +121,10 @@ def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[st
     known = metric in METRICS or metric in DERIVED
     if not known or metric == "published_error" or any(metric.startswith(key) for key in COSTS):
         return []
-    levels = results.study(study).levels
-    own = [each for each in levels if each.level == level] or [*levels]
+    found = results.study(study)
+    own = [each for each in found.levels if each.level == level] or [*found.levels]
     number = min(each.n for each in own)
-    base = [each for each in levels if each.is_base and metric.removeprefix("test_accuracy_") in COMPARED]
+    base = [found.base] if metric.removeprefix(f"{found.accuracy}_") in COMPARED else []
     gaps = [
         f"{each.phrase} has {each.n} of {each.n + sum(each.not_done.values())} seeds "
         f"({describe_not_done(each.not_done)})"

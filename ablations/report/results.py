@@ -329,9 +329,7 @@ def _read_levels(
                 not_done=runs[row["variant"]].not_done,
                 images=runs[row["variant"]].test_set[1],
                 worst_mean=runs[row["variant"]].worst_mean,
-                made_otherwise=tuple(
-                    each for each in made.get(row["variant"], ()) if each not in made.get(base, [each])
-                ),
+                made_otherwise=_list_others(made.get(row["variant"]), made.get(base)),
                 beside={key: RunResult(row[key], row[f"{key}_sd"]) for key in BESIDE_ACCURACY if key in row},
                 costs={key: _read_cost(row, key) for key in COSTS},
                 frozen=_count_frozen(row.get("params_total"), row["params"]),

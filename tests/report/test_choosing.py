@@ -57,6 +57,13 @@ def test_the_levels_are_compared_on_validation_images(choosing):
     assert "40 validation images" in describe(analyse(choosing), "growth_rate", "8", "validation_accuracy")
 
 
+def test_a_gap_of_the_base_is_told_with_a_change_on_validation_images(tmp_path):
+    grid = read(write_grid(tmp_path, CHOOSING))
+    fabricate(tmp_path / "r", grid, skip=("base, seed 2",), edit=add_validation)
+    told = describe(analyse(load(tmp_path / "r")), "growth_rate", "8", "validation_accuracy_change")
+    assert "Incomplete: growth_rate 4 has 2 of 3 seeds (1 missing)." in told
+
+
 def test_no_table_figure_or_page_shows_a_test_accuracy(choosing):
     assert choosing.runs.test_accuracy.isna().all()
     assert choosing.history.test_accuracy.isna().all()

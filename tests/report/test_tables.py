@@ -550,3 +550,8 @@ def test_parameters_that_are_not_trained_are_told_beside_the_trained_ones(tmp_pa
     base, wide = texts_of(make_study_table(study_of(load(tmp_path / "r"))))
     assert [cell for cell in wide if "not trained" in cell] == ["2,000 (+100.0 %; and 10,000 that are not trained)"]
     assert not any("not trained" in cell for cell in base)
+
+
+def test_the_maker_of_runs_is_no_remark_where_the_base_has_none(tmp_path, tiny):
+    fabricate(tmp_path / "r", tiny, skip=tuple(f"base, seed {seed}" for seed in range(3)))
+    assert texts_of(make_study_table(study_of(load(tmp_path / "r"))))[1][2] == "93.00 ± 0.87"
