@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +81,7 @@ def _draw_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame
     values = found[along].unique().tolist()  # Python's own numbers
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     places = dict(zip(values, values if numbers else range(len(values)), strict=True))
+    crosses: Counter[float] = Counter()
     for row in rows.sort_values("distinct").itertuples():
         own = found[found.level == row.level]
         own = own.assign(x=own[along].map(places).astype(float), y=own.validation_accuracy.astype(float))
@@ -92,8 +94,10 @@ def _draw_panel(panel: Axes, found: pd.DataFrame, along: str, rows: pd.DataFrame
         for chosen, part in means.groupby("chosen"):
             panel.scatter(part.x, part.y, s=22, linewidth=1, edgecolors=str(row.colour),
                           facecolors=row.colour if chosen else "white", zorder=4 if row.distinct else 2)  # fmt: skip
-        broken = own[own.status == "diverged"]
-        panel.scatter(broken.x, [0.03] * len(broken), marker="x", s=18, transform=panel.get_xaxis_transform(), **look)
+        broken = own.x[own.status == "diverged"].drop_duplicates()
+        crosses.update(broken)  # those of several levels stand above each other
+        heights = [0.05 * crosses[x] - 0.02 for x in broken]
+        panel.scatter(broken, heights, marker="x", s=18, transform=panel.get_xaxis_transform(), **look)
     panel.set_xlabel(name_axis(along).replace("_", " ").capitalize())
     if found.validation_accuracy.isna().all():
         style.say_empty(panel, "nothing tuned yet")
