@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup ablate plots tables report check docs test test-all lint bench bench-records clean
+.PHONY: help setup ablate plots tables report check docs test test-all lint bench bench-records gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ bench: $(READY) ## measure speed and memory beside torchvision's, into results/b
 
 bench-records: $(READY) ## measure the reports of 10,000 records
 	$(BIN)/pytest -m bench -k ten_thousand -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+DEVICE ?= cuda
+GRID ?= cifar10
+MINUTES ?= 25
+gpu: $(READY) ## verify your GPU: tests, steps beside torchvision's, costs beside predictions, and a grid for the time left
+	$(BIN)/python tests/gpu.py --device $(DEVICE) --grid $(GRID) --minutes $(MINUTES)
 
 clean: ## remove the environment, caches and the quick grid's results; keep everything committed
 	rm -rf $(VENV) results/quick site build __pycache__ densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage *.egg-info

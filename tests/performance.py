@@ -55,7 +55,10 @@ def steps(benchmarks: dict) -> str:
         row = [name, f"{1000 * stats['median']:.0f}", f"{1000 * stats['iqr']:.0f}"]
         row += [f"{ratio(default, case):.2f}", f"{ratio(best, case):.2f}"]
         for key in ("peak_bytes", "saved_bytes"):
-            row += [f"{facts[key] / 2**20:.0f}", f"{facts[key] / default['extra_info'][key]:.2f}"]
+            known = key in facts
+            row += (
+                [f"{facts[key] / 2**20:.0f}", f"{facts[key] / default['extra_info'][key]:.2f}"] if known else ["", ""]
+            )
         rows.append(row)
     head = ["Step", "Median (ms)", "IQR (ms)", "Speed (torchvision's default = 1)", "Speed (its best = 1)"]
     table = markdown([*head, "Peak (MiB)", "Ratio", "Saved (MiB)", "Ratio"], rows)

@@ -216,7 +216,7 @@ def _describe_measuring(frames: Frames, costs: Collection[str], device: str) -> 
         [key for key in costs if METRICS[key].timed],
     )
     if memory:
-        yield _MEMORY[device == "cuda"]
+        yield _describe_memory(frames, device)
     if not memory and not time:
         return
     flags = frames.costs[frames.costs.status == "done"].reindex(columns=[METRICS[key].disturbed for key in time])
@@ -228,7 +228,16 @@ def _describe_measuring(frames: Frames, costs: Collection[str], device: str) -> 
 
 
 _MADE_WITH = ["device", "device_name", "threads", "precision", "torch", "commit"]
-_MEMORY = {
-    True: "Peak memory is the CUDA allocator's.",
-    False: "Peak memory is what tensors hold at most in one step, operators' workspace not included.",
-}
+
+
+def _describe_memory(frames: Frames, device: str) -> str:
+    """Describes what the peak memory includes."""
+    if device != "cuda":
+        return "Peak memory is what tensors hold at most in one step, operators' workspace not included."
+    kept = frames.costs.reindex(columns=["workspace_bytes"]).workspace_bytes.dropna() / 2**20
+    if kept.empty:
+        return "Peak memory is the CUDA allocator's."
+    return (
+        f"Peak memory is the CUDA allocator's. In training it has {kept.max():.0f} MiB that cuBLAS keeps for itself, "
+        "which no prediction includes."
+    )
