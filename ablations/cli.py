@@ -240,6 +240,9 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         for row, entry in zip(rows, entries, strict=True):
             row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
     print_rows(out, title, heads, rows)
+    for row, entry in zip(rows, entries, strict=True):
+        if (frozen := entry.get("params_total", 0) - entry.get("params", 0)) > 0:
+            _say(f"{row[0]} has {frozen:,} more params, which are not trained.")
     if found["tuning_runs"]:
         _say(f"{found['tuning_runs']} trials for tuning, {found['missing_tuning_runs']} of them missing.")
     _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
@@ -579,9 +582,8 @@ def cite(
         for note in citations.tell_seeds(results, study, level, metric)[1:]:
             _say(f"Note: {note}", err)
     elif form == "text":
-        _say(
-            f"{found.describe()}\nMarks for a text that lies in this directory (the folder is relative to the text's own):"
-        )
+        _say(found.describe())
+        _say("Marks for a text that lies in this directory (the folder is relative to the text's own):")
         _say("\n".join(marks.values()))
         _say(rf"In LaTeX, one line before puts the numbers in: \input{{{folder.as_posix()}/numbers}}")
     else:

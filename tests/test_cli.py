@@ -65,6 +65,20 @@ def test_what_a_user_s_network_prints_is_no_part_of_the_plan(tmp_path):
     assert "at work" in result.stderr
 
 
+class Frozen(Loud):
+    """A user's network of which a part is not trained."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__(in_channels, num_classes)
+        self.weight.requires_grad_(False)
+
+
+def test_plan_tells_params_that_are_not_trained(tmp_path):
+    frozen = f'\n[study.frozen]\nvariant = [{{ name = "bias", model.family = "{__name__}:Frozen" }}]\n'
+    said = call("plan", write_grid(tmp_path, TINY + frozen), "--counts-only").stdout
+    assert "frozen bias has 640 more params, which are not trained.\n" in said
+
+
 def test_plan_says_how_large_a_change_the_seeds_will_find(tmp_path):
     """With sd 0.5 and 3 seeds: (2.776445 + 0.940965) sqrt(2 * 0.25 / 3) = 1.5176 points, with 4 degrees of freedom.
 

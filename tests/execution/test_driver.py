@@ -178,8 +178,9 @@ def test_a_grid_starts_from_trained_weights_that_are_fetched_before_any_training
     runs = [each for each in list_jobs(grid, MACHINE) if each.kind == "run"]
     digits = place.stem[-8:]
     assert [each.fields.get("sources") for each in runs] == [None, *[{str(weights): digits}] * 2]
-    params = [each["params"] for each in plan(grid, folder, ["cpu"], True, Console(quiet=True))["variants"]]
-    assert params == [341_792 + 1025 * 3] * 2 + [1025 * 3]
+    entries = plan(grid, folder, ["cpu"], True, Console(quiet=True))["variants"]
+    assert [each["params"] for each in entries] == [341_792 + 1025 * 3] * 2 + [1025 * 3]
+    assert {each["params_total"] for each in entries} == {341_792 + 1025 * 3}
 
     published = (tmp_path / place.name).rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=f"the weights {weights} are not in"):

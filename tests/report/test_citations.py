@@ -81,17 +81,15 @@ def test_a_value_comes_with_its_provenance(results):
     lines = citations.look_up(analyse(load(results)), "growth_rate", "8", "params").describe().splitlines()
     assert lines[:2] == ["2,000", "Params: trainable parameters"]
     assert "commit 0123456789ab" in lines[2]
-    lines = (
-        citations.look_up(analyse(load(results)), "growth_rate", "8", "test_accuracy_change").describe().splitlines()
-    )
+    change = citations.look_up(analyse(load(results)), "growth_rate", "8", "test_accuracy_change")
+    lines = change.describe().splitlines()
     assert lines[:2] == ["+2.0", "change of the mean against the base, in points"]
 
 
 def test_a_value_of_fewer_seeds_than_planned_says_so(tmp_path, tiny):
     def lines(metric, level="8"):
-        return (
-            citations.look_up(analyse(load(tmp_path / "r")), "growth_rate", level, metric).describe().splitlines()[2:]
-        )
+        found = citations.look_up(analyse(load(tmp_path / "r")), "growth_rate", level, metric)
+        return found.describe().splitlines()[2:]
 
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1",))
     missing = "Of 2 seeds. Incomplete: growth_rate 8 has 2 of 3 seeds (1 missing)."
