@@ -82,7 +82,7 @@ class TorchvisionConfig(ForeignConfig):
         """Builds the network once, and leaves out arguments that have their builder's own default."""
         given = GIVEN & self.arguments.keys()
         if given:
-            raise ValueError(f"{', '.join(sorted(given))}: trained weights are named by weights; leave it out")
+            raise ValueError(f"{', '.join(sorted(given))}: leave it out, and name trained weights with weights")
         try:
             with torch.device("meta"):
                 _build_torchvision(self, self.arguments)
@@ -214,8 +214,8 @@ class OwnConfig(ForeignConfig):
         except TypeError as error:
             raise ValueError(f"{self.family}{signature} cannot take {', '.join(given)}: {error}") from None
         if "weights" in self.arguments and network in _list_builders().values():
-            instead = f'model.family = "torchvision" and model.name = "{self.family.partition(":")[2]}"'
-            raise ValueError(f"weights of torchvision's own networks are named with {instead}")
+            needed = f'model.family = "torchvision" and model.name = "{self.family.partition(":")[2]}"'
+            raise ValueError(f"to start from trained weights of torchvision, give {needed}")
         list_trained(self)  # refuses unknown names
         for name, value in self.arguments.items():
             if name in signature.parameters and _are_equal(value, signature.parameters[name].default):

@@ -74,7 +74,7 @@ def test_a_network_that_cannot_be_tried_without_storage_is_accepted():
         ),
         ({"name": "resnet18", "weights": "ResNet50_Weights.IMAGENET1K_V1"}, "unknown weights of resnet18 'ResNet50_W"),
         ({"name": "resnet81", "weights": "IMAGENET1K_V1"}, "unknown torchvision network 'resnet81'"),
-        ({"name": "resnet18", "pretrained": True}, "pretrained: trained weights are named by weights; leave it out"),
+        ({"name": "resnet18", "pretrained": True}, "pretrained: leave it out, and name trained weights with weights"),
         (
             {"name": "resnet50", "weights": "IMAGENET1K_V1", "width_per_group": 128},
             "the weights IMAGENET1K_V1 do not fit a network with width_per_group = 128",
@@ -233,7 +233,7 @@ def test_a_function_that_makes_a_network_is_as_good_as_a_class():
         ({"family": "a b:Net"}, "match pattern"),
         (
             {"family": "torchvision.models:resnet18", "channels_as": "", "weights": "IMAGENET1K_V1"},
-            'named with model.family = "torchvision" and model.name = "resnet18"',
+            'weights of torchvision, give model.family = "torchvision" and model.name = "resnet18"',
         ),
         ({**TUNE, "weights": NAMED[:-1] + "9"}, f"unknown {NAMED[:-14]} 'IMAGENET1K_V9': allowed are"),
         ({"family": OWN, "hiden": 5}, r"Linear\(in_channels.* cannot take .*unexpected keyword argument 'hiden'"),
