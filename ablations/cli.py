@@ -287,12 +287,16 @@ def run(
     engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
     no_costs: Annotated[bool, typer.Option("--no-costs", help="Measures neither costs nor speeds this time.")] = False,
     shard: Annotated[str, typer.Option(metavar="3/8", help="Does one of several parts of the jobs.")] = "1/1",
+    jobs_per_device: Annotated[
+        int, typer.Option(min=1, max=64, help="Trainings on one GPU at a time. Costs are measured alone.")
+    ] = 1,
 ) -> None:
     """Runs what is missing, then reports."""
     signals.handle_stop_signals(_interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
-        code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine, not no_costs, shard)
+        places = device, workers, jobs_per_device
+        code = _run(grid, folder, places, seeds, set_, max_jobs, retry, engine, not no_costs, shard)
     except Interrupted:
         code = _stopped(folder)
     except (OSError, EOFError) as error:  # an error of this machine, not of the grid
@@ -303,8 +307,7 @@ def run(
 def _run(
     grid: str,
     folder: Path,
-    workers: int,
-    device: str,
+    places: tuple[str, int, int],
     seeds: str | None,
     settings: list[str] | None,
     max_jobs: int,
@@ -320,8 +323,8 @@ def _run(
     from ablations.storage.locks import FolderInUse
     from ablations.storage.schema import STATUSES
 
-    if device not in ("auto", "cpu", "cuda"):
-        _stop(f"--device {device}: allowed are auto, cpu, cuda")
+    if places[0] not in ("auto", "cpu", "cuda"):
+        _stop(f"--device {places[0]}: allowed are auto, cpu, cuda")
     again = [status.strip() for status in retry.split(",") if status.strip()]
     allowed = (*STATUSES, driver.DISTURBED, EDITED)
     unknown = set(again) - {*allowed}
@@ -332,7 +335,7 @@ def _run(
         _say(f"Note: {note}", err)
     try:
         part = driver.Shard.read(shard)
-        workplace = driver.make_engine(engine, driver.list_devices(device, workers))
+        workplace = driver.make_engine(engine, driver.list_devices(*places))
         outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure, part)
     except (ValueError, FolderInUse) as error:
         _stop(str(error))

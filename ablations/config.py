@@ -189,9 +189,10 @@ class TrainConfig(Config):
     """The decay of an exponential moving average of weights and buffers. The average is then what is tested. 0: there
     is none, as in the paper."""
 
-    precision: Annotated[Literal["fp32", "tf32", "bf16", "fp64"], STEP] = "fp32"
+    precision: Annotated[Literal["fp32", "tf32", "bf16", "fp16", "fp64"], STEP] = "fp32"
     """fp32: the default, so that results differ by design and not by rounding. tf32: on CUDA only. bf16: autocast, with
-    weights and optimizer in fp32. fp64: to check others."""
+    weights and optimizer in fp32. fp16: the same on CUDA only, with a scaled loss; a step whose gradient is not finite
+    is skipped, and lowers the scale. fp64: to check others."""
 
     memory_format: Annotated[Literal["contiguous", "channels_last"], STEP] = "contiguous"
     """How images and feature maps lie in memory. contiguous is PyTorch's default. channels_last is often faster."""
@@ -199,6 +200,11 @@ class TrainConfig(Config):
     compile: Annotated[bool, STEP] = False
     """Whether torch.compile is used. It takes a minute or more before the first step, so it pays in long trainings.
     This time stands apart, in the column `train_compile_seconds` of costs; throughput is without it."""
+
+    cuda_graph: Annotated[bool, STEP] = False
+    """On CUDA: whether the whole step is recorded once and then replayed. This saves the time that Python needs to
+    start each kernel, which is most of the time of a small network. The computation is the same, but for the learning
+    rate, which is rounded to fp32. A smaller last batch runs without it."""
 
     evaluation_interval: Annotated[int, RESULT] = Field(default=1, gt=0)
     """Epochs from one evaluation on the validation images to the next. The last epoch always has one."""
@@ -225,6 +231,11 @@ class TrainConfig(Config):
             raise ValueError("epochs and steps say the same thing: give one of them")
         if is_own(self.loss) and self.label_smoothing:
             raise ValueError(f"label_smoothing belongs to cross-entropy, not to {self.loss}: leave it out")
+        others = {"compile": self.compile, "precision fp16": self.precision == "fp16"}
+        others |= {f"the optimizer {self.optimizer}": is_own(self.optimizer)}
+        if self.cuda_graph and any(others.values()):
+            named = " and ".join(name for name, there in others.items() if there)
+            raise ValueError(f"cuda_graph does not go with {named}: leave one or the other out")
         if self.schedule == "one-cycle" and self.warmup_epochs:
             raise ValueError("schedule one-cycle has a rise of its own: leave warmup_epochs out")
         return self

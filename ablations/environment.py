@@ -69,6 +69,7 @@ def describe_settings(device: torch.device, training: TrainConfig) -> dict[str, 
         "precision": training.precision,
         "memory_format": training.memory_format,
         "compile": training.compile,
+        "cuda_graph": training.cuda_graph,
     }
 
 

@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_benchmark_generate_machine_info() -> dict:
     """What a published benchmark says of its machine: no name, no path, no user."""
     packages = [name for name in ("torchvision", "timm") if find_spec(name)]
-    versions = environment.describe_versions(torch.device("cpu"))
+    versions = environment.describe_versions(torch.device(os.environ.get("DEVICE", "cpu")))
     return {key: versions[key] for key in ("device_name", "threads", "torch", "python")} | {
         name: version(name) for name in packages
     }

@@ -13,7 +13,7 @@ from statistics import median
 
 ROOT = Path(__file__).parent.parent
 PAGE, FOLDER = ROOT / "docs" / "performance.md", ROOT / "results" / "benchmarks"
-MARK = re.compile(r"(<!-- benchmark (\w+) (\w+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- benchmark ([\w-]+) (\w+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 DEFAULT = "torchvision"
 OURS = ("textbook", "normalize-once")
 

@@ -2,7 +2,8 @@
 
 What is compared runs in interleaved rounds, one at a time, so that a ratio is taken between neighbours in time; each
 training step in a process of its own, as a training has one, since what others leave of the memory changes its time.
-pytest-benchmark gets the seconds of each by a clock that replays them. `ROUNDS` and `BATCH` come from the environment.
+pytest-benchmark gets the seconds of each by a clock that replays them. `DEVICE` (cpu or cuda), `ROUNDS` and `BATCH`
+come from the environment. Only the steps that pytest selects are measured, so `-k` chooses them.
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ from ablations.profiling.memory import LiveStorage
 from ablations.profiling.timing import Accounts, disturbance
 from ablations.storage import records
 from ablations.training.evaluation import EVALUATION_BATCH
+from ablations.training.graph import FIRST_STEPS, GraphedStep
 from ablations.training.loop import derive_seed, hash_weights, make_network, train
 from ablations.training.step import make_optimizer, prepare, prepare_images, training_step
 from densenet import DenseNetConfig, build, kernels, macs_of
 
 SHAPE = {"block_config": (16, 16, 16), "growth_rate": 12}
-BATCH, ROUNDS = int(os.environ.get("BATCH", "32")), int(os.environ.get("ROUNDS", "7"))
+DEVICE = torch.device(os.environ.get("DEVICE", "cpu"))
+CUDA = DEVICE.type == "cuda"
+BATCH = int(os.environ.get("BATCH", "64" if CUDA else "32"))
+ROUNDS = int(os.environ.get("ROUNDS", "25" if CUDA else "7"))
 
 
 def interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -75,15 +80,15 @@ def processes(names: Iterable[str]) -> Iterator[dict[str, Callable[[], object]]]
     """A process for each case or rate, as a call that takes one step there and waits for its end."""
     context = multiprocessing.get_context("forkserver")
     with ExitStack() as stack:
-        calls: dict[str, Callable[[], object]] = {}
+        pipes: dict[str, Connection] = {}
         for name in names:
-            here, there = context.Pipe()
+            pipes[name], there = context.Pipe()
             process = context.Process(target=serve, args=(name, there), daemon=True)
             process.start()
             stack.callback(process.kill)
-            here.recv()
-            calls[name] = partial(ask, here)
-        yield calls
+        for pipe in pipes.values():
+            pipe.recv()
+        yield {name: partial(ask, pipe) for name, pipe in pipes.items()}
 
 
 def ask(pipe: Connection) -> None:
@@ -94,10 +99,19 @@ def ask(pipe: Connection) -> None:
 def serve(name: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
     step = ready(CASES[name])[1] if name in CASES else product(*RATES[name])
+    for _ in range(FIRST_STEPS + 1 if CUDA else 0):  # so that graphs and compiled networks are there
+        step()
     while True:
+        finish()
         pipe.send("ready")
         pipe.recv()
         step()
+
+
+def finish() -> None:
+    """Waits until the device has done everything."""
+    if CUDA:
+        torch.cuda.synchronize()
 
 
 class Clock:
@@ -168,7 +182,11 @@ class Case:
     missing: str = ""
     """Why it cannot be measured here."""
 
+    how: str = ""
+    """compile: by torch.compile; graph: as a CUDA graph."""
 
+
+NO_CUDA = "" if CUDA else "it is for DEVICE=cuda"
 NO_TIMM = "" if find_spec("timm") else "timm is not installed: pip install '.[peers]'"
 
 once = partial(textbook, implementation="normalize-once")
@@ -194,24 +212,39 @@ CASES = {
     "normalize-once, bf16, channels_last, checkpoint bottleneck": Case(
         partial(once, checkpoint="bottleneck"), "channels_last", "bf16"
     ),
+    "torchvision, bf16, channels_last, compile": Case(torchvisions, "channels_last", "bf16", NO_CUDA, "compile"),
+    "textbook, bf16, channels_last, compile": Case(textbook, "channels_last", "bf16", NO_CUDA, "compile"),
+    "torchvision, graph": Case(torchvisions, missing=NO_CUDA, how="graph"),
+    "textbook, graph": Case(textbook, missing=NO_CUDA, how="graph"),
+    "normalize-once, channels_last, graph": Case(once, "channels_last", missing=NO_CUDA, how="graph"),
+    "torchvision, bf16, channels_last, graph": Case(torchvisions, "channels_last", "bf16", NO_CUDA, "graph"),
+    "textbook, bf16, channels_last, graph": Case(textbook, "channels_last", "bf16", NO_CUDA, "graph"),
+    "normalize-once, bf16, channels_last, graph": Case(once, "channels_last", "bf16", NO_CUDA, "graph"),
 }
 AVAILABLE = {name: case for name, case in CASES.items() if not case.missing}
 
 
 def ready(case: Case, batch: int = BATCH) -> tuple[nn.Module, Callable[..., Any]]:
     """A network and its training step, which begins with no gradients."""
-    config = TrainConfig(precision=case.precision, memory_format=case.memory_format)
-    network = prepare(case.make(), config).train()
-    images, labels = prepare_images(torch.randn(batch, 3, 32, 32), config), torch.zeros(batch, dtype=torch.long)
-    return network, partial(training_step, network, make_optimizer(network, config), images, labels, config)
+    config = TrainConfig(precision=case.precision, memory_format=case.memory_format, cuda_graph=case.how == "graph")
+    network = prepare(case.make().to(DEVICE), config).train()
+    optimizer, step = make_optimizer(network, config), GraphedStep() if config.cuda_graph else training_step
+    if case.how == "compile":
+        network.compile()
+    images = prepare_images(torch.randn(batch, 3, 32, 32, device=DEVICE), config)
+    labels = torch.zeros(batch, dtype=torch.long, device=DEVICE)
+    return network, partial(step, network, optimizer, images, labels, config)
 
 
 def memory(case: Case, batch: int = BATCH) -> dict[str, int]:
     """Bytes that tensors hold in a step: at most, and what the forward pass leaves for the backward pass.
 
     The latter is what has come to be alive by the forward pass's end, so that it counts whatever is kept and in
-    whichever way; hooks on saved tensors do not see what a checkpoint is given in a list.
+    whichever way; hooks on saved tensors do not see what a checkpoint is given in a list. On CUDA it is the allocator
+    that counts. A graph has the memory of the step that was recorded, so it has no numbers here.
     """
+    if CUDA:
+        return {} if case.how else cuda_memory(case, batch)
     found: dict[str, int] = {}
     gc.collect()
     with LiveStorage() as live:
@@ -222,6 +255,20 @@ def memory(case: Case, batch: int = BATCH) -> dict[str, int]:
         before = live.bytes
         step(mark=lambda phase: found.setdefault(phase, live.bytes))
     return {"peak_bytes": live.peak, "saved_bytes": found["forward"] - before}
+
+
+def cuda_memory(case: Case, batch: int) -> dict[str, int]:
+    """The same by the allocator of CUDA."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    found: dict[str, int] = {}
+    network, step = ready(case, batch)
+    step()
+    network.zero_grad()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step(mark=lambda phase: found.setdefault(phase, torch.cuda.memory_allocated()))
+    return {"peak_bytes": torch.cuda.max_memory_allocated(), "saved_bytes": found["forward"] - before}
 
 
 PARTS = {
@@ -242,6 +289,8 @@ def profiled(case: Case) -> dict[str, float]:
         with record_function(f"loop {function.__name__}"):
             call(function, *arguments)
 
+    if CUDA:
+        return {}
     call, (_, step) = kernels._call, ready(case)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_call", loop)
@@ -258,7 +307,9 @@ def profiled(case: Case) -> dict[str, float]:
 
 
 MATMUL, CONVOLUTION = "matmul 2048 x 2048", "convolution 3 x 3 of 256 channels"
-FLOPS = {MATMUL: 2 * 2048**3, CONVOLUTION: 2 * 8 * 28**2 * 256**2 * 9}
+MATMUL = MATMUL.replace("2048", "8192") if CUDA else MATMUL
+SIDE, IMAGES = (8192, 512) if CUDA else (2048, 8)
+FLOPS = {MATMUL: 2 * SIDE**3, CONVOLUTION: 2 * IMAGES * 28**2 * 256**2 * 9}
 RATES = {f"{kind}, {precision}": (kind, precision) for precision in ("fp32", "bf16") for kind in FLOPS}
 
 
@@ -266,17 +317,19 @@ def product(kind: str, precision: str) -> Callable[[], object]:
     """A call that shows how fast this machine can calculate, by BLAS or by oneDNN."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if kind == MATMUL:
-        square = torch.randn(2048, 2048).to(dtype)
+        square = torch.randn(SIDE, SIDE, device=DEVICE).to(dtype)
         return partial(torch.matmul, square, square)
-    shapes = (8, 256, 28, 28), (256, 256, 3, 3)
-    images, weight = (torch.randn(*each).to(dtype, memory_format=torch.channels_last) for each in shapes)
+    shapes = (IMAGES, 256, 28, 28), (256, 256, 3, 3)
+    images, weight = (torch.randn(*each, device=DEVICE).to(dtype, memory_format=torch.channels_last) for each in shapes)
     return partial(F.conv2d, images, weight, padding=1)
 
 
 @pytest.fixture(scope="module")
-def steps() -> tuple[dict[str, list[float]], str]:
-    """Seconds of all cases and rates, and what else used the machine meanwhile."""
-    with processes([*AVAILABLE, *RATES]) as measured:
+def steps(request) -> tuple[dict[str, list[float]], str]:
+    """Seconds of the selected cases and rates, and what else used the machine meanwhile."""
+    named = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {spec.params.get("name") for spec in named if spec is not None}
+    with processes([name for name in (*AVAILABLE, *RATES) if name in wanted]) as measured:
         accounts = Accounts.now()
         seconds = interleaved(measured, ROUNDS)
         cores, stolen = accounts.since()
@@ -342,7 +395,7 @@ def test_what_is_saved_is_what_hooks_on_saved_tensors_find_where_these_see_all()
     assert memory(CASES["torchvision"], batch=2)["saved_bytes"] == hooked + scores.nbytes + loss.nbytes
 
 
-DATA = DataConfig(name="random", shape=(3, 32, 32), classes=10, size=2048, augmentation="standard")
+DATA = DataConfig(name="random", shape=(3, 32, 32), classes=10, size=16384 if CUDA else 2048, augmentation="standard")
 
 
 class Images(torch.utils.data.Dataset):
@@ -360,8 +413,11 @@ class Images(torch.utils.data.Dataset):
 
 def our_epoch(data: Dataset) -> int:
     """The images of an epoch as `ablations.train` reads them."""
-    batches = torch.randperm(len(data.train)).split(64)
-    return sum(len(images) for images in augment(data, batches, 1, DATA))
+    there = data.to(DEVICE)
+    batches = torch.randperm(len(there.train)).to(DEVICE).split(64)
+    found = sum(len(images) for images in augment(there, batches, 1, DATA))
+    finish()
+    return found
 
 
 def their_epoch(data: Dataset, batchwise: bool = False) -> int:
@@ -371,7 +427,9 @@ def their_epoch(data: Dataset, batchwise: bool = False) -> int:
     normal = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
     images = Images(data, v2.Compose(varied if batchwise else [*varied, normal]))
     loader = DataLoader(images, batch_size=64, shuffle=True)
-    return sum(len(normal(images) if batchwise else images) for images, _ in loader)
+    found = sum(len(normal(images.to(DEVICE)) if batchwise else images.to(DEVICE)) for images, _ in loader)
+    finish()
+    return found
 
 
 PIPELINES: dict[str, Callable[[Dataset], int]] = {
@@ -404,19 +462,20 @@ SMALL = DenseNetConfig(block_config=(6, 6, 6), growth_rate=12)
 
 def bare_loop(network: nn.Module, data: Dataset, config: TrainConfig) -> float:
     """The test accuracy in % after a training as one writes it by hand."""
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    fused = True if CUDA else None
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-4, nesterov=True, fused=fused)
     order = torch.Generator().manual_seed(derive_seed(0, "order"))
     images, labels = data.train.images, data.train.labels
     network.train()
     for _ in range(config.epochs):
-        for batch in torch.randperm(len(labels), generator=order).split(config.batch_size):
+        for batch in torch.randperm(len(labels), generator=order).to(labels.device).split(config.batch_size):
             optimizer.zero_grad()
             loss = F.cross_entropy(network((images[batch] - data.mean) / data.std), labels[batch])
             loss.backward()
             optimizer.step()
     network.eval()
     with torch.no_grad():
-        parts = data.test.images.split(EVALUATION_BATCH["cpu"])
+        parts = data.test.images.split(EVALUATION_BATCH[DEVICE.type])
         scores = torch.cat([network((part - data.mean) / data.std) for part in parts])
     return 100 * int((scores.argmax(1) == data.test.labels).sum()) / len(scores)
 
@@ -427,18 +486,20 @@ def suite(network: nn.Module, data: Dataset, config: TrainConfig) -> float:
 
 
 LOOPS = {"this suite": suite, "bare loop": bare_loop}
+END_TO_END = 512 if CUDA else 128
+"""Images in the whole trainings that are compared."""
 
 
 def whole_training(loop: Callable[..., float], data: Dataset, config: TrainConfig) -> tuple[float, str]:
     """Test accuracy and the weights' checksum."""
-    network = make_network(SMALL, 0, torch.device("cpu"))
+    network = make_network(SMALL, 0, DEVICE)
     return loop(network, data, config), hash_weights(network)
 
 
 @pytest.fixture(scope="module")
 def trainings() -> dict[str, list[float]]:
     config = TrainConfig(epochs=2, batch_size=32, schedule="constant")
-    data = load(DATA.model_copy(update={"size": 128}))
+    data = load(DATA.model_copy(update={"size": END_TO_END})).to(DEVICE)
     loops = {name: partial(whole_training, loop, data, config) for name, loop in LOOPS.items()}
     return interleaved(loops, ROUNDS)
 
@@ -447,11 +508,12 @@ def trainings() -> dict[str, list[float]]:
 @replayed
 @pytest.mark.parametrize("name", LOOPS)
 def test_end_to_end(benchmark, trainings, name):
-    report(benchmark, "end to end", trainings[name], epochs=2, steps=8, batch=32, test_images=128)
+    steps = 2 * END_TO_END // 32
+    report(benchmark, "end to end", trainings[name], epochs=2, steps=steps, batch=32, test_images=END_TO_END)
 
 
 def test_the_bare_loop_is_the_suite_s_training_to_the_bit():
-    data = load(DATA.model_copy(update={"size": 12}))
+    data = load(DATA.model_copy(update={"size": 12})).to(DEVICE)
     config = TrainConfig(epochs=2, batch_size=4, schedule="constant")
     assert len({whole_training(loop, data, config) for loop in LOOPS.values()}) == 1
 

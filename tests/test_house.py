@@ -20,7 +20,7 @@ PACKAGES = {
     "ablations.data": "images source cache listing subsets digests download builtin shards parquet arrays own "
     "imagefolder published registry dataset augmentation",
     "ablations.grid": "toml model planning tuning problems schema fields probing variants matching trials reader",
-    "ablations.training": "step stopwatch events checkpoint evaluation loop weights",
+    "ablations.training": "step graph stopwatch events checkpoint evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
     "ablations.execution": "fresh engine local inline changes job display driver estimate plan",
     "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values "

@@ -126,15 +126,23 @@ WHOLE = Shard()
 """All jobs."""
 
 
-def list_devices(device: str, workers: int) -> list[str]:
-    """Returns one device per worker: every core, or every GPU. `workers` = 0 takes all of them. Raises ValueError."""
+def list_devices(device: str, workers: int, jobs_per_device: int = 1) -> list[str]:
+    """Returns the device of each worker: every core, or every GPU `jobs_per_device` times. Raises ValueError.
+
+    `workers` = 0 takes all of them.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         count = torch.cuda.device_count()
-        if workers > count or not count:
-            raise ValueError(f"{workers or 'all'} workers on cuda: this machine has {count} GPUs that torch can use")
-        return [f"cuda:{index}" for index in range(workers or count)]
+        most = count * jobs_per_device
+        if workers > most or not count:
+            each = f" for {jobs_per_device} jobs each" if jobs_per_device > 1 else ""
+            gpus = f"{count} GPUs that torch can use{each}"
+            raise ValueError(f"{workers or 'all'} workers on cuda: this machine has {gpus}")
+        return [f"cuda:{index % count}" for index in range(workers or most)]
+    if jobs_per_device > 1:
+        raise ValueError(f"--jobs-per-device {jobs_per_device} is for GPUs: on a CPU, --workers says how many jobs run")
     return ["cpu"] * (workers or count_cores())
 
 
@@ -273,8 +281,13 @@ def _list_left(
 def refuse(grid: Grid, device: str) -> None:
     """Raises ValueError if this kind of device, `cpu` or `cuda`, cannot run the grid."""
     trained = [job.config.variant.train for job in list_jobs(grid, {}) if isinstance(job.config, RunConfig)]
-    if device == "cpu" and any(training.precision == "tf32" for training in trained):
-        raise ValueError("train.precision = 'tf32' needs a CUDA device; on this one fp32, bf16 and fp64 are allowed")
+    if device == "cpu":
+        only = {f"train.precision = '{each.precision}'" for each in trained if each.precision in ("tf32", "fp16")}
+        only |= {"train.cuda_graph = true" for each in trained if each.cuda_graph}
+        if only:
+            raise ValueError(
+                f"{' and '.join(sorted(only))} needs a CUDA device; without one, precisions are fp32, bf16 and fp64"
+            )
 
 
 def _prepare(grid: Grid, folder: Path, plan: Manifest, source: Path | None) -> None:

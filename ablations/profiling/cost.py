@@ -36,9 +36,11 @@ class Speed:
     train_repeats: int
     train_stopped_by: StoppedBy
     train_disturbed: str
-    train_forward_seconds: float
-    train_backward_seconds: float
-    train_optimizer_seconds: float
+    train_forward_seconds: float | None
+    train_backward_seconds: float | None
+    train_optimizer_seconds: float | None
+    """None for a CUDA graph, whose phases cannot be told apart."""
+
     train_images_per_second: float
     inference_step_seconds: float
     inference_step_relative_iqr: float
@@ -80,9 +82,9 @@ def _measure_speed(cost: CostConfig, device: torch.device, first: float | None) 
         train_repeats=len(train.seconds),
         train_stopped_by=train.stopped_by,
         train_disturbed=train.disturbed,
-        train_forward_seconds=train.phases["forward"],
-        train_backward_seconds=train.phases["backward"],
-        train_optimizer_seconds=train.phases["optimizer"],
+        train_forward_seconds=train.phases.get("forward"),
+        train_backward_seconds=train.phases.get("backward"),
+        train_optimizer_seconds=None if cost.train.cuda_graph else train.phases["optimizer"],
         train_images_per_second=cost.batch_size / train.median,
         inference_step_seconds=inference.median,
         inference_step_relative_iqr=inference.relative_iqr,

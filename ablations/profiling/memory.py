@@ -95,8 +95,11 @@ class Memory:
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
+    workspace_bytes: int | None
+    """On CUDA: the part of the training's peak that cuBLAS keeps for itself, the same for every network."""
+
     activations_bytes: int
-    """The peak of training without weights and optimizer. Most gradients do not exist yet at that moment."""
+    """The peak of training without weights, optimizer and workspace. Most gradients do not exist yet at that moment."""
 
     inference_peak_memory_bytes: int
     inference_peak_traced_bytes: int | None
@@ -116,7 +119,8 @@ def measure_memory(cost: CostConfig, device: torch.device) -> Memory:
         weights_bytes=held.weights_bytes,
         gradients_bytes=held.gradients_bytes,
         optimizer_bytes=held.optimizer_bytes,
-        activations_bytes=train.memory - held.weights_bytes - held.optimizer_bytes,
+        workspace_bytes=train.workspace,
+        activations_bytes=train.memory - held.weights_bytes - held.optimizer_bytes - (train.workspace or 0),
         inference_peak_memory_bytes=inference.memory,
         inference_peak_traced_bytes=inference.traced,
         inference_peak_allocated_bytes=inference.allocated,
@@ -132,6 +136,7 @@ class Peaks:
     traced: int | None = None
     allocated: int | None = None
     reserved: int | None = None
+    workspace: int | None = None
 
 
 def measure_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[Held, Peaks]:
@@ -145,12 +150,12 @@ Restart = Callable[[nn.Module], None]
 
 
 def train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
-    """Builds a network and takes two training steps.
+    """Builds a network and measures a training step, after the first one, because the optimizer's state exists then.
 
-    The second is measured, because the optimizer's state exists then.
+    With a CUDA graph, it is the step that is recorded, which allocates all memory of the later ones.
     """
     subject = Subject(cost, device)
-    subject.train()
+    subject.settle()
     restart(subject.network)
     subject.train()
     return subject.measure_held()
@@ -245,5 +250,8 @@ def _cuda_peaks(probe: Probe, cost: CostConfig, device: torch.device) -> tuple[H
     torch.cuda.empty_cache()
     held = probe(cost, device, lambda network: torch.cuda.reset_peak_memory_stats(device))
     torch.cuda.synchronize(device)
-    allocator = torch.cuda
-    return held, Peaks(allocator.max_memory_allocated(device), reserved=allocator.max_memory_reserved(device))
+    gc.collect()
+    peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    with_workspace = torch.cuda.memory_allocated(device)
+    torch._C._cuda_clearCublasWorkspaces()  # PyTorch has no other way to count them
+    return held, Peaks(peak, reserved=reserved, workspace=with_workspace - torch.cuda.memory_allocated(device))

@@ -12,9 +12,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ablations.config import CostConfig
 from ablations.profiling.timing import Mark
+from ablations.training.graph import FIRST_STEPS, GraphedStep
 from ablations.training.step import (
     make_average,
     make_optimizer,
+    make_scaler,
     prepare,
     prepare_images,
     score,
@@ -40,6 +42,8 @@ class Subject:
         self.config = cost.train
         self.network, self.average = build_networks(cost, device)
         self.optimizer = make_optimizer(self.network, cost.train)
+        self.scaler = make_scaler(cost.train, device)
+        self.step = GraphedStep() if cost.train.cuda_graph else training_step
         if cost.train.compile:
             self.network.compile()
         shape = (batch_size or cost.batch_size, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
@@ -49,10 +53,15 @@ class Subject:
     def train(self, mark: Mark = lambda phase: None) -> None:
         """Runs a training step."""
         self.network.train()
-        training_step(self.network, self.optimizer, self.images, self.labels, self.config, mark)
+        self.step(self.network, self.optimizer, self.images, self.labels, self.config, self.scaler, mark)
         if self.average is not None:
             update_average(self.average, self.network, self.config.ema)
         mark("optimizer")
+
+    def settle(self) -> None:
+        """Runs the training steps before the first one that is like all others: there the optimizer makes its state."""
+        for _ in range(FIRST_STEPS if self.config.cuda_graph else 1):
+            self.train()
 
     @torch.inference_mode()
     def infer(self, mark: Mark = lambda phase: None) -> None:

@@ -50,6 +50,9 @@ class State:
     order: Tensor
     """State of the generator that orders the images, before it draws the order of the current epoch."""
 
+    scaler: torch.amp.GradScaler | None = None
+    """The scale of the loss, with fp16."""
+
     history: list[Epoch] = field(default_factory=list)
     """The finished epochs."""
 
@@ -98,6 +101,7 @@ class State:
             **{name: getattr(self, name) for name in COUNTED},
             "parts": self.watch.parts,
             "trained": list(self._trained()),
+            "scaler": self.scaler.state_dict() if self.scaler is not None else {},
             "python": random.getstate(),
             "numpy": np.random.get_state(legacy=False),
         }
@@ -140,6 +144,8 @@ class State:
         self._take_momenta(groups["optimizer"], trained)
         self._take_generators(groups["generator"], values["python"], values["numpy"])
         self.watch.parts |= parts
+        if self.scaler is not None:
+            self.scaler.load_state_dict(values["scaler"])
         for name, value in found.items():
             setattr(self, name, value)
 

@@ -19,12 +19,15 @@ from ablations.data.dataset import Dataset
 from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, StopRequested
 from ablations.training.evaluation import Evaluation, evaluate
 from ablations.training.events import Epoch, Observer, Progress
+from ablations.training.graph import GraphedStep
 from ablations.training.step import (
     learning_rate,
     make_average,
     make_optimizer,
+    make_scaler,
     prepare,
     prepare_images,
+    set_rate,
     training_step,
     update_average,
 )
@@ -98,6 +101,9 @@ class _Course:
     tested: bool
     """Whether the network is evaluated on the test images."""
 
+    step: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    """`training_step`, or one that uses a CUDA graph."""
+
     observe: Observer
     checkpointer: AsyncCheckpointer
     stopping: Callable[[], bool]
@@ -165,7 +171,8 @@ def train(
     prepare(network, config)
     order = torch.Generator().manual_seed(derive_seed(seed, "order")).get_state()
     watch = watch or Stopwatch(cuda=data.train.labels.is_cuda)
-    state = State(network, make_average(network, config), make_optimizer(network, config), order, watch=watch)
+    optimizer, scaler = make_optimizer(network, config), make_scaler(config, data.train.labels.device)
+    state = State(network, make_average(network, config), optimizer, order, scaler, watch=watch)
     if store is not None:
         store.restore(state)
     if config.compile:
@@ -174,7 +181,8 @@ def train(
     count = len(data.train)
     per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
     with closing(AsyncCheckpointer(store)) as checkpointer:
-        course = _Course(data, variation, config, seed, per_epoch, total, tested, observe, checkpointer, stopping)
+        step = GraphedStep() if config.cuda_graph else training_step
+        course = _Course(data, variation, config, seed, per_epoch, total, tested, step, observe, checkpointer, stopping)
         outcome = _train_epochs(state, course)
         watch.lap("rest")
     watch.lap("checkpoint")
@@ -221,12 +229,10 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
     begun = shown = kept = state.watch.now()
     for batch, images in zip(left, course.images(number, left), strict=True):
         step = number * course.per_epoch + state.steps
-        rate = learning_rate(config, step, course.total, course.per_epoch)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(state.optimizer, learning_rate(config, step, course.total, course.per_epoch))
         images, targets = course.mix(step, images, labels_of[batch])
         with state.watch.step():
-            loss, scores, norm = training_step(state.network, state.optimizer, images, targets, config)
+            loss, scores, norm = course.step(state.network, state.optimizer, images, targets, config, state.scaler)
             if state.average is not None:
                 update_average(state.average, state.network, config.ema if step else 0.0)
         state.losses.append(loss)
@@ -258,10 +264,15 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
 
 
 def _check_finite(state: State, course: _Course) -> None:
-    """Raises Diverged, with the number of the step, so that diverged values are neither reported nor saved."""
+    """Raises Diverged, with the number of the step, so that diverged values are neither reported nor saved.
+
+    With fp16 a gradient that is not finite skips a step. It is no divergence unless every step was skipped.
+    """
     number = len(state.history)
     for what, gathered in (("loss", state.losses), ("gradient's norm", state.norms)):
         values = torch.stack(gathered)
+        if what != "loss" and state.scaler is not None and values.isfinite().any():
+            continue
         broken = (~values.isfinite()).nonzero()
         if len(broken):
             place = int(broken[0])
@@ -278,7 +289,7 @@ def _summarise_epoch(state: State, course: _Course, sizes: Sequence[int]) -> Epo
     accuracy = 100 * int(torch.stack(state.correct).sum()) / sum(sizes)
     last = number * course.per_epoch + len(sizes) - 1
     rate = learning_rate(course.config, last, course.total, course.per_epoch)
-    steep = float(steepness.double().mean())
+    steep = float((steepness if state.scaler is None else steepness[steepness.isfinite()]).double().mean())
     return Epoch(number + 1, mean, accuracy, None, None, None, None, rate, steep, sum(sizes), 0.0)
 
 

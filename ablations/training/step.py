@@ -112,31 +112,54 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    """Sets the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler | None:
+    """Makes what scales the loss for fp16, so that small gradients do not become 0; None for other precisions."""
+    return torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+
+
+def ignore(phase: str) -> None:
+    """Does nothing at the end of a phase."""
+
+
 def training_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
     config: TrainConfig,
-    mark: Callable[[str], None] = lambda phase: None,
+    scaler: torch.amp.GradScaler | None = None,
+    mark: Callable[[str], None] = ignore,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs forward pass, loss, backward pass and optimizer.
 
     `labels` are classes `(N,)`, or shares of all classes `(N, classes)`. Returns the loss, the scores `(N, classes)`
     and the norm of the gradient before clipping. `mark` is called at the end of the forward pass ("forward") and of the
-    backward pass ("backward"), for measurements.
+    backward pass ("backward"), for measurements. With a `scaler`, a gradient that is not finite skips the optimizer and
+    lowers the scale of the loss.
     """
     optimizer.zero_grad(set_to_none=True)
     scores = score(network, images, config)
     loss = compute_loss(scores, labels, config)
     mark("forward")
-    loss.backward()
+    (loss if scaler is None else scaler.scale(loss)).backward()
     mark("backward")
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if config.clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
-    optimizer.step()
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
     return loss.detach(), scores.detach(), norm
 
 
@@ -152,9 +175,10 @@ def score(network: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
 
     Raises TypeError if the network's output is not a tensor of this shape.
     """
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+    with torch.autocast(images.device.type, narrow, enabled=narrow is not None):
         scores: Tensor = network(images)
     if not isinstance(scores, Tensor) or scores.dim() != 2:
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise TypeError(f"a network gives a tensor of scores, (images, classes); this one gave {shape}")
-    return scores.float() if config.precision == "bf16" else scores
+    return scores if narrow is None else scores.float()

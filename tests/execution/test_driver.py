@@ -88,6 +88,22 @@ def test_a_grid_with_a_fault_from_end_to_end(tmp_path):
     }
 
 
+@pytest.mark.gpu
+def test_a_grid_on_a_gpu_whose_trainings_share_it(tmp_path):
+    text = TINY.replace("[4, 8]", "[4, 8, 12]") + "train.cuda_graph = [false, true]\n"
+    grid, text = read(write_grid(tmp_path, text)), io.StringIO()
+    workplace = driver.make_engine("local", driver.list_devices("cuda", 0, jobs_per_device=3))
+    outcome = driver.work(grid, tmp_path / "out", workplace, (), Console(file=text, width=200))
+    assert (outcome.executed, outcome.stopped) == (3 * 2 * 3 + 6, False), text.getvalue()
+    frames = load(tmp_path / "out")
+    assert set(frames.runs.status) == set(frames.costs.status) == {"done"}
+    assert set(frames.runs.device) == set(frames.costs.device) == {"cuda"}
+    costs = frames.costs
+    assert (costs.train_peak_reserved_bytes >= costs.train_peak_memory_bytes).all()
+    tensors = costs.train_peak_memory_bytes - costs.workspace_bytes
+    assert ((tensors - costs.predicted_train_peak_memory_bytes) / 2**20).between(-0.1, 16).all(), tensors
+
+
 def test_every_engine_gives_the_same_results(tmp_path):
     text = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]").replace("[4, 8]", "[4]")
     found = {}
@@ -265,6 +281,18 @@ def test_a_worker_per_core_and_no_gpu_that_is_not_there():
     assert len(driver.list_devices("cpu", 0)) >= 1
     with pytest.raises(ValueError, match="this machine has"):
         driver.list_devices("cuda", 1000)
+    with pytest.raises(ValueError, match="on a CPU, --workers says how many jobs run"):
+        driver.list_devices("cpu", 0, jobs_per_device=2)
+
+
+def test_the_jobs_of_a_gpu_are_spread_over_all(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert driver.list_devices("cuda", 0, 2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert driver.list_devices("cuda", 3, 2) == ["cuda:0", "cuda:1", "cuda:0"]
+    with pytest.raises(
+        ValueError, match="5 workers on cuda: this machine has 2 GPUs that torch can use for 2 jobs each"
+    ):
+        driver.list_devices("cuda", 5, 2)
 
 
 @pytest.mark.slow

@@ -291,7 +291,7 @@ def test_the_phases_of_a_training_step_add_up_to_it(monkeypatch):
 @pytest.mark.gpu
 def test_cuda_peaks_are_the_allocator_s():
     values = cost.measure(SMALL, torch.device("cuda"))
-    assert values["train_peak_reserved_bytes"] >= values["train_peak_memory_bytes"] > 0
+    assert values["train_peak_reserved_bytes"] >= values["train_peak_memory_bytes"] > values["workspace_bytes"] >= 0
 
 
 class Undecided(torch.nn.Module):

@@ -55,9 +55,9 @@ def inputs(monkeypatch):
     seen: list[str] = []
     original = module.training_step
 
-    def spy(network, optimizer, images, labels, config):
+    def spy(network, optimizer, images, labels, config, scaler):
         seen.append(hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest())
-        return original(network, optimizer, images, labels, config)
+        return original(network, optimizer, images, labels, config, scaler)
 
     monkeypatch.setattr(module, "training_step", spy)
     return seen
@@ -208,9 +208,9 @@ def test_precision_and_memory_format_change_little(fields):
 def test_channels_last_is_how_weights_and_images_lie(monkeypatch):
     original, seen = module.training_step, []
 
-    def spy(network, optimizer, images, labels, config):
+    def spy(network, optimizer, images, labels, config, scaler):
         seen.append((images, network.features.denseblock1.denselayer1.conv2.weight))
-        return original(network, optimizer, images, labels, config)
+        return original(network, optimizer, images, labels, config, scaler)
 
     monkeypatch.setattr(module, "training_step", spy)
     data = load(DataConfig(name="random", shape=(3, 8, 8), classes=4, size=8))

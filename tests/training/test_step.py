@@ -10,7 +10,16 @@ import torch
 
 from ablations.config import TrainConfig
 from ablations.training.loop import make_network
-from ablations.training.step import learning_rate, make_average, make_optimizer, training_step, update_average
+from ablations.training.step import (
+    learning_rate,
+    make_average,
+    make_optimizer,
+    make_scaler,
+    prepare,
+    score,
+    training_step,
+    update_average,
+)
 from densenet import DenseNetConfig
 
 CPU = torch.device("cpu")
@@ -124,3 +133,69 @@ def test_on_cuda_the_optimizer_is_one_kernel(optimizer):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_on_a_cpu_the_optimizer_is_torch_s_default(optimizer):
     assert make_optimizer(make_network(SMALL, 0, CPU), TrainConfig(optimizer=optimizer)).defaults["fused"] is None
+
+
+def test_fp16_scales_the_loss_and_skips_a_step_whose_gradient_is_not_finite():
+    config = TrainConfig(precision="fp16")
+    network = prepare(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), config)
+    optimizer, scaler = make_optimizer(network, config), make_scaler(config, CPU)
+    images, labels = torch.randn(2, 1, 2, 2), torch.tensor([0, 2])
+    narrow = torch.nn.functional.cross_entropy(score(network, images, config), labels)
+    gradients = torch.autograd.grad(narrow, list(network.parameters()))
+    loss, scores, norm = training_step(network, optimizer, images, labels, config, scaler)
+    assert (loss.dtype, scores.dtype) == (torch.float32, torch.float32)
+    assert norm.item() == pytest.approx(sum(each.square().sum().item() for each in gradients) ** 0.5, rel=1e-2)
+    before, scale = network[1].weight.detach().clone(), scaler.get_scale()
+    _, _, norm = training_step(network, optimizer, images * torch.inf, labels, config, scaler)
+    assert not norm.isfinite()
+    assert torch.equal(network[1].weight, before)
+    assert scaler.get_scale() == scale / 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_on_cuda_fp16_skips_a_step_whose_gradient_is_not_finite(optimizer):
+    config, device = TrainConfig(precision="fp16", optimizer=optimizer), torch.device("cuda")
+    network = prepare(make_network(SMALL, 0, device), config).train()
+    optimizer, scaler = make_optimizer(network, config), make_scaler(config, device)
+    images, labels = torch.randn(8, 1, 8, 8, device=device), torch.zeros(8, dtype=torch.long, device=device)
+    _, _, norm = training_step(network, optimizer, images, labels, config, scaler)
+    assert norm.isfinite()
+    before, scale = network.classifier.weight.detach().clone(), scaler.get_scale()
+    _, _, norm = training_step(network, optimizer, images * torch.inf, labels, config, scaler)
+    assert not norm.isfinite()
+    assert torch.equal(network.classifier.weight, before)
+    assert scaler.get_scale() == scale / 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", ["textbook", "normalize-once"])
+@pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
+def test_cuda_computes_what_the_cpu_computes(implementation, checkpoint):
+    config = TrainConfig(precision="fp64")
+    model = DenseNetConfig(block_config=(2, 2), growth_rate=4, implementation=implementation, checkpoint=checkpoint)
+    images, labels = torch.randn(8, 3, 16, 16, dtype=torch.double), torch.randint(10, (8,))
+    found = []
+    for device in (CPU, torch.device("cuda")):
+        network = prepare(make_network(model, 0, device), config).train()
+        loss, scores, norm = training_step(
+            network, make_optimizer(network, config), images.to(device), labels.to(device), config
+        )
+        found.append([each.cpu() for each in (loss, scores, norm, *network.state_dict().values())])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.gpu
+def test_on_cuda_a_compiled_step_is_the_same_function():
+    found = []
+    for compiled in (False, True):
+        config, device = TrainConfig(), torch.device("cuda")
+        torch.manual_seed(0)
+        network = prepare(make_network(SMALL, 0, device), config).train()
+        if compiled:
+            network.compile()
+        images, labels = torch.randn(8, 1, 8, 8).to(device), torch.zeros(8, dtype=torch.long, device=device)
+        found.append(training_step(network, make_optimizer(network, config), images, labels, config))
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
