@@ -240,6 +240,9 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         for row, entry in zip(rows, entries, strict=True):
             row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
     print_rows(out, title, heads, rows)
+    for row, entry in zip(rows, entries, strict=True):
+        if (frozen := entry.get("params_total", 0) - entry.get("params", 0)) > 0:
+            _say(f"{row[0]} has {frozen:,} more params, which are not trained.")
     if found["tuning_runs"]:
         _say(f"{found['tuning_runs']} trials for tuning, {found['missing_tuning_runs']} of them missing.")
     _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
@@ -496,6 +499,7 @@ def report(
     bare: Annotated[
         bool, typer.Option("--bare", help="Draws figures without title and small print into DIR/figures/bare, too.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rebuilds every table, figure and page from the records alone."""
     from ablations.report import page as reports
@@ -505,12 +509,20 @@ def report(
     folders = sorted(path.parent for path in folder.glob("*/jobs.json")) if all_ else [folder]
     if not folders:
         _stop(f"{folder}: no folder in it holds results")
+    rebuilt = []
     for each in folders:
-        _rebuild(each, only, bare)
+        rebuilt.append(_rebuild(each, only, bare))
+        if not as_json:
+            _say_rebuilt(rebuilt[-1])
+    if as_json:
+        print(json.dumps({"reports": rebuilt}, indent=1))
 
 
-def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
-    """Rebuilds the reports of one results folder, or a part of them; with `bare`, its figures for a paper too."""
+def _rebuild(folder: Path, only: str | None, bare: bool) -> dict[str, Any]:
+    """Rebuilds the reports of one results folder, or a part of them; with `bare`, its figures for a paper too.
+
+    Returns what was written, from how many jobs, and what is missing.
+    """
     from ablations.report import page as reports
     from ablations.report.answers import tell_gaps
     from ablations.report.plotting.figures import write_figures
@@ -523,14 +535,27 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
         paths += write_figures(results, bare=True) if bare else []
     except OSError as error:
         _stop(str(error))
-    _say_missing(reports.list_missing_letters(results))
+    return {
+        "folder": str(folder),
+        "files": [str(path) for path in paths],
+        "jobs": {
+            kind: {"done": int((frame.status == "done").sum()), "total": len(frame)}
+            for kind, frame in frames.jobs().items()
+        },
+        "gaps": {study.name: tell_gaps(study) for study in results.studies},
+        "letters_without_a_font": reports.list_missing_letters(results),
+    }
+
+
+def _say_rebuilt(rebuilt: dict[str, Any]) -> None:
+    """Prints what was rebuilt, and what is missing."""
+    _say_missing(rebuilt["letters_without_a_font"])
     names = {"tuning": "trials", "speeds": "comparisons of speed"}
-    done = [f"{(frame.status == 'done').sum()} of {len(frame)} {names.get(kind, kind)}"
-            for kind, frame in frames.jobs().items()]  # fmt: skip
-    _say(f"{folder}: {len(paths)} files rebuilt from {', '.join(done)}.")
-    for study in results.studies:
-        for sentence in tell_gaps(study):
-            _say(f"  {study.name}: {sentence}")
+    done = [f"{count['done']} of {count['total']} {names.get(kind, kind)}" for kind, count in rebuilt["jobs"].items()]
+    _say(f"{rebuilt['folder']}: {len(rebuilt['files'])} files rebuilt from {', '.join(done)}.")
+    for study, sentences in rebuilt["gaps"].items():
+        for sentence in sentences:
+            _say(f"  {study}: {sentence}")
 
 
 @app.command()
@@ -540,6 +565,7 @@ def cite(
     level: str,
     metric: str,
     form: Annotated[str, typer.Option("--as", metavar="text|markdown|latex", help="A mark alone, to paste.")] = "text",
+    as_json: JsonOption = False,
 ) -> None:
     """Prints one value with its provenance, and citation marks to paste."""
     from ablations.report import citations
@@ -547,16 +573,20 @@ def cite(
 
     results = analyse(_frames(folder))
     try:
-        found = citations.describe(results, study, level, metric)
+        found = citations.look_up(results, study, level, metric)
         marks = citations.make_marks(results, study, level, metric)
     except ValueError as error:
         _stop(str(error))
-    if form in marks:
+    if as_json:
+        place = {"study": study, "level": level, "metric": metric}
+        print(json.dumps({**place, **asdict(found), "marks": marks}, indent=1))
+    elif form in marks:
         _say(marks[form])
         for note in citations.tell_seeds(results, study, level, metric)[1:]:
             _say(f"Note: {note}", err)
     elif form == "text":
-        _say(f"{found}\nMarks for a text that lies in this directory (the folder is relative to the text's own):")
+        _say(found.describe())
+        _say("Marks for a text that lies in this directory (the folder is relative to the text's own):")
         _say("\n".join(marks.values()))
         _say(rf"In LaTeX, one line before puts the numbers in: \input{{{folder.as_posix()}/numbers}}")
     else:
@@ -594,30 +624,46 @@ def check(
     require: Annotated[
         int, typer.Option(min=0, metavar="N", help="Fails if all files together cite fewer numbers and tables than N.")
     ] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Fails where a number cited in a text differs from the records, or where the text beside it changes it."""
     from ablations.report import citations
 
     files = list(dict.fromkeys(map(expand, files)))
     examples = _count_examples(files)
-    wrong = total = 0
+    renewed: dict[Path, int] = {}
+    found: list[Any] = []
     for path in files:
         if write:
-            _say(f"{path}: {_rewrite(path)} numbers renewed")
-        found = citations.check(path)
-        total += len(found)
-        if not found:
-            _say(f"{path}: no number in it is cited", err)
-        if examples[path]:
-            _say(f"{path}: marks in code or in comments of LaTeX, which are not checked: {examples[path]}", err)
-        for citation in found:
-            if citation.problem:
-                wrong += 1
-                _say(f"{path}:{citation.line}: {citation.source}: {citation.problem}{_apart(citation)}", err)
-    _say(f"{total - wrong} of {total} cited numbers and tables agree with the records.")
+            renewed[path] = _rewrite(path)
+        cited = citations.check(path)
+        found += cited
+        if not as_json:
+            _say_checked(path, renewed.get(path), examples[path], cited)
+    total, wrong = len(found), sum(bool(citation.problem) for citation in found)
+    if as_json:
+        told = [{**asdict(citation), "path": str(citation.path)} for citation in found]
+        beside = {"renewed": renewed, "unchecked": examples}
+        counts = {name: {str(path): count for path, count in each.items()} for name, each in beside.items()}
+        print(json.dumps({"agree": total - wrong, "total": total, "citations": told, **counts}, indent=1))
+    else:
+        _say(f"{total - wrong} of {total} cited numbers and tables agree with the records.")
     if total < require:
         _say(f"--require {require}: only {total} numbers and tables are cited.", err)
     raise typer.Exit(SOME_FAILED if wrong or total < require else 0)
+
+
+def _say_checked(path: Path, renewed: int | None, examples: int, cited: list[Any]) -> None:
+    """Prints what was found in one text: how many numbers were renewed, and each one that is wrong."""
+    if renewed is not None:
+        _say(f"{path}: {renewed} numbers renewed")
+    if not cited:
+        _say(f"{path}: no number in it is cited", err)
+    if examples:
+        _say(f"{path}: marks in code or in comments of LaTeX, which are not checked: {examples}", err)
+    for citation in cited:
+        if citation.problem:
+            _say(f"{path}:{citation.line}: {citation.source}: {citation.problem}{_apart(citation)}", err)
 
 
 def _count_examples(files: list[Path]) -> dict[Path, int]:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from ablations.parts import OneOf, fingerprint_parts, is_own
 from ablations.storage.records import PROTOCOL as PROTOCOL  # part of every identity
 from ablations.storage.records import identity as identity
-from densenet import Config, DenseNetConfig
+from densenet import Config, DenseNetConfig, fingerprint_weights
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,7 @@ def variant_fields(variant: Variant, checksum: str) -> dict[str, Any]:
         "model": hashed_fields(variant.model),
         "data": {"name": variant.data.name, **hashed_fields(variant.data), "checksum": checksum},
         "train": hashed_fields(variant.train),
-        **_source_fields(*_parts_of(variant)),
+        **_source_fields(variant),
     }
     if variant.tuning is None:
         return fields
@@ -400,17 +400,22 @@ def _parts_of(subject: Variant | CostConfig) -> list[str]:
     return [*step, subject.train.schedule, subject.data.augmentation] if isinstance(subject, Variant) else step
 
 
-def _source_fields(*names: str) -> dict[str, Any]:
-    """Returns the fingerprints of the parts that are written elsewhere, as `sources`; nothing without such parts."""
-    sources = fingerprint_parts(*names)
+def _source_fields(subject: Variant | CostConfig) -> dict[str, Any]:
+    """Returns the fingerprints of what comes from elsewhere, as `sources`; nothing if there is nothing of the kind."""
+    sources = _fingerprint(subject)
     return {"sources": sources} if sources else {}
 
 
+def _fingerprint(subject: Variant | CostConfig) -> dict[str, str]:
+    """Returns the fingerprints of parts that are written elsewhere, and of trained weights."""
+    return fingerprint_parts(*_parts_of(subject)) | fingerprint_weights(subject.model)
+
+
 def find_sources(config: RunConfig | CostConfig | SpeedConfig) -> dict[str, str]:
-    """Returns the fingerprints of a job's parts that are written elsewhere, as they are now."""
+    """Returns the fingerprints of a job's parts and weights that come from elsewhere, as they are now."""
     if isinstance(config, SpeedConfig):
         return find_sources(config.level) | find_sources(config.base)
-    return fingerprint_parts(*_parts_of(config.variant if isinstance(config, RunConfig) else config))
+    return _fingerprint(config.variant if isinstance(config, RunConfig) else config)
 
 
 def cost_fields(cost: CostConfig) -> dict[str, Any]:
@@ -422,7 +427,7 @@ def cost_fields(cost: CostConfig) -> dict[str, Any]:
         "model": hashed_fields(cost.model),
         "image_size": list(cost.image_size),
         "train": hashed_fields(cost.train),
-        **_source_fields(*_parts_of(cost)),
+        **_source_fields(cost),
     }
     recomputes = isinstance(cost.model, DenseNetConfig) and cost.model.recomputes
     return {**fields, "recomputed": "for gradients"} if recomputes else fields

@@ -17,8 +17,12 @@ from densenet.foreign import (
     OwnConfig,
     TorchvisionConfig,
     describe_source,
+    fingerprint_weights,
     list_arguments,
+    list_trained,
+    list_unknown_weights,
     load_part,
+    without_weights,
 )
 from densenet.options import Config
 from densenet.presets import PRESETS, find_published
@@ -45,9 +49,13 @@ __all__ = [
     "describe_source",
     "find_published",
     "fingerprint_modules",
+    "fingerprint_weights",
     "list_arguments",
+    "list_trained",
+    "list_unknown_weights",
     "load_part",
     "macs_of",
     "model_family",
     "textbook",
+    "without_weights",
 ]

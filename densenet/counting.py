@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from densenet.foreign import without_weights
 from densenet.options import Config
 from densenet.registry import build, textbook
 
@@ -194,6 +195,7 @@ def _may_multiply(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 
 
 def _without_storage(config: Config) -> nn.Module:
+    config = without_weights(config)
     try:
         with torch.device("meta"):
             return build(config)

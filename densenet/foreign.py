@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 from torch import nn
 
 from densenet.options import Config, lookup
+from densenet.pretrained import NEW, find_checksum, find_weights, list_weights, start_from
 from densenet.sources import fingerprint_file, fingerprint_modules
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 
 class ForeignConfig(Config):
@@ -43,7 +47,7 @@ initialisation."""
 
 
 class TorchvisionConfig(ForeignConfig):
-    """A classification network of torchvision, with new weights.
+    """A classification network of torchvision, with new or with trained weights.
 
     Other fields are the arguments of its builder, for example `memory_efficient` of densenet121.
     """
@@ -57,15 +61,33 @@ class TorchvisionConfig(ForeignConfig):
     in_channels: Literal[3] = 3
     """torchvision's networks take images of three channels."""
 
+    weights: str = NEW
+    """The trained weights that a training starts from, by torchvision's name: `IMAGENET1K_V1`. If the data has another
+    number of classes, the last layer has new weights. none: all weights are new."""
+
+    @field_validator("weights")
+    @classmethod
+    def _are_known(cls, weights: str, info: ValidationInfo) -> str:
+        """Returns the name of the weights alone: without the name of the network, and not `DEFAULT`."""
+        name = info.data.get("name")
+        if name not in _list_builders() or weights == NEW:
+            return weights
+        known = list_weights(name)
+        kind = type(next(iter(known.values()))).__name__
+        names: dict[str, str] = {NEW: NEW, **{each: found.name for each, found in known.items()}}
+        return lookup(f"weights of {name}", weights.removeprefix(f"{kind}."), names)
+
     @model_validator(mode="after")
     def _is_a_network(self) -> TorchvisionConfig:
         """Builds the network once, and leaves out arguments that have their builder's own default."""
         given = GIVEN & self.arguments.keys()
         if given:
-            raise ValueError(f"{', '.join(sorted(given))}: every network here starts from new weights; leave it out")
+            raise ValueError(f"{', '.join(sorted(given))}: leave it out, and name trained weights with weights")
         try:
             with torch.device("meta"):
-                build_torchvision(self)
+                _build_torchvision(self, self.arguments)
+            if self.weights != NEW:
+                _take_needed(self)
             for name in list(self.arguments):
                 if has_default(self, name):
                     del self.__pydantic_extra__[name]
@@ -78,8 +100,25 @@ class TorchvisionConfig(ForeignConfig):
         return self
 
 
-GIVEN = {"weights", "pretrained", "pretrained_backbone", "weights_backbone"}
-"""Arguments of builders that ask for trained weights."""
+GIVEN = {"pretrained", "pretrained_backbone", "weights_backbone"}
+"""Other arguments that ask for trained weights."""
+
+ASKING = {"weights", *GIVEN}
+"""Arguments that ask for trained weights."""
+
+
+def _take_needed(config: TorchvisionConfig) -> None:
+    """Adds the arguments that trained weights need. Raises ValueError for others with which they do not fit."""
+    weights = list_weights(config.name)[config.weights]
+    needed: dict[str, Any] = {"transform_input": True} if config.name in ("googlenet", "inception_v3") else {}
+    needed |= {"image_size": weights.meta["min_size"][0]} if config.name.startswith("vit_") else {}
+    for name, value in needed.items():
+        config.__pydantic_extra__.setdefault(name, value)
+    with torch.device("meta"):
+        plain, asked = (_build_torchvision(config, each).state_dict() for each in (needed, config.arguments))
+    if {name: each.shape for name, each in plain.items()} != {name: each.shape for name, each in asked.items()}:
+        changed = ", ".join(f"{name} = {value}" for name, value in config.arguments.items())
+        raise ValueError(f"the weights {config.weights} do not fit a network with {changed}")
 
 
 def has_default(config: TorchvisionConfig, name: str) -> bool:
@@ -124,15 +163,24 @@ def _are_equal(one: Any, other: Any) -> bool:
 
 
 def build_torchvision(config: TorchvisionConfig) -> nn.Module:
-    """Builds the network, `(N, 3, H, W) -> (N, num_classes)`. Raises ValueError for an unknown name."""
-    return _build_torchvision(config, config.arguments)
+    """Builds the network, `(N, 3, H, W) -> (N, num_classes)`, and gives it its trained weights.
+
+    Raises ValueError for an unknown name, and for weights that cannot be downloaded.
+    """
+    network = _build_torchvision(config, config.arguments)
+    for weights in list_trained(config).values():
+        start_from(network, weights)
+    return network
+
+
+def _list_builders() -> dict[str, Callable[..., nn.Module]]:
+    from torchvision import models
+
+    return {name: models.get_model_builder(name) for name in models.list_models(module=models)}
 
 
 def _build_torchvision(config: TorchvisionConfig, arguments: dict[str, Any]) -> nn.Module:
-    from torchvision import models
-
-    builders = {name: models.get_model_builder(name) for name in models.list_models(module=models)}
-    builder = lookup("torchvision network", config.name, builders)
+    builder = lookup("torchvision network", config.name, _list_builders())
     told = WITHOUT_AUXILIARY if config.name in ("googlenet", "inception_v3") else {}
     network: nn.Module = builder(weights=None, num_classes=config.num_classes, **{**told, **arguments})
     return network
@@ -159,11 +207,16 @@ class OwnConfig(ForeignConfig):
     @model_validator(mode="after")
     def _takes_the_arguments(self) -> OwnConfig:
         """Leaves out arguments that have their constructor's own default."""
-        signature, given = inspect.signature(load_network(self.family)), _own_arguments(self)
+        network, given = load_network(self.family), _own_arguments(self)
+        signature = inspect.signature(network)
         try:
             signature.bind(**given)
         except TypeError as error:
             raise ValueError(f"{self.family}{signature} cannot take {', '.join(given)}: {error}") from None
+        if "weights" in self.arguments and network in _list_builders().values():
+            needed = f'model.family = "torchvision" and model.name = "{self.family.partition(":")[2]}"'
+            raise ValueError(f"to start from trained weights of torchvision, give {needed}")
+        list_trained(self)  # refuses unknown names
         for name, value in self.arguments.items():
             if name in signature.parameters and _are_equal(value, signature.parameters[name].default):
                 del self.__pydantic_extra__[name]
@@ -209,6 +262,56 @@ def list_arguments(family: str) -> set[str]:
     return set(inspect.signature(load_network(family)).parameters)
 
 
+def list_trained(config: Config) -> dict[str, WeightsEnum]:
+    """Returns the published weights of torchvision that a network starts from, by the argument that names them.
+
+    An argument of a user's network names them in full, for example `ResNet18_Weights.IMAGENET1K_V1`. Raises ValueError
+    if there are no such weights.
+    """
+    if isinstance(config, TorchvisionConfig):
+        return {} if config.weights == NEW else {"weights": list_weights(config.name)[config.weights]}
+    arguments = _complete(config) if isinstance(config, OwnConfig) else {}
+    found = {name: find_weights(value) for name, value in arguments.items() if isinstance(value, str)}
+    return {name: weights for name, weights in found.items() if weights is not None}
+
+
+def fingerprint_weights(config: Config) -> dict[str, str]:
+    """Returns the first digits of the SHA-256 of the trained weights that a network starts from, by their full name."""
+    return {str(weights): find_checksum(weights) for weights in list_trained(config).values()}
+
+
+def without_weights(config: Config) -> Config:
+    """Returns the configuration of the same network with new weights, which has the same costs and needs no download.
+
+    A user's network keeps an argument whose default is not None.
+    """
+    trained = list_trained(config)
+    if isinstance(config, TorchvisionConfig):
+        return config.model_copy(update={"weights": NEW}) if trained else config
+    if not isinstance(config, OwnConfig) or not trained:
+        return config
+    parameters = inspect.signature(load_network(config.family)).parameters
+    left = {name for name in trained if name in parameters and parameters[name].default is None}
+    return OwnConfig.model_validate(config.model_dump(exclude=left))
+
+
+def list_unknown_weights(config: Config) -> list[str]:
+    """Returns the arguments of a user's network that ask for trained weights, if no argument tells which file they are.
+
+    An example is `pretrained = true` of timm's `create_model`.
+    """
+    if not isinstance(config, OwnConfig) or list_trained(config) or _list_files(config.arguments):
+        return []
+    arguments = _complete(config)
+    return sorted(name for name in ASKING & arguments.keys() if arguments[name])
+
+
+def _complete(config: OwnConfig) -> dict[str, Any]:
+    """Returns the arguments of a user's network with the defaults of those that are left out."""
+    parameters = inspect.signature(load_network(config.family)).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty} | config.arguments
+
+
 def describe_source(config: Config) -> dict[str, Any]:
     """Returns the source of a network written elsewhere; nothing for others.
 
@@ -225,11 +328,18 @@ def describe_source(config: Config) -> dict[str, Any]:
         except TypeError:  # an object that is called like a function has no file
             file = None
         own: dict[str, Any] = {"network_source": fingerprint_file(Path(file))} if file else {}
-        named = [Path(value) for value in config.arguments.values() if isinstance(value, str)]
-        files = {str(path): [fingerprint_file(path)] for path in named if path.is_file()}
+        files = {str(path): [fingerprint_file(path)] for path in _list_files(config.arguments)}
         own |= {"network_files": files} if files else {}
         return {**own, "network_modules": fingerprint_modules(network, config.family.partition(":")[0])}
     return {}
+
+
+def _list_files(value: Any) -> list[Path]:
+    """Lists the files that an argument names, also within lists and tables."""
+    if isinstance(value, str):
+        return [Path(value)] if Path(value).is_file() else []
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [path for each in inner for path in _list_files(each)]
 
 
 def build_own(config: OwnConfig) -> nn.Module:

@@ -37,7 +37,7 @@ def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
 
 
 def build(network: str | Config) -> nn.Module:
-    """Build a network with new weights.
+    """Build a network with new weights, or with the trained ones that its configuration names.
 
     Args:
         network: the name of a preset, such as `densenet121`, or a configuration.
@@ -46,7 +46,8 @@ def build(network: str | Config) -> nn.Module:
         A module in training mode, `(N, in_channels, H, W) -> (N, num_classes)`.
 
     Raises:
-        ValueError: the name is unknown; the message lists the known ones and the nearest.
+        ValueError: the name is unknown, and the message lists the known ones and the nearest; or trained weights cannot
+            be downloaded.
 
     Example:
         >>> build(DenseNetConfig(depth=22, growth_rate=8)).classifier.out_features

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import os
 import shutil
@@ -10,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.util import Finalize
@@ -237,6 +240,25 @@ def fabricate(
 def _path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restores the places of modules: a command looks beside the grid that it is given."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A function that publishes a state dict as weights of torchvision, and gives the place where PyTorch keeps them.
+
+    The folder of PyTorch's hub is new and empty, and the file is downloaded from this machine.
+    """
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def write(weights, state: dict[str, torch.Tensor]) -> Path:
+        content = io.BytesIO()
+        torch.save(state, content)
+        name = f"trained-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth"
+        (tmp_path / name).write_bytes(content.getvalue())
+        monkeypatch.setattr(weights, "_value_", replace(weights.value, url=(tmp_path / name).as_uri()))
+        return tmp_path / "torch" / "hub" / "checkpoints" / name
+
+    return write
 
 
 @pytest.fixture

@@ -65,6 +65,20 @@ def test_what_a_user_s_network_prints_is_no_part_of_the_plan(tmp_path):
     assert "at work" in result.stderr
 
 
+class Frozen(Loud):
+    """A user's network of which a part is not trained."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__(in_channels, num_classes)
+        self.weight.requires_grad_(False)
+
+
+def test_plan_tells_params_that_are_not_trained(tmp_path):
+    frozen = f'\n[study.frozen]\nvariant = [{{ name = "bias", model.family = "{__name__}:Frozen" }}]\n'
+    said = call("plan", write_grid(tmp_path, TINY + frozen), "--counts-only").stdout
+    assert "frozen bias has 640 more params, which are not trained.\n" in said
+
+
 def test_plan_says_how_large_a_change_the_seeds_will_find(tmp_path):
     """With sd 0.5 and 3 seeds: (2.776445 + 0.940965) sqrt(2 * 0.25 / 3) = 1.5176 points, with 4 degrees of freedom.
 
@@ -187,6 +201,16 @@ def test_report_rebuilds_all_or_a_part(results):
     assert (results / "tables" / "growth_rate.tex").exists()
 
 
+def test_report_tells_programs_what_it_rebuilt(results):
+    said = call("report", results, "--only", "tables").output
+    (told,) = json.loads(call("report", results, "--only", "tables", "--json").stdout)["reports"]
+    jobs = ", ".join(f"{count['done']} of {count['total']} {kind}" for kind, count in told["jobs"].items())
+    assert said == f"{results}: {len(told['files'])} files rebuilt from {jobs}.\n"
+    assert set(told["files"]) >= {str(path) for path in (results / "tables").iterdir()}
+    assert (told["folder"], told["gaps"]) == (str(results), {"growth_rate": []})
+    assert len(json.loads(call("report", results.parent, "--all", "--only", "tables", "--json").stdout)["reports"]) == 1
+
+
 def test_report_and_cite_say_what_is_missing(tmp_path, tiny):
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1", "growth_rate 8"))
     told = call("report", tmp_path / "r", "--only", "tables").output
@@ -242,6 +266,33 @@ def test_cite_and_check(results, tmp_path):
     assert call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "html").exit_code == 2
     latex = call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "latex").output
     assert latex == "\\ablate{growth_rate}{8}{test_accuracy}\n"
+
+
+@pytest.mark.parametrize("metric", ["test_accuracy", "params"])
+def test_cite_tells_programs_a_value_and_its_marks(metric, results):
+    place = ("cite", results, "growth_rate", 8, metric)
+    found, said = json.loads(call(*place, "--json").stdout), call(*place).stdout.splitlines()
+    assert said[0] == f"{found['value']} {found['unit']}".strip()
+    assert said[1] == found["meaning"]
+    assert set(found["marks"].values()) <= set(said)
+    assert found["provenance"] in said
+    assert found["seeds"] == ("Of 3 seeds." if metric == "test_accuracy" else "")
+    assert found["disturbed"] == ""
+
+
+def test_check_tells_programs_each_number(results, tmp_path):
+    marks = [f"<!-- ablate results growth_rate 8 params -->{text}<!-- /ablate -->" for text in ("2,000", "7", "7")]
+    page = tmp_path / "page.md"
+    page.write_text(f"{marks[0]}\n{marks[1]}\n`{marks[2]}`\n")
+    said, told = call("check", page), json.loads(call("check", page, "--json").stdout)
+    assert f"{told['agree']} of {told['total']} cited numbers and tables agree" in said.stdout
+    assert (told["agree"], told["total"], told["unchecked"], told["renewed"]) == (1, 2, {str(page): 1}, {})
+    right, wrong = told["citations"]
+    assert (right["cited"], right["recorded"], right["problem"]) == ("2,000", "2,000", "")
+    assert (wrong["path"], wrong["line"], wrong["cited"], wrong["recorded"]) == (str(page), 2, "7", "2,000")
+    assert f"{page}:2: {wrong['source']}: {wrong['problem']}; cited '7', recorded '2,000'" in said.stderr
+    renewed = call("check", page, "--json", "--write")
+    assert (json.loads(renewed.stdout)["renewed"], renewed.exit_code) == ({str(page): 1}, 0)
 
 
 def test_check_reads_all_files_before_it_changes_one(results, tmp_path):

@@ -157,7 +157,7 @@ def test_the_pages_grids_are_valid(page, here):
         try:
             read(path)
         finally:
-            for name in ("mynetwork", "myparts"):
+            for name in ("mynetwork", "myparts", "finetune"):
                 sys.modules.pop(name, None)
 
 

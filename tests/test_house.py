@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
-    "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet sources foreign presets "
-    "registry counting __init__",
+    "densenet": "norms options config recompute blocks densenet kernels normalize_once resnet sources pretrained "
+    "foreign presets registry counting __init__",
     "ablations": "metrics signals limits",
     "ablations.storage": "files locks turns paths journal schema records disturbance sources manifest merging",
     "ablations ": "parts config environment",

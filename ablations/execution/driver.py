@@ -35,7 +35,7 @@ from ablations.execution.engine import (
     Waiting,
 )
 from ablations.execution.inline import InlineEngine
-from ablations.execution.job import describe_loss, describe_purpose, execute, job_machine
+from ablations.execution.job import describe_loss, describe_purpose, execute, fetch_weights, job_machine
 from ablations.execution.local import LocalEngine
 from ablations.grid.model import Choice, Grid, Job, list_jobs
 from ablations.grid.planning import list_awaited, make_manifest
@@ -164,8 +164,8 @@ def work(
     Stop signals and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
     WrongFolder if the folder holds another grid or files of something else, FolderInUse if another process works on the
-    folder, SourceChanged if a user's network is not the one of earlier runs, StorageError if the folder cannot be
-    written, or is renamed or removed meanwhile.
+    folder, SourceChanged if a user's network is not the one of earlier runs, ValueError for trained weights that cannot
+    be downloaded, StorageError if the folder cannot be written, or is renamed or removed meanwhile.
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
@@ -370,10 +370,12 @@ def _execute(
     console: Console,
     check_place: Callable[[], None],
 ) -> bool:
-    """Runs the jobs. Returns whether it was stopped before all of them were finished. Raises StorageError.
+    """Runs the jobs. Returns whether it was stopped before all of them were finished.
 
-    At each event, `check_place` notices that the folder was renamed or replaced.
+    At each event, `check_place` notices that the folder was renamed or replaced. Raises StorageError, and ValueError
+    for trained weights that cannot be downloaded.
     """
+    fetch_weights(left, lambda text: console.print(text, highlight=False))
     by_id = {each.id: each for each in left}
     works = {each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}
     tasks = [

@@ -6,7 +6,7 @@ import errno
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ablations.config import CostConfig, RunConfig, SpeedConfig, find_sources
+from ablations.config import CostConfig, RunConfig, SpeedConfig, find_sources, models_of
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 from ablations.environment import (
@@ -43,6 +43,8 @@ from ablations.training.evaluation import Evaluation
 from ablations.training.events import Progress
 from ablations.training.loop import Diverged, make_network, train
 from ablations.training.stopwatch import Stopwatch
+from densenet import list_trained
+from densenet.pretrained import fetch, is_here
 
 
 def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
@@ -106,13 +108,33 @@ def _check_source(job: Job) -> None:
         raise SourceChanged(f"{names} was changed while the grid ran ({', '.join(changed)}): run the grid again")
 
 
+def fetch_weights(jobs: Iterable[Job], say: Callable[[str], None]) -> None:
+    """Downloads the trained weights that jobs start from, as far as they are not on this machine.
+
+    Raises ValueError that names all that cannot be downloaded, or are not what torchvision publishes.
+    """
+    models = [model for job in jobs for model in models_of(job.config)]
+    needed = {str(each): each for model in models for each in list_trained(model).values()}
+    problems = []
+    for name, each in sorted(needed.items()):
+        if not is_here(each):
+            say(f"Downloading the weights {name}")
+        try:
+            fetch(each)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
 def execute_planned(
     folder: Path, job_id: str, device: str, started: float, stopping: Stopping, say: Callable[[str], None]
 ) -> str:
     """Runs one job of a results folder, using only the plan on disk, and returns its status.
 
     Raises NotResults and StorageError for the folder, ValueError for a job that does not exist, must be measured on
-    another machine, or has a user's network that was edited since other runs of it were made.
+    another machine, has a user's network that was edited since other runs of it were made, or starts from weights that
+    cannot be downloaded.
     """
     plan = Manifest.read(folder)
     job = job_of(plan, folder, job_id)
@@ -128,6 +150,8 @@ def execute_planned(
     if job.kind in MEASUREMENTS and here != plan.machine:
         there = ", ".join(f"{key} {value}" for key, value in plan.machine.items() if here[key] != value)
         raise ValueError(f"{job.name} is to be measured on another machine ({there}); here it would be another job")
+
+    fetch_weights([job], say)
 
     def tell(message: object) -> None:
         if isinstance(message, Progress):

@@ -115,7 +115,8 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
         except (Exception, SystemExit) as error:  # a network may raise anything on these images
             values["prediction_failed" if values else "failed"] = f"{type(error).__name__}: {error}"
     kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
-    return {key: values[key] for key in (*kept, *(each for each in ("failed", "prediction_failed") if each in values))}
+    beside = [each for each in ("params_total", "failed", "prediction_failed") if each in values]
+    return {key: values[key] for key in (*kept, *beside)}
 
 
 def _warn_of_memory(entries: list[Row], device: torch.device) -> None:

@@ -21,6 +21,7 @@ from ablations.config import (
 from ablations.data.dataset import DatasetInfo
 from ablations.metrics import level_text
 from ablations.storage.manifest import JobKind, Match
+from densenet import without_weights
 
 SECTIONS = ("model", "data", "train")
 
@@ -131,7 +132,9 @@ class Grid:
 
     def cost(self, variant: Variant) -> CostConfig:
         """Returns the configuration of the variant's cost. Before the variant is tuned, it has the base's fields."""
-        return CostConfig(variant.model, self.datasets[variant.data].image_size, variant.train.of_a_step)
+        return CostConfig(
+            without_weights(variant.model), self.datasets[variant.data].image_size, variant.train.of_a_step
+        )
 
     def levels(self) -> list[Level]:
         """Returns the levels of all studies, the bases first."""

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ablations.config import Variant
 from ablations.parts import change_images, compute_own_loss, find_factor, is_own, make_own_optimizer
-from densenet import Config, OwnConfig, build
+from densenet import Config, OwnConfig, build, without_weights
 
 
 def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool) -> str:
@@ -29,7 +29,7 @@ def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool)
 def _build(model: Config, training: bool) -> nn.Module | None:
     """Builds a network; None if that fails, which its job reports."""
     try:
-        return build(model).train(training)
+        return build(without_weights(model)).train(training)
     except (Exception, SystemExit):  # a network may raise anything
         return None
 
@@ -59,7 +59,7 @@ def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
         return
     with torch.random.fork_rng(devices=[]):
         try:
-            network = build(model).train()
+            network = build(without_weights(model)).train()
             images = torch.randn(2, model.in_channels, *image_size)
             lazy = any(map(is_lazy, (*network.parameters(), *network.buffers())))
             results = []

@@ -13,7 +13,7 @@ from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
 from ablations.grid.probing import check_own_network, refuse_one_image, refuse_parts
 from ablations.grid.problems import NOTHING, Findings, describe, quote
-from densenet import MODELS, PRESETS, Config, list_arguments, model_family
+from densenet import MODELS, PRESETS, Config, list_arguments, list_unknown_weights, model_family
 from densenet.options import lookup
 
 Tables = dict[str, TomlTable]
@@ -68,6 +68,7 @@ class VariantReader:
             return None
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
         self._check_network(f"{prefix if own['model'] else self.place}.model", model, dataset)
+        self._tell_unknown_weights(prefix, model, own["model"])
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
             return None
         if not self.check_batches(f"{prefix if own['train'] else self.place}.train", model, train, dataset):
@@ -93,6 +94,14 @@ class VariantReader:
         if left and "preset" not in own and _family(own) != _family(self.base["model"]) and "family" in own:
             said = f"{own['family']} does not take {', '.join(left)} of the base: it has its own defaults"
             self.findings.notes.append(f"{prefix}: {said}")
+
+    def _tell_unknown_weights(self, prefix: str, model: Config, own: TomlTable) -> None:
+        """Adds a note on trained weights of which no run knows the file."""
+        for name in list_unknown_weights(model):
+            if name in own or "family" in own:
+                said = "asks for trained weights, but not for a certain file, so no file is part of a run's identity"
+                advice = "name torchvision's weights in full (ResNet18_Weights.IMAGENET1K_V1), or a file of your own"
+                self.findings.notes.append(f"{prefix}.model.{name} {said}. To change that, {advice}")
 
     def check(self, kind: type[AnyConfig], prefix: str, table: TomlTable, own: TomlTable) -> AnyConfig | None:
         """Returns the configuration of a table, where `own` are the keys of this level; None if it is not valid."""
@@ -253,8 +262,8 @@ class VariantReader:
 def inherit(base: Tables, own: Tables) -> Tables:
     """Returns the tables of a variant: its own tables over the base's.
 
-    Another preset or torchvision network starts from its own defaults, another data set from its own place, and another
-    family takes those of the base's fields that it has too.
+    Another preset or torchvision network starts from its own defaults, but from the same weights, another data set from
+    its own place, and another family takes those of the base's fields that it has too.
     """
     tables = {section: lay_over(base[section], own[section]) for section in SECTIONS}
     there, here = base["model"], own["model"]
@@ -264,7 +273,8 @@ def inherit(base: Tables, own: Tables) -> Tables:
         stated = _expand(there)
         tables["model"] = {**{key: stated[key] for key in _list_shared(here["family"], stated)}, **here}
     elif _family(there) == "torchvision" and here.get("name", there.get("name")) != there.get("name"):
-        tables["model"] = {"family": "torchvision", **here}
+        kept = {"weights": there["weights"]} if "weights" in there else {}
+        tables["model"] = {"family": "torchvision", **kept, **here}
     if own["data"].get("name", base["data"].get("name")) != base["data"].get("name"):
         special = {name for name in DataConfig.model_fields if role_of(DataConfig, name).only}
         common = {key: value for key, value in base["data"].items() if key not in ("root", *special)}

@@ -85,27 +85,48 @@ class Citation:
 
 def find_value(results: Results, study: str, level: str, metric: str) -> str:
     """Returns one number as the tables print it, without its unit. Raises ValueError that lists the known names."""
-    return _look_up(collect_values(results), study, level, metric)
+    return _find(collect_values(results), study, level, metric)
 
 
-def _look_up(cells: Values, study: str, level: str, metric: str) -> str:
+def _find(cells: Values, study: str, level: str, metric: str) -> str:
     _require_known("study", study, (each for each, _, _ in cells))
     _require_known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
     _require_known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
     return cells[study, level, metric]
 
 
-def describe(results: Results, study: str, level: str, metric: str) -> str:
-    """Returns a value with its unit, meaning and provenance, and what disturbed its measurement.
+@dataclass(frozen=True)
+class CitedValue:
+    """One value that can be cited, with what a reader must know of it."""
 
-    Raises ValueError for unknown names.
-    """
+    value: str
+    """As the tables print it, without its unit."""
+
+    unit: str
+    meaning: str
+    disturbed: str
+    """What disturbed its measurement; empty if nothing did."""
+
+    seeds: str
+    """Of how many seeds it is, and whose seeds are not all done; empty for a value that no run gives."""
+
+    provenance: str
+
+    def describe(self) -> str:
+        """Returns the value and what a reader must know of it, line by line."""
+        head = f"{self.value} {self.unit}".rstrip()
+        return "\n".join(filter(None, [head, self.meaning, self.disturbed, self.seeds, self.provenance]))
+
+
+def look_up(results: Results, study: str, level: str, metric: str) -> CitedValue:
+    """Returns a value with its unit, meaning and provenance. Raises ValueError for unknown names."""
     text, entry = find_value(results, study, level, metric), METRICS.get(metric)
     meaning = f"{entry.label}: {entry.meaning}" if entry else DERIVED.get(metric, f"train.{metric}, as tuning chose it")
-    lines = [f"{text} {entry.unit if entry else ''}".rstrip(), meaning, *_say_disturbed(results, study, level, metric)]
-    lines.append(" ".join(tell_seeds(results, study, level, metric)))
+    disturbed = _say_disturbed(results, study, level, metric)
+    seeds = " ".join(tell_seeds(results, study, level, metric))
     shown = [metric] if metric in COSTS else []
-    return "\n".join(filter(None, [*lines, describe_provenance(results.study(study).frames, shown)]))
+    provenance = describe_provenance(results.study(study).frames, shown)
+    return CitedValue(text, entry.unit if entry else "", meaning, disturbed, seeds, provenance)
 
 
 COMPARED = ("change", "change_low", "change_high", "p", "p_corrected", "verdict", "smallest_difference",
@@ -134,14 +155,14 @@ def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[st
     return [f"Of {number} seed{'s' * (number != 1)}.", *([f"Incomplete: {'; '.join(gaps)}."] if gaps else [])]
 
 
-def _say_disturbed(results: Results, study: str, level: str, metric: str) -> list[str]:
-    """Returns a line with the reasons if a cost was disturbed; an empty list for other values."""
+def _say_disturbed(results: Results, study: str, level: str, metric: str) -> str:
+    """Returns a sentence with the reasons if a cost was disturbed; an empty text for other values."""
     found = next((each for each in results.study(study).levels if each.level == level), None)
     if not found or metric not in found.costs or not found.costs[metric].disturbed:
-        return []
+        return ""
     costs = results.frames.costs
     reasons = costs.loc[costs.variant == found.variant, METRICS[metric].disturbed].iloc[0]
-    return [f"Disturbed, so do not rely on it: {reasons}."]
+    return f"Disturbed, so do not rely on it: {reasons}."
 
 
 def make_marks(results: Results, study: str, level: str, metric: str) -> dict[str, str]:
@@ -263,7 +284,7 @@ def _check_comment(place: Path, mark: Mark, cited: str, kind: Kind) -> tuple[str
     try:
         folder = find_results(place, mark.words[0]) if kind == "latex" else place / mark.words[0]
         if not mark.of_table:
-            texts = [_look_up(_load_values(folder), *mark.words[1:])]
+            texts = [_find(_load_values(folder), *mark.words[1:])]
         else:
             table = find_table(_load_results(folder), mark.words[1], *read_choice(mark.words[2:]))
             texts = list_latex_parts(table) if kind == "latex" else [f"\n\n{render_markdown(table)}\n"]
@@ -383,7 +404,7 @@ def _read_numbers(place: Path, named: str, words: Sequence[str]) -> tuple[str, s
         if copied and not (folder / "jobs.json").exists():
             folder = find_results(place, copied[1])
             shown = Path(os.path.relpath(folder, place)).as_posix()
-        recorded = _look_up(_load_values(folder), *words)
+        recorded = _find(_load_values(folder), *words)
         fresh = render_macros(_load_values(folder), name_folder(folder)) == text
     except (ValueError, OSError) as error:
         return shown, None, str(error)

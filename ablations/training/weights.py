@@ -15,7 +15,7 @@ from ablations.data.dataset import Dataset
 from ablations.storage import files, records
 from ablations.storage.sources import list_changed
 from ablations.training.loop import hash_weights
-from densenet import Config, build, describe_source, model_family
+from densenet import Config, build, describe_source, model_family, without_weights
 
 
 class NotWeights(ValueError):
@@ -46,7 +46,7 @@ def load_model(path: str | Path, own_code: bool = False) -> nn.Module:
         if ":" in str(fields["family"]) and not own_code:
             raise ValueError(f"its network is {fields['family']}, outside this package: own_code=True imports it")
         config = model_family(fields["family"])[0].model_validate(fields)
-        network = build(config)
+        network = build(without_weights(config))
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         first = next(iter(network.state_dict().values()))

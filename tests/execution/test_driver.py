@@ -6,22 +6,27 @@ import errno
 import io
 import json
 import os
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import MACHINE, TINY, context, fabricate, write_grid
 from rich.console import Console
+from torchvision.models import ShuffleNet_V2_X0_5_Weights, shufflenet_v2_x0_5
 
 from ablations.cli import SHIPPED
 from ablations.execution import driver
 from ablations.execution.engine import Finished, Started
 from ablations.execution.job import execute
+from ablations.execution.plan import plan
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.report import page as report
 from ablations.report.frames import find_causes, load
 from ablations.report.results import analyse
 from ablations.storage import files, records
+from ablations.training.weights import load_model
 
 FAULTY = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]") + "\n[study.rate]\ntrain.learning_rate = [0.1, 1e30]\n"
 
@@ -146,6 +151,67 @@ def test_shards_share_the_jobs_and_overlap_nowhere(tiny):
 def test_a_shard_that_is_none_is_told(text):
     with pytest.raises(ValueError, match=f"--shard {text}: the third of eight parts is --shard 3/8"):
         driver.Shard.read(text)
+
+
+TRAINED = """\
+title = "Fine-tuning"
+seeds = [0]
+speed_rounds = 0
+
+[base]
+model.family = "torchvision"
+model.name = "shufflenet_v2_x0_5"
+data.name = "random"
+data.shape = [3, 32, 32]
+data.classes = 3
+data.size = 8
+train.epochs = 1
+train.learning_rate = 1e-6
+train.keep_weights = true
+
+[[study.weights.variant]]
+name = "trained"
+model.weights = "DEFAULT"
+
+[[study.weights.variant]]
+name = "last"
+model.family = "finetune:last_layer"
+model.weights = "ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1"
+model.channels_as = ""
+"""
+
+
+def test_a_grid_starts_from_trained_weights_that_are_fetched_before_any_training(tmp_path, monkeypatch, publish):
+    """The function is the one of the documentation, with a smaller network. Planning and costs need no file."""
+    page = (Path(__file__).parents[2] / "docs" / "own-network.md").read_text()
+    function = re.search(r"`finetune.py`:\n\n```python\n(.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "finetune.py").write_text(function.replace("resnet18", "shufflenet_v2_x0_5"))
+    monkeypatch.syspath_prepend(tmp_path)
+    state = shufflenet_v2_x0_5(weights=None).state_dict()
+    weights = ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
+    place, folder = publish(weights, state), tmp_path / "out"
+    grid = read(write_grid(tmp_path, TRAINED))
+    runs = [each for each in list_jobs(grid, MACHINE) if each.kind == "run"]
+    digits = place.stem[-8:]
+    assert [each.fields.get("sources") for each in runs] == [None, *[{str(weights): digits}] * 2]
+    entries = plan(grid, folder, ["cpu"], True, Console(quiet=True))["variants"]
+    assert [each["params"] for each in entries] == [341_792 + 1025 * 3] * 2 + [1025 * 3]
+    assert {each["params_total"] for each in entries} == {341_792 + 1025 * 3}
+
+    published = (tmp_path / place.name).rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"the weights {weights} are not in"):
+        driver.work(grid, folder, driver.make_engine("inline", ["cpu"]), (), Console(quiet=True), measure=False)
+    assert not list((folder / "records").iterdir())
+    published.rename(tmp_path / place.name)
+    engine, said = driver.make_engine("inline", ["cpu"]), io.StringIO()
+    driver.work(grid, folder, engine, (), Console(file=said, width=200), measure=False)
+    assert f"Downloading the weights {weights}\n" in said.getvalue()
+    assert {path.stem for path in (folder / "records").iterdir()} == {each.id for each in runs}
+
+    place.unlink()  # a network is loaded without it
+    first = [load_model(folder / "weights" / f"{each.id}.safetensors", own_code=True).conv1[0].weight for each in runs]
+    moved = [(each - state["conv1.0.weight"]).abs().max() for each in first]
+    assert moved[2] == 0 < moved[1] < 1e-4 < moved[0]
 
 
 class Recording:

@@ -534,6 +534,47 @@ def test_another_network_of_torchvision_or_data_set_starts_afresh(tmp_path):
     assert data.levels[1].variant.data == DataConfig(augmentation="standard")
 
 
+STARTING = """
+    [base]
+    model.family = "torchvision"
+    model.name = "resnet18"
+    model.weights = "IMAGENET1K_V1"
+    data = { name = "random", shape = [3, 8, 8], classes = 10, size = 9 }
+    [study.name]
+    model.name = ["resnet18", "resnet34"]
+    [study.weights]
+    model.weights = ["none", "DEFAULT"]
+    [[study.own.variant]]
+    name = "own"
+    model.family = "test_reader:Starting"
+    model.pretrained = true
+"""
+
+
+class Starting(torch.nn.Sequential):
+    """A network that has an argument for trained weights."""
+
+    def __init__(self, in_channels, num_classes, pretrained=False):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64 * in_channels, num_classes))
+
+
+def test_networks_start_from_the_same_weights_unless_a_level_says_otherwise(tmp_path):
+    grid = read(write_grid(tmp_path, STARTING))
+    names, weights, _ = grid.studies
+    assert [level.variant.model.weights for level in names.levels] == ["IMAGENET1K_V1"] * 2
+    assert [(level.label, level.is_base) for level in weights.levels] == [("none", False), ("DEFAULT", True)]
+    costs = [grid.cost(level.variant) for level in weights.levels]
+    assert costs[0] == costs[1], "weights change no cost"
+    assert [note.partition(" asks for")[0] for note in grid.notes if "no file" in note] == [
+        "study.own.variant[0].model.pretrained"
+    ]
+    found = problems(tmp_path, STARTING.replace("resnet34", "regnet_y_128gf").replace("DEFAULT", "V7"))
+    assert [each.partition(":")[0] for each in found] == [
+        "study.name.model.weights = 'IMAGENET1K_V1'",
+        "study.weights.model.weights = 'V7'",
+    ]
+
+
 def test_a_network_that_cannot_be_counted_is_a_problem_of_its_match(tmp_path):
     text = TINY + FAMILY.replace("match.params", "match.macs")
     base = f'model.family = "{__name__}:Broken"'

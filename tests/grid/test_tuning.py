@@ -509,9 +509,8 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
 def test_what_was_chosen_is_counted_and_can_be_cited(shown):
     assert report.count_jobs(shown).startswith("6 trials for tuning, 5 runs and 3 costs: 14 done")
     assert collect_values(analyse(shown))["growth_rate", "8", "learning_rate"] == "0.3"
-    assert "train.learning_rate, as tuning chose it" in citations.describe(
-        analyse(shown), "growth_rate", "8", "learning_rate"
-    )
+    found = citations.look_up(analyse(shown), "growth_rate", "8", "learning_rate")
+    assert found.meaning == "train.learning_rate, as tuning chose it"
     status = CliRunner().invoke(app, ["status", str(shown.folder), "--json"])
     assert {kind: json.loads(status.output)[kind] for kind in ("tuning", "runs", "costs")} == {
         "tuning": {"done": 6}, "runs": {"done": 5}, "costs": {"done": 3},

@@ -20,8 +20,13 @@ from densenet import (
     count_macs,
     count_params,
     describe_source,
+    fingerprint_weights,
+    list_trained,
+    list_unknown_weights,
     model_family,
+    without_weights,
 )  # fmt: skip
+from densenet.pretrained import fetch
 
 
 class Linear(nn.Module):
@@ -63,8 +68,17 @@ def test_a_network_that_cannot_be_tried_without_storage_is_accepted():
         ({"name": "resnet18", "widht": 2}, "unexpected keyword argument 'widht'"),
         ({"name": "resnet18", "in_channels": 1}, "in_channels\n  Input should be 3"),
         ({"name": "resnet18", "num_classes": 0}, "greater than 0"),
-        ({"name": "resnet18", "weights": "IMAGENET1K_V1"}, "weights: every network here starts from new weights"),
-        ({"name": "resnet18", "pretrained": True}, "pretrained: every network here starts from new weights"),
+        (
+            {"name": "resnet18", "weights": "IMAGENET1K_V2"},
+            "unknown weights of resnet18 'IMAGENET1K_V2': allowed are 'none', 'IMAGENET1K_V1'",
+        ),
+        ({"name": "resnet18", "weights": "ResNet50_Weights.IMAGENET1K_V1"}, "unknown weights of resnet18 'ResNet50_W"),
+        ({"name": "resnet81", "weights": "IMAGENET1K_V1"}, "unknown torchvision network 'resnet81'"),
+        ({"name": "resnet18", "pretrained": True}, "pretrained: leave it out, and name trained weights with weights"),
+        (
+            {"name": "resnet50", "weights": "IMAGENET1K_V1", "width_per_group": 128},
+            "the weights IMAGENET1K_V1 do not fit a network with width_per_group = 128",
+        ),
         ({}, "required"),
     ],
 )
@@ -89,6 +103,82 @@ def test_an_argument_with_the_builder_s_own_default_changes_nothing(name, defaul
     assert TorchvisionConfig(name=name, **default).model_dump() == plain.model_dump()
     assert TorchvisionConfig(name=name, **default).arguments == {}
     assert TorchvisionConfig(name=name, **other).arguments == other
+
+
+@pytest.mark.parametrize("name", ["IMAGENET1K_V2", "DEFAULT", "ResNet50_Weights.IMAGENET1K_V2"])
+def test_weights_have_one_name_and_their_checksum(name):
+    config = TorchvisionConfig(name="resnet50", weights=name)
+    assert config == TorchvisionConfig(name="resnet50", weights="IMAGENET1K_V2")
+    assert fingerprint_weights(config) == {"ResNet50_Weights.IMAGENET1K_V2": "11ad3fa6"}
+    assert without_weights(config) == TorchvisionConfig(name="resnet50")
+    assert fingerprint_weights(without_weights(config)) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "needed"),
+    [
+        ("googlenet", "IMAGENET1K_V1", {"transform_input": True}),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", {"image_size": 384}),
+        ("vit_b_16", "IMAGENET1K_V1", {}),
+        ("regnet_x_400mf", "IMAGENET1K_V1", {}),
+    ],
+)
+def test_arguments_that_trained_weights_need_are_added(name, weights, needed):
+    assert TorchvisionConfig(name=name, weights=weights).arguments == needed
+
+
+def tune(num_classes, weights=None, checkpoint="", pretrained=False, **more):
+    """A function that replaces the last layer of a network of torchvision."""
+    network = torchvision.models.shufflenet_v2_x0_5(weights=weights)
+    network.requires_grad_(False)
+    network.fc = nn.Linear(network.fc.in_features, num_classes)
+    return network
+
+
+TUNE = {"family": f"{__name__}:tune", "channels_as": ""}
+NAMED = "ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1"
+
+
+def test_a_function_names_weights_in_full_and_is_counted_without_them(publish):
+    """Nothing is downloaded to count: there is no file."""
+    kind = torchvision.models.ShuffleNet_V2_X0_5_Weights
+    place = publish(kind.IMAGENET1K_V1, torchvision.models.shufflenet_v2_x0_5(weights=None).state_dict())
+    config = OwnConfig(**TUNE, weights=NAMED, num_classes=3)
+    assert list_trained(config) == {"weights": kind.IMAGENET1K_V1}
+    assert fingerprint_weights(config) == {NAMED: place.stem[-8:]}
+    assert without_weights(config) == OwnConfig(**TUNE, num_classes=3)
+    assert count_params(config) == 3 * 1024 + 3
+    assert not place.exists()
+    fetch(kind.IMAGENET1K_V1)
+    assert sum(each.numel() for each in build(config).parameters()) == 341_792 + 3 * 1024 + 3
+
+
+def always(num_classes, weights=NAMED):
+    return tune(num_classes, weights)
+
+
+def test_a_default_of_the_function_is_known_too():
+    config = OwnConfig(family=f"{__name__}:always", channels_as="", weights=NAMED)
+    assert config.arguments == {}
+    assert list(fingerprint_weights(config)) == [NAMED]
+    assert without_weights(config) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unknown"),
+    [
+        ({"pretrained": True}, ["pretrained"]),
+        ({"weights": "IMAGENET1K_V1"}, ["weights"]),
+        ({"pretrained": False}, []),
+        ({"weights": NAMED}, []),
+        ({"pretrained": True, "checkpoint": __file__}, []),
+        ({"pretrained": True, "overlay": {"files": [__file__]}}, []),
+    ],
+)
+def test_trained_weights_without_a_file_are_unknown(arguments, unknown):
+    config = OwnConfig(**TUNE, **arguments)
+    assert list_unknown_weights(config) == unknown
+    assert (__file__ in describe_source(config).get("network_files", {})) == (__file__ in str(arguments))
 
 
 def test_a_user_s_own_class_takes_every_field():
@@ -141,6 +231,11 @@ def test_a_function_that_makes_a_network_is_as_good_as_a_class():
         ({"family": f"{__name__}:Path"}, "Path is neither a torch.nn.Module nor a function that makes one"),
         ({"family": "no_such_module:Net"}, "no_such_module cannot be imported: ModuleNotFoundError"),
         ({"family": "a b:Net"}, "match pattern"),
+        (
+            {"family": "torchvision.models:resnet18", "channels_as": "", "weights": "IMAGENET1K_V1"},
+            'weights of torchvision, give model.family = "torchvision" and model.name = "resnet18"',
+        ),
+        ({**TUNE, "weights": NAMED[:-1] + "9"}, f"unknown {NAMED[:-14]} 'IMAGENET1K_V9': allowed are"),
         ({"family": OWN, "hiden": 5}, r"Linear\(in_channels.* cannot take .*unexpected keyword argument 'hiden'"),
         ({"family": OWN, "hidden": float("nan")}, r"hidden.*\n  Input should be a finite number"),
     ],

@@ -14,7 +14,7 @@ from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report import answers
-from ablations.report.citations import check, describe, find_value, make_marks
+from ablations.report.citations import check, find_value, look_up, make_marks
 from ablations.report.formats import write_tables
 from ablations.report.page import _count_verdicts
 from ablations.report.results import analyse, phrase_level
@@ -348,7 +348,7 @@ def test_an_effect_can_be_cited(tmp_path):
     assert row[3] == f"{value} [{low}, {high}]"
     assert row[4:7] == tuple(find_value(found, "both", name, key) for key in ("verdict", "p", "p_corrected"))
     assert find_value(found, "both", "epochs 1 -> 2", "n") == "3"
-    assert "points" in describe(found, "both", name, "test_accuracy_change")
+    assert "points" in look_up(found, "both", name, "test_accuracy_change").describe()
     write_tables(found)
     (tmp_path / "paper.md").write_text(make_marks(found, "both", name, "p")["markdown"].replace(f"{tmp_path}/", ""))
     latex = make_marks(found, "both", name, "p")["latex"]

@@ -8,7 +8,7 @@ from conftest import TINY, fabricate, study_of, texts_of, write_grid
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from ablations.report.answers import answer
-from ablations.report.citations import describe
+from ablations.report.citations import look_up
 from ablations.report.frames import load
 from ablations.report.page import render_page
 from ablations.report.plotting.figures import write_figures
@@ -54,13 +54,13 @@ def test_the_levels_are_compared_on_validation_images(choosing):
     values = collect_values(analyse(choosing))
     assert ("growth_rate", "8", "validation_accuracy_change") in values
     assert not any(key.startswith("test_") for _, _, key in values)
-    assert "40 validation images" in describe(analyse(choosing), "growth_rate", "8", "validation_accuracy")
+    assert "40 validation images" in look_up(analyse(choosing), "growth_rate", "8", "validation_accuracy").describe()
 
 
 def test_a_gap_of_the_base_is_told_with_a_change_on_validation_images(tmp_path):
     grid = read(write_grid(tmp_path, CHOOSING))
     fabricate(tmp_path / "r", grid, skip=("base, seed 2",), edit=add_validation)
-    told = describe(analyse(load(tmp_path / "r")), "growth_rate", "8", "validation_accuracy_change")
+    told = look_up(analyse(load(tmp_path / "r")), "growth_rate", "8", "validation_accuracy_change").describe()
     assert "Incomplete: growth_rate 4 has 2 of 3 seeds (1 missing)." in told
 
 

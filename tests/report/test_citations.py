@@ -78,16 +78,18 @@ def test_an_open_mark_swallows_nothing(text):
 
 
 def test_a_value_comes_with_its_provenance(results):
-    lines = citations.describe(analyse(load(results)), "growth_rate", "8", "params").splitlines()
+    lines = citations.look_up(analyse(load(results)), "growth_rate", "8", "params").describe().splitlines()
     assert lines[:2] == ["2,000", "Params: trainable parameters"]
     assert "commit 0123456789ab" in lines[2]
-    lines = citations.describe(analyse(load(results)), "growth_rate", "8", "test_accuracy_change").splitlines()
+    change = citations.look_up(analyse(load(results)), "growth_rate", "8", "test_accuracy_change")
+    lines = change.describe().splitlines()
     assert lines[:2] == ["+2.0", "change of the mean against the base, in points"]
 
 
 def test_a_value_of_fewer_seeds_than_planned_says_so(tmp_path, tiny):
     def lines(metric, level="8"):
-        return citations.describe(analyse(load(tmp_path / "r")), "growth_rate", level, metric).splitlines()[2:]
+        found = citations.look_up(analyse(load(tmp_path / "r")), "growth_rate", level, metric)
+        return found.describe().splitlines()[2:]
 
     fabricate(tmp_path / "r", tiny, skip=("growth_rate 8, seed 1",))
     missing = "Of 2 seeds. Incomplete: growth_rate 8 has 2 of 3 seeds (1 missing)."
@@ -99,7 +101,7 @@ def test_a_value_of_fewer_seeds_than_planned_says_so(tmp_path, tiny):
 
 def test_a_disturbed_value_says_so(results):
     def lines(level, metric):
-        return citations.describe(analyse(load(results)), "growth_rate", level, metric).splitlines()
+        return citations.look_up(analyse(load(results)), "growth_rate", level, metric).describe().splitlines()
 
     assert lines("8", "inference_images_per_second")[:3] == [
         "2,000 images/s",
