@@ -288,7 +288,7 @@ def _run(
     tuning = job.kind == "tuning"
     if tuning:  # the choice of values must not depend on the test images, so they are removed
         data = replace(data, test=data.test.subset(torch.arange(0)))
-    check_own_network(variant.model, data.image_size)
+    check_own_network(variant.model, data.image_size, variant.train.loss)
     network = make_network(variant.model, config.seed, device)
     settle = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 

@@ -47,13 +47,13 @@ def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, i
     return "" if found == wanted else f"it returns {found or type(scores).__name__} in place of scores {wanted}"
 
 
-def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
+def check_own_network(model: Config, image_size: tuple[int, int], loss: str) -> None:
     """Tries a user's network on two images. Networks of other families are not tried.
 
     Raises ValueError for a network that would train, but not as it seems to: layers that are no parameters of it, for
     example in a list, are never trained, counted or saved; scores of another number than classes; probabilities in
-    place of scores; lazy layers, whose sizes the first batch decides; no parameter that is trained; scores that are
-    drawn at random in eval mode, too. All other errors are left to the job.
+    place of scores, unless the loss is the user's too; lazy layers, whose sizes the first batch decides; no parameter
+    that is trained; scores that are drawn at random in eval mode, too. All other errors are left to the job.
     """
     if not isinstance(model, OwnConfig):
         return
@@ -74,15 +74,16 @@ def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"{model.family} has no parameter that is trained")
     if all(isinstance(each, Tensor) and each.dim() == 2 for each in results):  # else the first step tells it
-        _check_scores(model, network, *results)
+        _check_scores(model, network, loss, *results)
 
 
-def _check_scores(model: OwnConfig, network: nn.Module, scores: Tensor, test: Tensor, again: Tensor) -> None:
+def _check_scores(model: OwnConfig, network: nn.Module, loss: str, scores: Tensor, test: Tensor, again: Tensor) -> None:
     """Raises ValueError if the scores of a training and of two tests of the same images are not what they should be."""
     if scores.shape[1] != model.num_classes:
         rule = "its constructor is given num_classes for that"
         raise ValueError(f"{model.family} gives {scores.shape[1]} scores for {model.num_classes} classes: {rule}")
-    if (scores >= 0).all() and torch.allclose(scores.sum(1), torch.ones_like(scores[:, 0]), atol=1e-4):
+    are_shares = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones_like(scores[:, 0]), atol=1e-4)
+    if are_shares and not is_own(loss):
         rule = "leave the softmax out, because the loss has one"
         raise ValueError(f"{model.family} gives probabilities in place of scores: {rule}")
     if not torch.allclose(test, again, equal_nan=True):

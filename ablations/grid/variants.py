@@ -67,7 +67,8 @@ class VariantReader:
         if model is None or data is None or dataset is None:
             return None
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
-        self._check_network(f"{prefix if own['model'] else self.place}.model", model, dataset)
+        where = f"{prefix if own['model'] or 'loss' in own['train'] else self.place}.model"
+        self._check_network(where, model, dataset, str(tables["train"].get("loss")))
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
             return None
         if not self.check_batches(f"{prefix if own['train'] else self.place}.train", model, train, dataset):
@@ -179,12 +180,12 @@ class VariantReader:
                 self.findings.add(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
             return model
 
-    def _check_network(self, where: str, model: Config, dataset: DatasetInfo) -> None:
+    def _check_network(self, where: str, model: Config, dataset: DatasetInfo, loss: str) -> None:
         """Reports a network of the user's that would be trained, but not as it seems to."""
-        key = (model.model_dump_json(), dataset.image_size, "own")
+        key = (model.model_dump_json(), dataset.image_size, f"own, {loss}")
         if key not in self.refusals:
             try:
-                check_own_network(model, dataset.image_size)
+                check_own_network(model, dataset.image_size, loss)
                 self.refusals[key] = ""
             except ValueError as error:
                 self.refusals[key] = str(error)

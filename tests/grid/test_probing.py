@@ -154,11 +154,16 @@ class Odd(torch.nn.Module):
 )
 def test_a_user_s_network_that_would_not_be_trained_as_it_seems_is_refused(fault, message):
     with pytest.raises(ValueError, match=message):
-        check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3))
+        check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3), "cross-entropy")
+
+
+def test_a_loss_of_the_user_s_may_want_probabilities():
+    network = OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault="softmax")
+    check_own_network(network, (3, 3), "torch.nn.functional:nll_loss")
 
 
 @pytest.mark.parametrize("fault", ["none", "error"])
 def test_other_networks_are_left_to_their_jobs_and_change_no_random_state(fault):
     before = torch.get_rng_state()
-    check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3))
+    check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3), "cross-entropy")
     assert torch.equal(torch.get_rng_state(), before)
