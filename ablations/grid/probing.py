@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ablations.config import Variant
 from ablations.parts import change_images, compute_own_loss, find_factor, is_own, make_own_optimizer
-from densenet import Config, OwnConfig, build
+from densenet import Config, OwnConfig, build, list_arguments
 
 
 def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool) -> str:
@@ -45,6 +45,29 @@ def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, i
     wanted = (count, int(getattr(model, "num_classes", 0)))
     found = tuple(getattr(scores, "shape", ()))
     return "" if found == wanted else f"it returns {found or type(scores).__name__} in place of scores {wanted}"
+
+
+def find_ignored(model: Config) -> list[str]:
+    """Returns which of its arguments for channels and classes a user's network ignores.
+
+    A maker with `**kwargs` takes any name, so its signature tells nothing. An argument that it does not name itself is
+    ignored if a network for one more channel, or for one more class, has parameters of the same shapes.
+    """
+    if not isinstance(model, OwnConfig):
+        return []
+    fields, named = {model.channels_as: "in_channels", model.classes_as: "num_classes"}, list_arguments(model.family)
+    asked = {name: field for name, field in fields.items() if name and name not in named}
+    with torch.random.fork_rng(devices=[]):
+        shapes = _list_shapes(model) if asked else []
+        more = {name: model.model_copy(update={field: getattr(model, field) + 1}) for name, field in asked.items()}
+        return [name for name, other in more.items() if shapes and _list_shapes(other) == shapes]
+
+
+def _list_shapes(model: Config) -> list[torch.Size]:
+    """Lists the shapes of a network's parameters; none if it cannot be built, or if some sizes are not known yet."""
+    network = _build(model, training=True)
+    parameters = [*network.parameters()] if network else []
+    return [] if any(map(is_lazy, parameters)) else [parameter.shape for parameter in parameters]
 
 
 def check_own_network(model: Config, image_size: tuple[int, int], loss: str) -> None:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
-from ablations.grid.probing import check_own_network, refuse_one_image, refuse_parts
+from ablations.grid.probing import check_own_network, find_ignored, refuse_one_image, refuse_parts
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import MODELS, PRESETS, Config, list_arguments, model_family
 from densenet.options import lookup
@@ -184,6 +184,7 @@ class VariantReader:
         """Reports a network of the user's that would be trained, but not as it seems to."""
         key = (model.model_dump_json(), dataset.image_size, f"own, {loss}")
         if key not in self.refusals:
+            self._tell_ignored(where, model)
             try:
                 check_own_network(model, dataset.image_size, loss)
                 self.refusals[key] = ""
@@ -191,6 +192,16 @@ class VariantReader:
                 self.refusals[key] = str(error)
         if self.refusals[key] and not self.findings.has(where):
             self.findings.add(where, NOTHING, self.refusals[key])
+
+    def _tell_ignored(self, where: str, model: Config) -> None:
+        """Adds a note on arguments for channels and classes that a user's network ignores."""
+        ignored = " and ".join(find_ignored(model))
+        if ignored:
+            said = f"{getattr(model, 'family', '')} ignores {ignored}: its network is the same for another number. "
+            said += (
+                "channels_as and classes_as name its arguments for channels and classes; channels_as = '' means none"
+            )
+            self.findings.notes.append(f"{where}: {said}")
 
     def check_length(
         self, prefix: str, train: TrainConfig, table: TomlTable, own: TomlTable, dataset: DatasetInfo
