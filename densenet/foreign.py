@@ -15,7 +15,7 @@ import torch
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 from torch import nn
 
-from densenet.options import Config, lookup
+from densenet.options import Config, lookup, suggestion
 from densenet.sources import fingerprint_file, fingerprint_modules
 
 
@@ -163,7 +163,8 @@ class OwnConfig(ForeignConfig):
         try:
             signature.bind(**given)
         except TypeError as error:
-            raise ValueError(f"{self.family}{signature} cannot take {', '.join(given)}: {error}") from None
+            near = "".join(suggestion(name, signature.parameters) for name in given if name not in signature.parameters)
+            raise ValueError(f"{self.family}{signature} cannot take {', '.join(given)}: {error}{near}") from None
         for name, value in self.arguments.items():
             if name in signature.parameters and _are_equal(value, signature.parameters[name].default):
                 del self.__pydantic_extra__[name]
@@ -185,11 +186,15 @@ def load_part(name: str) -> Any:
         with keep_settings():
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
-        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
+        outer, _, inner = module_name.rpartition(".")
+        is_file = isinstance(error, ModuleNotFoundError) and not hasattr(sys.modules.get(outer, sys), "__path__")
+        hint = f"; {inner} in the module {outer} is written {outer}:{inner}" if outer in sys.modules and is_file else ""
+        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}{hint}") from None
     finally:
         sys.path.remove(here)
     if not hasattr(module, name):
-        raise ValueError(f"{module_name} ({getattr(module, '__file__', 'built in')}) has no {name}")
+        near = suggestion(name, [each for each in dir(module) if not each.startswith("_")])
+        raise ValueError(f"{module_name} ({getattr(module, '__file__', 'built in')}) has no {name}{near}")
     return getattr(module, name)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ablations.config import Variant
-from ablations.parts import change_images, compute_own_loss, find_factor, is_own, make_own_optimizer
+from ablations.parts import change_images, compute_own_loss, find_factor, find_part, is_own, make_own_optimizer
 from densenet import Config, OwnConfig, build, list_arguments
 
 
@@ -137,7 +137,8 @@ def _list_trained(result: Tensor) -> Iterator[Tensor]:
 def refuse_parts(variant: Variant, shape: tuple[int, ...], classes: int, steps: int) -> dict[str, str]:
     """Returns why parts of the user's do not work, by field: `{"train.loss": "TypeError: ..."}`.
 
-    Each part is called once, a schedule for the first and the last of the steps, with images of this shape.
+    Each part is called once, a schedule for the first and the last of the steps, with images of this shape. A class is
+    refused where a function is needed: its call makes an object.
     """
     train, data = variant.train, variant.data
     tries: dict[str, tuple[str, Callable[..., object]]] = {
@@ -146,8 +147,24 @@ def refuse_parts(variant: Variant, shape: tuple[int, ...], classes: int, steps: 
         "train.optimizer": (train.optimizer, partial(_try_optimizer, train.learning_rate, train.momentum)),
         "train.schedule": (train.schedule, partial(_try_schedule, steps)),
     }
-    found = {field: _catch(call, name) for field, (name, call) in tries.items() if is_own(name)}
+    own = {field: each for field, each in tries.items() if is_own(each[0])}
+    found = {field: _refuse_class(field, name) or _catch(call, name) for field, (name, call) in own.items()}
     return {field: reason for field, reason in found.items() if reason}
+
+
+FUNCTIONS = {
+    "data.augmentation": "images and a torch.Generator that gives images",
+    "train.loss": "scores and classes that gives one number",
+    "train.schedule": "the step and the number of steps that gives a factor",
+}
+"""The parts that are functions: of what, and what they give."""
+
+
+def _refuse_class(field: str, name: str) -> str:
+    """Returns why a part cannot be a class; empty if it is none, or if the part may be one."""
+    if field not in FUNCTIONS or not isinstance(find_part(name), type):
+        return ""
+    return f"{name} is a class; a function of {FUNCTIONS[field]} is needed, and it may use an object of this class"
 
 
 def _catch(call: Callable[[str], object], name: str) -> str:

@@ -116,7 +116,9 @@ class VariantReader:
         numbers = "".join(f"[{part}]" for part in inner if isinstance(part, int))
         path = f"{prefix}.{quote(str(key))}{numbers}" if detail["loc"] else prefix
         absent = not detail["loc"] or detail["type"] == "missing"
-        self.findings.add(path, NOTHING if absent else detail["input"], describe(detail, kind.model_fields))
+        rule, inherited = describe(detail, kind.model_fields), f"{self.place}.{prefix.rpartition('.')[2]}"
+        if not any((each.key, each.rule) == (inherited, rule) for each in self.findings.problems.values()):
+            self.findings.add(path, NOTHING if absent else detail["input"], rule)
 
     def _read_model(self, prefix: str, table: TomlTable, own: TomlTable) -> Config | None:
         """Reads the model of a table, starting from its preset if it names one."""

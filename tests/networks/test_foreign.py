@@ -135,13 +135,13 @@ def test_a_function_that_makes_a_network_is_as_good_as_a_class():
     [
         (
             {"family": f"{__name__}:Liner"},
-            r"test_foreign \(.*test_foreign.py\) has no Liner",
+            r"test_foreign \(.*test_foreign.py\) has no Liner; did you mean 'Linear'?",
         ),
         ({"family": f"{__name__}:pytest"}, "pytest is neither a torch.nn.Module nor a function that makes one"),
         ({"family": f"{__name__}:Path"}, "Path is neither a torch.nn.Module nor a function that makes one"),
         ({"family": "no_such_module:Net"}, "no_such_module cannot be imported: ModuleNotFoundError"),
         ({"family": "a b:Net"}, "match pattern"),
-        ({"family": OWN, "hiden": 5}, r"Linear\(in_channels.* cannot take .*unexpected keyword argument 'hiden'"),
+        ({"family": OWN, "hiden": 5}, r"Linear\(in_.* cannot take .*keyword argument 'hiden'; did you mean 'hidden'?"),
         ({"family": OWN, "hidden": float("nan")}, r"hidden.*\n  Input should be a finite number"),
     ],
 )
@@ -178,6 +178,8 @@ class Loud(torch.nn.Linear):
 def test_an_unknown_family_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown model family 'densnet': allowed are 'densenet', 'resnet'"):
         model_family("densnet")
+    with pytest.raises(ValueError, match="allowed are .*; a part of your own is written 'mine:Net'"):
+        model_family("mine.Net")
 
 
 def test_a_module_of_the_folder_that_one_works_in_is_found_and_hides_nothing(tmp_path, monkeypatch):
