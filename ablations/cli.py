@@ -261,6 +261,8 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         for key in ("failed", "prediction_failed", "does_not_fit"):
             if key in entry:
                 _say(f"  {'; '.join(entry['levels'])}: {key.replace('_', ' ')}: {entry[key]}", err)
+        if "place" in entry:
+            _say(f"  at {entry['place']}", err)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 from torch import nn
 
 from densenet.options import Config, lookup, suggestion
-from densenet.sources import fingerprint_file, fingerprint_modules
+from densenet.sources import find_place, fingerprint_file, fingerprint_modules
 
 
 class ForeignConfig(Config):
@@ -189,7 +189,8 @@ def load_part(name: str) -> Any:
         outer, _, inner = module_name.rpartition(".")
         is_file = isinstance(error, ModuleNotFoundError) and not hasattr(sys.modules.get(outer, sys), "__path__")
         hint = f"; {inner} in the module {outer} is written {outer}:{inner}" if outer in sys.modules and is_file else ""
-        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}{hint}") from None
+        place = f", at {found}" if (found := find_place(error)) else ""
+        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}{place}{hint}") from None
     finally:
         sys.path.remove(here)
     if not hasattr(module, name):

@@ -177,7 +177,11 @@ def test_a_schedule_and_an_optimizer_of_the_user_s(parts):
             f"{NAME}:nothing",
             r"study.optimizer.variant\[0\].train.optimizer.*Optimizer is needed",
         ),
-        ("epochs = 1", 'epochs = 1\nbase.train.mix = "mixup"', "study.loss.train.loss = .*RuntimeError: one_hot"),
+        (
+            "epochs = 1",
+            'epochs = 1\nbase.train.mix = "mixup"',
+            r"study.loss.train.loss = .*RuntimeError: one_hot.*, at parts_of_mine\.py:13 in squares$",
+        ),
         (f"{NAME}:squares", f"{NAME}:counting", "study.loss.train.loss = .*a loss is a tensor with one number"),
         (f"{NAME}:squares", "torch.nn:MSELoss", "torch.nn:MSELoss is a class; a function of scores and classes"),
         ("torch.optim:RMSprop", f"{NAME}:Counting", "keeps step as plain numbers in its state"),

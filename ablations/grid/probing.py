@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from ablations.config import Variant
 from ablations.parts import change_images, compute_own_loss, find_factor, find_part, is_own, make_own_optimizer
 from densenet import Config, OwnConfig, build, list_arguments
+from densenet.sources import find_place
 
 
 def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool) -> str:
@@ -172,7 +173,8 @@ def _catch(call: Callable[[str], object], name: str) -> str:
         try:
             call(name)
         except (Exception, SystemExit) as error:  # a user's function may raise anything
-            return f"{type(error).__name__}: {error}"
+            place = find_place(error)
+            return f"{type(error).__name__}: {error}" + (f", at {place}" if place else "")
     return ""
 
 
