@@ -37,7 +37,7 @@ from ablations.execution.engine import (
 from ablations.execution.inline import InlineEngine
 from ablations.execution.job import describe_loss, describe_purpose, execute, job_machine
 from ablations.execution.local import LocalEngine
-from ablations.grid.model import Choice, Grid, Job, list_jobs
+from ablations.grid.model import Choice, Choices, Grid, Job, list_jobs, number_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.limits import count_cores
@@ -99,7 +99,7 @@ class GridOutcome:
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the jobs of a plan. Each job belongs to exactly one of the parts, which its id decides."""
+    """A part of the jobs of a plan. Each job belongs to exactly one of the parts, which its number decides."""
 
     number: int = 1
     """From 1 to `count`."""
@@ -114,9 +114,13 @@ class Shard:
             raise ValueError(f"--shard {text}: the third of eight parts is --shard 3/8, and the last one 8/8")
         return cls(int(number), int(count))
 
-    def has(self, job: str) -> bool:
-        """Returns whether a job belongs to this part."""
-        return int(job, 16) % self.count == self.number - 1
+    def take(self, grid: Grid, machine: Mapping[str, Any], choices: Choices) -> set[str]:
+        """Returns the ids of the jobs of this part. The numbers of jobs of two parts differ by 1 at most.
+
+        So do those of each kind. With tuning, this holds for all jobs that need no choice, and about for the others.
+        """
+        numbers = number_jobs(grid, machine, choices)
+        return {job for job, number in numbers.items() if number % self.count == self.number - 1}
 
 
 DISTURBED = "disturbed"
@@ -165,10 +169,11 @@ def work(
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
         whole, damaged = _survey(folder)
-        jobs = list_jobs(grid, where, _choose(grid, whole, folder))
+        choices = _choose(grid, whole, folder)
+        jobs, own = list_jobs(grid, where, choices), shard.take(grid, where, choices)
         outdated = find_outdated(jobs, whole, folder, EDITED in retry)
         if DISTURBED in retry and measure:
-            measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and shard.has(job.id)]
+            measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and job.id in own]
             outdated += [each for each in list_disturbed(folder, measurements) if each not in outdated]
         whole = {name: found for name, found in whole.items() if name not in outdated}
         find_outdated(jobs, whole, folder)  # refused before any record is moved
@@ -178,7 +183,7 @@ def work(
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
         early = _list_left(grid, whole, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
-        first = [job for job in early if shard.has(job.id) and (measure or job.kind not in MEASUREMENTS)]
+        first = [job for job in early if job.id in own and (measure or job.kind not in MEASUREMENTS)]
         stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
         known = _survey(folder)[0] if first else whole
         check_place()
@@ -187,9 +192,10 @@ def work(
         find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
         left = [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
-        own = [job for job in left if shard.has(job.id)]
-        then = [] if stopped else [job for job in own if measure or job.kind not in MEASUREMENTS]
-        unmeasured = 0 if measure else sum(job.kind in MEASUREMENTS for job in own)
+        own = shard.take(grid, where, choices)
+        mine = [job for job in left if job.id in own]
+        then = [] if stopped else [job for job in mine if measure or job.kind not in MEASUREMENTS]
+        unmeasured = 0 if measure else sum(job.kind in MEASUREMENTS for job in mine)
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console, check_place))
         choices = _choose(grid, known, folder)
         awaited, jobs = list_awaited(grid.settle(choices)), list_jobs(grid, where, choices)
@@ -197,7 +203,7 @@ def work(
         files.sweep(folder)
         files.sweep(cache_folder())
     done = sum(each in whole for each in ids)
-    tried_all, elsewhere = len(first) + len(then), len(left) - len(own)
+    tried_all, elsewhere = len(first) + len(then), len(left) - len(mine)
     return GridOutcome(len(ids), done, tried_all, moved, stopped, unmeasured, elsewhere, len(awaited), edited)
 
 

@@ -119,10 +119,16 @@ def test_without_costs_nothing_is_measured_until_the_next_call(tmp_path):
 
 
 def test_shards_share_the_jobs_and_overlap_nowhere(tiny):
-    ids = [job.id for job in list_jobs(tiny, MACHINE)]
-    for count in (1, 3, 8):
-        parts = [[each for each in ids if driver.Shard(number, count).has(each)] for number in range(1, count + 1)]
-        assert sorted(each for part in parts for each in part) == sorted(ids)
+    """Evenly, of each kind, and the same parts on another machine."""
+    jobs, elsewhere = (list_jobs(tiny, {**MACHINE, "device": device}) for device in ("cpu", "cuda"))
+    for count in (1, 2, 3, 8):
+        parts = [driver.Shard(number, count).take(tiny, MACHINE, {}) for number in range(1, count + 1)]
+        assert sorted(each for part in parts for each in part) == sorted(job.id for job in jobs)
+        for kinds in ({"cost", "run"}, {"cost"}, {"run"}):
+            sizes = [sum(job.id in part for job in jobs if job.kind in kinds) for part in parts]
+            assert max(sizes) - min(sizes) <= 1
+        there = driver.Shard(1, count).take(tiny, {**MACHINE, "device": "cuda"}, {})
+        assert [job.id in parts[0] for job in jobs] == [job.id in there for job in elsewhere]
     assert driver.Shard.read("3/8") == driver.Shard(3, 8)
 
 
@@ -152,7 +158,7 @@ def test_a_call_does_its_shard_alone_and_the_runs_of_a_tuned_grid_follow(tmp_pat
         engine = Recording()
         shard = driver.Shard(number, 2)
         outcome = driver.work(grid, tmp_path / "out", engine, (), Console(quiet=True), shard=shard)
-        assert all(shard.has(key) for key in engine.given)
+        assert set(engine.given) <= shard.take(grid, MACHINE, {})
         assert (outcome.awaited, outcome.total) == (2, 8)
         given += engine.given
     assert sorted(given) == sorted(job.id for job in list_jobs(grid, MACHINE))
