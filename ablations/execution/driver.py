@@ -154,8 +154,9 @@ def work(
 ) -> GridOutcome:
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
-    If `retry` contains DISTURBED, it also makes disturbed measurements again, and with EDITED the jobs of an edited
-    network. With `measure` False it measures neither costs nor speeds. It does only the jobs of its shard.
+    If `retry` contains DISTURBED, it also makes disturbed measurements again, whose old records stay until the new ones
+    are there, and with EDITED the jobs of an edited network. With `measure` False it measures neither costs nor speeds.
+    It does only the jobs of its shard.
 
     Stop signals and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
@@ -172,18 +173,18 @@ def work(
         choices = _choose(grid, whole, folder)
         jobs, own = list_jobs(grid, where, choices), shard.take(grid, where, choices)
         outdated = find_outdated(jobs, whole, folder, EDITED in retry)
-        if DISTURBED in retry and measure:
-            measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and job.id in own]
-            outdated += [each for each in list_disturbed(folder, measurements) if each not in outdated]
-        whole = {name: found for name, found in whole.items() if name not in outdated}
+        measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and job.id in own and job.id not in outdated]
+        disturbed = list_disturbed(folder, measurements) if DISTURBED in retry and measure else []
+        whole = {name: found for name, found in whole.items() if name not in {*outdated, *disturbed}}
         find_outdated(jobs, whole, folder)  # refused before any record is moved
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
         set_outdated_aside(folder, outdated)
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
-        early = _list_left(grid, whole, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
-        first = [job for job in early if job.id in own and (measure or job.kind not in MEASUREMENTS)]
+        early = _list_left(grid, whole, folder, where, retry, disturbed) if grid.tuned else []
+        kinds = ("tuning", *(MEASUREMENTS if measure else ()))
+        first = [job for job in early if job.id in own and job.kind in kinds]
         stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
         known = _survey(folder)[0] if first else whole
         check_place()
@@ -191,7 +192,7 @@ def work(
         make_manifest(grid, where, folder, choices).write(folder)
         find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
-        left = [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
+        left = [job for job in _list_left(grid, known, folder, where, retry, disturbed) if job.id not in tried]
         own = shard.take(grid, where, choices)
         mine = [job for job in left if job.id in own]
         then = [] if stopped else [job for job in mine if measure or job.kind not in MEASUREMENTS]
@@ -263,16 +264,18 @@ def _list_left(
     folder: Path,
     where: Mapping[str, Any],
     retry: Collection[str],
-    kinds: Collection[str] = (*MEASUREMENTS, "tuning", "run"),
+    again: Collection[str],
 ) -> list[Job]:
-    """Lists the jobs of these kinds that have no record. Includes failed jobs only if `retry` contains their status."""
+    """Lists the jobs that have no record. Includes failed jobs only if `retry` contains their status, or `again` them.
+
+    `again` are the ids of jobs whose records are to be replaced.
+    """
     attempts = records.load_attempts(folder)
     return [
-        each
+        replace(each, again=each.id in again)
         for each in list_jobs(grid, where, choose(grid, known, attempts))
-        if each.kind in kinds
-        and each.id not in known
-        and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
+        if each.id not in known
+        and (each.id in again or each.id not in attempts or attempts[each.id][-1]["status"] in retry)
     ]
 
 

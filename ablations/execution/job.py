@@ -65,7 +65,7 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         record = _record(job, store, device, code, context, watch)
         if not folder.is_dir():  # it must not come back with this record alone
             raise StorageError(errno.ENOENT, "is not there any more: it was renamed or removed", str(folder))
-        records.publish(folder, record)
+        (records.republish if job.again else records.publish)(folder, record)
     except (StopRequested, Abandoned):
         return "stopped"
     except OSError as error:

@@ -87,6 +87,9 @@ class Job:
     source: TomlTable = field(default_factory=dict)
     """The source of a user's network when the job was started by a grid; empty if it need not be compared."""
 
+    again: bool = False
+    """Whether its record takes the place of an older one, which stays until then."""
+
 
 @dataclass(frozen=True)
 class Choice:

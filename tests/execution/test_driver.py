@@ -9,13 +9,13 @@ import os
 from collections import Counter
 
 import pytest
-from conftest import MACHINE, TINY, context, fabricate, write_grid
+from conftest import MACHINE, TINY, context, fabricate, record_of, write_grid
 from rich.console import Console
 
 from ablations.cli import SHIPPED
 from ablations.execution import driver
 from ablations.execution.engine import Finished, Started
-from ablations.execution.job import execute
+from ablations.execution.job import describe_loss, execute
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.report import page as report
@@ -144,10 +144,11 @@ class Recording:
     slots, machine = 1, MACHINE
 
     def __init__(self):
-        self.given = []
+        self.given, self.tasks = [], []
 
     def run(self, tasks, stopping=lambda: False):
         self.given += [task.key for task in tasks]
+        self.tasks += tasks
         yield from ()
 
 
@@ -165,17 +166,23 @@ def test_a_call_does_its_shard_alone_and_the_runs_of_a_tuned_grid_follow(tmp_pat
 
 
 def test_disturbed_measurements_are_made_again_on_request(tiny, tmp_path):
-    """The old record is kept, also the second time."""
+    """The old record stays until the new one is there, also if it failed once, and is kept in another folder then."""
     folder, (_, wide) = tmp_path / "out", [job for job in list_jobs(tiny, MACHINE) if job.kind == "cost"]
+    fabricate(folder, tiny)
+    records.note_attempt(folder, describe_loss(wide, "failed", "the first time"))
     for time in (1, 2):
-        fabricate(folder, tiny)
-        engine = Recording()
+        engine, before = Recording(), records.load(folder)[0]
         driver.work(tiny, folder, engine, (), Console(quiet=True))
         driver.work(tiny, folder, engine, [driver.DISTURBED], Console(quiet=True), measure=False)
         assert engine.given == []
         driver.work(tiny, folder, engine, [driver.DISTURBED], Console(quiet=True))
         assert engine.given == [wide.id]
+        assert records.load(folder)[0] == before
+        (task,) = engine.tasks
+        records.republish(folder, record_of(task.arguments[0], 0.0, 2.0 + time / 10))
+        assert task.arguments[0].again
         assert len(list((folder / "records" / "outdated").iterdir())) == time
+        assert records.load(folder)[0][wide.id]["deterministic"]["params"] == 2000 + 100 * time
     assert records.list_ignored(folder) == []
 
 
