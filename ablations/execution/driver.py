@@ -20,7 +20,7 @@ from ablations import signals
 from ablations.config import RunConfig
 from ablations.environment import describe_code, describe_networks
 from ablations.execution.changes import EDITED, describe_edited, find_outdated, set_outdated_aside
-from ablations.execution.display import Work, show
+from ablations.execution.display import Board, Work, show
 from ablations.execution.engine import (
     Broken,
     Engine,
@@ -126,6 +126,9 @@ class Shard:
 DISTURBED = "disturbed"
 """What `retry` contains if measurements that were disturbed are to be made again."""
 
+RUNS_FOLLOW = "runs follow when all trials are done"
+"""What is said when all jobs are finished that need no choice of tuning."""
+
 WHOLE = Shard()
 """All jobs."""
 
@@ -185,7 +188,7 @@ def work(
         early = _list_left(grid, whole, folder, where, retry, disturbed) if grid.tuned else []
         kinds = ("tuning", *(MEASUREMENTS if measure else ()))
         first = [job for job in early if job.id in own and job.kind in kinds]
-        stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
+        stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place, RUNS_FOLLOW)
         known = _survey(folder)[0] if first else whole
         check_place()
         choices = _choose(grid, known, folder)
@@ -365,13 +368,14 @@ def _execute(
     engine: Engine,
     console: Console,
     check_place: Callable[[], None],
+    then: str = "nothing to go",
 ) -> bool:
     """Runs the jobs. Returns whether it was stopped before all of them were finished. Raises StorageError.
 
-    At each event, `check_place` notices that the folder was renamed or replaced.
+    At each event, `check_place` notices that the folder was renamed or replaced. `then` is said when all are finished.
     """
     by_id = {each.id: each for each in left}
-    works = {each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}
+    board = Board({each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}, then)
     tasks = [
         Task(
             each.id,
@@ -390,7 +394,7 @@ def _execute(
         _listen_for_stop() as stopping,
         closing(engine.run(tasks, stopping)) as events,
     ):
-        for event in show(console, events, works, engine.slots):
+        for event in show(console, events, board, engine.slots):
             check_place()
             if isinstance(event, Lost):
                 records.note_attempt(folder, describe_loss(by_id[event.task.key], event.status, event.reason))
