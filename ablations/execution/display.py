@@ -251,9 +251,9 @@ def print_rows(console: Console, title: str, heads: Sequence[str], rows: Iterabl
     """
     lines = [[*row] for row in rows]
     widths = [
-        max(map(cell_len, [*head.split(), *(line[index] for line in lines)])) + 1 for index, head in enumerate(heads)
-    ]
-    room = console.width - min(widths[0], max(NAME, console.width // 3))
+        max(map(cell_len, [*head.split(), *(line[index] for line in lines)])) + 2 for index, head in enumerate(heads)
+    ]  # with the two spaces after it
+    room = console.width - 1 - min(widths[0], max(NAME, console.width // 3))
     kept = 1 + sum(width <= room for width in itertools.accumulate(widths[1:]))
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, head in enumerate(heads[:kept]):

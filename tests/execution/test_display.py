@@ -130,6 +130,12 @@ def test_what_a_job_waited_for_is_forgotten_at_its_end():
     assert text.getvalue().count(said) == 1, "the same is not told every few seconds"
 
 
+def test_the_first_column_keeps_its_room_beside_many_others():
+    text = io.StringIO()
+    print_rows(Console(file=text, width=70), "A title", ["Level", *"abcdefgh"], [["4 (base)", *["1234567"] * 8]])
+    assert "4 (base)" in text.getvalue()
+
+
 @pytest.mark.parametrize("width", [30, 40, 80, 200])
 def test_a_number_is_never_broken_and_what_does_not_fit_is_named(width):
     heads = ["Level", "Params", "Peak memory, training (MiB)", "Training (images/s)"]
