@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablations import signals
+from ablations.metrics import METRICS, count_of
 from ablations.session import SOME_FAILED, STOPPED
 from ablations.storage.paths import expand
 
@@ -83,7 +84,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 def list_(as_json: JsonOption = False) -> None:
     """Shipped grids, presets, data sets, metrics."""
     from ablations.data.registry import DATASETS
-    from ablations.metrics import METRICS
     from densenet import MODELS, PRESETS
 
     found = {
@@ -223,7 +223,6 @@ def _foresee(plan: Any, folder: Path, sd: float | None) -> list[dict[str, Any]]:
 def _show_plan(found: dict[str, Any], title: str) -> None:
     """Prints the variants as a table, and a line on all jobs."""
     from ablations.execution.display import format_span, print_rows
-    from ablations.metrics import METRICS
 
     entries = found["variants"]
     keys = [key for key in METRICS if any(key in entry for entry in entries)]
@@ -241,15 +240,15 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
             row.append(f"{entry['published'][key] / METRICS[key].scale:{form}}" if "published" in entry else "")
     print_rows(out, title, heads, rows)
     if found["tuning_runs"]:
-        _say(f"{found['tuning_runs']} trials for tuning, {found['missing_tuning_runs']} of them missing.")
-    _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
-         f"{found['missing_costs']} costs missing.")  # fmt: skip
+        _say(f"{count_of(found['tuning_runs'], 'trial')} for tuning, {found['missing_tuning_runs']} of them missing.")
+    _say(f"{count_of(found['runs'], 'run')} of {count_of(len(entries), 'variant')}, {found['missing_runs']} of them "
+         f"missing; {count_of(found['missing_costs'], 'cost')} missing.")  # fmt: skip
     if found["speeds"]:
         _say(f"Comparisons of speed: {found['speeds']}, {found['missing_speeds']} of them missing.")
     if found["disturbed"]:
         _say(_describe_disturbed(found["disturbed"]))
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs", "speeds")):
-        workers = f"{found['workers']} workers" if found["workers"] > 1 else "1 worker"
+        workers = count_of(found["workers"], "worker")
         span = format_span(found["seconds_low"], found["seconds_high"])
         longer = "" if found["timed_by"].startswith("trainings") else ". Other work on this machine makes it longer"
         _say(f"They take {span} with {workers}, by {found['timed_by']}{longer}.")
@@ -344,16 +343,17 @@ def _run(
     if outcome.stopped:
         return _stopped(folder)
     if outcome.unmeasured:
-        _say(f"--no-costs: {outcome.unmeasured} costs and speeds are missing; without this option they are measured.")
+        unmeasured = count_of(outcome.unmeasured, "cost or speed", "costs and speeds")
+        _say(f"--no-costs: {unmeasured} missing, for a call without this option.")
     if part.count > 1:
-        _say(f"Shard {shard}: {outcome.executed} jobs were done now; {outcome.elsewhere} belong to other shards.")
+        done, left = count_of(outcome.executed, "job"), outcome.elsewhere
+        _say(f"Shard {shard}: {done} done now, and {left} left to other shards.")
         if outcome.awaited:
-            _say(
-                f"{outcome.awaited} runs follow when all trials of their tuning are in one folder: `ablate merge` them."
-            )
+            awaited = count_of(outcome.awaited, "run")
+            _say(f"{awaited} to follow when all trials of their tuning are in one folder: `ablate merge` them.")
     if not outcome.executed:
         what = "train or to measure" if measure else "train"
-        _say(f"Nothing to {what}: {outcome.done_before} of {outcome.total} jobs are on record in {folder}.")
+        _say(f"Nothing to {what}: {outcome.done_before} of {count_of(outcome.total, 'job')} on record in {folder}.")
     try:
         return _finish(folder)
     except typer.Exit:
@@ -427,7 +427,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     for kind, count in counts.items():
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
     if begun:
-        _say(f"{len(begun)} begun: they go on from their checkpoints")
+        _say(f"{len(begun)} begun, with a checkpoint to go on from")
     if disturbed:
         _say(_describe_disturbed(disturbed))
     _say_causes(failed, _find_places(folder, found.manifest))
@@ -476,8 +476,8 @@ def merge(
 
 def _say_merged(merged: Any, into: Path) -> None:
     """Prints what was taken from one folder, and what was not."""
-    notes = f", with {merged.failures} notes of failures" if merged.failures else ""
-    _say(f"{merged.source}: {len(merged.added)} records added{notes}; {len(merged.present)} were already there.")
+    notes = f", with {count_of(merged.failures, 'note of a failure', 'notes of failures')}" if merged.failures else ""
+    _say(f"{merged.source}: {count_of(len(merged.added), 'record')} added{notes}; {len(merged.present)} already there.")
     for name in merged.different:
         _say(f"  has another result than the one that is there, which stays: {name}", err)
     for path in merged.damaged:
@@ -523,10 +523,9 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> None:
     except OSError as error:
         _stop(str(error))
     _say_missing(reports.list_missing_letters(results))
-    names = {"tuning": "trials", "speeds": "comparisons of speed"}
-    done = [f"{(frame.status == 'done').sum()} of {len(frame)} {names.get(kind, kind)}"
-            for kind, frame in frames.jobs().items()]  # fmt: skip
-    _say(f"{folder}: {len(paths)} files rebuilt from {', '.join(done)}.")
+    done = [f"{(frame.status == 'done').sum()} of {count}"
+            for frame, count in zip(frames.jobs().values(), reports.list_counts(frames), strict=True)]  # fmt: skip
+    _say(f"{folder}: {count_of(len(paths), 'file')} rebuilt from {', '.join(done)}.")
     for study in results.studies:
         for sentence in tell_gaps(study):
             _say(f"  {study.name}: {sentence}")
@@ -602,7 +601,7 @@ def check(
     wrong = total = 0
     for path in files:
         if write:
-            _say(f"{path}: {_rewrite(path)} numbers renewed")
+            _say(f"{path}: {count_of(_rewrite(path), 'number')} renewed")
         found = citations.check(path)
         total += len(found)
         if not found:
@@ -615,7 +614,7 @@ def check(
                 _say(f"{path}:{citation.line}: {citation.source}: {citation.problem}{_apart(citation)}", err)
     _say(f"{total - wrong} of {total} cited numbers and tables agree with the records.")
     if total < require:
-        _say(f"--require {require}: only {total} numbers and tables are cited.", err)
+        _say(f"--require {require}: only {count_of(total, 'number or table', 'numbers and tables')} cited.", err)
     raise typer.Exit(SOME_FAILED if wrong or total < require else 0)
 
 
@@ -754,7 +753,8 @@ def _count_disturbed(folder: Path, manifest: Any) -> int:
 
 
 def _describe_disturbed(count: int) -> str:
-    return f"{count} costs and speeds were disturbed while they were measured: `--retry disturbed` measures them again"
+    disturbed = count_of(count, "cost or speed", "costs and speeds")
+    return f"Disturbed by other load: {disturbed}; `--retry disturbed` measures again"
 
 
 def _find_places(folder: Path, manifest: Any) -> dict[str, str]:

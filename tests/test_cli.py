@@ -172,7 +172,7 @@ def test_status_says_for_whom_a_job_waits(results):
 
 
 def test_disturbed_measurements_are_counted_with_what_to_do(results):
-    said = "1 costs and speeds were disturbed while they were measured: `--retry disturbed` measures them again"
+    said = "Disturbed by other load: 1 cost or speed; `--retry disturbed` measures again"
     assert said in call("status", results).output
     assert json.loads(call("status", results, "--json").output)["disturbed"] == 1
 
@@ -262,5 +262,5 @@ def test_check_requires_a_number_of_citations_over_all_files(results, tmp_path):
     assert call("check", one, other, one, "--require", 3).exit_code == 0
     few = call("check", one, other, one, "--require", 4)
     assert few.exit_code == 1
-    assert "--require 4: only 3 numbers and tables are cited" in few.output
+    assert "--require 4: only 3 numbers and tables cited" in few.output
     assert "one.md: marks in code or in comments of LaTeX, which are not checked: 1" in few.output

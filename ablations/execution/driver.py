@@ -41,6 +41,7 @@ from ablations.grid.model import Choice, Choices, Grid, Job, list_jobs, number_j
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.limits import count_cores
+from ablations.metrics import count_of
 from ablations.storage import files, locks, manifest, records
 from ablations.storage.disturbance import list_disturbed
 from ablations.storage.journal import Note, open_journal
@@ -218,9 +219,8 @@ def _allow_files(workers: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        reason = (
-            f"{needed} open files are needed for {workers} workers, and the limit (`ulimit -n`) is {hard}: raise it"
-        )
+        what = f"{needed} open files are needed for {count_of(workers, 'worker')}"
+        reason = f"{what}, and the limit (`ulimit -n`) is {hard}: raise it"
         raise OSError(errno.EMFILE, f"{reason}, or take fewer --workers")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
@@ -318,7 +318,7 @@ def describe_other_grid(folder: Path, plan: Manifest) -> str:
     if not lost:
         return ""
     difference = "; ".join(_differences(before, plan)[:5]) or "other studies"
-    left = f"{lost} of its {len(runs)} runs would leave the tables: choose another folder with --out"
+    left = f"{lost} of its {count_of(len(runs), 'run')} would leave the tables: choose another folder with --out"
     return f"{folder} holds another grid ({difference}); {left}"
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ablations.metrics import COSTS, METRICS
+from ablations.metrics import COSTS, METRICS, count_of
 from ablations.report.captions import describe_provenance
 from ablations.report.comparison import describe_not_done
 from ablations.report.formats import (
@@ -126,12 +126,12 @@ def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[st
     number = min(each.n for each in own)
     base = [found.base] if metric.removeprefix(f"{found.accuracy}_") in COMPARED else []
     gaps = [
-        f"{each.phrase} has {each.n} of {each.n + sum(each.not_done.values())} seeds "
+        f"{each.phrase} has {each.n} of {count_of(each.n + sum(each.not_done.values()), 'seed')} "
         f"({describe_not_done(each.not_done)})"
         for each in {each.level: each for each in [*own, *base]}.values()
         if each.not_done
     ]
-    return [f"Of {number} seed{'s' * (number != 1)}.", *([f"Incomplete: {'; '.join(gaps)}."] if gaps else [])]
+    return [f"Of {count_of(number, 'seed')}.", *([f"Incomplete: {'; '.join(gaps)}."] if gaps else [])]
 
 
 def _say_disturbed(results: Results, study: str, level: str, metric: str) -> list[str]:

@@ -136,7 +136,7 @@ def test_the_command_says_what_it_took_and_how_to_go_on(tmp_path, tiny):
     said = CliRunner().invoke(app, ["merge", *shards, "--into", str(target)])
     assert said.exit_code == 0
     assert said.output.splitlines() == [
-        *(f"{place}: {count} records added; 0 were already there." for place, count in zip(shards, added, strict=True)),
+        *(f"{place}: {count} records added; 0 already there." for place, count in zip(shards, added, strict=True)),
         "This command does what is missing, and reports:",
         f"  ablate run {target}/grid.toml --out {target}",
     ]

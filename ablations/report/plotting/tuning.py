@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ablations.metrics import level_text
+from ablations.metrics import count_of, level_text
 from ablations.report.captions import describe_provenance, explain_tuning
 from ablations.report.frames import find_trials
 from ablations.report.plotting import style
@@ -55,7 +55,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     small = (
         explain_tuning(study.frames, study.name).strip(),
         _count_above_base(found[found.level.isin(rows.level[rows.distinct])], fields),
-        f"{waiting} of {len(found)} trials are missing." if waiting else "",
+        f"Missing: {waiting} of {count_of(len(found), 'trial')}." if waiting else "",
         "Grey: other levels." if not rows.distinct.all() else "",
         f"The first {MOST_PANELS} of {len(panels)} combinations are shown." if len(panels) > MOST_PANELS else "",
         describe_provenance(replace(study.frames, tuning=found), (), ["tuning"]),
