@@ -111,6 +111,7 @@ def plan(
     *,
     seeds: Sequence[int] | None = None,
     settings: Mapping[str, Any] | None = None,
+    workers: int = 0,
     device: str = "auto",
     counts_only: bool = False,
 ) -> dict[str, Any]:
@@ -121,6 +122,7 @@ def plan(
         out: as for `run`; with a dictionary it may be left out, and nothing is on record then.
         seeds: as for `run`.
         settings: as for `run`.
+        workers: as for `run`; the time depends on it.
         device: as for `run`.
         counts_only: whether memory and time are left out, which is faster.
 
@@ -132,7 +134,7 @@ def plan(
     """
     from ablations import session
 
-    given = {"out": out, "seeds": seeds, "device": device, "counts_only": counts_only}
+    given = {"out": out, "seeds": seeds, "workers": workers, "device": device, "counts_only": counts_only}
     said = session.command("plan", grid, ["--json", *session.list_options(given, settings or {})], show=False)
     found: dict[str, Any] = json.loads(said)
     return found

@@ -74,6 +74,7 @@ def _expand(path: Path | None) -> Path | None:
 
 GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name, or a path to a TOML file.")]
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.", callback=_expand)]
+WorkersOption = Annotated[int, typer.Option(min=0, help="0: one per core, or one per GPU.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes a field of the base.")]
 SeedsOption = Annotated[str | None, typer.Option(metavar="0,1", help="Seeds instead of the grid's.")]
 MaxJobsOption = Annotated[int, typer.Option(min=1, metavar="N", help="A grid of more jobs is refused.")]
@@ -140,6 +141,7 @@ def plan(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where records would be; as for run.", callback=_expand),
     ] = None,
+    workers: WorkersOption = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     set_: SetOption = None,
     seeds: SeedsOption = None,
@@ -156,7 +158,7 @@ def plan(
     It trains nothing. How much seeds vary is taken from earlier runs in DIR, or from --sd.
     """
     with redirect_stdout(sys.stderr):  # what a user's network prints is no part of the plan
-        read, found = _plan(grid, out_, device, set_, seeds, max_jobs, counts_only, sd)
+        read, found = _plan(grid, out_, workers, device, set_, seeds, max_jobs, counts_only, sd)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -172,6 +174,7 @@ def plan(
 def _plan(
     grid: str,
     folder: Path | None,
+    workers: int,
     device: str,
     settings: list[str] | None,
     seeds: str | None,
@@ -189,7 +192,7 @@ def _plan(
 
     read = _grid(grid, settings, seeds, max_jobs)
     try:
-        slots = driver.list_devices(device, 0)
+        slots = driver.list_devices(device, workers)
         driver.refuse(read, slots[0].partition(":")[0])
     except ValueError as error:
         _stop(str(error))
@@ -270,7 +273,7 @@ def run(
     out_: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default: results/<grid's name>.", callback=_expand)
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="0: one per core, or one per GPU.")] = 0,
+    workers: WorkersOption = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seeds: SeedsOption = None,
     set_: SetOption = None,

@@ -43,6 +43,7 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert "6 runs of 2 variants, 6 of them missing" in said
     timed = r"They take (about|up to) .* seconds? with \d+ workers?, by a calibration on the base, scaled by MACs\."
     assert re.search(timed, said)
+    assert " with 3 workers, " in call("plan", path, "--device", "cpu", "--workers", 3).output
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
 
 
