@@ -291,6 +291,7 @@ def run(
 ) -> None:
     """Runs what is missing, then reports."""
     signals.handle_stop_signals(_interrupt)
+    _say(f"Planning {grid} ...")
     folder = out_ or Path("results") / Path(grid).stem
     try:
         code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine, not no_costs, shard)
@@ -331,6 +332,7 @@ def _run(
     read = _grid(grid, settings, seeds, max_jobs)
     for note in read.notes:
         _say(f"Note: {note}", err)
+    _say(f"Planned: {count_of(len(read.variants), 'variant')}. Results are written to {folder}.")
     try:
         part = driver.Shard.read(shard)
         workplace = driver.make_engine(engine, driver.list_devices(device, workers))
@@ -368,6 +370,12 @@ def _run(
 
 
 def _stopped(folder: Path) -> int:
+    """Says what is kept. Returns the exit code."""
+    from ablations.storage.manifest import NAME
+
+    if not (folder / NAME).exists():
+        _say("Stopped while it was planning: no job was begun. The same command starts anew.", err)
+        return STOPPED
     _say(f"Stopped. What is finished or begun is kept in {folder}; the same command goes on from there.", err)
     return STOPPED
 

@@ -12,7 +12,7 @@ import torch
 from conftest import MACHINE, ROOT, TINY, fabricate, write_grid
 from typer.testing import CliRunner
 
-from ablations.cli import _finish, app
+from ablations.cli import Interrupted, _finish, app
 from ablations.grid.model import list_jobs
 from ablations.storage import records
 from ablations.storage.turns import Purpose, lock_device
@@ -123,7 +123,10 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
         (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),
         (["run", "quick", "--seeds", "a"], "whole numbers are needed"),
         (["plan", "quick", "--set", "train.epoch=3"], "did you mean 'epochs'"),
-        (["status", "nowhere"], "holds no results"),
+        (
+            ["status", "nowhere"],
+            "holds no results: there is no jobs.json, which `ablate run` writes when it has planned",
+        ),
         (["report", "nowhere"], "holds no results"),
         (["check", "nowhere.md"], "cannot be read"),
         (["check", ROOT / "Makefile"], "this kind of file is not read"),
@@ -134,6 +137,20 @@ def test_misuse_ends_with_2_and_a_sentence(arguments, message):
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_stop_says_what_is_kept(is_begun, results, tmp_path, monkeypatch):
+    """Before there is a plan, nothing is."""
+
+    def stop(*arguments):
+        raise Interrupted
+
+    monkeypatch.setattr("ablations.cli._grid", stop)
+    stopped = call("run", "quick", "--out", results if is_begun else tmp_path / "new")
+    assert (stopped.exit_code, stopped.stdout) == (75, "Planning quick ...\n")
+    expected = f"is kept in {results}; the same" if is_begun else "while it was planning: no job was begun. The same"
+    assert f"{expected} command" in stopped.stderr
 
 
 def test_a_wrong_grid_ends_with_2_and_every_problem(tmp_path):
