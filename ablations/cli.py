@@ -465,6 +465,7 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Takes the records of several results folders into one. It checks every record, and replaces none."""
+    from ablations.report.frames import survey
     from ablations.storage.locks import FolderInUse
     from ablations.storage.manifest import Manifest, NotResults
     from ablations.storage.merging import merge as merge_folders
@@ -474,14 +475,20 @@ def merge(
         options = Manifest.read(into).options
     except (NotResults, FolderInUse, OSError) as error:
         _stop(str(error))
+    left = Counter(status for states in _load(into, survey).states.values() for _, status, _ in states)
+    del left["done"]
     words = ["ablate", "run", str(into / "grid.toml"), "--out", str(into), *options]
+    words = words if left["missing"] else ["ablate", "report", str(into)]
     if as_json:
         told = [{**asdict(each), "source": str(each.source), "damaged": [*map(str, each.damaged)]} for each in merged]
-        print(json.dumps({"merged": told, "continue": words}, indent=1))
+        print(json.dumps({"merged": told, "left": left, "continue": words}, indent=1))
     else:
         for each in merged:
             _say_merged(each, into)
-        _say(f"This command does what is missing, and reports:\n  {shlex.join(words)}")
+        does = "does what is missing, and reports" if left["missing"] else "makes the report"
+        counts = ", ".join(f"{number} {status}" for status, number in sorted(left.items()))
+        said = f"Not done: {counts}." if counts else "All jobs are done."
+        _say(f"{said} This command {does}:\n  {shlex.join(words)}")
     raise typer.Exit(SOME_FAILED if any(each.damaged or each.different for each in merged) else 0)
 
 

@@ -137,9 +137,13 @@ def test_the_command_says_what_it_took_and_how_to_go_on(tmp_path, tiny):
     assert said.exit_code == 0
     assert said.output.splitlines() == [
         *(f"{place}: {count} records added; 0 already there." for place, count in zip(shards, added, strict=True)),
-        "This command does what is missing, and reports:",
+        f"Not done: {8 - sum(added)} missing. This command does what is missing, and reports:",
         f"  ablate run {target}/grid.toml --out {target}",
     ]
     told = json.loads(CliRunner().invoke(app, ["merge", *shards, "--into", str(target), "--json"]).output)
     assert [len(each["present"]) for each in told["merged"]] == added
+    assert told["left"] == {"missing": 8 - sum(added)}
+    last = str(make_shard(tmp_path / "3", tiny, 3))
+    lines = CliRunner().invoke(app, ["merge", last, "--into", str(target)]).output.splitlines()
+    assert lines[1:] == ["All jobs are done. This command makes the report:", f"  ablate report {target}"]
     assert CliRunner().invoke(app, ["merge", str(target), "--into", str(target)]).exit_code == 2
