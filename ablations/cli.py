@@ -290,10 +290,10 @@ def run(
     shard: Annotated[str, typer.Option(metavar="3/8", help="Does one of several parts of the jobs.")] = "1/1",
 ) -> None:
     """Runs what is missing, then reports."""
-    signals.handle_stop_signals(_interrupt)
-    _say(f"Planning {grid} ...")
     folder = out_ or Path("results") / Path(grid).stem
     try:
+        signals.handle_stop_signals(_interrupt)
+        _say(f"Planning {grid} ...")
         code = _run(grid, folder, workers, device, seeds, set_, max_jobs, retry, engine, not no_costs, shard)
     except Interrupted:
         code = _stopped(folder)
