@@ -562,6 +562,7 @@ def cite(
     from ablations.report.results import analyse
 
     results = analyse(_frames(folder))
+    metric = citations.name_metric(results, study, metric)
     try:
         found = citations.describe(results, study, level, metric)
         marks = citations.make_marks(results, study, level, metric)

@@ -223,6 +223,7 @@ def test_table_prints_the_chosen_columns(results):
     assert "level,is_base,params,params_change\n" in call(
         "table", results, "growth_rate", "--columns", "params", "--format", "csv"
     ).stdout  # fmt: skip
+    assert text == call("table", results, "growth_rate", "--columns", "test_accuracy, params", "--short").stdout
     wrong = call("table", results, "growth_rate", "--columns", "accuracy,parms")
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert "unknown columns: 'parms'; growth_rate has n, accuracy, change," in " ".join(wrong.stderr.split())
@@ -256,6 +257,12 @@ def test_cite_and_check(results, tmp_path):
     assert "page.md:1:" in stale.output
     assert "cited '93.10', recorded '93.00'" in stale.output
     assert call("check", "--write", page).exit_code == 0
+    for name, column in (("test_accuracy", "accuracy"), ("test_accuracy_change", "change")):
+        same = {call("cite", results, "growth_rate", "8", each).output for each in (name, column)}
+        assert len(same) == 1
+    assert "unknown metric of growth_rate, 8: 'acuracy'; the records have 'n'," in call(
+        "cite", results, "growth_rate", "8", "acuracy"
+    ).output  # fmt: skip
     assert call("cite", results, "growth_rate", "9", "test_accuracy").exit_code == 2
     assert call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "html").exit_code == 2
     latex = call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "latex").output

@@ -52,7 +52,7 @@ from ablations.report.marks import (
 )
 from ablations.report.neighbours import find_faults
 from ablations.report.results import OVERALL, Results, analyse
-from ablations.report.tables import find_table
+from ablations.report.tables import find_table, name_metrics
 from ablations.report.values import DERIVED, Values, collect_values
 from ablations.storage import files
 
@@ -93,6 +93,11 @@ def _look_up(cells: Values, study: str, level: str, metric: str) -> str:
     _require_known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
     _require_known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
     return cells[study, level, metric]
+
+
+def name_metric(results: Results, study: str, name: str) -> str:
+    """Returns the metric that a name stands for, which may also be a column's name in tables."""
+    return next((name_metrics(each).get(name, name) for each in results.studies if each.name == study), name)
 
 
 def describe(results: Results, study: str, level: str, metric: str) -> str:
