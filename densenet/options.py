@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, WithJsonSchema, field_validator
 from torch import nn
 
 from densenet.norms import group_norm
@@ -118,5 +118,5 @@ ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
 }
 """Activations: name -> (may overwrite its input) -> module. Only those may whose derivative follows from the output."""
 
-Norm = Annotated[str, one_of("norm", NORMS)]
-Activation = Annotated[str, one_of("activation", ACTIVATIONS)]
+Norm = Annotated[str, one_of("norm", NORMS), WithJsonSchema({"enum": [*NORMS]})]
+Activation = Annotated[str, one_of("activation", ACTIVATIONS), WithJsonSchema({"enum": [*ACTIVATIONS]})]
