@@ -71,8 +71,7 @@ def _count_above_base(found: pd.DataFrame, fields: list[str]) -> str:
     accuracy = found.assign(y=found.validation_accuracy.astype(float)).groupby([*fields, "level"]).y
     means = accuracy.agg(lambda y: y.mean(skipna=False)).unstack("level")
     both = {level: means[[base, level]].dropna() for level in found.level.unique() if level != base}
-    names = dict(zip(both, style.shorten_apart([*both]), strict=True))
-    parts = [f"{names[level]} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
+    parts = [f"{level} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
              for level, pair in both.items() if len(pair)]  # fmt: skip
     return f"Values at which a level lies above the base: {'; '.join(parts)}." if parts else ""
 
@@ -111,7 +110,8 @@ def _make_key(found: pd.DataFrame, rows: pd.DataFrame) -> list[Artist]:
     """Makes a legend: a line per level with its own colour, and the meaning of the marks."""
     key: list[Artist] = []
     own = rows[rows.distinct & rows.level.isin(found.level)]
-    labels = style.shorten_apart([mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)])
+    names = [mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)]
+    labels = style.shorten_apart(names, style.LEGEND)
     for row, label in zip(own.to_dict("records"), labels, strict=True):
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
         key.append(Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label))
