@@ -70,6 +70,9 @@ def run(
     device: str = "auto",
     engine: str = "local",
     retry: Sequence[str] = (),
+    costs: bool = True,
+    shard: str = "",
+    max_jobs: int | None = None,
     show: bool = True,
 ) -> Frames:
     """Run what is missing of a grid, make the report, and read the results: `ablate run` from Python.
@@ -84,6 +87,9 @@ def run(
         engine: `local` or `inline`.
         retry: the statuses of failed jobs that are tried again: `failed`, `oom`, `diverged`, `timeout`. `disturbed`
             measures again, and `edited` runs all jobs of edited networks again.
+        costs: whether costs and speeds are measured this time.
+        shard: `3/8` does the third of eight parts of the jobs. The default is all of them.
+        max_jobs: a grid of more jobs is refused. The default is 10,000.
         show: whether progress and tables are printed.
 
     Returns:
@@ -92,6 +98,7 @@ def run(
     Raises:
         CommandFailed: the grid or an option is wrong; the message lists every problem.
         Stopped: a signal stopped the command. The same call goes on from there.
+        KeyboardInterrupt: Ctrl-C stopped the command. The message says what is kept.
 
     Example:
         >>> grid = {"base": {"train.epochs": 1}, "study": {"k": {"model.growth_rate": [8, 12]}}}
@@ -101,6 +108,7 @@ def run(
 
     folder = _name_folder(grid, out)
     given = {"out": folder, "seeds": seeds, "workers": workers, "device": device, "engine": engine, "retry": retry}
+    given |= {"no_costs": not costs, "shard": shard, "max_jobs": max_jobs}
     session.command("run", grid, session.list_options(given, settings or {}), show)
     return load(folder)
 
@@ -111,7 +119,9 @@ def plan(
     *,
     seeds: Sequence[int] | None = None,
     settings: Mapping[str, Any] | None = None,
+    workers: int = 0,
     device: str = "auto",
+    max_jobs: int | None = None,
     counts_only: bool = False,
 ) -> dict[str, Any]:
     """Predict what a grid needs: params, MACs, memory, missing jobs and their time. Nothing is trained.
@@ -121,7 +131,9 @@ def plan(
         out: as for `run`; with a dictionary it may be left out, and nothing is on record then.
         seeds: as for `run`.
         settings: as for `run`.
+        workers: as for `run`; the time depends on it.
         device: as for `run`.
+        max_jobs: as for `run`.
         counts_only: whether memory and time are left out, which is faster.
 
     Returns:
@@ -132,7 +144,8 @@ def plan(
     """
     from ablations import session
 
-    given = {"out": out, "seeds": seeds, "device": device, "counts_only": counts_only}
+    given = {"out": out, "seeds": seeds, "workers": workers, "device": device, "counts_only": counts_only}
+    given |= {"max_jobs": max_jobs}
     said = session.command("plan", grid, ["--json", *session.list_options(given, settings or {})], show=False)
     found: dict[str, Any] = json.loads(said)
     return found

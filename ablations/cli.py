@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablations import signals
+from ablations.metrics import METRICS, count_of
 from ablations.session import SOME_FAILED, STOPPED
 from ablations.storage.paths import expand
 
@@ -73,6 +74,7 @@ def _expand(path: Path | None) -> Path | None:
 
 GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name, or a path to a TOML file.")]
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.", callback=_expand)]
+WorkersOption = Annotated[int, typer.Option(min=0, help="0: one per core, or one per GPU.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes a field of the base.")]
 SeedsOption = Annotated[str | None, typer.Option(metavar="0,1", help="Seeds instead of the grid's.")]
 MaxJobsOption = Annotated[int, typer.Option(min=1, metavar="N", help="A grid of more jobs is refused.")]
@@ -83,7 +85,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 def list_(as_json: JsonOption = False) -> None:
     """Shipped grids, presets, data sets, metrics."""
     from ablations.data.registry import DATASETS
-    from ablations.metrics import METRICS
     from densenet import MODELS, PRESETS
 
     found = {
@@ -140,6 +141,7 @@ def plan(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where records would be; as for run.", callback=_expand),
     ] = None,
+    workers: WorkersOption = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     set_: SetOption = None,
     seeds: SeedsOption = None,
@@ -156,7 +158,7 @@ def plan(
     It trains nothing. How much seeds vary is taken from earlier runs in DIR, or from --sd.
     """
     with redirect_stdout(sys.stderr):  # what a user's network prints is no part of the plan
-        read, found = _plan(grid, out_, device, set_, seeds, max_jobs, counts_only, sd)
+        read, found = _plan(grid, out_, workers, device, set_, seeds, max_jobs, counts_only, sd)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -172,6 +174,7 @@ def plan(
 def _plan(
     grid: str,
     folder: Path | None,
+    workers: int,
     device: str,
     settings: list[str] | None,
     seeds: str | None,
@@ -189,7 +192,7 @@ def _plan(
 
     read = _grid(grid, settings, seeds, max_jobs)
     try:
-        slots = driver.list_devices(device, 0)
+        slots = driver.list_devices(device, workers)
         driver.refuse(read, slots[0].partition(":")[0])
     except ValueError as error:
         _stop(str(error))
@@ -223,7 +226,6 @@ def _foresee(plan: Any, folder: Path, sd: float | None) -> list[dict[str, Any]]:
 def _show_plan(found: dict[str, Any], title: str) -> None:
     """Prints the variants as a table, and a line on all jobs."""
     from ablations.execution.display import format_span, print_rows
-    from ablations.metrics import METRICS
 
     entries = found["variants"]
     keys = [key for key in METRICS if any(key in entry for entry in entries)]
@@ -244,15 +246,15 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         if (frozen := entry.get("params_total", 0) - entry.get("params", 0)) > 0:
             _say(f"{row[0]} has {frozen:,} more params, which are not trained.")
     if found["tuning_runs"]:
-        _say(f"{found['tuning_runs']} trials for tuning, {found['missing_tuning_runs']} of them missing.")
-    _say(f"{found['runs']} runs of {len(entries)} variants, {found['missing_runs']} of them missing; "
-         f"{found['missing_costs']} costs missing.")  # fmt: skip
+        _say(f"{count_of(found['tuning_runs'], 'trial')} for tuning, {found['missing_tuning_runs']} of them missing.")
+    _say(f"{count_of(found['runs'], 'run')} of {count_of(len(entries), 'variant')}, {found['missing_runs']} of them "
+         f"missing; {count_of(found['missing_costs'], 'cost')} missing.")  # fmt: skip
     if found["speeds"]:
         _say(f"Comparisons of speed: {found['speeds']}, {found['missing_speeds']} of them missing.")
     if found["disturbed"]:
         _say(_describe_disturbed(found["disturbed"]))
     if found.get("seconds") and sum(found[f"missing_{kind}"] for kind in ("runs", "tuning_runs", "costs", "speeds")):
-        workers = f"{found['workers']} workers" if found["workers"] > 1 else "1 worker"
+        workers = count_of(found["workers"], "worker")
         span = format_span(found["seconds_low"], found["seconds_high"])
         longer = "" if found["timed_by"].startswith("trainings") else ". Other work on this machine makes it longer"
         _say(f"They take {span} with {workers}, by {found['timed_by']}{longer}.")
@@ -264,6 +266,8 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         for key in ("failed", "prediction_failed", "does_not_fit"):
             if key in entry:
                 _say(f"  {'; '.join(entry['levels'])}: {key.replace('_', ' ')}: {entry[key]}", err)
+        if "place" in entry:
+            _say(f"  at {entry['place']}", err)
 
 
 @app.command()
@@ -272,7 +276,7 @@ def run(
     out_: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Default: results/<grid's name>.", callback=_expand)
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="0: one per core, or one per GPU.")] = 0,
+    workers: WorkersOption = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seeds: SeedsOption = None,
     set_: SetOption = None,
@@ -292,10 +296,11 @@ def run(
     ] = 1,
 ) -> None:
     """Runs what is missing, then reports."""
-    signals.handle_stop_signals(_interrupt)
     folder = out_ or Path("results") / Path(grid).stem
     try:
         places = device, workers, jobs_per_device
+        signals.handle_stop_signals(_interrupt)
+        _say(f"Planning {grid} ...")
         code = _run(grid, folder, places, seeds, set_, max_jobs, retry, engine, not no_costs, shard)
     except Interrupted:
         code = _stopped(folder)
@@ -333,6 +338,7 @@ def _run(
     read = _grid(grid, settings, seeds, max_jobs)
     for note in read.notes:
         _say(f"Note: {note}", err)
+    _say(f"Planned: {count_of(len(read.variants), 'variant')}. Results are written to {folder}.")
     try:
         part = driver.Shard.read(shard)
         workplace = driver.make_engine(engine, driver.list_devices(*places))
@@ -348,16 +354,17 @@ def _run(
     if outcome.stopped:
         return _stopped(folder)
     if outcome.unmeasured:
-        _say(f"--no-costs: {outcome.unmeasured} costs and speeds are missing; without this option they are measured.")
+        unmeasured = count_of(outcome.unmeasured, "cost or speed", "costs and speeds")
+        _say(f"--no-costs: {unmeasured} missing, for a call without this option.")
     if part.count > 1:
-        _say(f"Shard {shard}: {outcome.executed} jobs were done now; {outcome.elsewhere} belong to other shards.")
+        done, left = count_of(outcome.executed, "job"), outcome.elsewhere
+        _say(f"Shard {shard}: {done} done now, and {left} left to other shards.")
         if outcome.awaited:
-            _say(
-                f"{outcome.awaited} runs follow when all trials of their tuning are in one folder: `ablate merge` them."
-            )
+            awaited = count_of(outcome.awaited, "run")
+            _say(f"{awaited} to follow when all trials of their tuning are in one folder: `ablate merge` them.")
     if not outcome.executed:
         what = "train or to measure" if measure else "train"
-        _say(f"Nothing to {what}: {outcome.done_before} of {outcome.total} jobs are on record in {folder}.")
+        _say(f"Nothing to {what}: {outcome.done_before} of {count_of(outcome.total, 'job')} on record in {folder}.")
     try:
         return _finish(folder)
     except typer.Exit:
@@ -369,6 +376,12 @@ def _run(
 
 
 def _stopped(folder: Path) -> int:
+    """Says what is kept. Returns the exit code."""
+    from ablations.storage.manifest import NAME
+
+    if not (folder / NAME).exists():
+        _say("Stopped while it was planning: no job was begun. The same command starts anew.", err)
+        return STOPPED
     _say(f"Stopped. What is finished or begun is kept in {folder}; the same command goes on from there.", err)
     return STOPPED
 
@@ -431,7 +444,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     for kind, count in counts.items():
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
     if begun:
-        _say(f"{len(begun)} begun: they go on from their checkpoints")
+        _say(f"{len(begun)} begun, with a checkpoint to go on from")
     if disturbed:
         _say(_describe_disturbed(disturbed))
     _say_causes(failed, _find_places(folder, found.manifest))
@@ -458,6 +471,7 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Takes the records of several results folders into one. It checks every record, and replaces none."""
+    from ablations.report.frames import survey
     from ablations.storage.locks import FolderInUse
     from ablations.storage.manifest import Manifest, NotResults
     from ablations.storage.merging import merge as merge_folders
@@ -467,21 +481,27 @@ def merge(
         options = Manifest.read(into).options
     except (NotResults, FolderInUse, OSError) as error:
         _stop(str(error))
+    left = Counter(status for states in _load(into, survey).states.values() for _, status, _ in states)
+    del left["done"]
     words = ["ablate", "run", str(into / "grid.toml"), "--out", str(into), *options]
+    words = words if left["missing"] else ["ablate", "report", str(into)]
     if as_json:
         told = [{**asdict(each), "source": str(each.source), "damaged": [*map(str, each.damaged)]} for each in merged]
-        print(json.dumps({"merged": told, "continue": words}, indent=1))
+        print(json.dumps({"merged": told, "left": left, "continue": words}, indent=1))
     else:
         for each in merged:
             _say_merged(each, into)
-        _say(f"This command does what is missing, and reports:\n  {shlex.join(words)}")
+        does = "does what is missing, and reports" if left["missing"] else "makes the report"
+        counts = ", ".join(f"{number} {status}" for status, number in sorted(left.items()))
+        said = f"Not done: {counts}." if counts else "All jobs are done."
+        _say(f"{said} This command {does}:\n  {shlex.join(words)}")
     raise typer.Exit(SOME_FAILED if any(each.damaged or each.different for each in merged) else 0)
 
 
 def _say_merged(merged: Any, into: Path) -> None:
     """Prints what was taken from one folder, and what was not."""
-    notes = f", with {merged.failures} notes of failures" if merged.failures else ""
-    _say(f"{merged.source}: {len(merged.added)} records added{notes}; {len(merged.present)} were already there.")
+    notes = f", with {count_of(merged.failures, 'note of a failure', 'notes of failures')}" if merged.failures else ""
+    _say(f"{merged.source}: {count_of(len(merged.added), 'record')} added{notes}; {len(merged.present)} already there.")
     for name in merged.different:
         _say(f"  has another result than the one that is there, which stays: {name}", err)
     for path in merged.damaged:
@@ -549,10 +569,13 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> dict[str, Any]:
 
 def _say_rebuilt(rebuilt: dict[str, Any]) -> None:
     """Prints what was rebuilt, and what is missing."""
+    from ablations.report import page as reports
+
     _say_missing(rebuilt["letters_without_a_font"])
-    names = {"tuning": "trials", "speeds": "comparisons of speed"}
-    done = [f"{count['done']} of {count['total']} {names.get(kind, kind)}" for kind, count in rebuilt["jobs"].items()]
-    _say(f"{rebuilt['folder']}: {len(rebuilt['files'])} files rebuilt from {', '.join(done)}.")
+    jobs = rebuilt["jobs"]
+    totals = reports.list_counts({kind: count["total"] for kind, count in jobs.items()})
+    done = [f"{count['done']} of {total}" for count, total in zip(jobs.values(), totals, strict=True)]
+    _say(f"{rebuilt['folder']}: {count_of(len(rebuilt['files']), 'file')} rebuilt from {', '.join(done)}.")
     for study, sentences in rebuilt["gaps"].items():
         for sentence in sentences:
             _say(f"  {study}: {sentence}")
@@ -572,6 +595,7 @@ def cite(
     from ablations.report.results import analyse
 
     results = analyse(_frames(folder))
+    metric = citations.name_metric(results, study, metric)
     try:
         found = citations.look_up(results, study, level, metric)
         marks = citations.make_marks(results, study, level, metric)
@@ -649,14 +673,14 @@ def check(
     else:
         _say(f"{total - wrong} of {total} cited numbers and tables agree with the records.")
     if total < require:
-        _say(f"--require {require}: only {total} numbers and tables are cited.", err)
+        _say(f"--require {require}: only {count_of(total, 'number or table', 'numbers and tables')} cited.", err)
     raise typer.Exit(SOME_FAILED if wrong or total < require else 0)
 
 
 def _say_checked(path: Path, renewed: int | None, examples: int, cited: list[Any]) -> None:
     """Prints what was found in one text: how many numbers were renewed, and each one that is wrong."""
     if renewed is not None:
-        _say(f"{path}: {renewed} numbers renewed")
+        _say(f"{path}: {count_of(renewed, 'number')} renewed")
     if not cited:
         _say(f"{path}: no number in it is cited", err)
     if examples:
@@ -801,7 +825,8 @@ def _count_disturbed(folder: Path, manifest: Any) -> int:
 
 
 def _describe_disturbed(count: int) -> str:
-    return f"{count} costs and speeds were disturbed while they were measured: `--retry disturbed` measures them again"
+    disturbed = count_of(count, "cost or speed", "costs and speeds")
+    return f"Disturbed by other load: {disturbed}; `--retry disturbed` measures again"
 
 
 def _find_places(folder: Path, manifest: Any) -> dict[str, str]:

@@ -81,6 +81,12 @@ def level_text(value: object) -> str:
     return "-".join(map(level_text, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def count_of(number: int | str, noun: str, plural: str = "") -> str:
+    """Returns a number with its noun: `1 run`, `3 runs`, or with another plural `2 studies`."""
+    written = number if isinstance(number, str) else f"{number:,}"
+    return f"{written} {noun if written == '1' else plural or f'{noun}s'}"
+
+
 def choose_places(spread: float, most: int = 2) -> int:
     """Returns the decimals of a number in % or points: two digits of its spread, and at most `most` decimals."""
     return min(most, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else most

@@ -23,6 +23,7 @@ from densenet_ablations import check_names
 check_names()
 
 from densenet import PART, fingerprint_modules, load_part  # noqa: E402
+from densenet.options import suggest_colon  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,20 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         names = core_schema.literal_schema(list(self.names))
-        return core_schema.no_info_wrap_validator_function(_check, names)
+        return core_schema.no_info_wrap_validator_function(self._check, names)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(self.names)}, {"type": "string", "pattern": PART}]}
 
-
-def _check(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Returns a name that is known, or of a part that can be imported. Raises ValueError."""
-    if not is_own(value):
-        return validate(value)
-    find_part(value)
-    return value
+    def _check(self, value: Any, validate: Callable[[Any], Any]) -> Any:
+        """Returns a name that is known, or of a part that can be imported. Raises ValueError."""
+        hint = suggest_colon(value) if isinstance(value, str) else ""
+        if hint:
+            raise ValueError(f"should be {' or '.join(map(repr, self.names))}{hint}")
+        if not is_own(value):
+            return validate(value)
+        find_part(value)
+        return value
 
 
 def is_own(name: Any) -> bool:

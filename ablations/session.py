@@ -36,17 +36,14 @@ Grid = str | Path | Mapping[str, Any]
 def command(name: str, grid: Grid, options: Sequence[str], show: bool) -> str:
     """Runs `ablate NAME GRID OPTIONS`, and returns its output. A dictionary is written to a temporary file.
 
-    Raises CommandFailed and Stopped.
+    Raises CommandFailed, Stopped and KeyboardInterrupt.
     """
     if not isinstance(grid, Mapping):
         return call([name, str(grid), *options], show)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.toml"
         path.write_text(write_toml(grid), encoding="utf-8")
-        try:
-            return call([name, str(path), *options], show)
-        except CommandFailed as error:
-            raise CommandFailed(str(error).replace(str(path), "the grid")) from None
+        return call([name, str(path), *options], show, str(path))
 
 
 def list_options(options: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
@@ -67,37 +64,46 @@ def list_options(options: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
     return written
 
 
-def call(arguments: Sequence[str], show: bool) -> str:
-    """Runs `ablate` with these arguments, and returns its output. `show` prints it meanwhile, with notes and errors.
+def call(arguments: Sequence[str], show: bool, grid: str = "") -> str:
+    """Runs `ablate` with these arguments, and returns its output. `show` prints it meanwhile, with notes.
 
-    An interruption stops the command as Ctrl-C does, and it keeps its state. Raises CommandFailed and Stopped.
+    Errors are in the exception alone. In all that is said, "the grid" stands for the path `grid`. Ctrl-C stops the
+    command, which keeps its state; a second one stops it at once. Raises CommandFailed, Stopped, and KeyboardInterrupt
+    with what the command said last.
     """
     paths = os.pathsep.join(path for path in sys.path if path)
+    interrupted = False
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        tempfile.NamedTemporaryFile() as errors,
+        Path(errors.name).open(encoding="utf-8", errors="replace") as told,
         subprocess.Popen(
             [sys.executable, "-m", "ablations", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if show else errors,
+            stderr=errors,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
             start_new_session=True,  # so that Ctrl-C reaches it once, from here
         ) as process,
     ):
         said = ""
-        try:
-            for line in process.stdout or ():
-                said += line
-                if show:
-                    print(line, end="", flush=True)
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-            raise
-        code = process.wait()
-        errors.seek(0)
-        problem = (said if show else errors.read()).strip()
+        while True:
+            try:
+                for line in process.stdout or ():
+                    said += line
+                    if show:
+                        print((told.read() + line).replace(grid or "\0", "the grid"), end="", flush=True)
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+                process.send_signal(signal.SIGINT)
+        last = told.read().replace(grid or "\0", "the grid")
+    if interrupted:
+        raise KeyboardInterrupt(last.strip())
     if code == STOPPED:
-        raise Stopped(problem)
+        raise Stopped(last.strip())
     if code not in (0, SOME_FAILED):
-        raise CommandFailed(problem)
+        raise CommandFailed(last.strip())
+    if show:
+        print(last, end="", flush=True)
     return said

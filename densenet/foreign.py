@@ -15,9 +15,9 @@ import torch
 from pydantic import ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 from torch import nn
 
-from densenet.options import Config, lookup
+from densenet.options import Config, lookup, suggestion
 from densenet.pretrained import NEW, find_checksum, find_weights, list_weights, start_from
-from densenet.sources import fingerprint_file, fingerprint_modules
+from densenet.sources import find_place, fingerprint_file, fingerprint_modules
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -212,7 +212,8 @@ class OwnConfig(ForeignConfig):
         try:
             signature.bind(**given)
         except TypeError as error:
-            raise ValueError(f"{self.family}{signature} cannot take {', '.join(given)}: {error}") from None
+            near = "".join(suggestion(name, signature.parameters) for name in given if name not in signature.parameters)
+            raise ValueError(f"{self.family}{signature} cannot take {', '.join(given)}: {error}{near}") from None
         if "weights" in self.arguments and network in _list_builders().values():
             needed = f'model.family = "torchvision" and model.name = "{self.family.partition(":")[2]}"'
             raise ValueError(f"to start from trained weights of torchvision, give {needed}")
@@ -238,11 +239,16 @@ def load_part(name: str) -> Any:
         with keep_settings():
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
-        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
+        outer, _, inner = module_name.rpartition(".")
+        is_file = isinstance(error, ModuleNotFoundError) and not hasattr(sys.modules.get(outer, sys), "__path__")
+        hint = f"; {inner} in the module {outer} is written {outer}:{inner}" if outer in sys.modules and is_file else ""
+        place = f", at {found}" if (found := find_place(error)) else ""
+        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}{place}{hint}") from None
     finally:
         sys.path.remove(here)
     if not hasattr(module, name):
-        raise ValueError(f"{module_name} ({getattr(module, '__file__', 'built in')}) has no {name}")
+        near = suggestion(name, [each for each in dir(module) if not each.startswith("_")])
+        raise ValueError(f"{module_name} ({getattr(module, '__file__', 'built in')}) has no {name}{near}")
     return getattr(module, name)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, WithJsonSchema, field_validator
 from torch import nn
 
 from densenet.norms import group_norm
@@ -62,12 +62,22 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def lookup(kind: str, name: str, entries: Mapping[str, T]) -> T:
-    """Returns the entry with this name. Raises ValueError that lists the allowed names and suggests the nearest one."""
+def suggest_colon(name: str) -> str:
+    """Returns `"; a part of your own is written 'mine:Net'"` for the name `mine.Net`, else an empty string."""
+    module, dot, part = name.rpartition(".")
+    written = f"{module}:{part}"
+    return f"; a part of your own is written {written!r}" if dot and ":" not in name else ""
+
+
+def lookup(kind: str, name: str, entries: Mapping[str, T], hint: str = "") -> T:
+    """Returns the entry with this name.
+
+    Raises ValueError that lists the allowed names and suggests the nearest one, with a hint behind them.
+    """
     if name in entries:
         return entries[name]
     allowed = ", ".join(repr(entry) for entry in entries)
-    raise ValueError(f"unknown {kind} {name!r}: allowed are {allowed}{suggestion(name, entries)}")
+    raise ValueError(f"unknown {kind} {name!r}: allowed are {allowed}{suggestion(name, entries)}{hint}")
 
 
 def one_of(kind: str, entries: Mapping[str, object]) -> AfterValidator:
@@ -108,5 +118,5 @@ ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
 }
 """Activations: name -> (may overwrite its input) -> module. Only those may whose derivative follows from the output."""
 
-Norm = Annotated[str, one_of("norm", NORMS)]
-Activation = Annotated[str, one_of("activation", ACTIVATIONS)]
+Norm = Annotated[str, one_of("norm", NORMS), WithJsonSchema({"enum": [*NORMS]})]
+Activation = Annotated[str, one_of("activation", ACTIVATIONS), WithJsonSchema({"enum": [*ACTIVATIONS]})]

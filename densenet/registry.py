@@ -11,7 +11,7 @@ from densenet.config import DenseNetConfig
 from densenet.densenet import DenseNet
 from densenet.foreign import OwnConfig, TorchvisionConfig, build_own, build_torchvision
 from densenet.normalize_once import NormalizeOnce
-from densenet.options import Config, lookup
+from densenet.options import Config, lookup, suggest_colon
 from densenet.presets import PRESETS
 from densenet.resnet import ResNet, ResNetConfig
 
@@ -33,7 +33,9 @@ def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
 
     `package.module:Class` is a family too. Raises ValueError for an unknown name, and lists the known ones.
     """
-    return (OwnConfig, build_own) if ":" in name else lookup("model family", name, MODELS)
+    if ":" in name:
+        return OwnConfig, build_own
+    return lookup("model family", name, MODELS, suggest_colon(name))
 
 
 def build(network: str | Config) -> nn.Module:

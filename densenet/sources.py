@@ -7,12 +7,15 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
+
+import torch
 
 INSTALLED = ("site-packages", "dist-packages")
 """Folders of installed packages, whose versions are recorded instead of their sources."""
@@ -93,6 +96,35 @@ def _list_imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str
                     yield importlib.util.resolve_name(wanted, package)
 
 
+def find_place(error: BaseException) -> str:
+    """Returns the user's own line where an error was raised, for example `net.py:12 in forward`; empty without one.
+
+    It is the innermost line that belongs neither to this project, nor to torch, nor to Python's library.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((describe_frame(frame) for frame in reversed(frames) if _is_of_user(Path(frame.filename))), "")
+
+
+def describe_frame(frame: traceback.FrameSummary) -> str:
+    """Returns a line of a traceback without the folder of its file: `net.py:12 in forward`."""
+    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+
+
+def _is_of_user(path: Path) -> bool:
+    library = Path(sysconfig.get_path("stdlib"))
+    packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}  # they may lie within the library
+    here = Path(__file__).resolve().parent
+    inner = [here, *_find_program(here), Path(torch.__file__).parent]
+    if not path.is_file() or any(map(path.is_relative_to, inner)):
+        return False
+    return any(map(path.is_relative_to, packages)) or not path.is_relative_to(library)
+
+
+def _find_program(here: Path) -> list[Path]:
+    """Returns the folder of the program that these networks come with."""
+    return [path.parent for path in here.parent.glob("*/__main__.py")]
+
+
 def _find(name: str) -> ModuleSpec | None:
     """Returns where a module lies, without importing it; None if there is no such module."""
     parent, _, _ = name.rpartition(".")
@@ -110,11 +142,11 @@ def _is_user_s(spec: ModuleSpec) -> bool:
     """Returns whether a module lies neither in the standard library, nor in an installed package, nor in this one."""
     places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
     here = Path(__file__).resolve().parent
-    program = [path.parent for path in here.parent.glob("*/__main__.py")]  # the one that these networks come with
+    program = [here, *_find_program(here)]
     library = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
     paths = [Path(place).resolve() for place in places]
     return bool(paths) and not any(
-        set(INSTALLED) & set(path.parts) or any(path.is_relative_to(place) for place in (here, *program, *library))
+        set(INSTALLED) & set(path.parts) or any(path.is_relative_to(place) for place in (*program, *library))
         for path in paths
     )
 

@@ -6,10 +6,14 @@ A generated part stands between the marks `<!-- generated NAME -->` and `<!-- /g
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import ablations
+import densenet
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.registry import DATASETS
 from ablations.grid.fields import list_fields
@@ -32,6 +36,32 @@ def metrics() -> str:
     """The table of the measures that tables, figures and citations know."""
     rows = [(f"`{key}`", metric.head, metric.meaning, metric.better) for key, metric in METRICS.items()]
     return table(("Key", "Heading", "Meaning", "Better"), rows)
+
+
+def public_names() -> str:
+    """The table of the public functions, classes and names, each with the first sentence of its docstring."""
+    found = [f"{package.__name__}.{name}" for package in (ablations, densenet) for name in package.__all__]
+    return table(("Name", "What it is"), ((f"`{name}`", describe(name)) for name in [*found, *MORE]))
+
+
+MORE = (
+    "ablations.report.frames.Frames", "ablations.report.frames.unpack_outcomes", "ablations.session.CommandFailed",
+    "ablations.session.Stopped",
+)  # fmt: skip
+"""Public names of modules within the packages."""
+
+
+def describe(name: str) -> str:
+    """The first sentence of the docstring of a function or a class, or of the text that stands under a name."""
+    module, _, own = name.rpartition(".")
+    part = getattr(importlib.import_module(module), own)
+    if callable(part):
+        text = inspect.getdoc(part) or ""
+    else:
+        sources = (path.read_text() for path in sorted((FOLDER.parent / module).glob("*.py")))
+        pattern = rf'^{own}\b[^\n]* = .*?^"""(.*?)"""'
+        text = next(match[1] for source in sources if (match := re.search(pattern, source, re.DOTALL | re.MULTILINE)))
+    return " ".join(re.split(r"(?<=\.)(?<!al\.)\s", text.partition("\n\n")[0] + " ")[0].split())
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -58,6 +88,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "presets": lambda: names(PRESETS),
     "datasets": lambda: names(DATASETS),
     "metrics": metrics,
+    "names": public_names,
 }
 """The generated parts by the name in their mark."""
 

@@ -12,7 +12,7 @@ import torch
 from conftest import MACHINE, ROOT, TINY, fabricate, write_grid
 from typer.testing import CliRunner
 
-from ablations.cli import _finish, app
+from ablations.cli import Interrupted, _finish, app
 from ablations.grid.model import list_jobs
 from ablations.storage import records
 from ablations.storage.turns import Purpose, lock_device
@@ -43,6 +43,7 @@ def test_plan_counts_and_trains_nothing(tmp_path):
     assert "6 runs of 2 variants, 6 of them missing" in said
     timed = r"They take (about|up to) .* seconds? with \d+ workers?, by a calibration on the base, scaled by MACs\."
     assert re.search(timed, said)
+    assert " with 3 workers, " in call("plan", path, "--device", "cpu", "--workers", 3).output
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
 
 
@@ -136,7 +137,10 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
         (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),
         (["run", "quick", "--seeds", "a"], "whole numbers are needed"),
         (["plan", "quick", "--set", "train.epoch=3"], "did you mean 'epochs'"),
-        (["status", "nowhere"], "holds no results"),
+        (
+            ["status", "nowhere"],
+            "holds no results: there is no jobs.json, which `ablate run` writes when it has planned",
+        ),
         (["report", "nowhere"], "holds no results"),
         (["check", "nowhere.md"], "cannot be read"),
         (["check", ROOT / "Makefile"], "this kind of file is not read"),
@@ -147,6 +151,20 @@ def test_misuse_ends_with_2_and_a_sentence(arguments, message):
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_stop_says_what_is_kept(is_begun, results, tmp_path, monkeypatch):
+    """Before there is a plan, nothing is."""
+
+    def stop(*arguments):
+        raise Interrupted
+
+    monkeypatch.setattr("ablations.cli._grid", stop)
+    stopped = call("run", "quick", "--out", results if is_begun else tmp_path / "new")
+    assert (stopped.exit_code, stopped.stdout) == (75, "Planning quick ...\n")
+    expected = f"is kept in {results}; the same" if is_begun else "while it was planning: no job was begun. The same"
+    assert f"{expected} command" in stopped.stderr
 
 
 def test_a_wrong_grid_ends_with_2_and_every_problem(tmp_path):
@@ -186,7 +204,7 @@ def test_status_says_for_whom_a_job_waits(results):
 
 
 def test_disturbed_measurements_are_counted_with_what_to_do(results):
-    said = "1 costs and speeds were disturbed while they were measured: `--retry disturbed` measures them again"
+    said = "Disturbed by other load: 1 cost or speed; `--retry disturbed` measures again"
     assert said in call("status", results).output
     assert json.loads(call("status", results, "--json").output)["disturbed"] == 1
 
@@ -229,6 +247,7 @@ def test_table_prints_the_chosen_columns(results):
     assert "level,is_base,params,params_change\n" in call(
         "table", results, "growth_rate", "--columns", "params", "--format", "csv"
     ).stdout  # fmt: skip
+    assert text == call("table", results, "growth_rate", "--columns", "test_accuracy, params", "--short").stdout
     wrong = call("table", results, "growth_rate", "--columns", "accuracy,parms")
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert "unknown columns: 'parms'; growth_rate has n, accuracy, change," in " ".join(wrong.stderr.split())
@@ -262,6 +281,12 @@ def test_cite_and_check(results, tmp_path):
     assert "page.md:1:" in stale.output
     assert "cited '93.10', recorded '93.00'" in stale.output
     assert call("check", "--write", page).exit_code == 0
+    for name, column in (("test_accuracy", "accuracy"), ("test_accuracy_change", "change")):
+        same = {call("cite", results, "growth_rate", "8", each).output for each in (name, column)}
+        assert len(same) == 1
+    assert "unknown metric of growth_rate, 8: 'acuracy'; the records have 'n'," in call(
+        "cite", results, "growth_rate", "8", "acuracy"
+    ).output  # fmt: skip
     assert call("cite", results, "growth_rate", "9", "test_accuracy").exit_code == 2
     assert call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "html").exit_code == 2
     latex = call("cite", results, "growth_rate", "8", "test_accuracy", "--as", "latex").output
@@ -313,5 +338,5 @@ def test_check_requires_a_number_of_citations_over_all_files(results, tmp_path):
     assert call("check", one, other, one, "--require", 3).exit_code == 0
     few = call("check", one, other, one, "--require", 4)
     assert few.exit_code == 1
-    assert "--require 4: only 3 numbers and tables are cited" in few.output
+    assert "--require 4: only 3 numbers and tables cited" in few.output
     assert "one.md: marks in code or in comments of LaTeX, which are not checked: 1" in few.output

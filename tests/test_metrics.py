@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ablations.metrics import METRICS
+from ablations.metrics import METRICS, count_of
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,11 @@ from ablations.metrics import METRICS
 )
 def test_numbers_as_printed(key, value, shown):
     assert METRICS[key].show(value) == shown
+
+
+def test_a_number_has_its_noun():
+    assert [count_of(number, "run") for number in (0, 1, 1200)] == ["0 runs", "1 run", "1,200 runs"]
+    assert [count_of(number, "study", "studies") for number in ("1", "1.0")] == ["1 study", "1.0 studies"]
 
 
 def test_units_stand_in_the_head():

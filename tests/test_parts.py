@@ -103,7 +103,9 @@ def test_a_name_with_a_colon_is_one_of_a_part(parts):
     ("kind", "fields", "rule"),
     [
         (TrainConfig, {"optimizer": "sdg"}, "Input should be 'sgd' or 'adamw'"),
-        (TrainConfig, {"loss": f"{NAME}:suqares"}, "has no suqares"),
+        (TrainConfig, {"loss": f"{NAME}:suqares"}, "has no suqares; did you mean 'squares'?"),
+        (TrainConfig, {"loss": f"{NAME}.squares"}, f"should be 'cross-entropy'; .* is written '{NAME}:squares'"),
+        (TrainConfig, {"loss": f"{NAME}.squares:x"}, f"squares in the module {NAME} is written {NAME}:squares"),
         (TrainConfig, {"loss": f"{NAME}:FACTOR"}, "FACTOR is a int; a function or a class is needed"),
         (TrainConfig, {"loss": f"{NAME}:squares", "label_smoothing": 0.1}, "label_smoothing belongs to cross-entropy"),
         (TrainConfig, {"schedule": "no_such_module:x"}, "no_such_module cannot be imported"),
@@ -175,8 +177,13 @@ def test_a_schedule_and_an_optimizer_of_the_user_s(parts):
             f"{NAME}:nothing",
             r"study.optimizer.variant\[0\].train.optimizer.*Optimizer is needed",
         ),
-        ("epochs = 1", 'epochs = 1\nbase.train.mix = "mixup"', "study.loss.train.loss = .*RuntimeError: one_hot"),
+        (
+            "epochs = 1",
+            'epochs = 1\nbase.train.mix = "mixup"',
+            r"study.loss.train.loss = .*RuntimeError: one_hot.*, at parts_of_mine\.py:13 in squares$",
+        ),
         (f"{NAME}:squares", f"{NAME}:counting", "study.loss.train.loss = .*a loss is a tensor with one number"),
+        (f"{NAME}:squares", "torch.nn:MSELoss", "torch.nn:MSELoss is a class; a function of scores and classes"),
         ("torch.optim:RMSprop", f"{NAME}:Counting", "keeps step as plain numbers in its state"),
     ],
 )

@@ -25,6 +25,27 @@ def test_a_wrong_grid_is_told_without_the_place_of_a_temporary_file():
     assert len(rest) == 2
 
 
+def test_what_is_wrong_is_told_once_also_where_the_output_is_shown(capsys):
+    with pytest.raises(
+        CommandFailed, match=r"^the grid: 1 problem, nothing was run\n  study: up to 8 jobs; at most 5 "
+    ):
+        ablations.run({"study": {"k": {"model.growth_rate": [4, 6]}}, "seeds": [0]}, "none", max_jobs=5)
+    assert capsys.readouterr().out == "Planning the grid ...\n"
+
+
+def test_an_interruption_says_what_is_kept(tmp_path, monkeypatch):
+    """The first line that is shown interrupts."""
+
+    def interrupt(*texts, **more):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"^Stopped while it was planning: no job was begun\."):
+        ablations.run("quick", tmp_path / "none", costs=False, shard="1/2")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_dictionary_has_no_folder_of_its_own():
     with pytest.raises(ValueError, match="give its results folder as out"):
         ablations.run({"study": {"k": {"model.growth_rate": [4, 6]}}})

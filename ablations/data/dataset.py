@@ -20,7 +20,7 @@ from ablations.data.registry import DATASETS
 from ablations.data.source import Parts, Source
 from ablations.data.subsets import balanced_subset, cut, stratified_subset
 from ablations.parts import is_own
-from densenet.options import lookup
+from densenet.options import lookup, suggest_colon
 
 STATISTICS_OF = 10_000
 """The number of images of an image folder on which mean and standard deviation are measured."""
@@ -117,7 +117,8 @@ def load(config: DataConfig) -> Dataset:
         raise DataError(f"data.root = {config.root}: {error}") from None
     config = config.model_copy(update={"root": root})
     try:
-        source = (own if is_own(config.name) else lookup("data set", config.name, DATASETS))(config)
+        find = own if is_own(config.name) else lookup("data set", config.name, DATASETS, suggest_colon(config.name))
+        source = find(config)
         parts = decode_cached(source) if source.cached else source.decode()
     except OSError as error:
         raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error

@@ -54,6 +54,9 @@ class Board:
     works: Mapping[str, Work]
     """The jobs to run, by key."""
 
+    then: str = "nothing to go"
+    """What is said when all of them are finished."""
+
     clock: float = field(default_factory=time.monotonic)
     statuses: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
@@ -150,7 +153,7 @@ class Board:
         counts = [f"{count} {status}" for status, count in sorted(self.statuses.items())] or ["0 done"]
         to_go = self.seconds_left(workers)
         rest = "time to go not known yet" if to_go is None else f"{format_span(*to_go)} to go"
-        rest = rest if len(self.works) > done else "nothing to go"
+        rest = rest if len(self.works) > done else self.then
         so_far = format_clock(time.monotonic() - self.clock)
         return f"{', '.join(counts)}, {len(self.running)} running, {left} left; {so_far} so far, {rest}"
 
@@ -178,9 +181,8 @@ def format_clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def show(console: Console, events: Iterable[Event], works: Mapping[str, Work], workers: int) -> Iterable[Event]:
+def show(console: Console, events: Iterable[Event], board: Board, workers: int) -> Iterable[Event]:
     """Yields the events unchanged, and displays the progress."""
-    board = Board(works)
     return _live(console, events, board, workers) if console.is_terminal else _plain(console, events, board, workers)
 
 
@@ -249,9 +251,9 @@ def print_rows(console: Console, title: str, heads: Sequence[str], rows: Iterabl
     """
     lines = [[*row] for row in rows]
     widths = [
-        max(map(cell_len, [*head.split(), *(line[index] for line in lines)])) + 1 for index, head in enumerate(heads)
-    ]
-    room = console.width - min(widths[0], max(NAME, console.width // 3))
+        max(map(cell_len, [*head.split(), *(line[index] for line in lines)])) + 2 for index, head in enumerate(heads)
+    ]  # with the two spaces after it
+    room = console.width - 1 - min(widths[0], max(NAME, console.width // 3))
     kept = 1 + sum(width <= room for width in itertools.accumulate(widths[1:]))
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, head in enumerate(heads[:kept]):

@@ -20,7 +20,7 @@ from ablations import signals
 from ablations.config import RunConfig
 from ablations.environment import describe_code, describe_networks
 from ablations.execution.changes import EDITED, describe_edited, find_outdated, set_outdated_aside
-from ablations.execution.display import Work, show
+from ablations.execution.display import Board, Work, show
 from ablations.execution.engine import (
     Broken,
     Engine,
@@ -37,10 +37,11 @@ from ablations.execution.engine import (
 from ablations.execution.inline import InlineEngine
 from ablations.execution.job import describe_loss, describe_purpose, execute, fetch_weights, job_machine
 from ablations.execution.local import LocalEngine
-from ablations.grid.model import Choice, Grid, Job, list_jobs
+from ablations.grid.model import Choice, Choices, Grid, Job, list_jobs, number_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.limits import count_cores
+from ablations.metrics import count_of
 from ablations.storage import files, locks, manifest, records
 from ablations.storage.disturbance import list_disturbed
 from ablations.storage.journal import Note, open_journal
@@ -99,7 +100,7 @@ class GridOutcome:
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the jobs of a plan. Each job belongs to exactly one of the parts, which its id decides."""
+    """A part of the jobs of a plan. Each job belongs to exactly one of the parts, which its number decides."""
 
     number: int = 1
     """From 1 to `count`."""
@@ -114,13 +115,20 @@ class Shard:
             raise ValueError(f"--shard {text}: the third of eight parts is --shard 3/8, and the last one 8/8")
         return cls(int(number), int(count))
 
-    def has(self, job: str) -> bool:
-        """Returns whether a job belongs to this part."""
-        return int(job, 16) % self.count == self.number - 1
+    def take(self, grid: Grid, machine: Mapping[str, Any], choices: Choices) -> set[str]:
+        """Returns the ids of the jobs of this part. The numbers of jobs of two parts differ by 1 at most.
+
+        So do those of each kind. With tuning, this holds for all jobs that need no choice, and about for the others.
+        """
+        numbers = number_jobs(grid, machine, choices)
+        return {job for job, number in numbers.items() if number % self.count == self.number - 1}
 
 
 DISTURBED = "disturbed"
 """What `retry` contains if measurements that were disturbed are to be made again."""
+
+RUNS_FOLLOW = "runs follow when all trials are done"
+"""What is said when all jobs are finished that need no choice of tuning."""
 
 WHOLE = Shard()
 """All jobs."""
@@ -158,8 +166,9 @@ def work(
 ) -> GridOutcome:
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
-    If `retry` contains DISTURBED, it also makes disturbed measurements again, and with EDITED the jobs of an edited
-    network. With `measure` False it measures neither costs nor speeds. It does only the jobs of its shard.
+    If `retry` contains DISTURBED, it also makes disturbed measurements again, whose old records stay until the new ones
+    are there, and with EDITED the jobs of an edited network. With `measure` False it measures neither costs nor speeds.
+    It does only the jobs of its shard.
 
     Stop signals and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
@@ -173,31 +182,33 @@ def work(
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
         whole, damaged = _survey(folder)
-        jobs = list_jobs(grid, where, _choose(grid, whole, folder))
+        choices = _choose(grid, whole, folder)
+        jobs, own = list_jobs(grid, where, choices), shard.take(grid, where, choices)
         outdated = find_outdated(jobs, whole, folder, EDITED in retry)
-        if DISTURBED in retry and measure:
-            measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and shard.has(job.id)]
-            outdated += [each for each in list_disturbed(folder, measurements) if each not in outdated]
-        whole = {name: found for name, found in whole.items() if name not in outdated}
+        measurements = [job.id for job in jobs if job.kind in MEASUREMENTS and job.id in own and job.id not in outdated]
+        disturbed = list_disturbed(folder, measurements) if DISTURBED in retry and measure else []
+        whole = {name: found for name, found in whole.items() if name not in {*outdated, *disturbed}}
         find_outdated(jobs, whole, folder)  # refused before any record is moved
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
         set_outdated_aside(folder, outdated)
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
-        early = _list_left(grid, whole, folder, where, retry, (*MEASUREMENTS, "tuning")) if grid.tuned else []
-        first = [job for job in early if shard.has(job.id) and (measure or job.kind not in MEASUREMENTS)]
-        stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place)
+        early = _list_left(grid, whole, folder, where, retry, disturbed) if grid.tuned else []
+        kinds = ("tuning", *(MEASUREMENTS if measure else ()))
+        first = [job for job in early if job.id in own and job.kind in kinds]
+        stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place, RUNS_FOLLOW)
         known = _survey(folder)[0] if first else whole
         check_place()
         choices = _choose(grid, known, folder)
         make_manifest(grid, where, folder, choices).write(folder)
         find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
-        left = [job for job in _list_left(grid, known, folder, where, retry) if job.id not in tried]
-        own = [job for job in left if shard.has(job.id)]
-        then = [] if stopped else [job for job in own if measure or job.kind not in MEASUREMENTS]
-        unmeasured = 0 if measure else sum(job.kind in MEASUREMENTS for job in own)
+        left = [job for job in _list_left(grid, known, folder, where, retry, disturbed) if job.id not in tried]
+        own = shard.take(grid, where, choices)
+        mine = [job for job in left if job.id in own]
+        then = [] if stopped else [job for job in mine if measure or job.kind not in MEASUREMENTS]
+        unmeasured = 0 if measure else sum(job.kind in MEASUREMENTS for job in mine)
         stopped = stopped or (bool(then) and _execute(then, grid, folder, engine, console, check_place))
         choices = _choose(grid, known, folder)
         awaited, jobs = list_awaited(grid.settle(choices)), list_jobs(grid, where, choices)
@@ -205,7 +216,7 @@ def work(
         files.sweep(folder)
         files.sweep(cache_folder())
     done = sum(each in whole for each in ids)
-    tried_all, elsewhere = len(first) + len(then), len(left) - len(own)
+    tried_all, elsewhere = len(first) + len(then), len(left) - len(mine)
     return GridOutcome(len(ids), done, tried_all, moved, stopped, unmeasured, elsewhere, len(awaited), edited)
 
 
@@ -216,9 +227,8 @@ def _allow_files(workers: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        reason = (
-            f"{needed} open files are needed for {workers} workers, and the limit (`ulimit -n`) is {hard}: raise it"
-        )
+        what = f"{needed} open files are needed for {count_of(workers, 'worker')}"
+        reason = f"{what}, and the limit (`ulimit -n`) is {hard}: raise it"
         raise OSError(errno.EMFILE, f"{reason}, or take fewer --workers")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
@@ -265,16 +275,18 @@ def _list_left(
     folder: Path,
     where: Mapping[str, Any],
     retry: Collection[str],
-    kinds: Collection[str] = (*MEASUREMENTS, "tuning", "run"),
+    again: Collection[str],
 ) -> list[Job]:
-    """Lists the jobs of these kinds that have no record. Includes failed jobs only if `retry` contains their status."""
+    """Lists the jobs that have no record. Includes failed jobs only if `retry` contains their status, or `again` them.
+
+    `again` are the ids of jobs whose records are to be replaced.
+    """
     attempts = records.load_attempts(folder)
     return [
-        each
+        replace(each, again=each.id in again)
         for each in list_jobs(grid, where, choose(grid, known, attempts))
-        if each.kind in kinds
-        and each.id not in known
-        and (each.id not in attempts or attempts[each.id][-1]["status"] in retry)
+        if each.id not in known
+        and (each.id in again or each.id not in attempts or attempts[each.id][-1]["status"] in retry)
     ]
 
 
@@ -319,7 +331,7 @@ def describe_other_grid(folder: Path, plan: Manifest) -> str:
     if not lost:
         return ""
     difference = "; ".join(_differences(before, plan)[:5]) or "other studies"
-    left = f"{lost} of its {len(runs)} runs would leave the tables: choose another folder with --out"
+    left = f"{lost} of its {count_of(len(runs), 'run')} would leave the tables: choose another folder with --out"
     return f"{folder} holds another grid ({difference}); {left}"
 
 
@@ -369,15 +381,16 @@ def _execute(
     engine: Engine,
     console: Console,
     check_place: Callable[[], None],
+    then: str = "nothing to go",
 ) -> bool:
     """Runs the jobs. Returns whether it was stopped before all of them were finished.
 
-    At each event, `check_place` notices that the folder was renamed or replaced. Raises StorageError, and ValueError
-    for trained weights that cannot be downloaded.
+    At each event, `check_place` notices that the folder was renamed or replaced. `then` is said when all are finished.
+    Raises StorageError, and ValueError for trained weights that cannot be downloaded.
     """
     fetch_weights(left, lambda text: console.print(text, highlight=False))
     by_id = {each.id: each for each in left}
-    works = {each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}
+    board = Board({each.id: Work(each.name, each.kind, _count_epochs(each, grid)) for each in left}, then)
     tasks = [
         Task(
             each.id,
@@ -396,7 +409,7 @@ def _execute(
         _listen_for_stop() as stopping,
         closing(engine.run(tasks, stopping)) as events,
     ):
-        for event in show(console, events, works, engine.slots):
+        for event in show(console, events, board, engine.slots):
             check_place()
             if isinstance(event, Lost):
                 records.note_attempt(folder, describe_loss(by_id[event.task.key], event.status, event.reason))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -18,7 +17,6 @@ from ablations.config import CostConfig, RunConfig, SpeedConfig, find_sources, m
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 from ablations.environment import (
-    PACKAGES,
     describe_code,
     describe_machine,
     describe_networks,
@@ -45,6 +43,7 @@ from ablations.training.loop import Diverged, make_network, train
 from ablations.training.stopwatch import Stopwatch
 from densenet import list_trained
 from densenet.pretrained import fetch, is_here
+from densenet.sources import describe_frame, find_place
 
 
 def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
@@ -68,7 +67,7 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         record = _record(job, store, device, code, context, watch)
         if not folder.is_dir():  # it must not come back with this record alone
             raise StorageError(errno.ENOENT, "is not there any more: it was renamed or removed", str(folder))
-        records.publish(folder, record)
+        (records.republish if job.again else records.publish)(folder, record)
     except (StopRequested, Abandoned):
         return "stopped"
     except OSError as error:
@@ -256,26 +255,9 @@ def describe_failure(job: Job, error: BaseException) -> dict[str, Any]:
 
 
 def describe_traceback(error: BaseException) -> dict[str, Any]:
-    """Returns the lines of the traceback, and as `place` the user's own line where it failed; empty if there is none.
-
-    It is the innermost line that belongs neither to this project, nor to torch, nor to Python's library.
-    """
+    """Returns the lines of the traceback, and as `place` the user's own line where it failed: see `find_place`."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_of_user(Path(frame.filename))]
-    return {"traceback": [*map(_describe_frame, frames)], "place": _describe_frame(own[-1]) if own else ""}
-
-
-def _describe_frame(frame: traceback.FrameSummary) -> str:
-    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-
-
-def _is_of_user(path: Path) -> bool:
-    library = Path(sysconfig.get_path("stdlib"))
-    packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}  # they may lie within the library
-    inner = [*PACKAGES, Path(torch.__file__).parent]
-    if not path.is_file() or any(map(path.is_relative_to, inner)):
-        return False
-    return any(map(path.is_relative_to, packages)) or not path.is_relative_to(library)
+    return {"traceback": [*map(describe_frame, frames)], "place": find_place(error)}
 
 
 def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
@@ -312,7 +294,7 @@ def _run(
     tuning = job.kind == "tuning"
     if tuning:  # the choice of values must not depend on the test images, so they are removed
         data = replace(data, test=data.test.subset(torch.arange(0)))
-    check_own_network(variant.model, data.image_size)
+    check_own_network(variant.model, data.image_size, variant.train.loss)
     network = make_network(variant.model, config.seed, device)
     settle = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 

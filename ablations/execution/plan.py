@@ -24,6 +24,7 @@ from ablations.profiling import counts, memory
 from ablations.storage import records
 from ablations.storage.disturbance import describe_disturbance
 from densenet import find_published
+from densenet.sources import find_place
 
 Row = dict[str, Any]
 """A variant of a plan: values by the keys of METRICS, and notes."""
@@ -104,7 +105,7 @@ def _has_failed(choices: Choices, grid: Grid, variant: Variant) -> bool:
 
 
 def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: bool) -> Row:
-    """Returns the values on record, or else all that can be counted, with the reason if something fails."""
+    """Returns the values on record, or else all that can be counted; if something fails, the reason and the line."""
     if record is not None:
         values = {**record["deterministic"], **record["measured"]}
     else:
@@ -114,9 +115,10 @@ def _numbers(config: CostConfig, record: Mapping[str, Any] | None, counts_only: 
             values |= {} if counts_only else memory.predict(config)
         except (Exception, SystemExit) as error:  # a network may raise anything on these images
             values["prediction_failed" if values else "failed"] = f"{type(error).__name__}: {error}"
+            values |= {"place": place} if (place := find_place(error)) else {}
     kept = [key for key in METRICS if METRICS[key].of == "cost" and key in values]
-    beside = [each for each in ("params_total", "failed", "prediction_failed") if each in values]
-    return {key: values[key] for key in (*kept, *beside)}
+    beside = ("params_total", "failed", "prediction_failed", "place")
+    return {key: values[key] for key in (*kept, *beside) if key in values}
 
 
 def _warn_of_memory(entries: list[Row], device: torch.device) -> None:

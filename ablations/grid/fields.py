@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.config import DataConfig, TrainConfig
-from ablations.grid.schema import GridFile, StudyTable, TuneTable
+from ablations.grid.schema import GridFile, StudyTable, TuneTable, list_properties
 from densenet import PART, Config, DenseNetConfig, OwnConfig, ResNetConfig, TorchvisionConfig
 
 KINDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
@@ -28,10 +28,9 @@ class Field:
 
 def list_fields(config: type[Config]) -> list[Field]:
     """Lists the fields of a configuration."""
-    schema = config.model_json_schema()
     return [
         Field(name, _default(each), describe_values(each), " ".join(each.get("description", "").split()))
-        for name, each in schema["properties"].items()
+        for name, each in list_properties(config).items()
     ]
 
 

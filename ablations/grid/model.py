@@ -88,6 +88,9 @@ class Job:
     source: TomlTable = field(default_factory=dict)
     """The source of a user's network when the job was started by a grid; empty if it need not be compared."""
 
+    again: bool = False
+    """Whether its record takes the place of an older one, which stays until then."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -217,6 +220,34 @@ def list_jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices | None = 
     return [*costs.values(), *speeds.values(), *trials.values(), *runs]
 
 
+def number_jobs(grid: Grid, machine: Mapping[str, Any], choices: Choices) -> dict[str, int]:
+    """Returns the number of each job by its id, counted from 0. The machine and the choices of tuning do not change it.
+
+    Jobs that need no choice come first, in the order of `list_jobs`. The others follow in the order of the grid, found
+    by kind and name. A comparison of speed that tuning has named otherwise has the first of these numbers.
+    """
+    numbers = {job.id: number for number, job in enumerate(list_jobs(grid, machine))}
+    first = len(numbers)
+    later = {place: number for number, place in enumerate(dict.fromkeys(_list_later(grid)), first)}
+    for job in list_jobs(grid, machine, choices) if choices else ():
+        numbers.setdefault(job.id, later.get((job.kind, job.name), first))
+    return numbers
+
+
+def _list_later(grid: Grid) -> Iterator[tuple[str, str]]:
+    """Yields kind and name of each job that follows from tuning."""
+    open_ = {name: variant for name, variant in grid.variants.items() if variant.tuning is not None}
+    for name, variant in open_.items():
+        if not cost_is_known(variant):
+            yield "cost", grid.names[name]
+    for study in grid.studies:
+        for level in study.levels if study.speed_rounds else ():
+            if not level.is_base and not (cost_is_known(level.variant) and cost_is_known(study.base)):
+                yield "speed", _name_pair(grid, (grid.variant_id(level.variant), grid.variant_id(study.base)))
+    for seed in dict.fromkeys(seed for study in grid.studies for seed in study.seeds):
+        yield from (("run", f"{grid.names[name]}, seed {seed}") for name in open_ if seed in grid.seeds_of[name])
+
+
 def list_speeds(settled: Grid, machine: Mapping[str, Any]) -> dict[tuple[str, str], Job]:
     """Returns the job that compares the speed of a level with its base's, by the ids of the two variants.
 
@@ -239,8 +270,11 @@ def list_speeds(settled: Grid, machine: Mapping[str, Any]) -> dict[tuple[str, st
 def _comparison(settled: Grid, pair: tuple[str, str], config: SpeedConfig, machine: Mapping[str, Any]) -> Job:
     fields = speed_fields(config)
     job_id = identity({"kind": "speed", "config": fields, "machine": dict(machine)})
-    name = " against ".join(settled.names[variant] for variant in pair)
-    return Job(job_id, "speed", name, pair[0], config, fields)
+    return Job(job_id, "speed", _name_pair(settled, pair), pair[0], config, fields)
+
+
+def _name_pair(grid: Grid, pair: tuple[str, str]) -> str:
+    return " against ".join(grid.names[variant] for variant in pair)
 
 
 def list_trials(grid: Grid, variant_id: str) -> list[Job]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ablations.config import Variant
-from ablations.parts import change_images, compute_own_loss, find_factor, is_own, make_own_optimizer
-from densenet import Config, OwnConfig, build, without_weights
+from ablations.parts import change_images, compute_own_loss, find_factor, find_part, is_own, make_own_optimizer
+from densenet import Config, OwnConfig, build, list_arguments, without_weights
+from densenet.sources import find_place
 
 
 def refuse_one_image(model: Config, image_size: tuple[int, int], training: bool) -> str:
@@ -47,13 +48,36 @@ def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, i
     return "" if found == wanted else f"it returns {found or type(scores).__name__} in place of scores {wanted}"
 
 
-def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
+def find_ignored(model: Config) -> list[str]:
+    """Returns which of its arguments for channels and classes a user's network ignores.
+
+    A maker with `**kwargs` takes any name, so its signature tells nothing. An argument that it does not name itself is
+    ignored if a network for one more channel, or for one more class, has parameters of the same shapes.
+    """
+    if not isinstance(model, OwnConfig):
+        return []
+    fields, named = {model.channels_as: "in_channels", model.classes_as: "num_classes"}, list_arguments(model.family)
+    asked = {name: field for name, field in fields.items() if name and name not in named}
+    with torch.random.fork_rng(devices=[]):
+        shapes = _list_shapes(model) if asked else []
+        more = {name: model.model_copy(update={field: getattr(model, field) + 1}) for name, field in asked.items()}
+        return [name for name, other in more.items() if shapes and _list_shapes(other) == shapes]
+
+
+def _list_shapes(model: Config) -> list[torch.Size]:
+    """Lists the shapes of a network's parameters; none if it cannot be built, or if some sizes are not known yet."""
+    network = _build(model, training=True)
+    parameters = [*network.parameters()] if network else []
+    return [] if any(map(is_lazy, parameters)) else [parameter.shape for parameter in parameters]
+
+
+def check_own_network(model: Config, image_size: tuple[int, int], loss: str) -> None:
     """Tries a user's network on two images. Networks of other families are not tried.
 
     Raises ValueError for a network that would train, but not as it seems to: layers that are no parameters of it, for
     example in a list, are never trained, counted or saved; scores of another number than classes; probabilities in
-    place of scores; lazy layers, whose sizes the first batch decides; no parameter that is trained; scores that are
-    drawn at random in eval mode, too. All other errors are left to the job.
+    place of scores, unless the loss is the user's too; lazy layers, whose sizes the first batch decides; no parameter
+    that is trained; scores that are drawn at random in eval mode, too. All other errors are left to the job.
     """
     if not isinstance(model, OwnConfig):
         return
@@ -74,15 +98,16 @@ def check_own_network(model: Config, image_size: tuple[int, int]) -> None:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"{model.family} has no parameter that is trained")
     if all(isinstance(each, Tensor) and each.dim() == 2 for each in results):  # else the first step tells it
-        _check_scores(model, network, *results)
+        _check_scores(model, network, loss, *results)
 
 
-def _check_scores(model: OwnConfig, network: nn.Module, scores: Tensor, test: Tensor, again: Tensor) -> None:
+def _check_scores(model: OwnConfig, network: nn.Module, loss: str, scores: Tensor, test: Tensor, again: Tensor) -> None:
     """Raises ValueError if the scores of a training and of two tests of the same images are not what they should be."""
     if scores.shape[1] != model.num_classes:
         rule = "its constructor is given num_classes for that"
         raise ValueError(f"{model.family} gives {scores.shape[1]} scores for {model.num_classes} classes: {rule}")
-    if (scores >= 0).all() and torch.allclose(scores.sum(1), torch.ones_like(scores[:, 0]), atol=1e-4):
+    are_shares = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones_like(scores[:, 0]), atol=1e-4)
+    if are_shares and not is_own(loss):
         rule = "leave the softmax out, because the loss has one"
         raise ValueError(f"{model.family} gives probabilities in place of scores: {rule}")
     if not torch.allclose(test, again, equal_nan=True):
@@ -113,7 +138,8 @@ def _list_trained(result: Tensor) -> Iterator[Tensor]:
 def refuse_parts(variant: Variant, shape: tuple[int, ...], classes: int, steps: int) -> dict[str, str]:
     """Returns why parts of the user's do not work, by field: `{"train.loss": "TypeError: ..."}`.
 
-    Each part is called once, a schedule for the first and the last of the steps, with images of this shape.
+    Each part is called once, a schedule for the first and the last of the steps, with images of this shape. A class is
+    refused where a function is needed: its call makes an object.
     """
     train, data = variant.train, variant.data
     tries: dict[str, tuple[str, Callable[..., object]]] = {
@@ -122,8 +148,24 @@ def refuse_parts(variant: Variant, shape: tuple[int, ...], classes: int, steps: 
         "train.optimizer": (train.optimizer, partial(_try_optimizer, train.learning_rate, train.momentum)),
         "train.schedule": (train.schedule, partial(_try_schedule, steps)),
     }
-    found = {field: _catch(call, name) for field, (name, call) in tries.items() if is_own(name)}
+    own = {field: each for field, each in tries.items() if is_own(each[0])}
+    found = {field: _refuse_class(field, name) or _catch(call, name) for field, (name, call) in own.items()}
     return {field: reason for field, reason in found.items() if reason}
+
+
+FUNCTIONS = {
+    "data.augmentation": "images and a torch.Generator that gives images",
+    "train.loss": "scores and classes that gives one number",
+    "train.schedule": "the step and the number of steps that gives a factor",
+}
+"""The parts that are functions: of what, and what they give."""
+
+
+def _refuse_class(field: str, name: str) -> str:
+    """Returns why a part cannot be a class; empty if it is none, or if the part may be one."""
+    if field not in FUNCTIONS or not isinstance(find_part(name), type):
+        return ""
+    return f"{name} is a class; a function of {FUNCTIONS[field]} is needed, and it may use an object of this class"
 
 
 def _catch(call: Callable[[str], object], name: str) -> str:
@@ -131,7 +173,8 @@ def _catch(call: Callable[[str], object], name: str) -> str:
         try:
             call(name)
         except (Exception, SystemExit) as error:  # a user's function may raise anything
-            return f"{type(error).__name__}: {error}"
+            place = find_place(error)
+            return f"{type(error).__name__}: {error}" + (f", at {place}" if place else "")
     return ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from ablations.metrics import count_of
 from densenet.options import suggestion
 
 
@@ -68,8 +69,7 @@ class GridError(ValueError):
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source, self.problems = source, tuple(problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        first = f"{escape(source)}: {count}, nothing was run"
+        first = f"{escape(source)}: {count_of(len(problems), 'problem')}, nothing was run"
         super().__init__("\n".join([first, *(f"  {problem}" for problem in problems)]))
 
 

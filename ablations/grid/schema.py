@@ -69,6 +69,14 @@ def _check_different(values: Any) -> Any:
     return values
 
 
+def list_properties(config: type[Config]) -> dict[str, TomlTable]:
+    """Return the JSON Schema of each field, with the names of the data sets, which DataConfig lacks."""
+    properties: dict[str, TomlTable] = config.model_json_schema()["properties"]
+    if config is DataConfig:
+        properties["name"]["anyOf"] = [{"enum": list(DATASETS)}, {"pattern": PART}]
+    return properties
+
+
 @dataclass(frozen=True)
 class SectionFields:
     """Describes the fields of a section for editors. The configurations check them when they are made."""
@@ -80,10 +88,8 @@ class SectionFields:
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> TomlTable:
         fields: dict[str, list[TomlTable]] = {}
         for config in self.configs:
-            for name, schema in config.model_json_schema()["properties"].items():
+            for name, schema in list_properties(config).items():
                 fields.setdefault(name, []).append(schema)
-        if DataConfig in self.configs:
-            fields["name"][0]["anyOf"] = [{"enum": list(DATASETS)}, {"pattern": PART}]
         if DenseNetConfig in self.configs:
             text = "A published network; a table that names one starts from its fields."
             fields["preset"] = [{"title": "Preset", "description": text, "enum": list(PRESETS)}]

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from ablations.config import DataConfig, TrainConfig, Variant, identity, role_of, variant_fields
 from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
-from ablations.grid.probing import check_own_network, refuse_one_image, refuse_parts
+from ablations.grid.probing import check_own_network, find_ignored, refuse_one_image, refuse_parts
 from ablations.grid.problems import NOTHING, Findings, describe, quote
 from densenet import MODELS, PRESETS, Config, list_arguments, list_unknown_weights, model_family
 from densenet.options import lookup
@@ -67,7 +67,8 @@ class VariantReader:
         if model is None or data is None or dataset is None:
             return None
         model = self._fit(f"{prefix}.model", model, tables["model"], own["model"], dataset)
-        self._check_network(f"{prefix if own['model'] else self.place}.model", model, dataset)
+        where = f"{prefix if own['model'] or 'loss' in own['train'] else self.place}.model"
+        self._check_network(where, model, dataset, str(tables["train"].get("loss")))
         self._tell_unknown_weights(prefix, model, own["model"])
         if train is None or not self.check_length(f"{prefix}.train", train, tables["train"], own["train"], dataset):
             return None
@@ -124,7 +125,9 @@ class VariantReader:
         numbers = "".join(f"[{part}]" for part in inner if isinstance(part, int))
         path = f"{prefix}.{quote(str(key))}{numbers}" if detail["loc"] else prefix
         absent = not detail["loc"] or detail["type"] == "missing"
-        self.findings.add(path, NOTHING if absent else detail["input"], describe(detail, kind.model_fields))
+        rule, inherited = describe(detail, kind.model_fields), f"{self.place}.{prefix.rpartition('.')[2]}"
+        if not any((each.key, each.rule) == (inherited, rule) for each in self.findings.problems.values()):
+            self.findings.add(path, NOTHING if absent else detail["input"], rule)
 
     def _read_model(self, prefix: str, table: TomlTable, own: TomlTable) -> Config | None:
         """Reads the model of a table, starting from its preset if it names one."""
@@ -188,17 +191,28 @@ class VariantReader:
                 self.findings.add(prefix, NOTHING, f"{rule}: {describe(detail, type(model).model_fields)}")
             return model
 
-    def _check_network(self, where: str, model: Config, dataset: DatasetInfo) -> None:
+    def _check_network(self, where: str, model: Config, dataset: DatasetInfo, loss: str) -> None:
         """Reports a network of the user's that would be trained, but not as it seems to."""
-        key = (model.model_dump_json(), dataset.image_size, "own")
+        key = (model.model_dump_json(), dataset.image_size, f"own, {loss}")
         if key not in self.refusals:
+            self._tell_ignored(where, model)
             try:
-                check_own_network(model, dataset.image_size)
+                check_own_network(model, dataset.image_size, loss)
                 self.refusals[key] = ""
             except ValueError as error:
                 self.refusals[key] = str(error)
         if self.refusals[key] and not self.findings.has(where):
             self.findings.add(where, NOTHING, self.refusals[key])
+
+    def _tell_ignored(self, where: str, model: Config) -> None:
+        """Adds a note on arguments for channels and classes that a user's network ignores."""
+        ignored = " and ".join(find_ignored(model))
+        if ignored:
+            said = f"{getattr(model, 'family', '')} ignores {ignored}: its network is the same for another number. "
+            said += (
+                "channels_as and classes_as name its arguments for channels and classes; channels_as = '' means none"
+            )
+            self.findings.notes.append(f"{where}: {said}")
 
     def check_length(
         self, prefix: str, train: TrainConfig, table: TomlTable, own: TomlTable, dataset: DatasetInfo

@@ -61,7 +61,7 @@ def count(cost: CostConfig) -> dict[str, Any]:
     product with a weight. For our own networks, tests compare the two counters. Raises ValueError for a user's network
     that `check_own_network` refuses.
     """
-    check_own_network(cost.model, cost.image_size)
+    check_own_network(cost.model, cost.image_size, cost.train.loss)
     network = build(textbook(cost.model)).eval()
     images = torch.zeros(1, int(getattr(cost.model, "in_channels", 3)), *cost.image_size)
     found = count_operations(network, images)

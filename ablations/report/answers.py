@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from ablations.metrics import METRICS, choose_places, format_signed, level_text
+from ablations.metrics import METRICS, choose_places, count_of, format_signed, level_text
 from ablations.report.comparison import Effect
 from ablations.report.printing import print_accuracy, print_change
 from ablations.report.results import LevelResult, StudyResult
@@ -344,7 +344,7 @@ def _tell_published(levels: Levels) -> str:
     number = len(at["within"]) + len(at["above"]) + len(at["below"])
     parts = []
     if number:
-        errors = "1 published error" if number == 1 else f"{number} published errors"
+        errors = count_of(number, "published error")
         verb = "lies" if len(at["within"]) == 1 else "lie"
         parts.append(f"Of {errors} {len(at['within'])} {verb} within the interval of the measured ones")
     parts += [f"{where} it: that of {_name_some(at[where])}" for where in ("above", "below") if at[where]]
@@ -418,4 +418,4 @@ def _name_some(levels: Levels) -> str:
 def _say_seeds(numbers: Sequence[int]) -> str:
     """Returns `with 3 seeds`, or `with 2 to 3 seeds`."""
     low, high = min(numbers), max(numbers)
-    return f"with {low if low == high else f'{low} to {high}'} {'seed' if high == 1 else 'seeds'}"
+    return f"with {count_of(f'{low}' if low == high else f'{low} to {high}', 'seed')}"

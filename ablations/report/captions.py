@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from ablations.metrics import COSTS, METRICS, level_text
+from ablations.metrics import COSTS, METRICS, count_of, level_text
 from ablations.report.frames import Frames
 from ablations.report.results import Results, StudyResult
 from ablations.storage.manifest import StudyEntry, TuningEntry
@@ -131,7 +131,7 @@ def _explain_choice(entry: TuningEntry) -> str:
     fields = "; ".join(
         f"{name_field(name)}: chosen from {', '.join(map(level_text, values))}" for name, values in entry.values.items()
     )
-    seeds = f"seed{'s' * (len(entry.seeds) > 1)} {', '.join(map(str, entry.seeds))}"
+    seeds = f"{'seeds' if len(entry.seeds) > 1 else 'seed'} {', '.join(map(str, entry.seeds))}"
     how = ", ".join([seeds, *(f"{name} {level_text(value)}" for name, value in entry.schedule.items())])
     images = f"{entry.validation_images:,} validation images, cut from the training set"
     return f"{fields}, by the accuracy on {images} ({how}); another seed might have chosen another value."
@@ -181,7 +181,7 @@ def describe_provenance(
     known = {key: [part[key].dropna() for part in parts.values() if key in part] for key in _MADE_WITH}
     words = {key: ", ".join(dict.fromkeys(f"{each:g}" if isinstance(each, float) else str(each) for part in columns
              for each in part)) for key, columns in known.items()}  # fmt: skip
-    threads = "1 thread" if words["threads"] == "1" else f"{words['threads']} threads"
+    threads = count_of(words["threads"], "thread")
     data = [", ".join(frames.variants.data.unique())]
     if "runs" in parts:
         tested = parts["runs"].reindex(columns=["test_images"]).test_images.dropna().unique()
@@ -206,7 +206,7 @@ def _count_seeds(frames: Frames) -> str:
     ranges = [
         " to ".join(dict.fromkeys(f"{number}" for number in (each.min(), each.max()))) for each in (done, planned)
     ]
-    return f"{' of '.join(ranges if (done < planned).any() else ranges[1:])} seed{'s' * (ranges[1] != '1')}"
+    return (f"{ranges[0]} of " if (done < planned).any() else "") + count_of(ranges[1], "seed")
 
 
 def _describe_measuring(frames: Frames, costs: Collection[str], device: str) -> Iterator[str]:

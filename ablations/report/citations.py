@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ablations.metrics import COSTS, METRICS
+from ablations.metrics import COSTS, METRICS, count_of
 from ablations.report.captions import describe_provenance
 from ablations.report.comparison import describe_not_done
 from ablations.report.formats import (
@@ -52,7 +52,7 @@ from ablations.report.marks import (
 )
 from ablations.report.neighbours import find_faults
 from ablations.report.results import OVERALL, Results, analyse
-from ablations.report.tables import find_table
+from ablations.report.tables import find_table, name_metrics
 from ablations.report.values import DERIVED, Values, collect_values
 from ablations.storage import files
 
@@ -93,6 +93,11 @@ def _find(cells: Values, study: str, level: str, metric: str) -> str:
     _require_known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
     _require_known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
     return cells[study, level, metric]
+
+
+def name_metric(results: Results, study: str, name: str) -> str:
+    """Returns the metric that a name stands for, which may also be a column's name in tables."""
+    return next((name_metrics(each).get(name, name) for each in results.studies if each.name == study), name)
 
 
 @dataclass(frozen=True)
@@ -147,12 +152,12 @@ def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[st
     number = min(each.n for each in own)
     base = [found.base] if metric.removeprefix(f"{found.accuracy}_") in COMPARED else []
     gaps = [
-        f"{each.phrase} has {each.n} of {each.n + sum(each.not_done.values())} seeds "
+        f"{each.phrase} has {each.n} of {count_of(each.n + sum(each.not_done.values()), 'seed')} "
         f"({describe_not_done(each.not_done)})"
         for each in {each.level: each for each in [*own, *base]}.values()
         if each.not_done
     ]
-    return [f"Of {number} seed{'s' * (number != 1)}.", *([f"Incomplete: {'; '.join(gaps)}."] if gaps else [])]
+    return [f"Of {count_of(number, 'seed')}.", *([f"Incomplete: {'; '.join(gaps)}."] if gaps else [])]
 
 
 def _say_disturbed(results: Results, study: str, level: str, metric: str) -> str:

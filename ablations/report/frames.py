@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ablations.metrics import METRICS
+from ablations.metrics import METRICS, count_of
 from ablations.report.mixing import MIXED, Source, find_mixed, read_source
 from ablations.report.ratios import compare_rounds
 from ablations.storage import records
@@ -336,8 +336,8 @@ def describe_others(others: Sequence[Fields], manifest: Manifest) -> list[str]:
     told = []
     if seeds:
         every = ",".join(map(str, sorted({*seeds, *manifest.seeds})))
-        runs = len(others) - rest.total()
-        told.append(f"{runs} records of runs with other seeds than the grid's: `--seeds {every}` takes them in")
+        runs = count_of(len(others) - rest.total(), "record of a run", "records of runs")
+        told.append(f"{runs} with other seeds than the grid's: `--seeds {every}` includes these seeds")
     counted = ", ".join(f"{number} {kind}" for kind, number in sorted(rest.items()))
     if counted:
         told.append(

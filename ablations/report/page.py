@@ -9,7 +9,7 @@ import hashlib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from ablations.metrics import METRICS
+from ablations.metrics import METRICS, count_of
 from ablations.report.answers import answer
 from ablations.report.captions import WORDS, describe_provenance, explain_comparison, explain_page
 from ablations.report.formats import find_sort_value, name_folder, render_words, spell_beside, spell_lead, write_tables
@@ -152,13 +152,21 @@ def _name_colour(match: re.Match[str]) -> str:
 
 def count_jobs(frames: Frames) -> str:
     """Returns `54 runs, 19 costs and 3 comparisons of speed: 76 done.`"""
-    frames_of = frames.jobs()
-    statuses = [status for frame in frames_of.values() for status in frame.status]
+    statuses = [status for frame in frames.jobs().values() for status in frame.status]
     found = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
-    parts = [f"{len(frames.tuning)} trials for tuning"] if "tuning" in frames_of else []
-    parts += [f"{len(frames.runs)} runs", f"{len(frames_of['costs'])} costs"]
-    parts += [f"{len(frames_of['speeds'])} comparisons of speed"] if "speeds" in frames_of else []
+    parts = list_counts({kind: len(frame) for kind, frame in frames.jobs().items()})
     return f"{', '.join(parts[:-1])} and {parts[-1]}: {', '.join(found)}."
+
+
+def list_counts(counts: Mapping[str, int]) -> list[str]:
+    """Returns numbers of jobs, by the kinds of `Frames.jobs`, with their nouns: `54 runs`, `1 cost`."""
+    nouns = {
+        "tuning": ("trial for tuning", "trials for tuning"),
+        "runs": ("run", ""),
+        "costs": ("cost", ""),
+        "speeds": ("comparison of speed", "comparisons of speed"),
+    }
+    return [count_of(count, *nouns[kind]) for kind, count in counts.items()]
 
 
 AROUND = {
@@ -177,7 +185,7 @@ def describe_time(frames: Frames) -> str:
         return ""
     share = (100 * seconds / seconds.seconds).round(1)
     parts = ", ".join(f"{name} {share[f'{part}_seconds']} %" for part, name in AROUND.items())
-    trained = f"{len(runs)} training{'s' * (len(runs) != 1)}" + (f" and {len(trials)} trials" if len(trials) else "")
+    trained = count_of(len(runs), "training") + (f" and {count_of(len(trials), 'trial')}" if len(trials) else "")
     return (
         f"{trained} took {seconds.seconds:,.0f} s in their processes: "
         f"{share.step_seconds} % in forward, backward and optimizer steps, "
@@ -218,7 +226,7 @@ def list_environment(frames: Frames) -> list[tuple[str, str]]:
     for key, name in MADE.items():
         values = Counter(f"{value:g}" if isinstance(value, float) else str(value) for value in made[key].dropna())
         if values:
-            each = [f"{value} ({_count_records(number)})" for value, number in values.items()]
+            each = [f"{value} ({count_of(number, 'record')})" for value, number in values.items()]
             found.append((name, ", ".join(each if len(values) > 1 else values)))
     time = describe_time(frames)
     return [*found, ("Time of the trainings", time)] if time else found
@@ -253,11 +261,7 @@ def list_checksums(folder: Path) -> list[dict[str, str]]:
     paths = sorted((folder / "records").glob("*.json"))
     lines = "".join(f"{_hash(files.read(path))}  {path.name}\n" for path in paths)
     command = f"(cd {shlex.quote(f'{name_folder(folder)}/records')} && LC_ALL=C sha256sum *.json | sha256sum)"
-    return [*found, {"of": _count_records(len(paths)), "sha256": _hash(lines.encode()), "command": command}]
-
-
-def _count_records(number: int) -> str:
-    return f"{number:,} record{'s' * (number != 1)}"
+    return [*found, {"of": count_of(len(paths), "record"), "sha256": _hash(lines.encode()), "command": command}]
 
 
 def _hash(content: bytes) -> str:

@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from ablations.metrics import count_of
 from ablations.report.effects import list_contrasts
 from ablations.report.results import Results
 from ablations.report.statistics import POWER_WITHIN, Estimate, Family, Part, count_seeds, find_smallest
@@ -94,11 +95,11 @@ def _foresee_study(study: StudyEntry, spread: Spread) -> Forecast:
 
 def describe_forecast(each: Forecast) -> str:
     """Returns `layer_order: 3 seeds would find a change of 0.9 points in about four cases of five ...`."""
-    number = f"{each.comparisons} comparison{'s' * (each.comparisons != 1)}"
+    number = count_of(each.comparisons, "comparison")
     if each.smallest is None:
         text = f"{each.study}, {number}: 1 seed finds nothing, because two or more give an interval"
     else:
-        size = f"{each.smallest:.2g} point{'s' * (f'{each.smallest:.2g}' != '1')}"
+        size = count_of(f"{each.smallest:.2g}", "point")
         text = f"{each.study}, {number}: {each.seeds} seeds would find a change of {size} in about four cases of five"
     if each.seeds_for_margin:
         enough = not math.isinf(each.seeds_for_margin)

@@ -206,12 +206,12 @@ def choose_columns(table: Table, keys: Sequence[str], caption: str, notes: bool 
 def find_table(results: Results, name: str, columns: Sequence[str] | None = None, short: bool = True) -> Table:
     """Returns a table by its name: a study, `STUDY.effects`, or `overall`; the short one without `columns`.
 
-    `columns` are the keys of columns, or `all`. With `short`, only the lasting notes are kept. Raises ValueError for
-    unknown names.
+    `columns` are the keys of columns, or the names of these values in citations, or `all`. With `short`, only the
+    lasting notes are kept. Raises ValueError for unknown names.
     """
     effects = {f"{study.name}.effects": study for study in results.studies if study.effects}
     studies = {study.name: study for study in results.studies}
-    known = [*studies, *effects, OVERALL]
+    known = {**studies, **effects, OVERALL: results.overall}
     if name not in known:
         raise ValueError(f"unknown table: {name!r}; the records have {', '.join(map(repr, known))}")
     if name == OVERALL:
@@ -219,10 +219,16 @@ def find_table(results: Results, name: str, columns: Sequence[str] | None = None
     else:
         table = (make_effects_table(effects[name]) if name in effects else None) or make_study_table(studies[name])
     every = [column.key for column in table.columns if column.key and (column.brief or columns is not None)]
-    chosen = every if columns is None or [*columns] == ["all"] else [*columns]
+    keys = {metric: key for key, metric in name_metrics(known[name]).items()}
+    chosen = every if columns is None or [*columns] == ["all"] else [keys.get(key, key) for key in columns]
     caption = _write_caption(studies[name], chosen, not short) if name in studies else table.caption
     found = choose_columns(table, chosen, caption, notes=not short)
     return replace(found, choice=()) if columns is None and short else found
+
+
+def name_metrics(study: StudyResult) -> dict[str, str]:
+    """Returns the names in citations of the columns that have other ones in tables: `accuracy` is `test_accuracy`."""
+    return {"accuracy": study.accuracy, "change": f"{study.accuracy}_change"}
 
 
 def _drop_notes(cell: Cell) -> Cell:

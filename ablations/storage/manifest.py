@@ -205,7 +205,9 @@ class Manifest(Entry):
                 raise ValueError(problem)
             return plan
         except FileNotFoundError:
-            raise NotResults(f"{folder} holds no results: there is no {NAME}; `ablate run` makes one") from None
+            raise NotResults(
+                f"{folder} holds no results: there is no {NAME}, which `ablate run` writes when it has planned its grid"
+            ) from None
         except ValidationError as error:
             raise NotResults(f"{path} was made by another version: {describe(error)}; {again}") from None
         except (ValueError, RecursionError, LookupError, TypeError) as error:

@@ -117,6 +117,17 @@ def publish(folder: Path, record: Record) -> bool:
     return files.create(folder / "records" / f"{record['id']}.json", seal(record))
 
 
+def republish(folder: Path, record: Record) -> None:
+    """Publishes a record in the place of an older one, which is kept in `outdated`/ beside it.
+
+    One of them is in its place at any moment.
+    """
+    path = folder / "records" / f"{record['id']}.json"
+    with suppress(FileNotFoundError):
+        files.create(_find_free(path, OUTDATED), files.read(path))
+    files.write(path, seal(record))
+
+
 def note_attempt(folder: Path, attempt: Record) -> None:
     """Adds the note of a failure to `folder`/attempts, beside earlier notes of the same job."""
     number, attempt = 1, remove_surrogates(attempt)
@@ -239,12 +250,18 @@ def _read(path: Path) -> Record:
 
 def set_aside(path: Path, folder: str = DAMAGED) -> Path:
     """Moves a record to a folder beside it, and returns its new path. Replaces no record that is there."""
+    place = _find_free(path, folder)
+    files.move(path, place)
+    return place
+
+
+def _find_free(path: Path, folder: str) -> Path:
+    """Returns a path for a record in a folder beside it where no other one is."""
     place = path.parent / folder / path.name
     number = 0
     while place.exists():
         number += 1
         place = place.with_name(f"{path.stem}.{number}.json")
-    files.move(path, place)
     return place
 
 

@@ -34,7 +34,7 @@ EVENTS = [
 def output(terminal: bool) -> str:
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=120)
-    assert list(show(console, iter(EVENTS), WORKS, 2)) == EVENTS
+    assert list(show(console, iter(EVENTS), Board(WORKS), 2)) == EVENTS
     return text.getvalue()
 
 
@@ -63,6 +63,9 @@ def test_the_board_tells_what_is_running_and_how_long_it_will_take():
     for event in EVENTS[7:]:
         board.update(event)
     assert board.seconds_left(2) == (0.0, 0.0)
+    assert board.summary(2).endswith(" so far, nothing to go")
+    board.then = "runs follow"
+    assert board.summary(2).endswith(" so far, runs follow")
 
 
 def test_finished_jobs_correct_the_estimate():
@@ -113,7 +116,7 @@ def test_an_epoch_s_validation_accuracy_is_shown_with_its_loss():
 def test_a_fault_of_the_machine_is_shown_as_it_is():
     text = io.StringIO()
     events = [Started(TASKS[1], 0), Broken(TASKS[1], 0, OSError("the disk is full"))]
-    list(show(Console(file=text, width=120), iter(events), WORKS, 1))
+    list(show(Console(file=text, width=120), iter(events), Board(WORKS), 1))
     assert "the disk is full run  base, seed 0" in text.getvalue()
 
 
@@ -121,10 +124,16 @@ def test_what_a_job_waited_for_is_forgotten_at_its_end():
     text = io.StringIO()
     waiting = Waiting(TASKS[0], 1, "run base, seed 0 of there (process 7)")
     events = [Started(TASKS[0], 1), waiting, waiting, Finished(TASKS[0], 1, "done")]
-    list(show(Console(file=text, width=120), iter(events), WORKS, 1))
+    list(show(Console(file=text, width=120), iter(events), Board(WORKS), 1))
     assert "done     cost base\n" in text.getvalue()
     said = "running  base: waiting for the device, used by run base, seed 0 of there (process 7)\n"
     assert text.getvalue().count(said) == 1, "the same is not told every few seconds"
+
+
+def test_the_first_column_keeps_its_room_beside_many_others():
+    text = io.StringIO()
+    print_rows(Console(file=text, width=70), "A title", ["Level", *"abcdefgh"], [["4 (base)", *["1234567"] * 8]])
+    assert "4 (base)" in text.getvalue()
 
 
 @pytest.mark.parametrize("width", [30, 40, 80, 200])

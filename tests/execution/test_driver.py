@@ -11,14 +11,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import MACHINE, TINY, context, fabricate, write_grid
+from conftest import MACHINE, TINY, context, fabricate, record_of, write_grid
 from rich.console import Console
 from torchvision.models import ShuffleNet_V2_X0_5_Weights, shufflenet_v2_x0_5
 
 from ablations.cli import SHIPPED
 from ablations.execution import driver
 from ablations.execution.engine import Finished, Started
-from ablations.execution.job import execute
+from ablations.execution.job import describe_loss, execute
 from ablations.execution.plan import plan
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
@@ -140,10 +140,16 @@ def test_without_costs_nothing_is_measured_until_the_next_call(tmp_path):
 
 
 def test_shards_share_the_jobs_and_overlap_nowhere(tiny):
-    ids = [job.id for job in list_jobs(tiny, MACHINE)]
-    for count in (1, 3, 8):
-        parts = [[each for each in ids if driver.Shard(number, count).has(each)] for number in range(1, count + 1)]
-        assert sorted(each for part in parts for each in part) == sorted(ids)
+    """Evenly, of each kind, and the same parts on another machine."""
+    jobs, elsewhere = (list_jobs(tiny, {**MACHINE, "device": device}) for device in ("cpu", "cuda"))
+    for count in (1, 2, 3, 8):
+        parts = [driver.Shard(number, count).take(tiny, MACHINE, {}) for number in range(1, count + 1)]
+        assert sorted(each for part in parts for each in part) == sorted(job.id for job in jobs)
+        for kinds in ({"cost", "run"}, {"cost"}, {"run"}):
+            sizes = [sum(job.id in part for job in jobs if job.kind in kinds) for part in parts]
+            assert max(sizes) - min(sizes) <= 1
+        there = driver.Shard(1, count).take(tiny, {**MACHINE, "device": "cuda"}, {})
+        assert [job.id in parts[0] for job in jobs] == [job.id in there for job in elsewhere]
     assert driver.Shard.read("3/8") == driver.Shard(3, 8)
 
 
@@ -220,10 +226,11 @@ class Recording:
     slots, machine = 1, MACHINE
 
     def __init__(self):
-        self.given = []
+        self.given, self.tasks = [], []
 
     def run(self, tasks, stopping=lambda: False):
         self.given += [task.key for task in tasks]
+        self.tasks += tasks
         yield from ()
 
 
@@ -234,24 +241,30 @@ def test_a_call_does_its_shard_alone_and_the_runs_of_a_tuned_grid_follow(tmp_pat
         engine = Recording()
         shard = driver.Shard(number, 2)
         outcome = driver.work(grid, tmp_path / "out", engine, (), Console(quiet=True), shard=shard)
-        assert all(shard.has(key) for key in engine.given)
+        assert set(engine.given) <= shard.take(grid, MACHINE, {})
         assert (outcome.awaited, outcome.total) == (2, 8)
         given += engine.given
     assert sorted(given) == sorted(job.id for job in list_jobs(grid, MACHINE))
 
 
 def test_disturbed_measurements_are_made_again_on_request(tiny, tmp_path):
-    """The old record is kept, also the second time."""
+    """The old record stays until the new one is there, also if it failed once, and is kept in another folder then."""
     folder, (_, wide) = tmp_path / "out", [job for job in list_jobs(tiny, MACHINE) if job.kind == "cost"]
+    fabricate(folder, tiny)
+    records.note_attempt(folder, describe_loss(wide, "failed", "the first time"))
     for time in (1, 2):
-        fabricate(folder, tiny)
-        engine = Recording()
+        engine, before = Recording(), records.load(folder)[0]
         driver.work(tiny, folder, engine, (), Console(quiet=True))
         driver.work(tiny, folder, engine, [driver.DISTURBED], Console(quiet=True), measure=False)
         assert engine.given == []
         driver.work(tiny, folder, engine, [driver.DISTURBED], Console(quiet=True))
         assert engine.given == [wide.id]
+        assert records.load(folder)[0] == before
+        (task,) = engine.tasks
+        records.republish(folder, record_of(task.arguments[0], 0.0, 2.0 + time / 10))
+        assert task.arguments[0].again
         assert len(list((folder / "records" / "outdated").iterdir())) == time
+        assert records.load(folder)[0][wide.id]["deterministic"]["params"] == 2000 + 100 * time
     assert records.list_ignored(folder) == []
 
 

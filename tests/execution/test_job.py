@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import MACHINE, TINY, context, speed_of, write_grid
+from conftest import MACHINE, TINY, context, record_of, speed_of, write_grid
 from typer.testing import CliRunner
 
 from ablations.cli import app
@@ -134,6 +134,16 @@ def test_the_place_of_a_failure_is_the_innermost_line_of_the_user_s(tmp_path):
     found = job.describe_traceback(caught.value.with_traceback(caught.tb.tb_next.tb_next))
     assert found["place"] == ""
     assert found["traceback"]
+
+
+def test_a_job_that_is_done_again_replaces_its_record_and_keeps_the_old_one(tiny, tmp_path, monkeypatch):
+    cost = next(each for each in list_jobs(tiny, MACHINE) if each.kind == "cost")
+    for scale, again in ((1.0, False), (2.0, False), (3.0, True)):
+        monkeypatch.setattr(job, "_record", lambda each, *more, scale=scale: record_of(each, 0.0, scale))
+        assert job.execute(replace(cost, again=again), tmp_path, {}, context()) == "done"
+    assert records.load(tmp_path)[0][cost.id]["deterministic"]["params"] == 3000
+    (old,) = (tmp_path / "records" / "outdated").iterdir()
+    assert records.read(old)["deterministic"]["params"] == 1000
 
 
 def lookup_in_the_library():

@@ -153,6 +153,7 @@ def test_a_base_that_cannot_be_run_is_said_and_the_others_are_counted(tmp_path, 
     found = planned(grid)
     base, group = found["variants"]
     assert base["prediction_failed"] == "ValueError: no step of this network can be made"
+    assert base["place"].startswith("test_plan.py:")
     assert base["params"] == group["params"]
     assert (found["seconds"], found["timed_by"]) == (None, "nothing: the base could not be timed")
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.config import DataConfig, TrainConfig
+from ablations.data.registry import DATASETS
 from ablations.grid.fields import describe_values, list_fields, list_sections
 from densenet import PART, DenseNetConfig
 
@@ -32,6 +33,18 @@ def test_every_field_of_a_configuration_is_listed_with_its_meaning(config):
     found = list_fields(config)
     assert [each.name for each in found] == [*config.model_fields]
     assert all(each.meaning and each.allowed for each in found)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "allowed"),
+    [
+        (DenseNetConfig, "norm", "`batch`, `group`, `none`"),
+        (DenseNetConfig, "activation", "`relu`, `leaky_relu`, `elu`, `gelu`, `silu`, `tanh`"),
+        (DataConfig, "name", ", ".join(f"`{name}`" for name in DATASETS) + ", or `package.module:name`"),
+    ],
+)
+def test_names_are_listed(config, name, allowed):
+    assert {each.name: each.allowed for each in list_fields(config)}[name] == allowed
 
 
 def test_the_command_prints_them_and_finds_some():

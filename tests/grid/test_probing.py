@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import write_grid
 
-from ablations.grid.probing import check_own_network, refuse_one_image
+from ablations.grid.probing import check_own_network, find_ignored, refuse_one_image
 from ablations.grid.problems import GridError
 from ablations.grid.reader import read
 from densenet import DenseNetConfig, OwnConfig
@@ -154,11 +154,41 @@ class Odd(torch.nn.Module):
 )
 def test_a_user_s_network_that_would_not_be_trained_as_it_seems_is_refused(fault, message):
     with pytest.raises(ValueError, match=message):
-        check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3))
+        check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3), "cross-entropy")
+
+
+def test_a_loss_of_the_user_s_may_want_probabilities():
+    network = OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault="softmax")
+    check_own_network(network, (3, 3), "torch.nn.functional:nll_loss")
+
+
+def make_odd(fault="none", **more):
+    """A function in the way of timm's `create_model`, which hands its arguments on."""
+    return Odd(more.get("in_chans", 3), more.get("num_classes", 10), fault)
+
+
+@pytest.mark.parametrize(
+    ("names", "ignored"),
+    [
+        ({"channels_as": "in_chans"}, []),
+        ({"channels_as": ""}, []),
+        ({}, ["in_channels"]),
+        ({"channels_as": "in_chans", "classes_as": "clases"}, ["clases"]),
+        ({"channels_as": "fault"}, []),
+    ],
+)
+def test_an_argument_that_a_maker_takes_and_ignores_is_found(names, ignored):
+    assert find_ignored(OwnConfig(family=f"{__name__}:make_odd", **names)) == ignored
+
+
+def test_an_ignored_argument_is_told_with_the_grid(tmp_path):
+    text = f"base.train.epochs = 1\n[[study.k.variant]]\nname = 'odd'\nmodel.family = '{__name__}:make_odd'\n"
+    notes = read(write_grid(tmp_path, text)).notes
+    assert sum("make_odd ignores in_channels: its network is the same" in note for note in notes) == 1
 
 
 @pytest.mark.parametrize("fault", ["none", "error"])
 def test_other_networks_are_left_to_their_jobs_and_change_no_random_state(fault):
     before = torch.get_rng_state()
-    check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3))
+    check_own_network(OwnConfig(family=f"{__name__}:Odd", in_channels=1, fault=fault), (3, 3), "cross-entropy")
     assert torch.equal(torch.get_rng_state(), before)

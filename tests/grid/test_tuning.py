@@ -20,7 +20,7 @@ from ablations.cli import _finish, app
 from ablations.config import DataConfig, TrainConfig, Tuning, Variant, identity
 from ablations.data.dataset import load as load_data
 from ablations.execution import driver, job
-from ablations.grid.model import list_jobs, list_trials
+from ablations.grid.model import list_jobs, list_trials, number_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.reader import read
 from ablations.grid.tuning import _distance, choose
@@ -243,6 +243,24 @@ def test_a_cost_that_depends_on_the_choice_waits_for_it(tmp_path):
         records.publish(tmp_path, record)
     (cost,) = (each for each in list_jobs(grid, MACHINE, chosen(tmp_path, grid)) if each.kind == "cost")
     assert cost.config.batch_size == 64
+
+
+def test_a_job_has_the_same_number_whatever_was_chosen_so_that_shards_stay_apart(tmp_path):
+    tune = TUNE.replace("train.batch_size = 16", "train.batch_size = [16, 64]")
+    text = TUNED.replace(TUNE, tune).replace("speed_rounds = 0", "speed_rounds = 6")
+    grid, half = read(write_grid(tmp_path, text)), tmp_path / "half"
+    for number, name in enumerate(grid.tuned):
+        for each in list_trials(grid, name):
+            record = record_of(each, 0.0, 1.0)
+            record["deterministic"] = {"validation_accuracy": 50.0 + each.config.variant.train.batch_size}
+            for folder in [tmp_path, half][: 2 - number]:
+                records.publish(folder, record)
+    early, some, every = (
+        number_jobs(grid, MACHINE, choose(grid, records.load(folder)[0], {}))
+        for folder in (tmp_path / "none", half, tmp_path)
+    )
+    assert early.items() < some.items() < every.items()
+    assert sorted(every.values()) == list(range(12 + 2 + 1 + 4)), "trials, costs, a speed and runs"
 
 
 def test_a_schedule_in_steps_takes_the_place_of_epochs():

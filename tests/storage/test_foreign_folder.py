@@ -40,7 +40,7 @@ def test_records_of_another_machine_with_other_seeds_say_how_they_are_taken_in(t
     few = read(write_grid(tmp_path), seeds=[0, 1])
     make_manifest(few, {**MACHINE, "device_name": "Another"}, tmp_path / "r").write(tmp_path / "r")
     told = call("status", tmp_path / "r").output
-    assert "2 records of runs with other seeds than the grid's: `--seeds 0,1,2` takes them in" in told
+    assert "2 records of runs with other seeds than the grid's: `--seeds 0,1,2` includes these seeds" in told
     assert "records of jobs that this grid does not have (2 cost)" in told
     assert "damaged" not in told
 

@@ -22,8 +22,9 @@ from ablations.storage.merging import merge
 
 def make_shard(folder, grid, number):
     """A results folder with the records of one of three parts of the jobs."""
-    jobs = list_jobs(grid, MACHINE)
-    fabricate(folder, grid, skip=tuple(job.name for job in jobs if not Shard(number, 3).has(job.id)))
+    own = Shard(number, 3).take(grid, MACHINE, {})
+    left = {job.name for job in list_jobs(grid, MACHINE) if job.id not in own}
+    fabricate(folder, grid, skip=tuple(left))
     return folder
 
 
@@ -131,14 +132,18 @@ def test_nothing_is_done_if_one_of_the_folders_cannot_be_merged(tmp_path, result
 def test_the_command_says_what_it_took_and_how_to_go_on(tmp_path, tiny):
     shards = [str(make_shard(tmp_path / str(number), tiny, number)) for number in (1, 2)]
     target = tmp_path / "all"
-    added = [sum(Shard(number, 3).has(job.id) for job in list_jobs(tiny, MACHINE)) for number in (1, 2)]
+    added = [len(Shard(number, 3).take(tiny, MACHINE, {})) for number in (1, 2)]
     said = CliRunner().invoke(app, ["merge", *shards, "--into", str(target)])
     assert said.exit_code == 0
     assert said.output.splitlines() == [
-        *(f"{place}: {count} records added; 0 were already there." for place, count in zip(shards, added, strict=True)),
-        "This command does what is missing, and reports:",
+        *(f"{place}: {count} records added; 0 already there." for place, count in zip(shards, added, strict=True)),
+        f"Not done: {8 - sum(added)} missing. This command does what is missing, and reports:",
         f"  ablate run {target}/grid.toml --out {target}",
     ]
     told = json.loads(CliRunner().invoke(app, ["merge", *shards, "--into", str(target), "--json"]).output)
     assert [len(each["present"]) for each in told["merged"]] == added
+    assert told["left"] == {"missing": 8 - sum(added)}
+    last = str(make_shard(tmp_path / "3", tiny, 3))
+    lines = CliRunner().invoke(app, ["merge", last, "--into", str(target)]).output.splitlines()
+    assert lines[1:] == ["All jobs are done. This command makes the report:", f"  ablate report {target}"]
     assert CliRunner().invoke(app, ["merge", str(target), "--into", str(target)]).exit_code == 2

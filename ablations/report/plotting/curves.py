@@ -89,7 +89,8 @@ def _make_key(rows: pd.DataFrame, trained: set[str]) -> list[Artist]:
     """Makes a legend: a line for each level with its own colour, or a cross if it has no curve."""
     key: list[Artist] = []
     own = rows[rows.distinct]
-    labels = style.shorten_apart([mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)])
+    names = [mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)]
+    labels = style.shorten_apart(names, style.LEGEND)
     for row, label in zip(own.to_dict("records"), labels, strict=True):
         label += " (identical)" if row["verdict"] == "identical" else ""
         label += f" ({row['not_done']})" if row["not_done"] else ""

@@ -196,6 +196,10 @@ def _measure_height(artist: Artist) -> float:
     return float(artist.get_window_extent().height / figure.dpi)
 
 
+LEGEND = 48
+"""The most letters of a name in a legend: so many fit into a column of a paper."""
+
+
 def shorten(text: str, width: int = 34) -> str:
     """Shortens a text that is too long."""
     return text if len(text) <= width else text[: width - 1] + "…"

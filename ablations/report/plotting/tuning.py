@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ablations.metrics import level_text
+from ablations.metrics import count_of, level_text
 from ablations.report.captions import describe_provenance, explain_tuning
 from ablations.report.frames import find_trials
 from ablations.report.plotting import style
@@ -55,7 +55,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     small = (
         explain_tuning(study.frames, study.name).strip(),
         _count_above_base(found[found.level.isin(rows.level[rows.distinct])], fields),
-        f"{waiting} of {len(found)} trials are missing." if waiting else "",
+        f"Missing: {waiting} of {count_of(len(found), 'trial')}." if waiting else "",
         "Grey: other levels." if not rows.distinct.all() else "",
         f"The first {MOST_PANELS} of {len(panels)} combinations are shown." if len(panels) > MOST_PANELS else "",
         describe_provenance(replace(study.frames, tuning=found), (), ["tuning"]),
@@ -71,8 +71,7 @@ def _count_above_base(found: pd.DataFrame, fields: list[str]) -> str:
     accuracy = found.assign(y=found.validation_accuracy.astype(float)).groupby([*fields, "level"]).y
     means = accuracy.agg(lambda y: y.mean(skipna=False)).unstack("level")
     both = {level: means[[base, level]].dropna() for level in found.level.unique() if level != base}
-    names = dict(zip(both, style.shorten_apart([*both]), strict=True))
-    parts = [f"{names[level]} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
+    parts = [f"{level} {int((pair[level] > pair[base]).sum())} of {len(pair)}"
              for level, pair in both.items() if len(pair)]  # fmt: skip
     return f"Values at which a level lies above the base: {'; '.join(parts)}." if parts else ""
 
@@ -111,7 +110,8 @@ def _make_key(found: pd.DataFrame, rows: pd.DataFrame) -> list[Artist]:
     """Makes a legend: a line per level with its own colour, and the meaning of the marks."""
     key: list[Artist] = []
     own = rows[rows.distinct & rows.level.isin(found.level)]
-    labels = style.shorten_apart([mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)])
+    names = [mark_base(*pair) for pair in zip(own.level, own.is_base, strict=True)]
+    labels = style.shorten_apart(names, style.LEGEND)
     for row, label in zip(own.to_dict("records"), labels, strict=True):
         dashes: Any = (0, row["dashes"]) if row["dashes"] else "solid"
         key.append(Line2D([], [], color=row["colour"], linestyle=dashes, linewidth=1.2, label=label))
