@@ -7,6 +7,7 @@
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1
+# hadolint ignore=DL3008 # the base image decides the versions of apt's packages
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ git make \
     && (command -v python3 || apt-get install --yes --no-install-recommends python3-dev python3-venv) \

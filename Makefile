@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := .venv-oldest
 
-.PHONY: help setup ablate plots tables report check docs test test-all lint bench bench-records gpu clean
+.PHONY: help setup ablate plots tables report check docs test test-all test-oldest lint bench bench-records gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,14 @@ test: $(READY) check ## every fast test that needs no GPU
 test-all: $(READY) check ## the long tests too, and which lines and branches no test has run in its own process
 	$(BIN)/pytest -n 3 --dist worksteal -m 'not bench' --cov
 
+test-oldest: $(OLDEST)/.ready ## the fast tests with the oldest versions that pyproject.toml allows, in an environment of its own
+	$(OLDEST)/bin/pytest -n 3 --dist worksteal
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt densenet/kernels.cpp
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev,peers]'
+	@touch $@
+
 lint: $(READY) ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,6 +74,6 @@ MINUTES ?= 25
 gpu: $(READY) ## verify your GPU: tests, steps beside torchvision's, costs beside predictions, and a grid for the time left
 	$(BIN)/python tests/gpu.py --device $(DEVICE) --grid $(GRID) --minutes $(MINUTES)
 
-clean: ## remove the environment, caches and the quick grid's results; keep everything committed
-	rm -rf $(VENV) results/quick site build __pycache__ densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage *.egg-info
+clean: ## remove the environments, caches and the quick grid's results; keep everything committed
+	rm -rf $(VENV) $(OLDEST) results/quick site build __pycache__ densenet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage *.egg-info
 	find densenet ablations tests -name __pycache__ -type d -exec rm -rf {} +

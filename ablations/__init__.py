@@ -71,6 +71,7 @@ def run(
     engine: str = "local",
     retry: Sequence[str] = (),
     costs: bool = True,
+    jobs_per_device: int = 1,
     shard: str = "",
     max_jobs: int | None = None,
     show: bool = True,
@@ -88,6 +89,7 @@ def run(
         retry: the statuses of failed jobs that are tried again: `failed`, `oom`, `diverged`, `timeout`. `disturbed`
             measures again, and `edited` runs all jobs of edited networks again.
         costs: whether costs and speeds are measured this time.
+        jobs_per_device: how many trainings share one GPU.
         shard: `3/8` does the third of eight parts of the jobs. The default is all of them.
         max_jobs: a grid of more jobs is refused. The default is 10,000.
         show: whether progress and tables are printed.
@@ -109,6 +111,7 @@ def run(
     folder = _name_folder(grid, out)
     given = {"out": folder, "seeds": seeds, "workers": workers, "device": device, "engine": engine, "retry": retry}
     given |= {"no_costs": not costs, "shard": shard, "max_jobs": max_jobs}
+    given |= {"jobs_per_device": jobs_per_device if jobs_per_device != 1 else None}
     session.command("run", grid, session.list_options(given, settings or {}), show)
     return load(folder)
 

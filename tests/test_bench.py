@@ -296,7 +296,7 @@ def profiled(case: Case) -> dict[str, float]:
         patch.setattr(kernels, "_call", loop)
         step()
         step()
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
             for _ in range(3):
                 step()
     parts = dict.fromkeys((*PARTS, "rest"), 0.0)
@@ -369,6 +369,7 @@ def test_rate(benchmark, steps, name):
     report(benchmark, "rate", steps[0][name], precision=precision, flops=FLOPS[kind])
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # timm
 def test_the_networks_compared_are_the_same_function():
     weights, images = textbook().state_dict(), torch.randn(2, 3, 32, 32, dtype=torch.double)
     scores = []

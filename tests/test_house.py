@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
@@ -105,3 +109,22 @@ def test_every_test_that_the_reliability_page_names_is_there():
         assert any(re.search(rf"^def {name}\(", text, re.MULTILINE) for text in places.values()), name
     for name in re.findall(r"\btest_\w+\.py", page):
         assert name in places, name
+
+
+def pins_of(name: str) -> dict[str, Version]:
+    """The version of each package in a file of constraints."""
+    pins = [line.split("==") for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(package): Version(version) for package, version in pins}
+
+
+def test_declared_versions_are_tested_ones():
+    """Each lower bound is the version of `make test-oldest`, and that of `make test` is allowed."""
+    oldest, pinned = pins_of("constraints-oldest.txt"), pins_of("constraints.txt")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = declared["project"]
+    groups = [declared["build-system"]["requires"], project["dependencies"], *project["optional-dependencies"].values()]
+    for each in map(Requirement, chain(*groups)):
+        name = canonicalize_name(each.name)
+        if name != project["name"]:
+            assert each.specifier == f">={oldest[name]}", name
+            assert pinned[name] in each.specifier, name

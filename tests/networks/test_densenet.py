@@ -287,7 +287,7 @@ def test_a_small_network_is_exported(order, connectivity):
     torch.testing.assert_close(exported.module()(images), network(images))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @pytest.mark.parametrize("fields", [{}, {"connectivity": "sum", "dropout": 0.1}, {"stem": "imagenet", "norm": "group"}])
 def test_torch_jit_scripts_a_densenet(fields):
     network = build(DenseNetConfig(block_config=(2, 2), growth_rate=4, **fields)).eval()
@@ -298,7 +298,7 @@ def test_torch_jit_scripts_a_densenet(fields):
         scripted(torch.zeros(1, 3, 0, 16))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @pytest.mark.parametrize("checkpoint", ["bottleneck", "layer", "block"])
 def test_torch_jit_scripts_a_network_that_recomputes_for_inference(checkpoint):
     """As of torchvision's `memory_efficient`: what would need a gradient is refused."""
@@ -310,7 +310,7 @@ def test_torch_jit_scripts_a_network_that_recomputes_for_inference(checkpoint):
         scripted(images)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_torch_jit_scripts_the_default_densenet():
     network = build(DenseNetConfig()).eval()
     images = torch.randn(1, 3, 8, 8)

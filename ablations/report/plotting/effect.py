@@ -98,7 +98,8 @@ def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
             palette=dict(zip(rows.level, rows.colour, strict=True)), s=9, alpha=0.6, linewidth=0, legend=False, ax=axes,
         )  # fmt: skip
     there = rows[rows.n > 0]
-    axes.scatter(there["mean"], there.place, marker="|", s=60, linewidth=1.2, color=there.colour.tolist(), zorder=3)
+    if len(there):
+        axes.scatter(there["mean"], there.place, marker="|", s=60, linewidth=1.2, color=there.colour.tolist(), zorder=3)
     empty = rows[rows.n == 0]
     for place, not_done in zip(empty.place, empty.not_done, strict=True):
         axes.text(0.5, place, not_done, transform=axes.get_yaxis_transform(), color=WRONG, ha="center",

@@ -264,7 +264,7 @@ def make_dot(marker: str, colour: str, label: str, **options: Any) -> Line2D:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes a figure as SVG, PDF and PNG without a date, so that the same records give the same bytes.
+    """Writes a figure as SVG, PDF and PNG without a date or a version, so that the same records give the same bytes.
 
     Returns the paths.
 
@@ -282,9 +282,9 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 _BACKENDS: dict[str, tuple[type[FigureCanvasBase], int, dict[str, Any]]] = {
-    "svg": (FigureCanvasSVG, 72, {"metadata": {"Date": None}}),
-    "pdf": (FigureCanvasPdf, 72, {"metadata": {"CreationDate": None}}),
-    "png": (FigureCanvasAgg, 200, {}),
+    "svg": (FigureCanvasSVG, 72, {"metadata": {"Date": None, "Creator": None}}),
+    "pdf": (FigureCanvasPdf, 72, {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}}),
+    "png": (FigureCanvasAgg, 200, {"metadata": {"Software": None}}),
 }
 
 
