@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import ablations
+import densenet
 from ablations.cli import app
 from ablations.grid.reader import read
 from ablations.report.captions import WORDS
@@ -69,7 +71,8 @@ def test_generated_parts_are_what_the_code_says(page):
 
 def test_the_grid_reference_has_every_key():
     text = (DOCS / "grid-reference.md").read_text()
-    parts = set(re.findall(r"<!-- generated (\w+) -->", text + (DOCS / "measures.md").read_text()))
+    others = [(DOCS / name).read_text() for name in ("measures.md", "python.md")]
+    parts = set(re.findall(r"<!-- generated (\w+) -->", "".join([text, *others])))
     assert parts == set(runpy.run_path(str(DOCS / "fields.py"))["PARTS"])
     for key in (
         "title",
@@ -109,6 +112,12 @@ def test_the_first_page_names_every_command():
     for command in app.registered_commands:
         name = command.name or command.callback.__name__
         assert re.search(rf"^\| `ablate {name}\b", page, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("package", [ablations, densenet], ids=lambda package: package.__name__)
+def test_the_page_on_python_names_every_public_name(package):
+    names = re.findall(rf"^\| `{package.__name__}\.(\w+)` \|", (DOCS / "python.md").read_text(), re.MULTILINE)
+    assert sorted(names) == sorted(package.__all__)
 
 
 def test_every_page_is_in_the_menu():

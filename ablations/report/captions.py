@@ -43,6 +43,28 @@ def explain_table(study: StudyResult, keys: Collection[str], notes: bool = True)
     return "".join(parts)
 
 
+def explain_briefly(study: StudyResult, keys: Collection[str], notes: bool) -> str:
+    """Explains the same in few words, for a table that a text takes."""
+    name = study.entry.name if study.entry else None
+    sources = [each.published_source for each in study.frames.manifest.studies if each.name == name]
+    over = f"seeds and {study.part} images" if study.conclusions.over_images else "seeds"
+    family = f", for all {study.conclusions.family} comparisons together" if study.conclusions.family > 1 else ""
+    compared = study.conclusions.family and {"change", "verdict", "p", "p_corrected"} & {*keys}
+    timed = any(key in COSTS and COSTS[key].timed for key in keys)
+    within = f"; equivalent: it lies within ±{study.margin:g} points" if study.margin else ""
+    parts = (
+        "Accuracy: mean ± standard deviation over n seeds. " if "accuracy" in keys else "",
+        f"Change: in points, with its 95 % interval over {over}{family}. " if compared else "",
+        f"Different: without 0{within}; otherwise undecided. " if compared and "verdict" in keys else "",
+        "Lost runs widen it. " if compared and any(level.lost for level in study.levels) else "",
+        "Tuned on validation images. " if study.tuned else "",
+        *(f"Published errors: {source}. " for source in sources if source),
+        _COSTS if notes and not COSTS.keys().isdisjoint(keys) else "",
+        "≈: the interval contains 0. IQR: interquartile range over repeated steps. " if notes and timed else "",
+    )
+    return "".join(parts)
+
+
 def explain_overall(results: Results, notes: bool = True) -> str:
     """Explains how to read the table of all variants; without `notes`, with nothing beside the costs."""
     costs = f"{_COSTS}{_TIMES}" if notes else ""
@@ -167,12 +189,12 @@ _TIMES = (
 
 
 def describe_provenance(
-    frames: Frames, costs: Collection[str] = tuple(COSTS), of: Sequence[str] = ("runs", "costs")
+    frames: Frames, costs: Collection[str] = tuple(COSTS), of: Sequence[str] = ("runs", "costs"), brief: bool = False
 ) -> str:
     """Describes data, seeds, batch size, device, versions and commit, using only the records.
 
     `costs` are the costs that are shown: nothing is said of others. `of` names the frames that are shown: runs, costs
-    or tuning.
+    or tuning. With `brief`, it does not say what peak memory is.
     """
     shown = {name: frame for name in of if len(frame := getattr(frames, name))}
     parts = {name: frame[frame.status == "done"] for name, frame in shown.items()}
@@ -192,7 +214,7 @@ def describe_provenance(
     return " ".join(
         [
             f"Data: {'; '.join(data)}.",
-            *_describe_measuring(frames, costs, words["device"]),
+            *_describe_measuring(frames, costs, "" if brief else words["device"]),
             f"Device: {words['device_name']}, {threads}; {words['precision']}; torch {words['torch']}; "
             f"commit {words['commit']}.",
         ]
@@ -210,12 +232,15 @@ def _count_seeds(frames: Frames) -> str:
 
 
 def _describe_measuring(frames: Frames, costs: Collection[str], device: str) -> Iterator[str]:
-    """Yields how the costs that are shown were measured, and how many of these measurements were disturbed."""
+    """Yields how the costs that are shown were measured, and how many of these measurements were disturbed.
+
+    Without a device, it does not say what peak memory is.
+    """
     memory, time = (
         [key for key in costs if METRICS[key].group == "memory"],
         [key for key in costs if METRICS[key].timed],
     )
-    if memory:
+    if memory and device:
         yield _describe_memory(frames, device)
     if not memory and not time:
         return

@@ -82,7 +82,8 @@ def render_markdown(table: Table) -> str:
     lines.append(_render_markdown_row(column.head for column in table.columns))
     lines.append("|" + "|".join([" :-- ", *[" --: "] * (len(table.columns) - 1)]) + "|")
     lines += [_render_markdown_row(map(render_cell, row.cells)) for row in table.rows]
-    return "\n".join([*lines, "", f"*{escape_markdown(table.caption)}*", ""])
+    more = f" How to read it: see tables/{table.name}.md in the results folder." if table.details else ""
+    return "\n".join([*lines, "", f"*{escape_markdown(table.caption + more)}*", ""])
 
 
 def escape_markdown(text: str) -> str:
@@ -111,6 +112,7 @@ def render_latex(table: Table, folder: str = "") -> str:
         floats += [_render_float(table, group, len(floats) + number, folder) for number, group in enumerate(groups)]
     head = f"% Table {table.name}; made by `ablate`; needs \\usepackage{{booktabs,siunitx}}."
     lines = [line for each in floats for line in each]
+    head = "\n% ".join([head, *wrap(table.details, 110)])
     return "\n".join([head, *_warn_of_unknown("".join(lines)), *lines]) + "\n"
 
 

@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ablations.metrics import COSTS, MATCHED, METRICS, choose_places, level_text
-from ablations.report.captions import describe_provenance, explain_effects, explain_overall, explain_table, name_field
+from ablations.report.captions import (
+    describe_provenance,
+    explain_briefly,
+    explain_effects,
+    explain_overall,
+    explain_table,
+    name_field,
+)
 from ablations.report.comparison import DECIDED, Effect
 from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
 from ablations.report.results import OVERALL, CostResult, LevelResult, Results, StudyResult
@@ -101,6 +108,9 @@ class Table:
     choice: tuple[str, ...] = ()
     """The options with which a mark names this choice of columns; empty for the short table."""
 
+    details: str = ""
+    """How to read the table, in full; empty if the caption says it."""
+
 
 LEVEL, SEEDS = Column("Level", names_row=True), Column("n", key="n")
 CHANGE, VERDICT = Column("Change", "points", key="change"), Column("Verdict", key="verdict")
@@ -153,15 +163,19 @@ def make_overall_table(results: Results, notes: bool = True) -> Table:
     explain what stands beside costs.
     """
     overall, frames = results.overall, results.frames
-    other = frames.studies.is_base & (frames.studies.variant != overall.base.variant)
-    names = ", ".join(frames.studies[other].study)
-    own = f"Compare {names} within their own tables: they have another base. " if names else ""
-    caption = f"{explain_overall(results, notes)}{own}{describe_provenance(frames)}"
+    caption = f"{explain_overall(results, notes)}{_warn_of_bases(results)}{describe_provenance(frames)}"
     table = make_study_table(overall)
     dropped = (CHANGE, VERDICT, *TESTS, SEEDS_FOR_MARGIN)
     kept = [place for place, column in enumerate(table.columns) if column not in dropped]
     rows = tuple(replace(row, cells=tuple(row.cells[place] for place in kept)) for row in table.rows)
     return replace(table, columns=tuple(table.columns[place] for place in kept), rows=rows, caption=caption)
+
+
+def _warn_of_bases(results: Results) -> str:
+    """Names the studies whose base is another one than that of the costs of all variants."""
+    studies = results.frames.studies
+    names = ", ".join(studies[studies.is_base & (studies.variant != results.overall.base.variant)].study)
+    return f"Compare {names} within their own tables: they have another base. " if names else ""
 
 
 def make_effects_table(study: StudyResult) -> Table | None:
@@ -204,7 +218,7 @@ def choose_columns(table: Table, keys: Sequence[str], caption: str, notes: bool 
 
 
 def find_table(results: Results, name: str, columns: Sequence[str] | None = None, short: bool = True) -> Table:
-    """Returns a table by its name: a study, `STUDY.effects`, or `overall`; the short one without `columns`.
+    """Returns a table by its name, for a text: a study, `STUDY.effects`, or `overall`; the short one without `columns`.
 
     `columns` are the keys of columns, or the names of these values in citations, or `all`. With `short`, only the
     lasting notes are kept. Raises ValueError for unknown names.
@@ -221,8 +235,12 @@ def find_table(results: Results, name: str, columns: Sequence[str] | None = None
     every = [column.key for column in table.columns if column.key and (column.brief or columns is not None)]
     keys = {metric: key for key, metric in name_metrics(known[name]).items()}
     chosen = every if columns is None or [*columns] == ["all"] else [keys.get(key, key) for key in columns]
-    caption = _write_caption(studies[name], chosen, not short) if name in studies else table.caption
-    found = choose_columns(table, chosen, caption, notes=not short)
+    details = _write_caption(studies[name], chosen, not short) if name in studies else table.caption
+    shown, of = [key for key in chosen if key in COSTS], ("runs", "costs") if name not in effects else ("runs",)
+    made = describe_provenance(known[name].frames, shown, of, brief=True)
+    bases = _warn_of_bases(results) if name == OVERALL else ""
+    caption = f"{explain_briefly(known[name], chosen, not short)}{bases}{made}"
+    found = replace(choose_columns(table, chosen, caption, notes=not short), details=details)
     return replace(found, choice=()) if columns is None and short else found
 
 

@@ -205,7 +205,7 @@ def test_a_copied_table_in_latex_is_checked_and_renewed(copied):
     before = copied.read_text()
     copied.write_text(before.replace(r"\num{93.00 +- 0.87}", r"\num{94.00 +- 0.87}"))
     stale, _ = citations.check(copied)
-    assert (stale.line, stale.problem) == (7, "the records say otherwise")
+    assert (stale.line, stale.problem) == (14, "the records say otherwise")
     assert citations.rewrite(copied) == 1
     assert copied.read_text() == before
     copied.write_text(before.replace("% /ablate\n", ""))

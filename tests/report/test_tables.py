@@ -402,12 +402,15 @@ def test_columns_are_chosen_by_name_in_this_order(results):
     table = find_table(found, "growth_rate", ["params", "change", "accuracy"], short=False)
     assert [column.head for column in table.columns] == ["Level", "Params", "Change (points)", "Test accuracy (%)"]
     assert texts_of(table)[1] == ("8", "2,000 (+100.0 %)", "+2.0 [+0.4, +3.6]", "93.00 ± 0.87")
-    assert "Changes of costs are relative to the base. Data: digits, 360 test images; 3 seeds. Device" in table.caption
+    for text in (table.caption, table.details):
+        assert "Changes of costs are relative to the base. Data: digits, 360 test images; 3 seeds. Device" in text
     assert table.choice == ("--columns", "params,change,accuracy")
     short = find_table(found, "growth_rate", ["params"], short=True)
     assert (texts_of(short)[1], short.choice) == (("8", "2,000"), ("--columns", "params", "--short"))
     assert short.caption.startswith("Data: digits, 360 test images; 3 seeds. Device: Test processor")
-    assert find_table(found, "growth_rate") == shorten(found.study("growth_rate"))
+    whole, brief = find_table(found, "growth_rate"), shorten(found.study("growth_rate"))
+    assert replace(whole, caption=whole.details, details="") == brief
+    assert len(whole.caption) < 0.7 * len(brief.caption)
     assert texts_of(find_table(found, "overall", ["macs"], short=True)) == [
         ("4 (base)", "2.00"),
         ("growth_rate 8", "4.00"),
@@ -435,7 +438,8 @@ def test_a_study_is_one_table_in_latex(results):
     assert text.count(r"\begin{table}") == 1
     assert text.count(r"\begin{tabular}") == 2
     assert r"\caption{What does a wider layer buy?}\label{tab:growth_rate}" in text
-    assert text.index("% /ablate") < text.index(r"\parbox{\linewidth}{\scriptsize Accuracy of the last epoch")
+    assert text.index("% /ablate") < text.index(r"\parbox{\linewidth}{\scriptsize Accuracy: mean")
+    assert text.index("\n% Accuracy of the last epoch") < text.index(r"\begin{table}")
     assert "retain-explicit-plus" in text
 
 
