@@ -65,7 +65,7 @@ def pytest_configure() -> None:
     tempfile.tempdir = None  # asked for anew
     # after multiprocessing has cleaned up its own folder in it
     Finalize(None, shutil.rmtree, [os.environ["TMPDIR"], True], exitpriority=-1000)
-    hypothesis.settings.register_profile("same every time", derandomize=True)
+    hypothesis.settings.register_profile("same every time", derandomize=True, deadline=None)
     hypothesis.settings.load_profile("same every time")
 
 
