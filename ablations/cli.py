@@ -338,7 +338,7 @@ def _run(
     read = _grid(grid, settings, seeds, max_jobs)
     for note in read.notes:
         _say(f"Note: {note}", err)
-    _say(f"Planned: {count_of(len(read.variants), 'variant')}. Results are written to {folder}.")
+    _say(f"Planned: {count_of(len(read.variants), 'variant')}.")
     try:
         part = driver.Shard.read(shard)
         workplace = driver.make_engine(engine, driver.list_devices(*places))

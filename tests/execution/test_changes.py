@@ -160,7 +160,7 @@ def test_a_refused_command_moves_no_record(edited, tmp_path):
     edit("PIXELS = 8 * 8\n")
     arguments = ["run", str(write_grid(tmp_path, GRID)), "--out", str(tmp_path / "out"), "--retry", "disturbed"]
     result = CliRunner().invoke(app, arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout) == (2, f"Planning {arguments[1]} ...\nPlanned: 2 variants.\n")
     assert "edited_network:Net has changed since its runs in" in result.stderr.replace("\n", " ")
     assert {path.stem for path in (tmp_path / "out" / "records").iterdir()} == {job.id for job in jobs}
 
@@ -173,6 +173,7 @@ def test_it_is_told_before_any_job(command, edited, tmp_path):
     records.publish(tmp_path / "out", whole[first])
     grid = write_grid(tmp_path, GRID)
     result = CliRunner().invoke(app, [command, str(grid), "--out", str(tmp_path / "out")])
-    assert (result.exit_code, result.stdout) == (2, "")
+    said = f"Planning {grid} ...\nPlanned: 2 variants.\n" if command == "run" else ""
+    assert (result.exit_code, result.stdout) == (2, said)
     assert "edited_network:Net has changed since its runs in" in result.stderr.replace("\n", " ")
     assert [path.name for path in (tmp_path / "out" / "records").iterdir()] == [f"{first}.json"]
