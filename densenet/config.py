@@ -142,9 +142,9 @@ class DenseNetConfig(Config):
     """The width of He's normal distribution. fan-in: as torchvision's DenseNets. fan-out: as the authors' Lua code."""
 
     implementation: Implementation = "textbook"
-    """textbook: the equations as they stand. normalize-once: the same function, except for rounding, with less memory in
-    training, and on a CPU also with less time; on a GPU it takes more. It needs batch norm, relu, layer_order norm-act-conv, connectivity concat, and checkpoint none
-    (its fastest) or bottleneck (its smallest)."""
+    """textbook: the equations as they stand. normalize-once: the same function, except for rounding, with less memory
+    in training, and on a CPU also in less time; on a GPU it takes more. It needs batch norm, relu, layer_order
+    norm-act-conv, connectivity concat, and checkpoint none (its fastest) or bottleneck (its smallest)."""
 
     in_channels: int = Field(default=3, gt=0, le=10_000)
     """Channels of the image."""
