@@ -2,7 +2,7 @@
 //
 // PyTorch has an operator for every single product, sum and comparison in them, and each reads and writes memory anew;
 // here a pass reads every value once. One thread. Sums are taken in single precision over 256 rows, then in double.
-// kernels.py says what each pass computes, in PyTorch's operators; tests/test_kernels.py holds the two against each other.
+// kernels.py says what each pass computes, in PyTorch's operators; tests/networks/test_kernels.py holds the two against each other.
 
 #include <cstdint>
 #include <cstring>
