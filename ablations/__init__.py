@@ -6,7 +6,8 @@ The functions here import what they need when they are called, so that commands 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def run(
     grid: str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     *,
-    seeds: Sequence[int] | None = None,
+    seeds: Iterable[int] | None = None,
     settings: Mapping[str, Any] | None = None,
     workers: int = 0,
     device: str = "auto",
@@ -109,7 +110,14 @@ def run(
     from ablations import session
 
     folder = _name_folder(grid, out)
-    given = {"out": folder, "seeds": seeds, "workers": workers, "device": device, "engine": engine, "retry": retry}
+    given = {
+        "out": folder,
+        "seeds": _list_seeds(seeds),
+        "workers": workers,
+        "device": device,
+        "engine": engine,
+        "retry": retry,
+    }
     given |= {"no_costs": not costs, "shard": shard, "max_jobs": max_jobs}
     given |= {"jobs_per_device": jobs_per_device if jobs_per_device != 1 else None}
     session.command("run", grid, session.list_options(given, settings or {}), show)
@@ -120,12 +128,13 @@ def plan(
     grid: str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     *,
-    seeds: Sequence[int] | None = None,
+    seeds: Iterable[int] | None = None,
     settings: Mapping[str, Any] | None = None,
     workers: int = 0,
     device: str = "auto",
     max_jobs: int | None = None,
     counts_only: bool = False,
+    sd: float | None = None,
 ) -> dict[str, Any]:
     """Predict what a grid needs: params, MACs, memory, missing jobs and their time. Nothing is trained.
 
@@ -138,6 +147,8 @@ def plan(
         device: as for `run`.
         max_jobs: as for `run`.
         counts_only: whether memory and time are left out, which is faster.
+        sd: how much the accuracy varies from seed to seed, in points, if nothing on record shows it: then `power` tells
+            how large a change the grid would find.
 
     Returns:
         What `ablate plan --json` prints.
@@ -147,10 +158,23 @@ def plan(
     """
     from ablations import session
 
-    given = {"out": out, "seeds": seeds, "workers": workers, "device": device, "counts_only": counts_only}
-    given |= {"max_jobs": max_jobs}
+    given: dict[str, Any] = {"out": out, "seeds": _list_seeds(seeds), "workers": workers, "device": device}
+    given |= {"counts_only": counts_only, "max_jobs": max_jobs, "sd": sd}
     said = session.command("plan", grid, ["--json", *session.list_options(given, settings or {})], show=False)
     found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def _list_seeds(seeds: Iterable[int] | None) -> list[int] | None:
+    """Raises ValueError for anything else than whole numbers, at least one."""
+    if seeds is None:
+        return None
+    try:
+        found = [] if isinstance(seeds, str) else [operator.index(seed) for seed in seeds]
+    except TypeError:
+        found = []
+    if not found:
+        raise ValueError(f"seeds={seeds!r}: a list of whole numbers is needed, for example seeds=[0, 1, 2]")
     return found
 
 

@@ -159,13 +159,13 @@ def plan(
     """
     with redirect_stdout(sys.stderr):  # what a user's network prints is no part of the plan
         read, found = _plan(grid, out_, workers, device, set_, seeds, max_jobs, counts_only, sd)
+    for note in read.notes:
+        _say(f"Note: {note}", err)
+    for note in filter(None, (found["edited"], found.get("refused"))):
+        _say(f"Note: {note}.", err)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({**found, "notes": read.notes}, indent=1))
     else:
-        for note in read.notes:
-            _say(f"Note: {note}", err)
-        for note in filter(None, (found["edited"], found.get("refused"))):
-            _say(f"Note: {note}.", err)
         _show_plan(found, read.title or grid)
     if any("failed" in entry for entry in found["variants"]):
         raise typer.Exit(SOME_FAILED)
@@ -249,6 +249,9 @@ def _show_plan(found: dict[str, Any], title: str) -> None:
         _say(f"{count_of(found['tuning_runs'], 'trial')} for tuning, {found['missing_tuning_runs']} of them missing.")
     _say(f"{count_of(found['runs'], 'run')} of {count_of(len(entries), 'variant')}, {found['missing_runs']} of them "
          f"missing; {count_of(found['missing_costs'], 'cost')} missing.")  # fmt: skip
+    if found["failed"]:
+        counts = ", ".join(f"{number} {status}" for status, number in found["failed"].items())
+        _say(f"{counts}: `--retry {','.join(found['failed'])}` runs them again.")
     if found["speeds"]:
         _say(f"Comparisons of speed: {found['speeds']}, {found['missing_speeds']} of them missing.")
     if found["disturbed"]:
@@ -328,20 +331,23 @@ def _run(
     from ablations.storage.locks import FolderInUse
     from ablations.storage.schema import STATUSES
 
-    if places[0] not in ("auto", "cpu", "cuda"):
-        _stop(f"--device {places[0]}: allowed are auto, cpu, cuda")
     again = [status.strip() for status in retry.split(",") if status.strip()]
     allowed = (*STATUSES, driver.DISTURBED, EDITED)
     unknown = set(again) - {*allowed}
     if unknown:
         _stop(f"--retry {', '.join(sorted(unknown))}: allowed are {', '.join(allowed)}")
+    if driver.DISTURBED in again and not measure:
+        _stop(f"--no-costs measures nothing, and --retry {driver.DISTURBED} measures again: leave one of them out")
+    try:
+        part = driver.Shard.read(shard)
+        workplace = driver.make_engine(engine, driver.list_devices(*places))
+    except ValueError as error:
+        _stop(str(error))
     read = _grid(grid, settings, seeds, max_jobs)
     for note in read.notes:
         _say(f"Note: {note}", err)
     _say(f"Planned: {count_of(len(read.variants), 'variant')}.")
     try:
-        part = driver.Shard.read(shard)
-        workplace = driver.make_engine(engine, driver.list_devices(*places))
         outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure, part)
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
@@ -486,7 +492,7 @@ def merge(
     words = ["ablate", "run", str(into / "grid.toml"), "--out", str(into), *options]
     words = words if left["missing"] else ["ablate", "report", str(into)]
     if as_json:
-        told = [{**asdict(each), "source": str(each.source), "damaged": [*map(str, each.damaged)]} for each in merged]
+        told = [{**vars(each), "source": str(each.source), "damaged": [*map(str, each.damaged)]} for each in merged]
         print(json.dumps({"merged": told, "left": left, "continue": words}, indent=1))
     else:
         for each in merged:
@@ -508,7 +514,7 @@ def _say_merged(merged: Any, into: Path) -> None:
         _say(f"  damaged, and not taken: {path}", err)
     if merged.foreign:
         counted = ", ".join(f"{number} {kind}" for kind, number in sorted(merged.foreign.items()))
-        _say(f"  not taken, because the plan of {into} has no such jobs, or names another machine: {counted}")
+        _say(f"  not taken, because the plan of {into} has no such jobs, or names another machine: {counted}", err)
 
 
 @app.command()

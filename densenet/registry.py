@@ -35,7 +35,8 @@ def model_family(name: str) -> tuple[type[Config], Callable[[Any], nn.Module]]:
     """
     if ":" in name:
         return OwnConfig, build_own
-    return lookup("model family", name, MODELS, suggest_colon(name))
+    preset = f'; or take model.preset = "{name}"' if name in PRESETS else ""
+    return lookup("model family", name, MODELS, f", or package.module:Class{suggest_colon(name)}{preset}")
 
 
 def build(network: str | Config) -> nn.Module:

@@ -133,7 +133,7 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
             "no grid qick: neither a file nor one of the shipped grids, which are cifar10, cifar10-cpu, cifar10-gpu",
         ),
         (["run", "quick", "--device", "tpu"], "allowed are auto, cpu, cuda"),
-        (["run", "quick", "--shard", "9/8"], "the third of eight parts is --shard 3/8, and the last one 8/8"),
+        (["run", "quick", "--shard", "9/8"], "3/8 is the third of eight parts, 8/8 the last one"),
         (["run", "quick", "--retry", "all"], "allowed are failed, oom, diverged, timeout"),
         (["run", "quick", "--seeds", "a"], "whole numbers are needed"),
         (["plan", "quick", "--set", "train.epoch=3"], "did you mean 'epochs'"),

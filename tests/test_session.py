@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import ablations
@@ -49,3 +50,13 @@ def test_an_interruption_says_what_is_kept(tmp_path, monkeypatch):
 def test_a_dictionary_has_no_folder_of_its_own():
     with pytest.raises(ValueError, match="give its results folder as out"):
         ablations.run({"study": {"k": {"model.growth_rate": [4, 6]}}})
+
+
+@pytest.mark.parametrize("seeds", [3, "01", [], [0.5], ["a"]])
+def test_seeds_are_a_list_of_whole_numbers(seeds):
+    with pytest.raises(ValueError, match=r"a list of whole numbers is needed, for example seeds=\[0, 1, 2\]"):
+        ablations.plan({"study": {"k": {"model.growth_rate": [4, 6]}}}, seeds=seeds)
+
+
+def test_numbers_of_numpy_are_seeds_too():
+    assert ablations._list_seeds(np.arange(2)) == [0, 1]

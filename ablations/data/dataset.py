@@ -121,7 +121,9 @@ def load(config: DataConfig) -> Dataset:
         source = find(config)
         parts = decode_cached(source) if source.cached else source.decode()
     except OSError as error:
-        raise DataError(f"{error.filename or config.root or config.name} cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"{error.filename or config.root or config.name} cannot be read: {error.strerror or error}"
+        ) from error
     classes = _check_labels(parts, source)
     train, validation = _split(parts["train"], config, source.label)
     sample = train

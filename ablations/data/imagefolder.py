@@ -111,6 +111,8 @@ def _find_places(root: Path, config: DataConfig) -> tuple[dict[str, Path], tuple
         )
     if root.is_dir() and config.test_share:
         return {"train": sets.get("train", root)}, ()
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}: data.root is taken from the grid file's folder, then from here")
     has = f"; it has {_name_some(list(folders))}" if folders else ""
     deeper = next((each for each in folders.values() if (each / "train").is_dir()), None)
     raise DataError(

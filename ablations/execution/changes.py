@@ -64,6 +64,12 @@ def _find_changed(jobs: Sequence[Job], whole: Mapping[str, Any]) -> dict[str, li
     }
 
 
+def list_failed(jobs: Sequence[Job], folder: Path) -> list[str]:
+    """Returns the ids of the jobs of a user's networks that failed: another source may not fail."""
+    attempts = records.load_attempts(folder)
+    return [job.id for job in jobs if job.id in attempts and list_classes(job)]
+
+
 def refuse_changed(job: Job, whole: Mapping[str, Any], folder: Path) -> None:
     """Raises SourceChanged if runs of this job's class are on record, and the class was another one then."""
     for model in models_of(job.config):

@@ -19,7 +19,7 @@ from rich.console import Console
 from ablations import signals
 from ablations.config import RunConfig
 from ablations.environment import describe_code, describe_networks
-from ablations.execution.changes import EDITED, describe_edited, find_outdated, set_outdated_aside
+from ablations.execution.changes import EDITED, describe_edited, find_outdated, list_failed, set_outdated_aside
 from ablations.execution.display import Board, Work, show
 from ablations.execution.engine import (
     Broken,
@@ -112,7 +112,9 @@ class Shard:
         """Reads `3/8`. Raises ValueError."""
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ValueError(f"--shard {text}: the third of eight parts is --shard 3/8, and the last one 8/8")
+            raise ValueError(
+                f"--shard {text}: two numbers are needed: 3/8 is the third of eight parts, 8/8 the last one"
+            )
         return cls(int(number), int(count))
 
     def take(self, grid: Grid, machine: Mapping[str, Any], choices: Choices) -> set[str]:
@@ -139,6 +141,8 @@ def list_devices(device: str, workers: int, jobs_per_device: int = 1) -> list[st
 
     `workers` = 0 takes all of them.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {device}: allowed are auto, cpu, cuda")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -167,8 +171,8 @@ def work(
     """Runs every job without a record. Runs jobs that failed before only if `retry` contains their status.
 
     If `retry` contains DISTURBED, it also makes disturbed measurements again, whose old records stay until the new ones
-    are there, and with EDITED the jobs of an edited network. With `measure` False it measures neither costs nor speeds.
-    It does only the jobs of its shard.
+    are there. With EDITED it also runs all jobs of an edited network, even those that failed. With `measure` False it
+    measures neither costs nor speeds. It does only the jobs of its shard.
 
     Stop signals and Ctrl-C stop it early, after every training has saved its state. A second Ctrl-C stops it at
     once. `source` is the grid's file, which is never changed, even if it is the one in the results folder. Raises
@@ -189,12 +193,13 @@ def work(
         disturbed = list_disturbed(folder, measurements) if DISTURBED in retry and measure else []
         whole = {name: found for name, found in whole.items() if name not in {*outdated, *disturbed}}
         find_outdated(jobs, whole, folder)  # refused before any record is moved
+        again = [*disturbed, *outdated, *(list_failed(jobs, folder) if EDITED in retry else ())]
         _prepare(grid, folder, make_manifest(grid, where, folder, _choose(grid, whole, folder)), source)
         set_outdated_aside(folder, outdated)
         moved = tuple(records.set_aside(path) for path in damaged)
         for each in {path.stem for path in (folder / FOLDER).iterdir()} & whole.keys():
             CheckpointStore(folder, each, {}).clear()  # the process that published the record died before this
-        early = _list_left(grid, whole, folder, where, retry, disturbed) if grid.tuned else []
+        early = _list_left(grid, whole, folder, where, retry, again) if grid.tuned else []
         kinds = ("tuning", *(MEASUREMENTS if measure else ()))
         first = [job for job in early if job.id in own and job.kind in kinds]
         stopped = bool(first) and _execute(first, grid, folder, engine, console, check_place, RUNS_FOLLOW)
@@ -204,7 +209,7 @@ def work(
         make_manifest(grid, where, folder, choices).write(folder)
         find_outdated(list_jobs(grid, where, choices), known, folder)  # as the sources are now
         tried = {each.id for each in first}
-        left = [job for job in _list_left(grid, known, folder, where, retry, disturbed) if job.id not in tried]
+        left = [job for job in _list_left(grid, known, folder, where, retry, again) if job.id not in tried]
         own = shard.take(grid, where, choices)
         mine = [job for job in left if job.id in own]
         then = [] if stopped else [job for job in mine if measure or job.kind not in MEASUREMENTS]
@@ -297,9 +302,8 @@ def refuse(grid: Grid, device: str) -> None:
         only = {f"train.precision = '{each.precision}'" for each in trained if each.precision in ("tf32", "fp16")}
         only |= {"train.cuda_graph = true" for each in trained if each.cuda_graph}
         if only:
-            raise ValueError(
-                f"{' and '.join(sorted(only))} needs a CUDA device; without one, precisions are fp32, bf16 and fp64"
-            )
+            allowed = "; without one, precisions are fp32, bf16 and fp64" if "precision" in str(only) else ""
+            raise ValueError(f"{' and '.join(sorted(only))} needs a CUDA device, and there is none here{allowed}")
 
 
 def _prepare(grid: Grid, folder: Path, plan: Manifest, source: Path | None) -> None:

@@ -63,8 +63,10 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         store = replace(store, environment={**describe_versions(device), "fingerprint": code.get("fingerprint")})
     watch = Stopwatch(context.started, device.type == "cuda")
     try:
-        _check_source(job)
-        record = _record(job, store, device, code, context, watch)
+        source = _check_source(job)
+        record = _record(job, replace(store, source=source), device, code, context, watch)
+        if job.kind == "speed":  # its processes load the source anew
+            _check_source(job)
         if not folder.is_dir():  # it must not come back with this record alone
             raise StorageError(errno.ENOENT, "is not there any more: it was renamed or removed", str(folder))
         (records.republish if job.again else records.publish)(folder, record)
@@ -94,17 +96,22 @@ def _note_failure(job: Job, folder: Path, error: Exception, context: Context) ->
     return status_of(error)
 
 
-def _check_source(job: Job) -> None:
-    """Raises SourceChanged if a user's network or another part was edited since the grid was started."""
+def _check_source(job: Job) -> dict[str, Any]:
+    """Returns the source of the user's networks as this process has loaded it, before it may be edited.
+
+    Raises SourceChanged if a network or another part was edited since the grid was started.
+    """
     sides = [job.fields, *(job.fields[side] for side in ("level", "base") if side in job.fields)]
     planned = {module: each for side in sides for module, each in side.get("sources", {}).items()}
     if planned and (now := find_sources(job.config)) != planned:
         edited = ", ".join(sorted(name for name in planned | now if planned.get(name) != now.get(name)))
         raise SourceChanged(f"{edited} was changed while the grid ran: run the grid again, and it makes new jobs")
-    changed = list_changed(job.source, describe_networks(job.config)) if job.source else []
+    found = describe_networks(job.config)
+    changed = list_changed(job.source, found) if job.source else []
     if changed:
         names = " and ".join(list_classes(job))
         raise SourceChanged(f"{names} was changed while the grid ran ({', '.join(changed)}): run the grid again")
+    return found
 
 
 def fetch_weights(jobs: Iterable[Job], say: Callable[[str], None]) -> None:
@@ -219,7 +226,7 @@ def _record(
         "config": job.fields,
         "deterministic": deterministic,
         "measured": measured,
-        "environment": {**describe_settings(device, training), **exact, **code, **describe_networks(job.config)},
+        "environment": {**describe_settings(device, training), **exact, **code, **store.source},
     }
 
 
@@ -309,7 +316,7 @@ def _run(
         variant.train,
         config.seed,
         observe=context.tell,
-        store=replace(store, source=describe_networks(config)),
+        store=store,
         stopping=stopping,
         watch=watch,
         tested=not tuning,

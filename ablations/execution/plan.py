@@ -75,8 +75,10 @@ def plan(grid: Grid, folder: Path, slots: list[str], counts_only: bool, console:
     unmeasured = [job.variant for job in todo if job.kind == "cost"]
     known = {job.id for job in everything if job.kind == "cost"}  # other costs depend on tuning
     unmeasured += [name for name, cost in ids.items() if cost not in known and name not in given_up]
+    lost = Counter(failed[job.id][-1]["status"] for job in everything if job.id in failed and job.id not in whole)
     result: dict[str, Any] = {
         "title": grid.title,
+        "failed": dict(sorted(lost.items())),
         "edited": edited,
         "runs": sum(job.kind == "run" for job in everything) + len(waiting),
         "tuning_runs": sum(job.kind == "tuning" for job in everything),

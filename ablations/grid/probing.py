@@ -49,10 +49,11 @@ def _try(network: nn.Module, count: int, model: Config, image_size: tuple[int, i
 
 
 def find_ignored(model: Config) -> list[str]:
-    """Returns which of its arguments for channels and classes a user's network ignores.
+    """Returns which arguments a user's network ignores, of those that its maker does not name itself.
 
-    A maker with `**kwargs` takes any name, so its signature tells nothing. An argument that it does not name itself is
-    ignored if a network for one more channel, or for one more class, has parameters of the same shapes.
+    A maker with `**kwargs` takes any name, so its signature tells nothing. An argument for channels or classes is
+    ignored if a network for one more has parameters of the same shapes, and any other one if a network without it has
+    the same layers and parameters of the same shapes.
     """
     if not isinstance(model, OwnConfig):
         return []
@@ -61,7 +62,13 @@ def find_ignored(model: Config) -> list[str]:
     with torch.random.fork_rng(devices=[]):
         shapes = _list_shapes(model) if asked else []
         more = {name: model.model_copy(update={field: getattr(model, field) + 1}) for name, field in asked.items()}
-        return [name for name, other in more.items() if shapes and _list_shapes(other) == shapes]
+        found = [name for name, other in more.items() if shapes and _list_shapes(other) == shapes]
+        beside = [name for name in model.arguments if name not in named and name not in asked]
+        whole = _describe_layers(model) if beside else ""
+        for name in beside:
+            fields = {key: value for key, value in model.model_dump().items() if key != name}
+            found += [name] if whole and _describe_layers(type(model).model_validate(fields)) == whole else []
+        return found
 
 
 def _list_shapes(model: Config) -> list[torch.Size]:
@@ -69,6 +76,12 @@ def _list_shapes(model: Config) -> list[torch.Size]:
     network = _build(model, training=True)
     parameters = [*network.parameters()] if network else []
     return [] if any(map(is_lazy, parameters)) else [parameter.shape for parameter in parameters]
+
+
+def _describe_layers(model: Config) -> str:
+    """Describes a network's layers and the shapes of its parameters; empty if it cannot be built or described."""
+    network, shapes = _build(model, training=True), _list_shapes(model)
+    return f"{network}{shapes}" if network and shapes else ""
 
 
 def check_own_network(model: Config, image_size: tuple[int, int], loss: str) -> None:

@@ -205,13 +205,17 @@ class VariantReader:
             self.findings.add(where, NOTHING, self.refusals[key])
 
     def _tell_ignored(self, where: str, model: Config) -> None:
-        """Adds a note on arguments for channels and classes that a user's network ignores."""
-        ignored = " and ".join(find_ignored(model))
-        if ignored:
-            said = f"{getattr(model, 'family', '')} ignores {ignored}: its network is the same for another number. "
+        """Adds notes on arguments that a user's network ignores: those for channels and classes, and others."""
+        ignored, sizes = find_ignored(model), {getattr(model, each, "") for each in ("channels_as", "classes_as")}
+        family = getattr(model, "family", "")
+        if counted := " and ".join(name for name in ignored if name in sizes):
+            said = f"{family} ignores {counted}: its network is the same for another number. "
             said += (
                 "channels_as and classes_as name its arguments for channels and classes; channels_as = '' means none"
             )
+            self.findings.notes.append(f"{where}: {said}")
+        for name in (name for name in ignored if name not in sizes):
+            said = f"{family} takes {name}, and has the same layers and params without it: is the name right?"
             self.findings.notes.append(f"{where}: {said}")
 
     def check_length(

@@ -80,12 +80,11 @@ class Frames:
     def jobs(self) -> dict[str, pd.DataFrame]:
         """Returns the frames with a row per job: id, status, reason, commit, ...
 
-        Variants that share a cost have one row of it. Tuning and speeds are left out if they are empty.
+        Variants that share a cost or a trial have one row of it. Tuning and speeds are left out if they are empty.
         """
-        tuning = {"tuning": self.tuning} if len(self.tuning) else {}
+        tuning = {"tuning": _drop_shared(self.tuning)} if len(self.tuning) else {}
         speeds = {"speeds": self.speeds.drop_duplicates("id")} if len(self.speeds) else {}
-        costs = self.costs[self.costs.id.isna() | ~self.costs.id.duplicated()]
-        return {**tuning, "runs": self.runs, "costs": costs, **speeds}
+        return {**tuning, "runs": self.runs, "costs": _drop_shared(self.costs), **speeds}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Returns the frames by the name of their CSV file, without packed columns.
@@ -95,6 +94,11 @@ class Frames:
         beside = [name for name in ("tuning", "speeds") if len(getattr(self, name))]
         names = ("runs", "costs", "history", "variants", "studies", *beside)
         return {name: getattr(self, name).drop(columns=PACKED, errors="ignore") for name in names}
+
+
+def _drop_shared(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows without those of jobs that have a row already."""
+    return frame[frame.id.isna() | ~frame.id.duplicated()]
 
 
 def load(folder: str | Path) -> Frames:
@@ -209,7 +213,12 @@ def survey(folder: Path) -> Survey:
 
     costs = dict.fromkeys((each.cost, "" if each.cost else name) for name, each in manifest.variants.items())
     states = {
-        "tuning": [find_state(each) for entry in manifest.tuning for one in entry.candidates for each in one.trials],
+        "tuning": [
+            find_state(trial)
+            for trial in dict.fromkeys(
+                each for one in manifest.tuning for part in one.candidates for each in part.trials
+            )
+        ],
         "runs": [find_state(job.id, job.variant) for job in manifest.jobs if job.kind == "run"],
         "costs": [find_state(cost, variant) for cost, variant in costs],
         "speeds": [find_state(job) for job in dict.fromkeys(level.speed for level in manifest.levels()) if job],

@@ -47,10 +47,15 @@ def list_missing_letters(results: Results) -> str:
     return find_missing_letters("".join(texts))
 
 
+NAMES_FILES = re.compile(r"\broot\b|[\"'][\w.]+:\w+[\"']")
+"""Found in a grid that names data, or modules of the user's, which lie beside the original grid."""
+
+
 def render_page(results: Results) -> str:
     """Renders one self-contained page. The figures must have been drawn before."""
     frames, stems = results.frames, list_stems(results)
     grid = frames.folder / "grid.toml"
+    text = files.read(grid).decode() if grid.exists() else ""
     return _template().render(
         title=frames.manifest.title or name_folder(frames.folder),
         folder=name_folder(frames.folder),
@@ -69,7 +74,8 @@ def render_page(results: Results) -> str:
         metrics=METRICS.values(),
         environment=list_environment(frames),
         commands=list_commands(frames),
-        grid=files.read(grid).decode() if grid.exists() else "",
+        grid=text,
+        names_files=bool(NAMES_FILES.search(text)),
         checksums=list_checksums(frames.folder),
     )
 
@@ -179,7 +185,9 @@ AROUND = {
 def describe_time(frames: Frames) -> str:
     """Describes how the time of the trainings is divided. Returns an empty text if no record has it."""
     columns = ["seconds", "step_seconds", *(f"{part}_seconds" for part in AROUND)]
-    runs, trials = (frame.reindex(columns=columns).astype(float).dropna() for frame in (frames.runs, frames.tuning))
+    jobs = frames.jobs()
+    kinds = (jobs["runs"], jobs.get("tuning", frames.tuning))
+    runs, trials = (frame.reindex(columns=columns).astype(float).dropna() for frame in kinds)
     seconds = runs.sum() + trials.sum()
     if not seconds.seconds:
         return ""

@@ -76,7 +76,7 @@ def test_a_file_that_is_no_image_is_named(pictures):
         (lambda root: None, {"image_size": 0}, "image_size is missing"),
         (lambda root: (root / "train" / "cat" / "x.png").symlink_to("nowhere"), {}, r"x\.png cannot be read"),
         (lambda root: None, {"root": ""}, "root is missing"),
-        (lambda root: None, {"root": "/nowhere"}, "/nowhere has no folders"),
+        (lambda root: None, {"root": "/nowhere"}, "there is no folder .*/nowhere: data.root is taken from the grid"),
     ],
 )
 def test_what_an_image_folder_lacks_is_named(pictures, change, fields, message):

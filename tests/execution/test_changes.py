@@ -16,6 +16,7 @@ from ablations.execution.changes import (
     SourceChanged,
     describe_edited,
     find_outdated,
+    list_failed,
     refuse_changed,
     set_outdated_aside,
 )
@@ -148,6 +149,27 @@ def test_a_network_that_is_edited_while_the_grid_runs_fails_its_jobs(edited, tmp
     assert note["reason"].endswith(
         "edited_network:Net was changed while the grid ran (edited_part): run the grid again"
     )
+
+
+def test_a_record_names_the_source_that_was_trained_even_if_it_is_edited_meanwhile(edited, tmp_path):
+    jobs, _, edit = edited
+    *_, last = jobs
+    before = describe_networks(last.config)
+    (tmp_path / "out").mkdir()
+    watching = replace(context(), tell=lambda message: edit("PIXELS = 8 * 8\n"))
+    assert execute(last, tmp_path / "out", {}, watching) == "done"
+    made = records.load(tmp_path / "out")[0][last.id]["environment"]
+    assert {key: made[key] for key in before} == before != describe_networks(last.config)
+
+
+def test_jobs_that_failed_belong_to_those_of_an_edited_network(edited, tmp_path):
+    jobs, _, _ = edited
+    for job in jobs:
+        records.note_attempt(tmp_path, {"id": job.id, "name": job.name, "status": "failed", "reason": ""})
+    failed = list_failed(jobs, tmp_path)
+    assert [job.name for job in jobs if job.id in failed] == [
+        "network edited", "network edited against base", "network edited, seed 0", "network edited, seed 1",
+    ]  # fmt: skip
 
 
 def test_a_refused_command_moves_no_record(edited, tmp_path):

@@ -137,7 +137,8 @@ def test_variants_that_differ_in_training_alone_share_a_cost(tmp_path, planned):
 def test_what_has_failed_is_not_missing_since_it_is_not_run_again(tiny, tmp_path, planned):
     run = next(job for job in list_jobs(tiny, MACHINE) if job.kind == "run")
     records.note_attempt(tmp_path / "r", {"id": run.id, "name": run.name, "status": "timeout", "reason": ""})
-    assert planned(tiny, tmp_path / "r", counts_only=True)["missing_runs"] == 5
+    found = planned(tiny, tmp_path / "r", counts_only=True)
+    assert (found["missing_runs"], found["failed"]) == (5, {"timeout": 1})
 
 
 def test_a_base_that_cannot_be_run_is_said_and_the_others_are_counted(tmp_path, planned, monkeypatch):

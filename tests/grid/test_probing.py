@@ -175,6 +175,7 @@ def make_odd(fault="none", **more):
         ({}, ["in_channels"]),
         ({"channels_as": "in_chans", "classes_as": "clases"}, ["clases"]),
         ({"channels_as": "fault"}, []),
+        ({"channels_as": "in_chans", "widht": 3}, ["widht"]),
     ],
 )
 def test_an_argument_that_a_maker_takes_and_ignores_is_found(names, ignored):
@@ -183,7 +184,8 @@ def test_an_argument_that_a_maker_takes_and_ignores_is_found(names, ignored):
 
 def test_an_ignored_argument_is_told_with_the_grid(tmp_path):
     text = f"base.train.epochs = 1\n[[study.k.variant]]\nname = 'odd'\nmodel.family = '{__name__}:make_odd'\n"
-    notes = read(write_grid(tmp_path, text)).notes
+    notes = read(write_grid(tmp_path, f"{text}model.widht = 3\n")).notes
+    assert sum("has the same layers and params without it: is the name right?" in note for note in notes) == 1
     assert sum("make_odd ignores in_channels: its network is the same" in note for note in notes) == 1
 
 

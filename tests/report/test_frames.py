@@ -5,9 +5,11 @@ from __future__ import annotations
 import doctest
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import MACHINE, TINY, fabricate, record_of, write_grid
 
@@ -214,3 +216,9 @@ def test_variants_that_share_a_cost_count_it_once(tmp_path):
         records.publish(tmp_path / "r", record_of(job, 90.0, 1.0))
     frames = load(tmp_path / "r")
     assert (len(frames.costs), len(frames.jobs()["costs"]), len(survey(tmp_path / "r").states["costs"])) == (3, 2, 2)
+
+
+def test_a_trial_that_two_variants_share_is_one_job(results):
+    frames = load(results)
+    trial = pd.DataFrame([{"id": "a", "status": "done"}, {"id": "b", "status": "done"}, {"id": "a", "status": "done"}])
+    assert [*replace(frames, tuning=trial).jobs()["tuning"].id] == ["a", "b"]

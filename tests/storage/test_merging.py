@@ -69,6 +69,8 @@ def test_damaged_and_foreign_records_are_not_taken(tmp_path, tiny, results):
     assert merged.damaged == [path]
     assert merged.foreign == {"run": 1, "cost": 2}
     assert (len(merged.added), len(load(target).others)) == (7, 0)
+    told = json.loads(CliRunner().invoke(app, ["merge", str(results), "--into", str(target), "--json"]).stdout)
+    assert told["merged"][0]["foreign"] == {"run": 1, "cost": 2}
 
 
 def test_runs_with_other_seeds_are_taken(tmp_path, tiny):
