@@ -421,7 +421,7 @@ def job(
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
-    from ablations.report.frames import describe_others, survey
+    from ablations.report.frames import describe_others, list_retryable, survey
     from ablations.storage import locks, records, turns
 
     found = _load(folder, survey)
@@ -440,6 +440,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     if as_json:
         told = {"worked_on_by": holder or None, "waits": waits, **counts, "begun": len(begun), "failures": failed}
         told["disturbed"] = disturbed
+        told["jobs"] = {kind: {job: status for job, status, _ in states} for kind, states in found.states.items()}
         beside = {"damaged": damaged, "set_aside": aside, "ignored": ignored, "not_in_the_grid": others}
         print(json.dumps({**told, **beside, "made_by": made}, indent=1))
         return
@@ -454,6 +455,8 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     if disturbed:
         _say(_describe_disturbed(disturbed))
     _say_causes(failed, _find_places(folder, found.manifest))
+    if again := list_retryable(failed):
+        _say(f"  `ablate run` with --retry {','.join(again)} runs them again")
     for name in damaged:
         _say(f"  damaged, and counted as missing: {name}; `ablate run` sets it aside and runs the job again")
     for name in aside:

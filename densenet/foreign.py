@@ -355,7 +355,14 @@ def build_own(config: OwnConfig) -> nn.Module:
     """
     make = load_network(config.family)
     with keep_settings():
-        network = make(**_own_arguments(config))
+        try:
+            network = make(**_own_arguments(config))
+        except TypeError as error:
+            if f"argument {config.channels_as!r}" not in str(error) or not config.channels_as:
+                raise
+            raise TypeError(
+                f'{error}: give model.channels_as = "" for a network that takes no number of channels'
+            ) from error
     if not isinstance(network, nn.Module):
         raise TypeError(f"{config.family} gave a {type(network).__name__}; a torch.nn.Module is needed")
     return network

@@ -211,6 +211,7 @@ def build_seeded():
     return build(DenseNetConfig(block_config=[1, 1], growth_rate=4, in_channels=1, num_classes=2))
 
 
+@pytest.mark.slow
 def test_an_edited_part_is_named_where_it_makes_another_grid(parts, tmp_path):
     (tmp_path / "grid.toml").write_text(GRID)
     folder = tmp_path / "r"

@@ -12,8 +12,9 @@ from ablations import signals
 
 @pytest.fixture(autouse=True)
 def handlers():
-    before = {number: signal.getsignal(number) for number in signals.STOPPING}
-    yield before
+    """Their usual handlers, even if this process was started with some signals ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.STOPPING}
+    yield dict.fromkeys(before, signal.SIG_DFL)
     for number, handler in before.items():
         signal.signal(number, handler)
 

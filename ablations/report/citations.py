@@ -91,7 +91,11 @@ def find_value(results: Results, study: str, level: str, metric: str) -> str:
 def _find(cells: Values, study: str, level: str, metric: str) -> str:
     _require_known("study", study, (each for each, _, _ in cells))
     _require_known(f"level of {study}", level, (name for each, name, _ in cells if each == study))
-    _require_known(f"metric of {study}, {level}", metric, (key for *place, key in cells if place == [study, level]))
+    known = [key for *place, key in cells if place == [study, level]]
+    if metric in METRICS and metric not in known:
+        reason = "it is not on record yet, or the study chooses on validation images"
+        raise ValueError(f"{study}, {level} has no {metric} ({reason}); what can be cited is {', '.join(known)}")
+    _require_known(f"metric of {study}, {level}", metric, known)
     return cells[study, level, metric]
 
 

@@ -101,7 +101,7 @@ def test_sigterm_ends_a_grid_politely_and_nobody_disturbs_it_before(tmp_path):
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGHUP, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGUSR1))],
+    [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)],
 )
 def test_a_signal_to_every_process_at_once_keeps_every_state(number, tmp_path):
     """As from a service manager, a batch system, or a terminal that is closed."""

@@ -471,7 +471,7 @@ def fuzz(examples):
     return lambda test: quiet(given(files(), command_lines())(test))
 
 
-@fuzz(400)
+@fuzz(250)
 def test_any_file_is_a_valid_grid_or_an_error_that_says_what_is_wrong(path, content, laid_over):
     outcome(path, content, *laid_over)
 

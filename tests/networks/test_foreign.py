@@ -323,3 +323,8 @@ def test_macs_of_attention_are_those_of_its_linear_layers_and_of_its_two_product
 def test_macs_are_those_that_torchvision_states(name):
     stated = torchvision.models.get_model_weights(name).DEFAULT.meta["_ops"]
     assert round(count_macs(TorchvisionConfig(name=name, num_classes=1000), (224, 224)) / 1e9, 3) == stated
+
+
+def test_a_maker_that_takes_no_number_of_channels_is_told_what_to_do():
+    with pytest.raises(TypeError, match=r"argument 'in_channels': give model.channels_as = \"\" for a network"):
+        build(OwnConfig(family="torchvision.models:squeezenet1_1"))

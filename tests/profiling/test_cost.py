@@ -425,7 +425,9 @@ def test_a_network_that_the_second_counter_cannot_trace_is_counted_by_the_first(
     assert "counters_agree" not in found
 
 
-@pytest.mark.parametrize("name", ["regnet_x_400mf", "convnext_tiny", "swin_t"])
+@pytest.mark.parametrize(
+    "name", ["regnet_x_400mf", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_tiny", "swin_t"))]
+)
 def test_networks_that_read_numbers_from_tensors_while_they_are_built_are_predicted_too(name):
     config = CostConfig(TorchvisionConfig(name=name), (64, 64), TrainConfig(batch_size=2))
     assert counts.count(config)["macs"] > 1e6
@@ -434,6 +436,7 @@ def test_networks_that_read_numbers_from_tensors_while_they_are_built_are_predic
     assert predicted["predicted_train_peak_memory_bytes"] > 3 * 4 * params
 
 
+@pytest.mark.slow
 def test_what_compiling_takes_stands_apart(monkeypatch):
     """In the compiler's place the very first call puts the clock forward by 30 seconds."""
     clock = TickingClock()
