@@ -117,7 +117,7 @@ class CitedValue:
     """What disturbed its measurement; empty if nothing did."""
 
     seeds: str
-    """Of how many seeds it is, and whose seeds are not all done; empty for a value that no run gives."""
+    """How many seeds it is the mean of, and whose seeds are not all done; empty for a value that no run gives."""
 
     provenance: str
 
