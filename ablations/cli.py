@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from itertools import zip_longest
@@ -291,7 +291,12 @@ def run(
             help="Runs jobs again that ended so. disturbed: measures again. edited: all of networks that were edited.",
         ),
     ] = "",
-    engine: Annotated[str, typer.Option(help="local: in processes; inline: one by one in this one.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local: in processes of this machine; inline: one by one in this process.")
+    ] = "local",
+    with_: Annotated[
+        list[str] | None, typer.Option("--with", metavar="KEY=VALUE", help="An option of the engine; may be repeated.")
+    ] = None,
     no_costs: Annotated[bool, typer.Option("--no-costs", help="Measures neither costs nor speeds this time.")] = False,
     shard: Annotated[str, typer.Option(metavar="3/8", help="Does one of several parts of the jobs.")] = "1/1",
     jobs_per_device: Annotated[
@@ -301,10 +306,11 @@ def run(
     """Runs what is missing, then reports."""
     folder = out_ or Path("results") / Path(grid).stem
     try:
-        places = device, workers, jobs_per_device
+        options = _read_pairs("--with", with_)
+        order = engine, device, workers, jobs_per_device, options
         signals.handle_stop_signals(_interrupt)
         _say(f"Planning {grid} ...")
-        code = _run(grid, folder, places, seeds, set_, max_jobs, retry, engine, not no_costs, shard)
+        code = _run(grid, folder, order, seeds, set_, max_jobs, retry, not no_costs, shard)
     except Interrupted:
         code = _stopped(folder)
     except (OSError, EOFError) as error:  # an error of this machine, not of the grid
@@ -315,18 +321,18 @@ def run(
 def _run(
     grid: str,
     folder: Path,
-    places: tuple[str, int, int],
+    order: tuple[str, str, int, int, dict[str, str]],
     seeds: str | None,
     settings: list[str] | None,
     max_jobs: int,
     retry: str,
-    engine: str,
     measure: bool,
     shard: str,
 ) -> int:
     """Runs the grid and reports. Returns the exit code."""
     from ablations.execution import driver
     from ablations.execution.changes import EDITED
+    from ablations.execution.seat import Order
     from ablations.storage.files import StorageError
     from ablations.storage.locks import FolderInUse
     from ablations.storage.schema import STATUSES
@@ -340,15 +346,16 @@ def _run(
         _stop(f"--no-costs measures nothing, and --retry {driver.DISTURBED} measures again: leave one of them out")
     try:
         part = driver.Shard.read(shard)
-        workplace = driver.make_engine(engine, driver.list_devices(*places))
     except ValueError as error:
         _stop(str(error))
     read = _grid(grid, settings, seeds, max_jobs)
     for note in read.notes:
         _say(f"Note: {note}", err)
     _say(f"Planned: {count_of(len(read.variants), 'variant')}.")
+    engine, device, seats, jobs_per_device, options = order
     try:
-        outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure, part)
+        with driver.open_engine(engine, Order(device, seats, jobs_per_device, folder, options)) as workplace:
+            outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure, part)
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
     except StorageError as error:
@@ -379,6 +386,17 @@ def _run(
         _say(f"The report could not be made: {type(error).__name__}: {error}", err)
         _say(f"All records are in {folder}: `ablate report {folder}` makes the report from them.", err)
         return SOME_FAILED
+
+
+def _read_pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """Reads `KEY=VALUE` each time that an option was given."""
+    pairs = {}
+    for each in given or ():
+        key, equals, value = each.partition("=")
+        if not (key and equals):
+            _stop(f"{option} {each}: KEY=VALUE is needed")
+        pairs[key] = value
+    return pairs
 
 
 def _stopped(folder: Path) -> int:

@@ -23,6 +23,7 @@ from ablations.execution.changes import EDITED, describe_edited, find_outdated, 
 from ablations.execution.display import Board, Work, show
 from ablations.execution.engine import (
     Broken,
+    Cluster,
     Engine,
     Event,
     Finished,
@@ -37,6 +38,7 @@ from ablations.execution.engine import (
 from ablations.execution.inline import InlineEngine
 from ablations.execution.job import describe_loss, describe_purpose, execute, fetch_weights, job_machine
 from ablations.execution.local import LocalEngine
+from ablations.execution.seat import PRELOAD, Order, read_options
 from ablations.grid.model import Choice, Choices, Grid, Job, list_jobs, number_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
@@ -52,20 +54,31 @@ from ablations.training.checkpoint import FOLDER, CheckpointStore
 from ablations.training.events import Epoch
 from densenet.options import lookup
 
-PRELOAD = ("ablations.execution.job", "sklearn.datasets", "torch._dynamo")
-"""Modules that the server loads once, before it forks the workers."""
-
-
 ENGINES: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Engine]] = {
     "local": lambda devices, machine: LocalEngine(devices, machine, PRELOAD),
     "inline": lambda devices, machine: InlineEngine(devices[0], machine),
 }
-"""Engines by name. A new engine needs a file like `local.py` and an entry here."""
+"""Engines of this machine by name. A new engine needs a file like `local.py` and an entry here."""
+
+CLUSTERS: dict[str, Callable[[Order], Cluster]] = {}
+"""Engines for clusters by name. A new one needs a file like `ray.py` and an entry here."""
 
 
 def make_engine(name: str, devices: Sequence[str]) -> Engine:
-    """Makes the engine of this name, with one worker per device. Raises ValueError for an unknown name."""
+    """Makes the engine of this machine of this name, with one worker per device. Raises ValueError for another name."""
     return lookup("engine", name, ENGINES)(devices, job_machine(devices[0]))
+
+
+@contextmanager
+def open_engine(name: str, order: Order) -> Iterator[Engine]:
+    """A context with the engine of this name. Raises ValueError for an unknown name, and for what it cannot do."""
+    lookup("engine", name, {**ENGINES, **CLUSTERS})
+    if name in CLUSTERS:
+        with closing(CLUSTERS[name](order)) as cluster:
+            yield cluster
+    else:
+        read_options(name, order.options, {})
+        yield make_engine(name, list_devices(order.device, order.seats, order.jobs_per_device))
 
 
 class WrongFolder(ValueError):
@@ -404,6 +417,7 @@ def _execute(
             stoppable=each.kind not in MEASUREMENTS,
             limit=grid.time_limit,
             purpose=describe_purpose(each, folder),
+            folder=folder,
         )
         for each in left
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ablations.execution.fresh import Method
@@ -70,6 +71,10 @@ class Task:
 
     limit: float = 0.0
     """The most seconds that the task may use the device; 0 = no limit. Time in which it waits does not count."""
+
+    folder: Path | None = None
+    """The folder where the function reads and writes the files of this task, whose names begin with `key`: one of the
+    arguments."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,14 @@ class Engine(Protocol):
         When `stopping` returns True, no more tasks are started, and running tasks are asked to end. Closing the
         generator ends all tasks.
         """
+        ...
+
+
+class Cluster(Engine, Protocol):
+    """An engine for other machines too. It holds processes or connections until it is closed."""
+
+    def close(self) -> None:
+        """Ends what the engine has started."""
         ...
 
 
