@@ -38,6 +38,7 @@ from ablations.execution.engine import (
 from ablations.execution.inline import InlineEngine
 from ablations.execution.job import describe_loss, describe_purpose, execute, fetch_weights, job_machine
 from ablations.execution.local import LocalEngine
+from ablations.execution.ray import RayEngine
 from ablations.execution.seat import PRELOAD, Order, read_options
 from ablations.grid.model import Choice, Choices, Grid, Job, list_jobs, number_jobs
 from ablations.grid.planning import list_awaited, make_manifest
@@ -60,7 +61,7 @@ ENGINES: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Engine]] = {
 }
 """Engines of this machine by name. A new engine needs a file like `local.py` and an entry here."""
 
-CLUSTERS: dict[str, Callable[[Order], Cluster]] = {}
+CLUSTERS: dict[str, Callable[[Order], Cluster]] = {"ray": RayEngine}
 """Engines for clusters by name. A new one needs a file like `ray.py` and an entry here."""
 
 
