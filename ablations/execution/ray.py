@@ -25,7 +25,9 @@ from ablations.execution.engine import (
     Deaths,
     Ended,
     Event,
+    Finished,
     Kept,
+    Lost,
     Restarted,
     Started,
     Stopped,
@@ -78,7 +80,7 @@ class Seat:
         with move_out(task, parcel) as (moved, folder):
             for event in take_seat([moved], [device], stopping, self._preload):
                 if isinstance(event, Kept | Ended):
-                    yield pack(folder, task.key)
+                    yield pack(folder, task.key, whole=isinstance(event, Finished | Lost))
                 yield replace(event, task=NO_TASK)
 
 
@@ -239,8 +241,11 @@ class _Place:
     stream: Any = None
     """The events of the task, as they come."""
 
+    open: bool = False
+    """Whether there is a seat: it may have to wait for room."""
+
     started: bool = False
-    """Whether the task has started: a seat may have to wait for room."""
+    """Whether the task has started."""
 
     deadline: float = float("inf")
     """The time at which a seat that was asked to stop is ended."""
@@ -251,7 +256,7 @@ class _Place:
             with suppress(ray.exceptions.RayError):
                 ray.kill(self.seat)
         self.seat = self.task = self.stream = None
-        self.started, self.deadline = False, float("inf")
+        self.open, self.started, self.deadline = False, False, float("inf")
 
 
 @dataclass
@@ -287,6 +292,11 @@ class _Schedule:
                 work = place.seat.work.options(num_returns="streaming")
                 place.stream = work.remote(task, self.device, parcel)
 
+        if not self.left and any(place.task and not place.open for place in self.places):
+            for place in self.places:  # which others wait for, where a node was lost
+                if place.task is None:
+                    place.leave(self.ray)
+
     def hear(self, place: _Place) -> Iterator[Event]:
         """Yields the next event of a place."""
         task = place.task
@@ -296,7 +306,8 @@ class _Schedule:
         except (StopIteration, self.ray.exceptions.RayError) as error:
             yield from self.lose(place, "lost with its node" if isinstance(error, self.lost) else "ended by Ray")
             return
-        if isinstance(said, dict):
+        place.open = True
+        if isinstance(said, Parcel):
             assert task.folder is not None
             yield from self.take(place, said, task.folder)
             return
@@ -326,6 +337,8 @@ class _Schedule:
             broken = Broken(place.task, place.slot, error)
             place.leave(self.ray)
             yield broken
+        except ValueError as error:
+            yield from self.lose(place, f"ended, because of what it sent: {error}")
 
     def lose(self, place: _Place, reason: str) -> Iterator[Event]:
         """Yields what becomes of a task whose seat has died."""

@@ -7,28 +7,36 @@ its failures, its checkpoints, its weights. On the other machine they lie in a f
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ablations.execution.engine import Task
 from ablations.storage import files
 from ablations.storage.records import unseal
 
-Parcel = dict[str, bytes]
-"""The contents of files by their paths below the results folder."""
+
+@dataclass(frozen=True)
+class Parcel:
+    """The files of a task."""
+
+    contents: Mapping[str, bytes]
+    """By their paths below the results folder."""
+
+    whole: bool = False
+    """Whether the task has ended. Files of it that are not among these are to be removed then."""
 
 
-def pack(folder: Path, key: str) -> Parcel:
+def pack(folder: Path, key: str, whole: bool = False) -> Parcel:
     """Reads the files of a task."""
-    parcel = {}
+    contents = {}
     for path in sorted(folder.rglob(f"{key}.*")):
         try:
-            parcel[path.relative_to(folder).as_posix()] = files.read(path)
+            contents[path.relative_to(folder).as_posix()] = files.read(path)
         except FileNotFoundError:  # replaced by a newer checkpoint just now
             continue
-    return parcel
+    return Parcel(contents, whole)
 
 
 def unpack(parcel: Parcel, folder: Path, key: str) -> None:
@@ -37,14 +45,18 @@ def unpack(parcel: Parcel, folder: Path, key: str) -> None:
     Raises ValueError, before it writes anything, for a file that is not the task's or lies outside the folder, and for
     a damaged record. Raises StorageError if the folder cannot be written.
     """
-    for name, content in parcel.items():
+    for name, content in parcel.contents.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or not path.name.startswith(f"{key}."):
             raise ValueError(f"{name} is no file of {key}")
         if path.parts[:-1] == ("records",):
             unseal(content)
-    for name in sorted(parcel, key=lambda name: (-name.count("/"), name)):
-        files.write(folder / name, parcel[name])
+    for name in sorted(parcel.contents, key=lambda name: (-name.count("/"), name)):
+        files.write(folder / name, parcel.contents[name])
+    if parcel.whole:
+        for there in folder.rglob(f"{key}.*"):
+            if there.relative_to(folder).as_posix() not in parcel.contents:
+                files.remove(there)
 
 
 @contextmanager

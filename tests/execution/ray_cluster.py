@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_health_check_period_ms": "1000"}
 
 
 @contextmanager
