@@ -232,7 +232,7 @@ class WandB:
 
     def __init__(self, place: str, frames: Frames) -> None:
         self._folder, self._project = expand(place), re.sub(r"[/\\#?%:]", "-", name_folder(frames.folder))[:128]
-        self.place, self.command = place, ["wandb", "sync", f"{place}/offline-run-*"]
+        self.place, self.command = place, ["wandb", "sync", place]
         self._wandb = import_module("wandb")
         self._aside = self._folder / ".half-written"
         shutil.rmtree(self._aside, ignore_errors=True)
