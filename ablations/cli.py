@@ -620,7 +620,6 @@ def _export(folder: Path, to: str, place: str | None) -> dict[str, Any]:
     from ablations.report.exporting import count_runs, list_runs
     from ablations.report.exporting import export as copy
     from ablations.report.trackers import TRACKERS, TrackerError, open_tracker
-    from ablations.storage.files import StorageError
     from ablations.storage.locks import FolderInUse
 
     if to not in TRACKERS:
@@ -635,7 +634,7 @@ def _export(folder: Path, to: str, place: str | None) -> dict[str, Any]:
                 ids[outcome].append(each.id)
                 failed.update([] if each.done else [each.status])
                 shown.update(f"Run {number:,} of {total:,}")
-    except (TrackerError, FolderInUse, StorageError) as error:
+    except (TrackerError, FolderInUse, OSError) as error:
         _stop(str(error))
     return {"tracker": to, "place": tracker.place, **ids, "failed": failed, "left": left, "continue": tracker.command}
 

@@ -373,6 +373,7 @@ _HISTORY = (
 ENVIRONMENT = (
     "device", "device_name", "threads", "torch", "python", "precision", "exact_resume", "commit", "fingerprint",
 )  # fmt: skip
+"""What made a record: these columns of `runs` and `costs` are text, except for the number of threads."""
 
 
 _ARITHMETIC = ("device", "instructions", "extensions", "limits")

@@ -6,6 +6,7 @@ A tracker is imported when it is opened, because each is an optional part of the
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import re
@@ -84,21 +85,21 @@ class TensorBoard:
     def __init__(self, place: str, frames: Frames) -> None:
         self.place, self.command = place, ["tensorboard", "--logdir", place]
         self._folder = expand(place)
+        self._known: dict[str, list[Path]] = {}
 
     def find(self) -> dict[str, str]:
         """Finds the files of events. A run with several of them was not written to the end."""
-        found: dict[str, list[str]] = {}
         for path in self._folder.glob(f"*/{EVENTS}*"):
-            found.setdefault(path.parent.name[-16:], []).append(path.name.removeprefix(EVENTS))
-        return {run: "".join(digests) for run, digests in found.items()}
+            self._known.setdefault(path.parent.name[-16:], []).append(path)
+        return {run: "".join(path.name.removeprefix(EVENTS) for path in paths) for run, paths in self._known.items()}
 
     def write(self, run: TrackedRun) -> None:
         """Writes the file of events, then removes those of earlier exports."""
         path = self._folder / f"{make_file_name(run.name)}-{run.id}" / f"{EVENTS}{run.digest}"
         files.write(path, render_events(run))
-        for other in self._folder.glob(f"*-{run.id}/{EVENTS}*"):
-            if other != path:
-                files.remove(other)
+        for old in self._known.pop(run.id, ()):
+            if old != path:
+                files.remove(old)
 
     def close(self) -> None:
         """Does nothing: no file is open."""
@@ -163,8 +164,8 @@ class MLflow:
     The tag with the digest is written last. A run with another digest, or none, is deleted and written again.
     """
 
-    BATCH = 100
-    """How many fields or tags, and a tenth of how many measures, MLflow takes at once."""
+    ENTRIES, MEASURES = 100, 1000
+    """How many fields or tags, and how many measures, MLflow takes at once."""
 
     def __init__(self, place: str, frames: Frames) -> None:
         for package in ("mlflow.store.db", "alembic"):
@@ -201,18 +202,19 @@ class MLflow:
             self._client.delete_run(old)
         start = round(1000 * (run.ended - run.seconds))
         made = self._client.create_run(self._experiment, start, {"id": run.id}, run.name).info.run_id
-        params = [self._entities.Param(key, str(pack(value))) for key, value in run.params.items()]
+        written = {key: value if isinstance(value, str) else json.dumps(value) for key, value in run.params.items()}
+        params = [self._entities.Param(key, text) for key, text in written.items()]
         tags = [self._entities.RunTag(key, value) for key, value in run.tags.items()]
         metrics = [
             self._entities.Metric(key, value, round(1000 * run.time_of(epoch)), epoch.number)
             for epoch in run.rows
             for key, value in epoch.values.items()
         ]
-        for first in range(0, max(len(params), len(tags)), self.BATCH):
-            part = slice(first, first + self.BATCH)
+        for first in range(0, max(len(params), len(tags)), self.ENTRIES):
+            part = slice(first, first + self.ENTRIES)
             self._client.log_batch(made, params=params[part], tags=tags[part])
-        for first in range(0, len(metrics), 10 * self.BATCH):
-            self._client.log_batch(made, metrics=metrics[first : first + 10 * self.BATCH])
+        for first in range(0, len(metrics), self.MEASURES):
+            self._client.log_batch(made, metrics=metrics[first : first + self.MEASURES])
         self._client.set_terminated(made, "FINISHED" if run.done else "FAILED", round(1000 * run.ended))
         self._client.set_tag(made, DIGEST, run.digest)
 
@@ -234,23 +236,23 @@ class WandB:
         self._folder, self._project = expand(place), re.sub(r"[/\\#?%:]", "-", name_folder(frames.folder))[:128]
         self.place, self.command = place, ["wandb", "sync", place]
         self._wandb = import_module("wandb")
+        self._known: dict[str, list[Path]] = {}
         self._aside = self._folder / ".half-written"
         shutil.rmtree(self._aside, ignore_errors=True)
 
     def find(self) -> dict[str, str]:
         """Finds the folders of runs by their names."""
-        found: dict[str, list[str]] = {}
         for path in self._folder.glob("offline-run-*"):
-            if match := re.fullmatch(r"offline-run-\d+_\d+-([0-9a-f]{16})-([0-9a-f]{16})", path.name):
-                found.setdefault(match[1], []).append(match[2])
-        return {run: "".join(digests) for run, digests in found.items()}
+            if match := re.fullmatch(r"offline-run-\d+_\d+-([0-9a-f]{16})-[0-9a-f]{16}", path.name):
+                self._known.setdefault(match[1], []).append(path)
+        return {run: "".join(path.name[-16:] for path in paths) for run, paths in self._known.items()}
 
     def write(self, run: TrackedRun) -> None:
-        """Writes the folder of the run, then removes those of earlier exports."""
+        """Writes the folder of the run, then moves it to the place of those of earlier exports."""
         self._aside.mkdir(exist_ok=True)
         made = self._make(run)
         started = datetime.fromtimestamp(run.ended - run.seconds, UTC).strftime("%Y%m%d_%H%M%S")
-        for old in self._folder.glob(f"offline-run-*-{run.id}-*"):
+        for old in self._known.pop(run.id, ()):
             shutil.rmtree(old)
         made.rename(self._folder / f"offline-run-{started}-{run.id}-{run.digest}")
         shutil.rmtree(self._aside)
@@ -265,7 +267,7 @@ class WandB:
         settings = self._wandb.Settings(
             mode="offline", root_dir=str(self._aside), console="off", silent=True, symlink=False, host="",
             disable_git=True, save_code=False, x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
-            x_save_requirements=False, x_start_time=run.ended - run.seconds,
+            x_save_requirements=False,
         )  # fmt: skip
         studies = [key.removeprefix("study.") for key in run.tags if key.startswith("study.")]
         made = self._wandb.init(

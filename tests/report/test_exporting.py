@@ -215,7 +215,11 @@ def test_a_run_arrives_as_the_records_have_it(name, digits, tmp_path):
         arrived = found[key]
         assert arrived.done
         assert arrived.name == (f"{make_file_name(run.name)}-{run.id}" if name == "tensorboard" else run.name)
-        written = {"tensorboard": pack, "mlflow": lambda value: str(pack(value)), "wandb": lambda value: value}[name]
+        written = {
+            "tensorboard": pack,
+            "mlflow": lambda value: value if isinstance(value, str) else json.dumps(value),
+            "wandb": lambda value: value,
+        }[name]
         fields = {field: written(value) for field, value in run.params.items()} | dict(run.tags)
         assert {field: arrived.fields.get(field) for field in fields} == fields
         rows = run.curve if name == "wandb" else run.rows  # W&B has the last values in its summary alone
