@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -203,6 +204,13 @@ def test_runs_are_those_of_the_records():
     assert (base.level, base.tags["study.growth_rate"], base.tags["study.family"]) == ("base", "10", "DenseNet")
 
 
+def write_field(name: str, value):
+    """A setting as a tracker has it: TensorBoard no lists, MLflow only text."""
+    if name == "tensorboard":
+        return pack(value)
+    return json.dumps(value) if name == "mlflow" and not isinstance(value, str) else value
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_run_arrives_as_the_records_have_it(name, digits, tmp_path):
     place = place_of(name, tmp_path)
@@ -333,6 +341,36 @@ def test_a_half_written_run_is_written_again(name, digits, tmp_path):
     if name == "wandb":
         assert not (tmp_path / "store" / ".half-written").exists()
     assert len([*(tmp_path / "store").glob(f"*{run}*/{EVENTS}*")]) == (1 if name == "tensorboard" else 0)
+
+
+def count_written(store: Path) -> int:
+    """How many runs are there, the last of them perhaps not whole."""
+    if not (store / "runs.db").exists():
+        return len([*store.glob("*[0-9a-f]")])
+    try:
+        return sqlite3.connect(store / "runs.db").execute("select count(*) from runs").fetchone()[0]
+    except sqlite3.OperationalError:  # no table yet
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_an_export_that_is_killed_goes_on(name, tmp_path):
+    """Whatever it was doing: afterwards each run is there once, as after an export without a stop."""
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns("figures", "tables"))
+    store = tmp_path / "store"
+    place = f"{SQLITE}{store / 'runs.db'}" if name == "mlflow" else str(store)
+    command = [sys.executable, "-m", "ablations", "export", tmp_path / "digits", "--to", name, "--out", place]
+    with subprocess.Popen(command) as export:
+        while count_written(store) < 10:
+            assert export.poll() is None
+            time.sleep(0.01)
+        export.kill()
+    done = copy(name, tmp_path / "digits", place)
+    assert {"added", "present"} <= set(done.values())
+    found = READERS[name](place)
+    assert found.keys() == {run.id for run in list_runs(load(DIGITS))}
+    assert all(each.done and "test_accuracy" in each.final for each in found.values())
 
 
 @pytest.mark.parametrize("name", EVERY)
