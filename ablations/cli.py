@@ -1,4 +1,4 @@
-"""The command line: `ablate plan | run | job | status | merge | report | cite | table | check | list | fields`.
+"""The command `ablate`: plan, run, job, status, merge, report, export, cite, table, check, list, fields.
 
 Commands import what they need when they are called, so that those that only read records answer at once.
 """
@@ -606,6 +606,70 @@ def _say_rebuilt(rebuilt: dict[str, Any]) -> None:
     for study, sentences in rebuilt["gaps"].items():
         for sentence in sentences:
             _say(f"  {study}: {sentence}")
+
+
+@app.command()
+def export(
+    folder: DirArgument,
+    to: Annotated[str, typer.Option("--to", metavar="tensorboard|mlflow|wandb", help="A tracker of experiments.")],
+    place: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="PLACE", help="A folder; for mlflow also sqlite:///FILE or a server. Default: DIR/TRACKER."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copies the runs into TensorBoard, MLflow or W&B: those that are not there yet, or that have changed."""
+    try:
+        signals.handle_stop_signals(_interrupt)
+        told = _export(folder, to, place)
+    except Interrupted:
+        _say("Stopped. What is exported stays there, and the same command goes on.", err)
+        raise typer.Exit(STOPPED) from None
+    if as_json:
+        print(json.dumps(told, indent=1))
+    else:
+        _say_exported(told)
+
+
+def _export(folder: Path, to: str, place: str | None) -> dict[str, Any]:
+    """Exports the runs of a results folder, and returns what was done."""
+    from ablations.report.exporting import count_runs, list_runs
+    from ablations.report.exporting import export as copy
+    from ablations.report.trackers import TRACKERS, TrackerError, open_tracker
+    from ablations.storage.locks import FolderInUse
+
+    if to not in TRACKERS:
+        _stop(f"--to {to}: allowed are {', '.join(TRACKERS)}")
+    frames = _frames(folder)
+    total, left = count_runs(frames)
+    ids: dict[str, list[str]] = {"added": [], "renewed": [], "present": []}
+    failed: Counter[str] = Counter()
+    try:
+        with err.status(f"Opening {to}") as shown, open_tracker(to, frames, place) as tracker:
+            for number, (each, outcome) in enumerate(copy(list_runs(frames), tracker), 1):
+                ids[outcome].append(each.id)
+                failed.update([] if each.done else [each.status])
+                shown.update(f"Run {number:,} of {total:,}")
+    except (TrackerError, FolderInUse, OSError) as error:
+        _stop(str(error))
+    return {"tracker": to, "place": tracker.place, **ids, "failed": failed, "left": left, "continue": tracker.command}
+
+
+def _say_exported(told: dict[str, Any]) -> None:
+    """Prints how many runs are in a tracker now, and how to see them."""
+    added, renewed, present = (len(told[key]) for key in ("added", "renewed", "present"))
+    again = f", {renewed} written again (changed, or half written before)" if renewed else ""
+    _say(f"{told['place']}: {count_of(added, 'run')} added{again}; {present} already there.")
+    if told["failed"]:
+        failed = ", ".join(f"{number} {status}" for status, number in told["failed"].items())
+        _say(f"  among them not done, with their reason: {failed}")
+    if told["left"]:
+        left = ", ".join(f"{number} {status}" for status, number in told["left"].items())
+        _say(f"  not exported, because they have not run: {left}")
+    does = "uploads them" if told["tracker"] == "wandb" else "shows them"
+    _say(f"This command {does}:\n  {shlex.join(told['continue'])}")
 
 
 @app.command()

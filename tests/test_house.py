@@ -30,7 +30,7 @@ PACKAGES = {
     "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values "
     "formats power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",
-    "ablations.report ": "answers page marks neighbours citations",
+    "ablations.report ": "answers page marks neighbours citations exporting trackers",
     "ablations  ": "session __init__ cli __main__",
 }
 ORDER = [f"{package.strip()}.{name}" for package, names in PACKAGES.items() for name in names.split()]

@@ -370,9 +370,10 @@ _HISTORY = (
 )  # fmt: skip
 
 
-_ENVIRONMENT = (
+ENVIRONMENT = (
     "device", "device_name", "threads", "torch", "python", "precision", "exact_resume", "commit", "fingerprint",
 )  # fmt: skip
+"""What made a record: these columns of `runs` and `costs` are text, except for the number of threads."""
 
 
 _ARITHMETIC = ("device", "instructions", "extensions", "limits")
@@ -413,7 +414,7 @@ def _digest(record: Fields) -> Fields:
         for key, value in (*deterministic.items(), *measured.items())
         if isinstance(value, int | float | str) and key not in fixed
     }
-    row = {"status": "done", **scalars, **{key: record["environment"].get(key) for key in _ENVIRONMENT}}
+    row = {"status": "done", **scalars, **{key: record["environment"].get(key) for key in ENVIRONMENT}}
     row["data_checksum"] = record["config"].get("data", {}).get("checksum")
     if operators := deterministic.get("uncounted"):
         row["uncounted"] = ", ".join(operators)
@@ -475,7 +476,7 @@ _PARTS = tuple(f"{part}_seconds" for part in ("start", "data", "step", "evaluati
 
 
 _TUNING = ("variant", "seed", "id", "status", "reason", "validation_accuracy", "validation_loss", "seconds", *_PARTS,
-           *_ENVIRONMENT)  # fmt: skip
+           *ENVIRONMENT)  # fmt: skip
 
 
 def _list_costs(manifest: Manifest, whole: Fields, attempts: Fields) -> list[Fields]:
