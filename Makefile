@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
+EXTRAS := ray,slurm,tensorboard,mlflow,wandb
 
-.PHONY: help setup ablate plots tables report check docs test test-all test-oldest lint bench bench-records gpu clean
+.PHONY: help setup setup-all ablate plots tables report check docs test test-all test-oldest lint bench bench-records gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +18,9 @@ $(READY): pyproject.toml constraints.txt densenet/kernels.cpp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+setup-all: $(READY) ## install Ray, submitit and the trackers too, so that no test is skipped for want of them
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(EXTRAS)]'
 
 ablate: $(READY) ## run the quick grid on digits: about 5 minutes, ends in tables and figures
 	$(BIN)/ablate run quick --out results/quick
@@ -52,7 +56,7 @@ test-oldest: $(OLDEST)/.ready ## the fast tests with the oldest versions that py
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt densenet/kernels.cpp
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev,peers]'
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev,peers,$(EXTRAS)]'
 	@touch $@
 
 lint: $(READY) ## ruff (lint and format) and mypy --strict

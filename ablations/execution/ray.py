@@ -18,8 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import ablations
-import densenet
+from ablations.environment import PACKAGES
 from ablations.execution.engine import (
     Broken,
     Deaths,
@@ -107,7 +106,7 @@ class RayEngine:
     def _connect(self, address: str | None) -> None:
         if address and address.startswith("ray:"):
             raise ValueError(f"--with address={address}: run this command on a node of the cluster, with address=auto")
-        packages = [str(Path(package.__path__[0])) for package in (ablations, densenet)]
+        packages = [str(package) for package in PACKAGES]
         place: dict[str, Any] = (
             {"address": address, "runtime_env": {"py_modules": packages}}
             if address

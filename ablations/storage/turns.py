@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import tempfile
 import time
@@ -109,7 +110,7 @@ def lock_device(
     Calls `waiting` with the names of those who have the device, once each time it is not free. Raises StorageError if
     the lock's file or the folder of the tickets cannot be opened.
     """
-    path = _place(name)
+    path = _place(name_gpu(name))
     try:
         descriptor = open_regular(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT)
     except OSError as error:
@@ -196,7 +197,19 @@ def _describe_others(path: Path) -> str:
 
 
 def _place(name: str) -> Path:
-    return Path(tempfile.gettempdir(), f"densenet-ablations-{os.getuid()}-{name.replace(':', '-')}")
+    return Path(tempfile.gettempdir(), f"densenet-ablations-{os.getuid()}-{re.sub('[:/]', '-', name)}")
+
+
+def name_gpu(name: str) -> str:
+    """Returns a device's name on this machine: `cuda:3` for `cuda:0` with CUDA_VISIBLE_DEVICES=3.
+
+    Processes that see only some GPUs count these from 0. Raises nothing: other names stay as they are.
+    """
+    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not number.isdecimal() or int(number) >= len(visible):
+        return name
+    return f"cuda:{visible[int(number)]}"
 
 
 def _list_tickets(line: Path) -> list[Path]:

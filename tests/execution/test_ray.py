@@ -117,7 +117,7 @@ def test_it_keeps_the_rules_of_every_engine(engine, tmp_path):
 
 
 class Disturbed:
-    """An engine during whose work something happens: when a task has kept its first state."""
+    """An engine during whose work something happens: when every task has kept its first state."""
 
     def __init__(self, engine, happens):
         self.engine, self.happens, self.slots, self.machine = engine, happens, engine.slots, engine.machine
@@ -126,7 +126,8 @@ class Disturbed:
     def run(self, tasks, stopping=lambda: False):
         for event in self.engine.run(tasks, stopping):
             self.events.append(event)
-            if isinstance(event, Kept) and self.happens:
+            kept = {each.task.key for each in self.events if isinstance(each, Kept)}
+            if len(kept) == len(tasks) and self.happens:
                 self.happens()
                 self.happens = None
             yield event

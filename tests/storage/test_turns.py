@@ -216,3 +216,21 @@ def test_who_waits_for_whom_is_told(tmp_path):
     who = f"run base, seed 0 of {other} (process {os.getpid()})"
     assert seen == [[f"cost base waits for cuda:1, used by {who}"]]
     assert turns.describe_waits(Path(mine)) == []
+
+
+def test_a_gpu_has_one_name_for_all_processes_whichever_gpus_they_see(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [turns.name_gpu(name) for name in ("cpu", "cuda:0", "cuda:3")] == ["cpu", "cuda:0", "cuda:3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8932f937,")
+    assert [turns.name_gpu(name) for name in ("cpu", "cuda:0", "cuda:1", "cuda:2")] == [
+        "cpu",
+        "cuda:3",
+        "cuda:GPU-8932f937",
+        "cuda:2",
+    ]
+    with turns.lock_device("cuda:0", True, print):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+        told = []
+        with turns.lock_device("cuda:0", True, told.append):
+            assert not told
+        assert turns.name_gpu("cuda:1") == "cuda:3"
