@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -51,6 +52,10 @@ TICK = 0.2
 
 PATIENCE = 120.0
 """The most seconds that the nodes may take to answer the first question."""
+
+
+LONGEST_FOLDER = 36
+"""Bytes in the name of a folder for temporary files. Sockets in it have 107 bytes for their names; Ray needs 70."""
 
 
 class Seat:
@@ -112,6 +117,8 @@ class RayEngine:
             if address
             else {"address": "local", "num_cpus": count_cores(), "include_dashboard": False}
         )
+        if not address and len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+            place["_temp_dir"] = "/tmp/ray"  # noqa: S108
         try:
             self._ray.init(**place, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, OSError) as error:

@@ -55,7 +55,7 @@ def names(folder):
 def test_short_form(tmp_path):
     """Events, deaths and a stop; and a tiny grid with the results of the local engine, also in an unshared folder."""
     path = write_grid(tmp_path, SMALL.replace("[4, 8]", "[4]"))
-    run_grid(path, tmp_path / "local", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
+    run_grid(path, tmp_path / "local" / "out", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
     with start_cluster() as cluster:
         engine = open_engine(cluster.address, tmp_path)
         try:
@@ -68,14 +68,16 @@ def test_short_form(tmp_path):
             assert Counter(type(each) for each in events if each.task.key == "dies")[Restarted] == 2
             assert {each.task for each in events} == set(tasks)
             rules.test_on_request_nothing_is_started_and_what_runs_is_asked_to_end(engine)
-            outcome = run_grid(path, tmp_path / "ray", engine, measure=False)
+            outcome = run_grid(path, tmp_path / "ray" / "out", engine, measure=False)
             assert (outcome.executed, outcome.stopped) == (1, False)
             engine.shared = False
-            run_grid(path, tmp_path / "away", engine, measure=False)
+            run_grid(path, tmp_path / "away" / "out", engine, measure=False)
         finally:
             engine.close()
-    assert results(tmp_path / "ray") == results(tmp_path / "away") == results(tmp_path / "local")
-    assert names(tmp_path / "away") == names(tmp_path / "ray")
+    assert (
+        results(tmp_path / "ray" / "out") == results(tmp_path / "away" / "out") == results(tmp_path / "local" / "out")
+    )
+    assert names(tmp_path / "away" / "out") == names(tmp_path / "ray" / "out")
 
 
 @pytest.fixture(scope="module")
@@ -138,29 +140,29 @@ class Disturbed:
 def test_runs_of_a_lost_node_go_on_elsewhere(shared, tmp_path):
     """The node is lost after a checkpoint, without a word. Another one takes its place."""
     path = write_grid(tmp_path, LONG)
-    run_grid(path, tmp_path / "local", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
+    run_grid(path, tmp_path / "local" / "out", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
     with start_cluster() as cluster:
         engine = open_engine(cluster.address, tmp_path)
         engine.shared = shared
         try:
             disturbed = Disturbed(engine, lambda: cluster.remove_node(cluster.workers[0], allow_graceful=False))
-            outcome = run_grid(path, tmp_path / "ray", disturbed, measure=False)
+            outcome = run_grid(path, tmp_path / "ray" / "out", disturbed, measure=False)
         finally:
             engine.close()
     assert (outcome.executed, outcome.stopped) == (2, False)
     (again,) = [each for each in disturbed.events if isinstance(each, Restarted)]
     assert again.reason == "lost with its node"
-    resumes = {each["id"]: each["measured"]["resumes"] for each in records.load(tmp_path / "ray")[0].values()}
+    resumes = {each["id"]: each["measured"]["resumes"] for each in records.load(tmp_path / "ray" / "out")[0].values()}
     assert resumes[again.task.key] >= 1
-    assert results(tmp_path / "ray") == results(tmp_path / "local")
-    assert tables(tmp_path / "ray") == tables(tmp_path / "local")
+    assert results(tmp_path / "ray" / "out") == results(tmp_path / "local" / "out")
+    assert tables(tmp_path / "ray" / "out") == tables(tmp_path / "local" / "out")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_driver_that_is_ended_leaves_nothing_behind_and_goes_on(number, cluster, tmp_path):
-    path, folder = write_grid(tmp_path, LONG), tmp_path / "ray"
-    run_grid(path, tmp_path / "local", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
+    path, folder = write_grid(tmp_path, LONG), tmp_path / "ray" / "out"
+    run_grid(path, tmp_path / "local" / "out", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
     command = [sys.executable, "-m", "ablations", "run", str(path), "--out", str(folder), "--no-costs"]
     command += ["--device", "cpu", "--engine", "ray", "--with", f"address={cluster.address}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
@@ -190,8 +192,8 @@ def test_a_driver_that_is_ended_leaves_nothing_behind_and_goes_on(number, cluste
     resumes = [each["measured"]["resumes"] for each in records.load(folder)[0].values()]
     assert len(resumes) == 2
     assert min(resumes) >= 1
-    assert results(folder) == results(tmp_path / "local")
-    assert tables(folder) == tables(tmp_path / "local")
+    assert results(folder) == results(tmp_path / "local" / "out")
+    assert tables(folder) == tables(tmp_path / "local" / "out")
 
 
 def find_seats():
@@ -229,9 +231,9 @@ def test_where_ray_is_not_installed_its_extra_is_named(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_cluster_of_its_own_from_the_command_line(tmp_path):
     """No address: Ray is started on this machine, and nothing of it remains."""
-    path, folder = write_grid(tmp_path, SMALL.replace("[4, 8]", "[4]")), tmp_path / "ray"
+    path, folder = write_grid(tmp_path, SMALL.replace("[4, 8]", "[4]")), tmp_path / "ray" / "out"
     command = [sys.executable, "-m", "ablations", "run", str(path), "--out", str(folder), "--engine", "ray"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "TMPDIR": "/tmp"})
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
     assert load(folder).runs.status.tolist() == ["done"]
@@ -241,7 +243,17 @@ def test_a_cluster_of_its_own_from_the_command_line(tmp_path):
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_told(tmp_path):
     path = write_grid(tmp_path, SMALL)
-    command = [sys.executable, "-m", "ablations", "run", str(path), "--out", str(tmp_path / "ray"), "--engine", "ray"]
+    command = [
+        sys.executable,
+        "-m",
+        "ablations",
+        "run",
+        str(path),
+        "--out",
+        str(tmp_path / "ray" / "out"),
+        "--engine",
+        "ray",
+    ]
     found = subprocess.run([*command, "--with", "address=127.0.0.1:1"], capture_output=True, text=True, timeout=200)
     assert found.returncode == 2
     assert "--engine ray: no cluster at address=127.0.0.1:1" in found.stderr
