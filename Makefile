@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 EXTRAS := ray,slurm,tensorboard,mlflow,wandb
 
-.PHONY: help setup setup-all ablate plots tables report check docs test test-all test-oldest lint bench bench-records gpu clean
+.PHONY: help setup setup-all ablate plots tables report check docs test test-all test-oldest lint bench bench-records bench-engines gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,11 +66,14 @@ lint: $(READY) ## ruff (lint and format) and mypy --strict
 
 bench: $(READY) ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
 	@mkdir -p results/benchmarks
-	$(BIN)/pytest -m bench -k 'not ten_thousand' -p no:xdist --benchmark-json=results/benchmarks/cpu.json --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/pytest -m bench -k 'not ten_thousand' -p no:xdist --ignore=tests/execution --benchmark-json=results/benchmarks/cpu.json --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 	$(BIN)/python tests/performance.py
 
 bench-records: $(READY) ## measure the reports of 10,000 records
 	$(BIN)/pytest -m bench -k ten_thousand -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+bench-engines: $(READY) ## measure what engines add to each of 10,000 tasks, beside bare processes, Ray and Slurm
+	$(BIN)/pytest -m bench -s -p no:xdist tests/execution
 
 DEVICE ?= cuda
 GRID ?= cifar10

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import threading
@@ -61,7 +62,9 @@ LONGEST_FOLDER = 36
 class Seat:
     """A process of the cluster that runs tasks. Ray makes it an actor."""
 
-    def __init__(self, paths: Sequence[str], preload: Sequence[str]) -> None:
+    def __init__(self, place: str, paths: Sequence[str], preload: Sequence[str]) -> None:
+        with suppress(OSError):  # a machine that does not have the driver's folder has no relative paths
+            os.chdir(place)
         sys.path.extend(path for path in paths if path not in sys.path)
         self._preload, self._asked = preload, threading.Event()
 
@@ -111,19 +114,20 @@ class RayEngine:
     def _connect(self, address: str | None) -> None:
         if address and address.startswith("ray:"):
             raise ValueError(f"--with address={address}: run this command on a node of the cluster, with address=auto")
-        packages = [str(package) for package in PACKAGES]
-        place: dict[str, Any] = (
-            {"address": address, "runtime_env": {"py_modules": packages}}
-            if address
-            else {"address": "local", "num_cpus": count_cores(), "include_dashboard": False}
-        )
-        if not address and len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
-            place["_temp_dir"] = "/tmp/ray"  # noqa: S108
-        try:
-            self._ray.init(**place, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, OSError) as error:
-            where = f"address={address}" if address else "this machine"
-            raise ValueError(f"--engine ray: no cluster at {where}: {' '.join(str(error).split())}") from None
+        place: dict[str, Any] = {"address": address}
+        if not address:
+            place = {"address": "local", "num_cpus": count_cores(), "include_dashboard": False}
+            if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+                place["_temp_dir"] = "/tmp/ray"  # noqa: S108
+        with tempfile.TemporaryDirectory(prefix="ablations-code-") as code:
+            if address:
+                copy_code(Path(code))
+                place["runtime_env"] = {"working_dir": code}
+            try:
+                self._ray.init(**place, log_to_driver=False, logging_level="ERROR")
+            except (ConnectionError, RuntimeError, OSError) as error:
+                where = f"address={address}" if address else "this machine"
+                raise ValueError(f"--engine ray: no cluster at {where}: {' '.join(str(error).split())}") from None
 
     def _survey(self, order: Order) -> None:
         """Asks every node for its machine and its code, and decides how many seats there are."""
@@ -185,7 +189,7 @@ class RayEngine:
     def open_seat(self, cpus: float, **options: Any) -> Any:
         """Asks Ray for a seat. It opens as soon as there is room for it."""
         actor = self._ray.remote(num_cpus=cpus, num_gpus=self._gpus, max_concurrency=2, **options)(Seat)
-        return actor.remote([path for path in sys.path if path], self._preload)
+        return actor.remote(str(Path.cwd()), [path for path in sys.path if path], self._preload)
 
     def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
         """Runs the tasks and yields their events, as `Engine` describes: measurements first, one on each node."""
@@ -212,6 +216,13 @@ class RayEngine:
     def close(self) -> None:
         """Leaves the cluster, or ends the one that was started here."""
         self._ray.shutdown()
+
+
+def copy_code(place: Path) -> None:
+    """Copies the suite, as this process has it, to where the nodes get it from."""
+    for package in PACKAGES:
+        shutil.copytree(package, place / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PACKAGES[0].with_name("densenet_ablations.py"), place)
 
 
 def _import_ray() -> Any:

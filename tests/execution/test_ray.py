@@ -32,7 +32,7 @@ LONG = SMALL.replace("epochs = 1", "epochs = 60\ntrain.checkpoint_seconds = 0.1"
 
 
 def open_engine(address, folder, **options):
-    return RayEngine(Order("cpu", 0, 1, folder, {"address": address, **options}), preload=())
+    return RayEngine(Order("cpu", 0, 1, folder, {"address": address, **options}))
 
 
 def run_grid(path, folder, engine, measure=True):
