@@ -176,12 +176,16 @@ class RayEngine:
             asked = [seat.probe.remote(nonce, text, self._device) for seat in seats.values()]
             found = self._ray.get(asked, timeout=PATIENCE)
         except self._ray.exceptions.GetTimeoutError:
-            raise ValueError(f"--engine ray: a node did not answer within {PATIENCE:g} seconds") from None
+            raise ValueError(
+                f"--engine ray: a node did not answer within {PATIENCE:g} seconds, or has no free GPU: see `ray status`"
+            ) from None
         except self._ray.exceptions.RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise ValueError(f"--engine ray: a node cannot load the suite: {last}") from None
         finally:
             files.remove(nonce)
+            with suppress(OSError):  # it was made for this, unless it holds something
+                nonce.parent.rmdir()
             for seat in seats.values():
                 self._ray.kill(seat)
         return dict(zip(seats, found, strict=True))

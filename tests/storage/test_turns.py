@@ -230,7 +230,7 @@ def test_a_gpu_has_one_name_for_all_processes_whichever_gpus_they_see(monkeypatc
     ]
     with turns.lock_device("cuda:0", True, print):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-        told = []
+        told: list[str] = []
         with turns.lock_device("cuda:0", True, told.append):
             assert not told
         assert turns.name_gpu("cuda:1") == "cuda:3"
