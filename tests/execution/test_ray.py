@@ -161,7 +161,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere(shared, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_driver_that_is_ended_leaves_nothing_behind_and_goes_on(number, cluster, tmp_path):
-    path, folder = write_grid(tmp_path, LONG), tmp_path / "ray" / "out"
+    path, folder = write_grid(tmp_path, LONG.replace("= 60", "= 300")), tmp_path / "ray" / "out"
     run_grid(path, tmp_path / "local" / "out", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
     command = [sys.executable, "-m", "ablations", "run", str(path), "--out", str(folder), "--no-costs"]
     command += ["--device", "cpu", "--engine", "ray", "--with", f"address={cluster.address}"]
