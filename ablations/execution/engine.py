@@ -47,6 +47,14 @@ class Context:
     """Lets a measurement use the device, if one waits and it is its turn: calls the function, which must end all work
     on the device, waits, and returns the seconds until the task may go on. To be called between two steps."""
 
+    more: tuple[str, ...] = ()
+    """The other devices of a task that needs several."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices of the task: as many as it needs slots."""
+        return (self.device, *self.more)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -71,6 +79,9 @@ class Task:
     limit: float = 0.0
     """The most seconds that the task may use the device; 0 = no limit. Time in which it waits does not count."""
 
+    slots: int = 1
+    """The number of workers whose places and devices the task takes. It is one process at first, and may start more."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -78,7 +89,8 @@ class Event:
 
     task: Task
     slot: int
-    """The number of the worker, from 0. An exclusive task may have the number after the last worker's."""
+    """The number of the worker, from 0; the first one if the task takes several. An exclusive task may have the number
+    after the last worker's."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +167,10 @@ class Broken(Ended):
 class Engine(Protocol):
     """Runs tasks according to these rules.
 
-    Tasks start in their order. At most `slots` tasks run at a time, and an exclusive task has the device alone. While
-    an exclusive task waits for a device that other processes use, later tasks may start. If the process of a task dies,
-    this task is started next, until it has died MOST_DEATHS times in a row without a newer checkpoint.
+    Tasks start in their order. At most `slots` tasks run at a time, fewer if some of them take several slots. None
+    takes more than there are. An exclusive task has its devices alone. While an exclusive task waits for a device that
+    other processes use, later tasks may start. If the process of a task dies, this task is started next, until it has
+    died MOST_DEATHS times in a row without a newer checkpoint.
     Every task that was started has exactly one `Ended` event, which is its last event.
     """
 

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -24,6 +25,7 @@ from ablations.environment import describe_code
 from ablations.profiling.subject import Held, Subject
 from ablations.storage import files, records
 from ablations.storage.paths import cache_folder
+from ablations.training.distributed import ALONE, Group
 from densenet import ForeignConfig
 
 
@@ -107,9 +109,13 @@ class Memory:
     inference_peak_reserved_bytes: int | None
 
 
-def measure_memory(cost: CostConfig, device: torch.device) -> Memory:
-    """Measures peak memory on a device that nothing else uses."""
-    held, train = measure_peaks(train_probe, cost, device)
+def measure_memory(cost: CostConfig, device: torch.device, group: Group = ALONE) -> Memory:
+    """Measures peak memory on a device that nothing else uses.
+
+    In a group, the memory of training is that of one process. It is the largest in process 0, because no share of a
+    batch is larger than its share.
+    """
+    held, train = measure_peaks(partial(train_probe, group=group), cost, device)
     _, inference = measure_peaks(inference_probe, cost, device)
     return Memory(
         train_peak_memory_bytes=train.memory,
@@ -149,12 +155,12 @@ Restart = Callable[[nn.Module], None]
 """Starts a new peak. It includes the parameters and buffers of the network."""
 
 
-def train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
+def train_probe(cost: CostConfig, device: torch.device, restart: Restart, group: Group = ALONE) -> Held:
     """Builds a network and measures a training step, after the first one, because the optimizer's state exists then.
 
     With a CUDA graph, it is the step that is recorded, which allocates all memory of the later ones.
     """
-    subject = Subject(cost, device)
+    subject = Subject(cost, device, group=group)
     subject.settle()
     restart(subject.network)
     subject.train()
