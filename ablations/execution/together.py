@@ -76,7 +76,8 @@ def call_together(
 
 def _launch(size: int, arguments: tuple[Any, ...]) -> str:
     """Runs the processes, and returns which of them ended badly, and how; empty if none did."""
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what failed is told by its record
+    for name in ("torch.distributed", "torch.multiprocessing"):  # the note of a failure tells what failed
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     config = LaunchConfig(
         min_nodes=1,

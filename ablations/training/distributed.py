@@ -137,7 +137,8 @@ class Group:
         if config.batch_norm == "all":
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
         with _mute_errors():  # torch warns once in a process that this network has no unused parameters
-            _average(nn.Linear(1, 1, device=self.device))(torch.ones(1, 1, device=self.device)).sum().backward()
+            small = _average(nn.Linear(1, 1, device=self.device))
+            small(torch.ones(1, 1, device=self.device)).sum().backward()
         return _average(network)
 
     def share_buffers(self, network: nn.Module) -> None:
