@@ -40,7 +40,7 @@ class Failed(RuntimeError):
     """The function raised an exception in one of the processes: the first one, if there were several."""
 
     def __init__(self, failure: Mapping[str, Any]) -> None:
-        super().__init__(failure.get("reason", ""))
+        super().__init__(str(dict(failure)))
         self.failure = failure
         """What `describe` returned in that process."""
 

@@ -65,10 +65,17 @@ def predict(cost: CostConfig) -> dict[str, Any]:
 
 
 def _predict(cost: CostConfig) -> Prediction:
-    train, held = _peak_without_storage(train_probe, cost)
+    """Predicts the peaks of one process. In a group it has the largest share of a batch, and all gradients at any time.
+
+    One process alone has few gradients when its memory is at its peak.
+    """
+    share = -(-cost.batch_size // cost.train.processes)
+    alone = cost.train.model_copy(update={"processes": 1, "batch_norm": "share", "batch_size": share})
+    train, held = _peak_without_storage(train_probe, replace(cost, train=alone))
+    kept = held.gradients_bytes if cost.train.processes > 1 else 0
     inference, _ = _peak_without_storage(inference_probe, cost)
     return Prediction(
-        predicted_train_peak_memory_bytes=train,
+        predicted_train_peak_memory_bytes=train + kept,
         predicted_activations_bytes=train - held.weights_bytes - held.optimizer_bytes,
         predicted_inference_peak_memory_bytes=inference,
     )
@@ -101,7 +108,8 @@ class Memory:
     """On CUDA: the part of the training's peak that cuBLAS keeps for itself, the same for every network."""
 
     activations_bytes: int
-    """The peak of training without weights, optimizer and workspace. Most gradients do not exist yet at that moment."""
+    """The peak of training without weights, optimizer and workspace. Most gradients do not exist yet at that moment.
+    With several processes they always exist, and are not included."""
 
     inference_peak_memory_bytes: int
     inference_peak_traced_bytes: int | None
@@ -117,6 +125,7 @@ def measure_memory(cost: CostConfig, device: torch.device, group: Group = ALONE)
     """
     held, train = measure_peaks(partial(train_probe, group=group), cost, device)
     _, inference = measure_peaks(inference_probe, cost, device)
+    kept = held.gradients_bytes if group.size > 1 else 0
     return Memory(
         train_peak_memory_bytes=train.memory,
         train_peak_traced_bytes=train.traced,
@@ -126,7 +135,7 @@ def measure_memory(cost: CostConfig, device: torch.device, group: Group = ALONE)
         gradients_bytes=held.gradients_bytes,
         optimizer_bytes=held.optimizer_bytes,
         workspace_bytes=train.workspace,
-        activations_bytes=train.memory - held.weights_bytes - held.optimizer_bytes - (train.workspace or 0),
+        activations_bytes=train.memory - held.weights_bytes - held.optimizer_bytes - kept - (train.workspace or 0),
         inference_peak_memory_bytes=inference.memory,
         inference_peak_traced_bytes=inference.traced,
         inference_peak_allocated_bytes=inference.allocated,

@@ -98,14 +98,15 @@ class Subject:
     def measure_held(self) -> Held:
         """Returns the bytes that stay from one training step to the next.
 
-        An average of the weights counts as optimizer.
+        An average of the weights counts as optimizer. In a group, many gradients have one storage.
         """
         kept = [*(self.average.state_dict().values() if self.average is not None else ())]
         kept += [value for state in self.optimizer.state.values() for value in state.values()]
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        alone = self.group.size == 1
         return Held(
             weights_bytes=storage_bytes([*self.network.parameters(), *self.network.buffers()]),
-            gradients_bytes=storage_bytes(gradients),
+            gradients_bytes=storage_bytes(gradients) if alone else sum(each.nbytes for each in gradients),
             optimizer_bytes=storage_bytes([value for value in kept if isinstance(value, Tensor)]),
         )
 
