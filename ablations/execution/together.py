@@ -31,7 +31,8 @@ TICK = 0.05
 """Seconds between two looks for a stop request."""
 
 GRACE = 0.5
-"""Seconds in which a process that gets SIGTERM waits for the stop request that a batch system sends with it."""
+"""Seconds in which a process that gets SIGTERM waits for the stop request that a batch system sends with it, and in
+which one that has lost another waits for the launcher to notice it."""
 
 Fields = dict[str, Any]
 
@@ -139,7 +140,9 @@ def _work(
         ending = {"value": function(open_group(devices, rank, pipes, wish))}
     except Exception as error:  # a network may raise anything
         when = time.monotonic()
-        if not is_lost(error):
+        if is_lost(error):
+            time.sleep(GRACE)  # until the launcher has seen the end of the other one, which is the cause
+        else:
             Path(place, f"{rank}.json").write_text(json.dumps({"failed": describe(error), "when": when}))
         os._exit(1)  # at once: the others may wait for this process in vain
     except BaseException:

@@ -261,9 +261,11 @@ class VariantReader:
         elif (small or left) and (reason := self._try_one_image(model, dataset.image_size, training=True)):
             key, given = (f"{where}.batch_size", size) if small else (f"{where}.last_batch", train.last_batch)
             rule = f"this network cannot be trained on one image ({reason})"
-            rule += f", and batches of {size} give {whom}" * (small and processes > 1)
-            rule += f", and {count:,} images in batches of {size} leave {whom} for the last batch" * (not small)
-            rule += ': give train.last_batch = "drop", or another train.batch_size' if size > 1 else ": give 2 or more"
+            if small:
+                rule += f", and batches of {size} give {whom}" * (processes > 1) + f": give {2 * processes} or more"
+            else:
+                rule += f", and {count:,} images in batches of {size} leave {whom} for the last batch: "
+                rule += 'give train.last_batch = "drop", or another train.batch_size'
         elif any(images % batch == 1 for images in tests for batch in EVALUATION_BATCHES):
             reason = self._try_one_image(model, dataset.image_size, training=False)
             rule = (
