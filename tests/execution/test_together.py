@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import MACHINE, TINY, write_grid
 
+from ablations.config import count_processes
 from ablations.execution.driver import PRELOAD, refuse
 from ablations.execution.engine import Finished, Kept, Restarted, Started, Stopped, Task
 from ablations.execution.fresh import Killed, call_fresh
@@ -64,8 +65,25 @@ def fail(folder):
 
 def run(folder, fault=None, stopping=lambda: False, text=TWO):
     job = job_of(folder, text)
-    task = Task(job.id, execute_with, (fault, job, folder), stoppable=True, slots=2)
-    return job, LocalEngine(["cpu", "cpu"], {}, PRELOAD).run([task], stopping)
+    count = count_processes(job.config)
+    task = Task(job.id, execute_with, (fault, job, folder), stoppable=True, slots=count)
+    return job, LocalEngine(["cpu"] * count, {}, PRELOAD).run([task], stopping)
+
+
+def stop_and_go_on(folder, text):
+    """Stops a run after a checkpoint within its second epoch, and gives the record of the run that goes on from it."""
+    asked: list[Kept] = []
+    _, events = run(folder, stopping=lambda: bool(asked), text=text.replace("[base]", f"[base]\n{EVERY_STEP}"))
+    found = []
+    for event in events:
+        found.append(event)
+        if isinstance(event, Kept) and event.place >= (1, 2):
+            asked.append(event)
+    assert isinstance(found[-1], Stopped)
+    assert records.load(folder)[0] == {}
+    _, events = run(folder, text=text)
+    assert isinstance(list(events)[-1], Finished)
+    return record_in(folder)
 
 
 def record_in(folder):
@@ -104,20 +122,22 @@ def test_a_killed_process_ends_all_and_they_go_on_from_the_checkpoint(tmp_path, 
 
 
 def test_a_stop_in_mid_epoch_loses_nothing(tmp_path, undisturbed):
-    asked: list[Kept] = []
-    _, events = run(tmp_path, stopping=lambda: bool(asked), text=TWO.replace("[base]", f"[base]\n{EVERY_STEP}"))
-    found = []
-    for event in events:
-        found.append(event)
-        if isinstance(event, Kept) and event.place >= (1, 2):
-            asked.append(event)
-    assert isinstance(found[-1], Stopped)
-    assert records.load(tmp_path)[0] == {}
-    _, events = run(tmp_path)
-    assert isinstance(list(events)[-1], Finished)
-    record = record_in(tmp_path)
+    record = stop_and_go_on(tmp_path, TWO)
     assert record["deterministic"] == undisturbed["deterministic"]
     assert record["measured"]["resumes"] == 1
+
+
+@pytest.mark.slow
+def test_three_processes_with_dropout_go_on_with_the_same_bits(tmp_path):
+    """Three gradients have several sums, which differ in the last bits: their order must not change."""
+    text = TWO.replace("train.processes = 2", "train.processes = 3\nmodel.dropout = 0.2")
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    _, events = run(tmp_path / "whole", text=text)
+    assert isinstance(list(events)[-1], Finished)
+    stopped = stop_and_go_on(tmp_path / "stopped", text)
+    assert stopped["deterministic"] == record_in(tmp_path / "whole")["deterministic"]
+    assert stopped["measured"]["resumes"] == 1
 
 
 @pytest.mark.parametrize(
