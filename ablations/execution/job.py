@@ -206,7 +206,7 @@ def execute_planned(
         refuse_changed(job, records.load(folder)[0], folder)
     place = torch.device(choose_device(device))
     devices = _list_devices(str(place), job)
-    here = job_machine(str(place)) if job.kind in MEASUREMENTS else {}  # it uses CUDA: a run may have to be forked
+    here = job_machine(str(place))
     if job.kind in MEASUREMENTS and here != plan.machine:
         there = ", ".join(f"{key} {value}" for key, value in plan.machine.items() if here[key] != value)
         raise ValueError(f"{job.name} is to be measured on another machine ({there}); here it would be another job")
@@ -237,14 +237,11 @@ def execute_planned(
 
 
 def _list_devices(first: str, job: Job) -> list[str]:
-    """Lists the devices for the processes of a job. Raises ValueError if this machine has too few GPUs."""
+    """Lists the devices for the processes of a job. Raises ValueError for several processes on GPUs."""
     count = count_processes(job.config)
-    if count == 1 or first == "cpu":
-        return [first] * count
-    there = torch.cuda.device_count()
-    if count > there:
-        raise ValueError(f"{job.name} needs {count} GPUs, for train.processes = {count}; this machine has {there}")
-    return [f"cuda:{index}" for index in range(count)]
+    if count > 1 and first != "cpu":  # this process has used CUDA, and cannot be forked
+        raise ValueError(f"{job.name} has {count} processes, and needs a worker of `ablate run` for each of its GPUs")
+    return [first] * count
 
 
 def describe_purpose(job: Job, folder: Path) -> Purpose:

@@ -22,6 +22,7 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.numa.binding import AffinityMode, NumaOptions
 
 from ablations.execution.fresh import Killed, describe_end, end_with_maker
 from ablations.signals import ignore_stop_signals
@@ -92,7 +93,9 @@ def _launch(size: int, arguments: tuple[Any, ...]) -> str:
         start_method="fork",
         signals_to_handle="SIGQUIT",  # stop signals are this suite's own
         logs_specs=DefaultLogsSpecs(arguments[3]),
+        numa_options=NumaOptions(AffinityMode.NODE),  # without any, it asks CUDA, which a fork cannot use after that
     )
+    config.numa_options = None
     before = signal.getsignal(signal.SIGQUIT)
     try:
         elastic_launch(config, _work)(*arguments)

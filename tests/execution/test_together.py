@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +39,7 @@ def execute_with(fault, job, folder, context):
 
     def step(*arguments, **options):
         steps.append(0)
+        assert not torch.cuda._is_in_bad_fork(), "the processes of a job may use CUDA"
         if fault is not None and len(steps) == 10 and os.environ["RANK"] == "1":
             fault(folder)
         return original(*arguments, **options)
@@ -204,6 +204,10 @@ def stop_with_all(group):
     return group.size
 
 
+def ask_cuda(group):
+    return torch.cuda._is_in_bad_fork()
+
+
 def leave(group):
     if group.rank == 1:
         os._exit(3)
@@ -221,13 +225,14 @@ def call(function, stop=False):
 
 
 def call_all():
-    return [call(add_up), call(decide), call(stop_with_all, True), call(leave), call(partial(fail))]
+    return [call(add_up), call(decide), call(stop_with_all, True), call(ask_cuda), call(leave), call(fail)]
 
 
 def test_what_processes_tell_each_other():
-    added, decided, stopped, left, failed = call_fresh(call_all, (), "forkserver", lambda: False)
+    added, decided, stopped, spoilt, left, failed = call_fresh(call_all, (), "forkserver", lambda: False)
     assert added == {"rank": 0, "sum": 6.0}
     assert decided == [True, False, False] * 2, "process 0 decides"
     assert stopped == 3
+    assert spoilt is False, "they may use CUDA"
     assert left == "process 1 of 3 was ended with exit code 3"
     assert "odd images" in failed
