@@ -469,10 +469,11 @@ def _measure_side(side: CostConfig, devices: tuple[str, ...]) -> Fields:
         return speed.measure_speed(side, device, group)
 
     try:
-        if side.train.processes == 1:
-            return measure(ALONE)
-        found: Fields = call_together(measure, devices[: side.train.processes], _describe_error)
-        return found
+        if side.train.processes > 1:
+            return dict(call_together(measure, devices[: side.train.processes], _describe_error))
+        device = torch.device(devices[0])
+        _set_up(device)
+        return speed.measure_speed(side, device)
     except Killed:
         raise
     except Failed as error:
