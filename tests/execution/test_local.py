@@ -164,7 +164,7 @@ DRIVER = """
 import sys
 sys.path[:0] = {path!r}
 from ablations.execution.engine import Task
-from ablations.execution.local import LocalEngine, _Schedule, _Worker
+from ablations.execution.local import LocalEngine
 from ablations.storage.turns import Purpose, lock_device
 from test_local import with_child
 if __name__ == "__main__":

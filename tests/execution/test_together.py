@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from conftest import MACHINE, TINY, write_grid
 
 from ablations.config import count_processes
 from ablations.execution.driver import PRELOAD, refuse
-from ablations.execution.engine import Finished, Kept, Restarted, Started, Stopped, Task
+from ablations.execution.engine import Finished, Kept, Restarted, Started, Stopped, Task, Told
 from ablations.execution.fresh import Killed, call_fresh
 from ablations.execution.job import execute
 from ablations.execution.local import LocalEngine
@@ -21,6 +23,7 @@ from ablations.execution.together import Failed, call_together
 from ablations.grid.model import list_jobs
 from ablations.grid.reader import read
 from ablations.storage import records
+from ablations.storage.turns import lock_device
 from ablations.training import loop
 
 TWO = TINY.replace("[0, 1, 2]", "[0]").replace("[4, 8]", "[4]").replace("epochs = 1", "epochs = 3")
@@ -53,6 +56,10 @@ def die(folder):
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def rest(folder):
+    time.sleep(3)
 
 
 def fill_memory(folder):
@@ -138,6 +145,28 @@ def test_three_processes_with_dropout_go_on_with_the_same_bits(tmp_path):
     stopped = stop_and_go_on(tmp_path / "stopped", text)
     assert stopped["deterministic"] == record_in(tmp_path / "whole")["deterministic"]
     assert stopped["measured"]["resumes"] == 1
+
+
+@pytest.mark.slow
+def test_all_processes_give_way_to_a_measurement(tmp_path, undisturbed):
+    measured, threads = [], []
+
+    def measure():
+        with lock_device("cpu", True, lambda others: None):
+            measured.append(time.monotonic())
+
+    _, events = run(tmp_path, rest)
+    for event in events:
+        if isinstance(event, Told) and not threads:
+            (lock,) = Path(tempfile.gettempdir()).glob("*-cpu.lock")
+            os.utime(lock, (0, 0))  # the turn of the trainings is over
+            threads.append(threading.Thread(target=measure))
+            threads[0].start()
+        if isinstance(event, Finished):
+            ended = time.monotonic()
+    threads[0].join()
+    assert measured[0] < ended
+    assert record_in(tmp_path)["deterministic"] == undisturbed["deterministic"]
 
 
 @pytest.mark.parametrize(
