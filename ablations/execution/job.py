@@ -61,6 +61,8 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
     """
     torch.set_num_threads(1)
     together = job.kind != "speed" and count_processes(job.config) > 1
+    if not together and job.kind != "speed":  # others have own processes, and one that uses CUDA cannot be forked
+        _set_up(torch.device(context.device))
     try:
         record = (_compute_together if together else _compute)(job, folder, code, context)
         if job.kind == "speed":  # its processes load the source anew
@@ -84,10 +86,10 @@ def _compute(job: Job, folder: Path, code: Mapping[str, str], context: Context, 
     """Does the work of a job, or this process's share of it, and returns its record."""
     device = torch.device(context.devices[group.rank])
     store = CheckpointStore(folder, job.id, {}, job.fields, written=context.kept)
-    if job.kind != "speed":  # its measurements have own processes, and a process that uses CUDA cannot be forked
-        _set_up(device)
-        made = {**describe_versions(device), "fingerprint": code.get("fingerprint"), "backend": group.backend}
-        store = replace(store, environment={name: value for name, value in made.items() if value != ""})
+    if job.kind != "speed":
+        backend = {"backend": group.backend} if group.size > 1 else {}
+        made = {**describe_versions(device), "fingerprint": code.get("fingerprint"), **backend}
+        store = replace(store, environment=made)
     watch = Stopwatch(context.started, device.type == "cuda")
     source = _check_source(job)
     return _record(job, replace(store, source=source), device, code, context, watch, group)
@@ -102,10 +104,12 @@ def _compute_together(job: Job, folder: Path, code: Mapping[str, str], context: 
     def work(group: Group) -> Fields | None:
         own = replace(context, stopping=group.stopping)
         own = own if not group.rank else replace(own, give_way=lambda settle: 0.0)
+        _set_up(torch.device(context.devices[group.rank]))
         try:
-            return _compute(job, folder, code, own, group)
+            record = _compute(job, folder, code, own, group)
         except StopRequested:
             return None
+        return {} if group.rank else record
 
     try:
         record: Fields | None = call_together(work, context.devices, _describe_error, context.stopping)

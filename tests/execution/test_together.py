@@ -149,7 +149,8 @@ def test_three_processes_with_dropout_go_on_with_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_all_processes_give_way_to_a_measurement(tmp_path, undisturbed):
-    measured, threads = [], []
+    measured: list[float] = []
+    threads: list[threading.Thread] = []
 
     def measure():
         with lock_device("cpu", True, lambda others: None):
