@@ -193,7 +193,7 @@ def _plan(
     read = _grid(grid, settings, seeds, max_jobs)
     try:
         slots = driver.list_devices(device, workers)
-        driver.refuse(read, slots[0].partition(":")[0])
+        driver.refuse(read, slots[0].partition(":")[0], len(slots))
     except ValueError as error:
         _stop(str(error))
     folder = folder or Path("results") / Path(grid).stem

@@ -221,6 +221,16 @@ class TrainConfig(Config):
     """On CUDA: use algorithms that give the same bits every time, also after an interruption. They are slower, and a
     network with an operation that has no such algorithm fails. On a CPU algorithms always do."""
 
+    processes: Annotated[int, STEP] = Field(default=1, gt=0, le=1024)
+    """Processes that train one network together, each with its own device: a GPU, or a core. Each takes a share of
+    every batch, so the batches, their order and their augmentation are the same for any number. Gradients are averaged
+    over the whole batch (Li et al. 2020). Dropout draws other numbers."""
+
+    batch_norm: Annotated[Literal["share", "all"], STEP] = "share"
+    """With several processes: the images over which a batch norm takes mean and variance. share: those of its process,
+    so the norm sees smaller batches, and the running statistics are those of the first process. all: the whole batch,
+    on CUDA only."""
+
     checkpoint_seconds: Annotated[float, BESIDE] = Field(default=60.0, ge=0)
     """Seconds after which the state of a training is saved within an epoch; it is saved at the end of every epoch
     anyway. This is the work that a dying machine may take away. 0: after every step."""
@@ -236,9 +246,27 @@ class TrainConfig(Config):
         if self.cuda_graph and any(others.values()):
             named = " and ".join(name for name, there in others.items() if there)
             raise ValueError(f"cuda_graph does not go with {named}: leave one or the other out")
+        self._check_processes()
         if self.schedule == "one-cycle" and self.warmup_epochs:
             raise ValueError("schedule one-cycle has a rise of its own: leave warmup_epochs out")
         return self
+
+    def _check_processes(self) -> None:
+        """Raises ValueError for fields that do not go with several processes."""
+        if self.processes == 1:
+            if self.batch_norm == "all":
+                raise ValueError(
+                    'batch_norm = "all" needs processes = 2 or more: one process has the whole batch anyway'
+                )
+            return
+        if self.processes > self.batch_size:
+            rule = f"more than the batch_size = {self.batch_size} images of a batch, and each takes one or more"
+            raise ValueError(f"processes = {self.processes} is {rule}")
+        others = {"compile": self.compile, "cuda_graph": self.cuda_graph, f"the loss {self.loss}": is_own(self.loss)}
+        if any(others.values()):
+            named = " and ".join(name for name, there in others.items() if there)
+            why = ": it may be no mean over the images of a batch" if is_own(self.loss) else ""
+            raise ValueError(f"processes = {self.processes} does not go with {named}{why}: leave one or the other out")
 
     def steps_per_epoch(self, images: int) -> int:
         """Returns the number of batches in an epoch of `images` images, with the incomplete one if it is kept."""
@@ -362,6 +390,13 @@ def models_of(config: RunConfig | CostConfig | SpeedConfig) -> list[Config]:
     if isinstance(config, SpeedConfig):
         return [config.base.model, config.level.model]
     return [config.model if isinstance(config, CostConfig) else config.variant.model]
+
+
+def count_processes(config: RunConfig | CostConfig | SpeedConfig) -> int:
+    """Returns how many processes, each with its own device, a job needs at a time."""
+    if isinstance(config, SpeedConfig):
+        return max(config.level.train.processes, config.base.train.processes)
+    return (config.train if isinstance(config, CostConfig) else config.variant.train).processes
 
 
 def beside_identity(config: type[Config]) -> set[str]:

@@ -116,5 +116,5 @@ def test_what_roles_mean():
     steps = {name for name in TrainConfig.model_fields if role_of(TrainConfig, name).step}
     assert steps == {
         "optimizer", "loss", "decay_norms_and_biases", "batch_size", "label_smoothing", "clip_norm", "ema", "precision",
-        "memory_format", "compile", "cuda_graph", "deterministic",
+        "memory_format", "compile", "cuda_graph", "deterministic", "processes", "batch_norm",
     }  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from ablations import signals
-from ablations.config import RunConfig
+from ablations.config import RunConfig, count_processes
 from ablations.environment import describe_code, describe_networks
 from ablations.execution.changes import EDITED, describe_edited, find_outdated, list_failed, set_outdated_aside
 from ablations.execution.display import Board, Work, show
@@ -195,7 +195,7 @@ def work(
     be downloaded, StorageError if the folder cannot be written, or is renamed or removed meanwhile.
     """
     where = engine.machine
-    refuse(grid, str(where["device"]))
+    refuse(grid, str(where["device"]), engine.widest)
     _allow_files(engine.slots)
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
@@ -309,12 +309,22 @@ def _list_left(
     ]
 
 
-def refuse(grid: Grid, device: str) -> None:
-    """Raises ValueError if this kind of device, `cpu` or `cuda`, cannot run the grid."""
+def refuse(grid: Grid, device: str, widest: int) -> None:
+    """Raises ValueError if this kind of device, `cpu` or `cuda`, cannot run the grid.
+
+    `widest` is the number of workers that one job can have together.
+    """
     trained = [job.config.variant.train for job in list_jobs(grid, {}) if isinstance(job.config, RunConfig)]
+    most = max((each.processes for each in trained), default=1)
+    if most > widest:
+        there = count_of(widest, "worker")
+        more = f"--workers {most} starts as many on a CPU" if device == "cpu" else "each needs a GPU of this machine"
+        more += f". A cluster's seats have as many with --with num_cpus={most} or num_gpus={most}"
+        raise ValueError(f"train.processes = {most} needs {most} workers at a time, and this is {there}: {more}")
     if device == "cpu":
         only = {f"train.precision = '{each.precision}'" for each in trained if each.precision in ("tf32", "fp16")}
         only |= {"train.cuda_graph = true" for each in trained if each.cuda_graph}
+        only |= {"train.batch_norm = 'all'" for each in trained if each.batch_norm == "all"}
         if only:
             allowed = "; without one, precisions are fp32, bf16 and fp64" if "precision" in str(only) else ""
             raise ValueError(f"{' and '.join(sorted(only))} needs a CUDA device, and there is none here{allowed}")
@@ -419,6 +429,7 @@ def _execute(
             limit=grid.time_limit,
             purpose=describe_purpose(each, folder),
             folder=folder,
+            slots=count_processes(each.config),
         )
         for each in left
     ]

@@ -48,6 +48,14 @@ class Context:
     """Lets a measurement use the device, if one waits and it is its turn: calls the function, which must end all work
     on the device, waits, and returns the seconds until the task may go on. To be called between two steps."""
 
+    more: tuple[str, ...] = ()
+    """The other devices of a task that needs several."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices of the task: as many as it needs slots."""
+        return (self.device, *self.more)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -76,6 +84,9 @@ class Task:
     """The folder where the function reads and writes the files of this task, whose names begin with `key`: one of the
     arguments."""
 
+    slots: int = 1
+    """The number of workers whose places and devices the task takes. It is one process at first, and may start more."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -83,7 +94,8 @@ class Event:
 
     task: Task
     slot: int
-    """The number of the worker, from 0. An exclusive task may have the number after the last worker's."""
+    """The number of the worker, from 0; the first one if the task takes several. An exclusive task may have the number
+    after the last worker's."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +172,17 @@ class Broken(Ended):
 class Engine(Protocol):
     """Runs tasks according to these rules.
 
-    Tasks start in their order. At most `slots` tasks run at a time, and an exclusive task has the device alone. While
-    an exclusive task waits for a device that other processes use, later tasks may start. If the process of a task dies,
-    this task is started next, until it has died MOST_DEATHS times in a row without a newer checkpoint.
+    Tasks start in their order. At most `slots` tasks run at a time, fewer if some of them take several slots. None
+    takes more than there are. An exclusive task has its devices alone. While an exclusive task waits for a device that
+    other processes use, later tasks may start. If the process of a task dies, this task is started next, until it has
+    died MOST_DEATHS times in a row without a newer checkpoint.
     Every task that was started has exactly one `Ended` event, which is its last event.
     """
 
     slots: int
+    widest: int
+    """The most slots that one task may take."""
+
     machine: Mapping[str, Any]
     """The machine as `environment.describe_machine` returns it. Measurements depend on it, so it is part of a cost's
     id."""

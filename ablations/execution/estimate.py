@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ablations.config import CostConfig, RunConfig, SpeedConfig, Variant, cost_fields, identity
+from ablations.config import CostConfig, RunConfig, SpeedConfig, Variant, cost_fields, count_processes, identity
 from ablations.environment import describe_code, describe_machine, describe_networks
 from ablations.grid.model import Grid, Job, cost_id
 from ablations.profiling.subject import Subject
@@ -116,7 +116,8 @@ def estimate(
         base_macs = entries[0].get("macs") or float("nan")
         for entry in guessed:
             share = entry["macs"] / base_macs
-            rates[_network(grid.cost(grid.variants[entry["variant"]]))] = calibrated[0] * share, calibrated[1] * share
+            config = grid.cost(grid.variants[entry["variant"]])
+            rates[_network(config)] = calibrated[0] * share / count_processes(config), calibrated[1] * share
         by = "a calibration on the base, scaled by MACs" + (", and costs on record" if costs else "")
         usual = BY_CALIBRATION
     learned = _learn(grid, rates, earlier, describe_machine(device))
@@ -126,7 +127,8 @@ def estimate(
         variant = grid.variants[entry["variant"]]
         network = _network(grid.cost(variant))
         if network in rates:
-            seconds = entry["missing_runs"] * _run_seconds(grid, variant, *rates[network]) / len(slots)
+            share = variant.train.processes / len(slots)
+            seconds = entry["missing_runs"] * _run_seconds(grid, variant, *rates[network]) * share
             found.add(seconds, learned.judge("run", network, usual))
     for name in unmeasured:
         config = grid.cost(grid.variants[name])
@@ -135,7 +137,8 @@ def estimate(
         if isinstance(job.config, SpeedConfig):
             found.add(_speed_seconds(job.config, rates), learned.judge("speed", "", (0.5, 2.0)))
         elif isinstance(job.config, RunConfig) and (network := _network(grid.cost(job.config.variant))) in rates:
-            seconds = _run_seconds(grid, job.config.variant, *rates[network], tested=False) / len(slots)
+            share = count_processes(job.config) / len(slots)
+            seconds = _run_seconds(grid, job.config.variant, *rates[network], tested=False) * share
             found.add(seconds, learned.judge("run", network, usual))
     return found
 

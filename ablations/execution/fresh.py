@@ -128,10 +128,10 @@ def end_with_server() -> None:
     """
     with suppress(OSError, AttributeError, TypeError):
         os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-        _end_with_maker()
+        end_with_maker()
 
 
-def _end_with_maker() -> None:
+def end_with_maker() -> None:
     """Asks Linux to kill this process when the one that made it ends: the server, or the process that was forked."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -142,7 +142,7 @@ def _work(there: Connection, function: Callable[..., Any], arguments: tuple[Any,
     if method == "forkserver":
         end_with_server()
     else:
-        _end_with_maker()
+        end_with_maker()
     there.send(function(*arguments))
 
 

@@ -41,7 +41,7 @@ class InlineEngine:
     Any exception except OSError counts as a death. The limit includes the time in which a training gives way.
     """
 
-    slots = 1
+    slots = widest = 1
 
     def __init__(self, device: str, machine: Mapping[str, Any]) -> None:
         self._device, self.machine = device, machine

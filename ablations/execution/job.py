@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ablations.config import CostConfig, RunConfig, SpeedConfig, find_sources, models_of
+from ablations.config import CostConfig, RunConfig, SpeedConfig, count_processes, find_sources, models_of
 from ablations.data.dataset import load
 from ablations.data.images import DataError
 from ablations.environment import (
@@ -26,6 +26,7 @@ from ablations.environment import (
 from ablations.execution.changes import SourceChanged, list_classes, refuse_changed
 from ablations.execution.engine import MOST_DEATHS, Context, Stopping
 from ablations.execution.fresh import Abandoned, Killed, call_fresh
+from ablations.execution.together import Failed, call_together
 from ablations.grid.model import Job
 from ablations.grid.planning import job_of
 from ablations.grid.probing import check_own_network
@@ -34,9 +35,10 @@ from ablations.storage import records
 from ablations.storage.files import StorageError
 from ablations.storage.manifest import MEASUREMENTS, Manifest
 from ablations.storage.sources import list_changed
-from ablations.storage.turns import Purpose, lock_device
+from ablations.storage.turns import Purpose, lock_devices
 from ablations.training import weights
 from ablations.training.checkpoint import CheckpointStore, StopRequested
+from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import Evaluation
 from ablations.training.events import Progress
 from ablations.training.loop import Diverged, make_network, train
@@ -44,6 +46,8 @@ from ablations.training.stopwatch import Stopwatch
 from densenet import list_trained
 from densenet.pretrained import fetch, is_here
 from densenet.sources import describe_frame, find_place
+
+Fields = dict[str, Any]
 
 
 def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> str:
@@ -55,16 +59,12 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
     messages of the training and each written checkpoint. Raises StorageError if the results folder cannot be written,
     and OSError for another fault of the machine, which is no failure of the job.
     """
-    device = torch.device(context.device)
-    store = CheckpointStore(folder, job.id, {}, job.fields, written=context.kept)
     torch.set_num_threads(1)
-    if job.kind != "speed":  # its measurements have own processes, and a process that uses CUDA cannot be forked
-        _set_up(device)
-        store = replace(store, environment={**describe_versions(device), "fingerprint": code.get("fingerprint")})
-    watch = Stopwatch(context.started, device.type == "cuda")
+    together = job.kind != "speed" and count_processes(job.config) > 1
+    if not together and job.kind != "speed":  # others have own processes, and one that uses CUDA cannot be forked
+        _set_up(torch.device(context.device))
     try:
-        source = _check_source(job)
-        record = _record(job, replace(store, source=source), device, code, context, watch)
+        record = (_compute_together if together else _compute)(job, folder, code, context)
         if job.kind == "speed":  # its processes load the source anew
             _check_source(job)
         if not folder.is_dir():  # it must not come back with this record alone
@@ -78,8 +78,65 @@ def execute(job: Job, folder: Path, code: Mapping[str, str], context: Context) -
         return _note_failure(job, folder, error, context)
     except Exception as error:  # a network or its data may raise anything: the job fails, and the grid goes on
         return _note_failure(job, folder, error, context)
-    store.clear()
+    CheckpointStore(folder, job.id, {}).clear()
     return "done"
+
+
+def _compute(job: Job, folder: Path, code: Mapping[str, str], context: Context, group: Group = ALONE) -> Fields:
+    """Does the work of a job, or this process's share of it, and returns its record."""
+    device = torch.device(context.devices[group.rank])
+    store = CheckpointStore(folder, job.id, {}, job.fields, written=context.kept)
+    if job.kind != "speed":
+        backend = {"backend": group.backend} if group.size > 1 else {}
+        made = {**describe_versions(device), "fingerprint": code.get("fingerprint"), **backend}
+        store = replace(store, environment=made)
+    watch = Stopwatch(context.started, device.type == "cuda")
+    source = _check_source(job)
+    return _record(job, replace(store, source=source), device, code, context, watch, group)
+
+
+def _compute_together(job: Job, folder: Path, code: Mapping[str, str], context: Context) -> Fields:
+    """Does the work of a job in several processes, and returns the record of the first one.
+
+    Raises StopRequested, StorageError, FailedElsewhere, and SystemExit if a process died, as if this one had.
+    """
+
+    def work(group: Group) -> Fields | None:
+        own = replace(context, stopping=group.stopping)
+        own = own if not group.rank else replace(own, give_way=lambda settle: 0.0)
+        _set_up(torch.device(context.devices[group.rank]))
+        try:
+            record = _compute(job, folder, code, own, group)
+        except StopRequested:
+            return None
+        return {} if group.rank else record
+
+    try:
+        record: Fields | None = call_together(work, context.devices, _describe_error, context.stopping)
+    except Killed as error:
+        raise SystemExit(f"{job.name}: {error}") from None
+    except Failed as error:
+        if "fault" in error.failure:
+            raise StorageError(*error.failure["fault"]) from None
+        raise FailedElsewhere(*error.failure["failed"]) from None
+    if record is None:
+        raise StopRequested
+    return record
+
+
+class FailedElsewhere(RuntimeError):
+    """Work in another process failed. The message says why, and for a measurement which one."""
+
+    def __init__(self, status: str, reason: str, traceback: Fields) -> None:
+        super().__init__(reason)
+        self.status, self.traceback = status, traceback
+
+
+def _describe_error(error: Exception) -> Fields:
+    """Describes an error for another process: a fault of the machine, or a failure of the job."""
+    if isinstance(error, OSError) and (isinstance(error, StorageError) or error.errno in FAULTS_OF_THE_MACHINE):
+        return {"fault": [error.errno, error.strerror, error.filename]}
+    return {"failed": [status_of(error), f"{type(error).__name__}: {error}", describe_traceback(error)]}
 
 
 FAULTS_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOLCK)
@@ -152,6 +209,7 @@ def execute_planned(
     if list_classes(job):  # else the records need not be read
         refuse_changed(job, records.load(folder)[0], folder)
     place = torch.device(choose_device(device))
+    devices = _list_devices(str(place), job)
     here = job_machine(str(place))
     if job.kind in MEASUREMENTS and here != plan.machine:
         there = ", ".join(f"{key} {value}" for key, value in plan.machine.items() if here[key] != value)
@@ -166,9 +224,11 @@ def execute_planned(
     def wait(others: str) -> None:
         say(f"waiting for the device, used by {others}")
 
-    with lock_device(str(place), job.kind in MEASUREMENTS, wait, describe_purpose(job, folder)) as turn:
-        give_way = partial(turn.give_way, stopping=stopping)
-        context = Context(str(place), started + turn.waited, tell, lambda state: None, stopping, give_way=give_way)
+    with lock_devices(devices, job.kind in MEASUREMENTS, wait, describe_purpose(job, folder)) as turn:
+        give_way, (first, *more) = partial(turn.give_way, stopping=stopping), devices
+        context = Context(
+            first, started + turn.waited, tell, lambda state: None, stopping, give_way=give_way, more=tuple(more)
+        )
         try:
             status = execute(job, folder, describe_code(), context)
         except SystemExit as error:  # a network may end its process, and a dead reader of images does
@@ -178,6 +238,14 @@ def execute_planned(
     if failure and failure.get("place"):
         say(f"  at {failure['place']}")
     return status
+
+
+def _list_devices(first: str, job: Job) -> list[str]:
+    """Lists the devices for the processes of a job. Raises ValueError for several processes on GPUs."""
+    count = count_processes(job.config)
+    if count > 1 and first != "cpu":  # this process has used CUDA, and cannot be forked
+        raise ValueError(f"{job.name} has {count} processes, and needs a worker of `ablate run` for each of its GPUs")
+    return [first] * count
 
 
 def describe_purpose(job: Job, folder: Path) -> Purpose:
@@ -204,18 +272,24 @@ def choose_device(name: str) -> str:
 
 
 def _record(
-    job: Job, store: CheckpointStore, device: torch.device, code: Mapping[str, str], context: Context, watch: Stopwatch
-) -> dict[str, Any]:
+    job: Job,
+    store: CheckpointStore,
+    device: torch.device,
+    code: Mapping[str, str],
+    context: Context,
+    watch: Stopwatch,
+    group: Group,
+) -> Fields:
     watch.lap("start")
     if isinstance(job.config, RunConfig):
         training = job.config.variant.train
-        deterministic, measured, exact = _run(job, job.config, store, device, context, watch)
+        deterministic, measured, exact = _run(job, job.config, store, device, context, watch, group)
     elif isinstance(job.config, SpeedConfig):
         training, exact = job.config.level.train, {}
-        deterministic, measured = {}, {"rounds": _compare(job.config, device, context)}
+        deterministic, measured = {}, {"rounds": _compare(job.config, context)}
     else:
         training, exact = job.config.train, {}
-        deterministic, measured = _cost(job.config, device)
+        deterministic, measured = _cost(job.config, device, group)
     watch.lap("rest")
     measured["seconds"] = sum(watch.parts.values())
     if job.kind not in MEASUREMENTS:
@@ -226,7 +300,13 @@ def _record(
         "config": job.fields,
         "deterministic": deterministic,
         "measured": measured,
-        "environment": {**describe_settings(device, training), **exact, **code, **store.source},
+        "environment": {
+            **describe_settings(device, training),
+            **group.describe(training),
+            **exact,
+            **code,
+            **store.source,
+        },
     }
 
 
@@ -245,7 +325,7 @@ NO_MEMORY = (
 
 def status_of(error: BaseException) -> str:
     """Returns the status of a failure: `oom`, `diverged` or `failed`."""
-    if isinstance(error, NotMeasured):
+    if isinstance(error, FailedElsewhere):
         return error.status
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "oom"
@@ -256,7 +336,7 @@ def status_of(error: BaseException) -> str:
 
 def describe_failure(job: Job, error: BaseException) -> dict[str, Any]:
     """Returns the note of a failure: status, reason, traceback and place without paths of this machine."""
-    if isinstance(error, NotMeasured):
+    if isinstance(error, FailedElsewhere):
         return {**describe_loss(job, error.status, str(error)), **error.traceback}
     return {**describe_loss(job, status_of(error), f"{type(error).__name__}: {error}"), **describe_traceback(error)}
 
@@ -272,9 +352,6 @@ def describe_loss(job: Job, status: str, reason: str) -> dict[str, Any]:
     return {"id": job.id, "name": job.name, "status": status, "reason": reason, "traceback": [], "place": ""}
 
 
-Fields = dict[str, Any]
-
-
 def _set_up(device: torch.device) -> None:
     """Prepares this process to compute on a device, with one thread on a CPU."""
     torch.set_num_threads(1)
@@ -284,7 +361,13 @@ def _set_up(device: torch.device) -> None:
 
 
 def _run(
-    job: Job, config: RunConfig, store: CheckpointStore, device: torch.device, context: Context, watch: Stopwatch
+    job: Job,
+    config: RunConfig,
+    store: CheckpointStore,
+    device: torch.device,
+    context: Context,
+    watch: Stopwatch,
+    group: Group,
 ) -> tuple[Fields, Fields, Fields]:
     """Trains a network. Returns its results, the measurements, and whether a resume would give the same bits.
 
@@ -320,8 +403,9 @@ def _run(
         stopping=stopping,
         watch=watch,
         tested=not tuning,
+        group=group,
     )
-    if variant.train.keep_weights:
+    if variant.train.keep_weights and not group.rank:
         weights.write(
             store.folder / "weights" / f"{job.id}.safetensors", outcome.network, variant.model, data, job.fields
         )
@@ -350,42 +434,53 @@ def _named(part: str, evaluation: Evaluation | None) -> Fields:
     return {} if evaluation is None else {f"{part}_{name}": value for name, value in asdict(evaluation).items()}
 
 
-def _cost(config: CostConfig, device: torch.device) -> tuple[Fields, Fields]:
+def _cost(config: CostConfig, device: torch.device, group: Group) -> tuple[Fields, Fields]:
     """Returns the counted and predicted costs of a variant, and the measured ones."""
-    return {**counts.count(config), **memory.predict(config)}, cost.measure(config, device)
+    known = {} if group.rank else {**counts.count(config), **memory.predict(config)}
+    return known, cost.measure(config, device, group)
 
 
-class NotMeasured(RuntimeError):
-    """A measurement in a new process failed. Its message says which one, and why."""
+def _compare(config: SpeedConfig, context: Context) -> list[Fields]:
+    """Returns the measurements of each round, each made in a new process.
 
-    def __init__(self, status: str, reason: str, traceback: Fields) -> None:
-        super().__init__(reason)
-        self.status, self.traceback = status, traceback
-
-
-def _compare(config: SpeedConfig, device: torch.device, context: Context) -> list[Fields]:
-    """Returns the measurements of each round, each made in a new process. Raises NotMeasured and Abandoned."""
+    Raises FailedElsewhere, Abandoned and StorageError.
+    """
 
     def measure(name: str, side: CostConfig) -> Fields:
         for _ in range(MOST_DEATHS):
             try:
-                found = call_fresh(_measure_side, (side, device), context.method, context.stopping)
+                found = call_fresh(_measure_side, (side, context.devices), context.method, context.stopping)
             except Killed as error:
                 killed = str(error)
             else:
+                if "fault" in found:
+                    raise StorageError(*found["fault"])
                 if "failed" in found:
                     status, reason, lines = found["failed"]
-                    raise NotMeasured(status, f"{name}: {reason}", lines)
+                    raise FailedElsewhere(status, f"{name}: {reason}", lines)
                 return found
-        raise NotMeasured("failed", f"{name}: {killed}, {MOST_DEATHS} times in a row", {})
+        raise FailedElsewhere("failed", f"{name}: {killed}, {MOST_DEATHS} times in a row", {})
 
     return speed.measure_rounds(config, measure)
 
 
-def _measure_side(side: CostConfig, device: torch.device) -> Fields:
-    """Returns the speed of a variant, or under `failed` the status, reason and traceback of its failure."""
+def _measure_side(side: CostConfig, devices: tuple[str, ...]) -> Fields:
+    """Returns the speed of a variant, or what `_describe_error` says of its failure."""
+
+    def measure(group: Group) -> Fields:
+        device = torch.device(devices[group.rank])
+        _set_up(device)
+        return speed.measure_speed(side, device, group)
+
     try:
+        if side.train.processes > 1:
+            return dict(call_together(measure, devices[: side.train.processes], _describe_error))
+        device = torch.device(devices[0])
         _set_up(device)
         return speed.measure_speed(side, device)
+    except Killed:
+        raise
+    except Failed as error:
+        return dict(error.failure)
     except Exception as error:  # its network may raise anything, also what no other process can read
-        return {"failed": (status_of(error), f"{type(error).__name__}: {error}", describe_traceback(error))}
+        return _describe_error(error)

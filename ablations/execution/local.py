@@ -11,6 +11,7 @@ group, which is killed as a whole.
 from __future__ import annotations
 
 import gc
+import mmap
 import multiprocessing
 import os
 import signal
@@ -45,7 +46,7 @@ from ablations.execution.engine import (
 )
 from ablations.execution.fresh import describe_end, end_with_server, start_server
 from ablations.signals import STOPPING
-from ablations.storage.turns import Turn, lock_device
+from ablations.storage.turns import Turns, lock_devices
 
 GRACE = 15.0
 """Seconds that a task has to end after it was asked to stop."""
@@ -57,7 +58,9 @@ TICK = 0.2
 @dataclass
 class _Worker:
     task: Task
-    slot: int
+    slots: tuple[int, ...]
+    """The numbers of its places. For an exclusive task, the number after the last place."""
+
     process: ForkServerProcess
     connection: Connection
     deadline: float = float("inf")
@@ -65,6 +68,11 @@ class _Worker:
 
     waiting: float | None = None
     """The time since when it waits for its device; None if it does not."""
+
+    @property
+    def slot(self) -> int:
+        """The first of its places."""
+        return self.slots[0]
 
     def kill(self) -> None:
         """Kills the process and all processes that it started."""
@@ -76,13 +84,14 @@ class _Worker:
 
 
 class LocalEngine:
-    """Runs tasks on this machine, at most one per entry of `devices` at a time.
+    """Runs tasks on this machine, at most one per entry of `devices` at a time. A task of several slots has several.
 
     A running task has 15 seconds to end after it was asked to stop.
     """
 
     def __init__(self, devices: Sequence[str], machine: Mapping[str, Any], preload: Sequence[str] = ()) -> None:
-        self.devices, self.slots, self.machine = tuple(devices), len(devices), machine
+        self.devices, self.machine = tuple(devices), machine
+        self.slots = self.widest = len(devices)
         self._preload = ("__main__", *preload)
 
     def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
@@ -126,11 +135,23 @@ class _Schedule:
         """Starts the tasks that may start now."""
         while not self.stopping() and (task := self.find_next()):
             self.left.remove(task)
-            busy = {worker.slot for worker in self.workers}
-            slot = len(self.devices) if task.exclusive else min(set(range(len(self.devices))) - busy)
-            device = self.devices[0 if task.exclusive else slot]
-            self.workers.append(_start(self.context, task, slot, device))
-            yield Started(task, slot)
+            places = self.find_places(task) or ()
+            slots = (len(self.devices),) if task.exclusive else places
+            devices = [self.devices[place] for place in places]
+            self.workers.append(_start(self.context, task, slots, devices))
+            yield Started(task, slots[0])
+
+    def find_places(self, task: Task) -> tuple[int, ...] | None:
+        """Returns the places that a task may take now, on as many different devices as there are; None if too few are
+        free. An exclusive task takes the first ones, whoever has them.
+        """
+        busy = set() if task.exclusive else {slot for worker in self.workers for slot in worker.slots}
+        free = [place for place in range(len(self.devices)) if place not in busy]
+        apart = list({self.devices[place]: place for place in reversed(free)}.values())[::-1][: task.slots]
+        if len(apart) < min(task.slots, len(set(self.devices))):
+            return None
+        found = [*apart, *(place for place in free if place not in apart)][: task.slots]
+        return tuple(sorted(found)) if len(found) == task.slots else None
 
     def find_next(self) -> Task | None:
         """Returns the task that may start now, or None.
@@ -138,13 +159,14 @@ class _Schedule:
         It is the first one. While an exclusive task waits for the device, it is the first that is not exclusive.
         """
         alone = [worker for worker in self.workers if worker.task.exclusive]
-        room = len(self.workers) - len(alone) < len(self.devices)
         if alone:
             others = (task for task in self.left if not task.exclusive)
-            return next(others, None) if room and alone[0].waiting is not None else None
-        if self.left and self.left[0].exclusive:
-            return self.left[0] if self.crowded or not self.workers else None
-        return self.left[0] if self.left and room else None
+            first = next(others, None) if alone[0].waiting is not None else None
+        else:
+            first = self.left[0] if self.left else None
+        if first is not None and first.exclusive:
+            return first if self.crowded or not self.workers else None
+        return first if first is not None and self.find_places(first) else None
 
     def hear(self, worker: _Worker, dead: bool) -> Iterator[Event]:
         """Yields the events that a worker has sent, and then its death if it is dead."""
@@ -227,17 +249,19 @@ def _sources(worker: _Worker) -> tuple[Any, int]:
     return worker.connection, worker.process.sentinel
 
 
-def _start(context: multiprocessing.context.ForkServerContext, task: Task, slot: int, device: str) -> _Worker:
+def _start(
+    context: multiprocessing.context.ForkServerContext, task: Task, slots: tuple[int, ...], devices: Sequence[str]
+) -> _Worker:
     start_server()
     here, there = context.Pipe(duplex=False)
     # not a daemon, because a daemon may not start processes that read images
-    process = context.Process(target=_work, args=(there, task, device, time.monotonic()))
+    process = context.Process(target=_work, args=(there, task, devices, time.monotonic()))
     process.start()
     there.close()
-    return _Worker(task, slot, process, here)
+    return _Worker(task, slots, process, here)
 
 
-def _work(connection: Connection, task: Task, device: str, started: float) -> None:
+def _work(connection: Connection, task: Task, devices: Sequence[str], started: float) -> None:
     """Runs a task in a worker process.
 
     It has its own process group, so that only the driver gets the terminal's signals.
@@ -248,8 +272,11 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_server()
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    asked: list[int] = []  # a list, because a handler may interrupt itself and must not take a lock
+    asked = mmap.mmap(-1, 1)  # a handler must not take a lock; and processes that are forked from this one share it
     sending = threading.Lock()
+
+    def ask(number: int, frame: object) -> None:
+        asked[0] = 1
 
     def send(kind: str, value: Any = None) -> None:
         try:
@@ -258,21 +285,23 @@ def _work(connection: Connection, task: Task, device: str, started: float) -> No
         except OSError:
             os.killpg(0, signal.SIGKILL)  # the driver is dead
 
-    def give_way(turn: Turn, settle: Callable[[], None]) -> float:
-        seconds = turn.give_way(settle, lambda: bool(asked))
+    def give_way(turn: Turns, settle: Callable[[], None]) -> float:
+        seconds = turn.give_way(settle, lambda: bool(asked[0]))
         if seconds:
             send("begun")
         return seconds
 
     try:
-        with lock_device(device, task.exclusive, partial(send, "waiting"), task.purpose) as turn:
+        with lock_devices(devices, task.exclusive, partial(send, "waiting"), task.purpose) as turn:
             send("begun")
             if task.stoppable:
                 for number in set(STOPPING) - {signal.SIGINT}:
-                    signal.signal(number, lambda number, _: asked.append(number))
+                    signal.signal(number, ask)
             tell, keep = partial(send, "told"), partial(send, "kept")
+            first, *more = devices
+            way = partial(give_way, turn)
             context = Context(
-                device, started + turn.waited, tell, keep, lambda: bool(asked), "fork", partial(give_way, turn)
+                first, started + turn.waited, tell, keep, lambda: bool(asked[0]), "fork", way, tuple(more)
             )
             status = task.function(*task.arguments, context)
         send("finished", status)  # when the device is free: this process is killed then

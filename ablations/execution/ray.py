@@ -76,16 +76,16 @@ class Seat:
         """Asks the present task to end. A second thread of the process calls this."""
         self._asked.set()
 
-    def work(self, task: Task, device: str, parcel: Parcel | None) -> Iterator[Event | Parcel]:
+    def work(self, task: Task, devices: Sequence[str], parcel: Parcel | None) -> Iterator[Event | Parcel]:
         """Runs a task and yields its events, without the task; also its files, if a parcel with files was given."""
         self._asked.clear()
         stopping = self._asked.is_set
         if parcel is None:
-            for event in take_seat([task], [device], stopping, self._preload):
+            for event in take_seat([task], devices, stopping, self._preload):
                 yield replace(event, task=NO_TASK)
             return
         with move_out(task, parcel) as (moved, folder):
-            for event in take_seat([moved], [device], stopping, self._preload):
+            for event in take_seat([moved], devices, stopping, self._preload):
                 if isinstance(event, Kept | Ended):
                     yield pack(folder, task.key, whole=isinstance(event, Finished | Lost))
                 yield replace(event, task=NO_TASK)
@@ -137,7 +137,11 @@ class RayEngine:
             device = "cuda" if any(each.get("GPU") for each in nodes.values()) else "cpu"
         if device == "cpu" and order.jobs_per_device > 1:
             raise ValueError(f"--jobs-per-device {order.jobs_per_device} is for GPUs, and the seats are on CPUs")
-        self._device, self._gpus = ("cuda:0", self._gpus) if device == "cuda" else ("cpu", 0.0)
+        self._gpus = self._gpus if device == "cuda" else 0.0
+        self.widest = max(1, int(self._gpus or self._cpus))
+        self._devices = [f"cuda:{index}" if self._gpus else "cpu" for index in range(self.widest)]
+        """The devices of a seat, by its own numbers."""
+
         nodes = {node: each for node, each in nodes.items() if self._count_seats(each)}
         self.slots = order.seats or sum(map(self._count_seats, nodes.values()))
         self._places = [_Place(number, {"cpus": self._cpus}) for number in range(self.slots)]
@@ -173,7 +177,7 @@ class RayEngine:
             for node in nodes:
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
                 seats[node] = self.open_seat(0.0, scheduling_strategy=there)
-            asked = [seat.probe.remote(nonce, text, self._device) for seat in seats.values()]
+            asked = [seat.probe.remote(nonce, text, self._devices[0]) for seat in seats.values()]
             found = self._ray.get(asked, timeout=PATIENCE)
         except self._ray.exceptions.GetTimeoutError:
             raise ValueError(
@@ -207,7 +211,7 @@ class RayEngine:
             mine = deque(task for task in tasks if task.exclusive is exclusive)
             if mine:
                 self._leave(others)
-            schedule = _Schedule(self, self._ray, self._device, mine, stopping, places[: len(mine)])
+            schedule = _Schedule(self, self._ray, self._devices, mine, stopping, places[: len(mine)])
             try:
                 yield from schedule.events()
             finally:
@@ -286,7 +290,7 @@ class _Schedule:
 
     engine: RayEngine
     ray: Any
-    device: str
+    devices: Sequence[str]
     left: deque[Task]
     stopping: Stopping
     places: Sequence[_Place]
@@ -311,7 +315,7 @@ class _Schedule:
                 folder = None if self.engine.shared else task.folder
                 parcel = None if folder is None else pack(folder, task.key)
                 work = place.seat.work.options(num_returns="streaming")
-                place.stream = work.remote(task, self.device, parcel)
+                place.stream = work.remote(task, self.devices, parcel)
 
         if not self.left and any(place.task and not place.open for place in self.places):
             for place in self.places:  # which others wait for, where a node was lost

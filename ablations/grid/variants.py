@@ -13,6 +13,7 @@ from ablations.data.dataset import DatasetInfo, load
 from ablations.grid.model import SECTIONS, TomlTable
 from ablations.grid.probing import check_own_network, find_ignored, refuse_one_image, refuse_parts
 from ablations.grid.problems import NOTHING, Findings, describe, quote
+from ablations.metrics import count_of
 from densenet import MODELS, PRESETS, Config, list_arguments, list_unknown_weights, model_family
 from densenet.options import lookup
 
@@ -238,17 +239,33 @@ class VariantReader:
         return train.warmup_epochs < epochs
 
     def check_batches(self, where: str, model: Config, train: TrainConfig, dataset: DatasetInfo) -> bool:
-        """Returns whether the network takes each batch of its training and its tests. Reports one of a single image."""
-        count, size = dataset.train_images, train.batch_size
+        """Returns whether the network takes each batch of its training and its tests, or each process's share of it.
+
+        Reports one of a single image, and one of no image.
+        """
+        count, size, processes = dataset.train_images, train.batch_size, train.processes
         reached = train.total_steps(count) >= train.steps_per_epoch(count)
-        left = count % size == 1 and train.last_batch == "keep" and reached
+        rest = count % size if train.last_batch == "keep" and reached else 0
         tests = [images for images in (dataset.validation_images, dataset.test_images) if images]
         key, given, rule = where, NOTHING, ""
-        if (size == 1 or left) and (reason := self._try_one_image(model, dataset.image_size, training=True)):
-            key, given = (f"{where}.batch_size", size) if size == 1 else (f"{where}.last_batch", train.last_batch)
+        small, left = size // processes == 1, 0 < rest // processes < 2
+        whom = "one" if processes == 1 else "a process one"
+        if 0 < rest < processes:
+            key, given = f"{where}.processes", processes
+            rule = f"the last batch of an epoch has {count_of(rest, 'image')}, and each process takes one or more: "
+            rule += 'give train.last_batch = "drop", or another train.batch_size'
+        elif train.batch_norm == "all" and getattr(model, "implementation", "") == "normalize-once":
+            key, given = f"{where}.batch_norm", train.batch_norm
+            rule = "normalize-once has the statistics of its process's share: "
+            rule += 'give train.batch_norm = "share", or model.implementation = "textbook"'
+        elif (small or left) and (reason := self._try_one_image(model, dataset.image_size, training=True)):
+            key, given = (f"{where}.batch_size", size) if small else (f"{where}.last_batch", train.last_batch)
             rule = f"this network cannot be trained on one image ({reason})"
-            rule += f", and {count:,} images in batches of {size} leave one for the last batch: " if size > 1 else ": "
-            rule += 'give train.last_batch = "drop", or another train.batch_size' if size > 1 else "give 2 or more"
+            if small:
+                rule += f", and batches of {size} give {whom}" * (processes > 1) + f": give {2 * processes} or more"
+            else:
+                rule += f", and {count:,} images in batches of {size} leave {whom} for the last batch: "
+                rule += 'give train.last_batch = "drop", or another train.batch_size'
         elif any(images % batch == 1 for images in tests for batch in EVALUATION_BATCHES):
             reason = self._try_one_image(model, dataset.image_size, training=False)
             rule = (

@@ -16,6 +16,7 @@ from ablations.profiling.counts import known_values
 from ablations.profiling.memory import measure_memory
 from ablations.profiling.subject import Subject
 from ablations.profiling.timing import Timing, measure_time
+from ablations.training.distributed import ALONE, Group
 
 TRAIN_SECONDS, INFERENCE_SECONDS, LATENCY_SECONDS = 3.0, 1.5, 0.75
 """The most seconds for the repeats of each kind of step."""
@@ -57,23 +58,31 @@ class Speed:
     """The additional seconds of the first training step, if the network is compiled."""
 
 
-def measure(cost: CostConfig, device: torch.device) -> dict[str, Any]:
+def measure(cost: CostConfig, device: torch.device, group: Group = ALONE) -> dict[str, Any]:
     """Measures the `Memory` and the `Speed` of a variant on a device that nothing else uses.
+
+    The processes of a group train together. Inference is measured in process 0 alone, with the whole batch; the others
+    get an empty result.
 
     With `compile`, `train_compile_seconds` is smaller if torch's cache on disk already contains the code.
     """
     first = _time_first_step(cost, device) if cost.train.compile else None
-    memory = measure_memory(cost, device)
-    return {**known_values(memory), **known_values(_measure_speed(cost, device, first))}
+    memory = measure_memory(cost, device, group)
+    speed = _measure_speed(cost, device, first, group)
+    return {**known_values(memory), **known_values(speed)} if speed else {}
 
 
 def _time_first_step(cost: CostConfig, device: torch.device) -> float:
     return measure_time(Subject(cost, device).train, device, 0.0, warmup=0, fewest=1).median
 
 
-def _measure_speed(cost: CostConfig, device: torch.device, first: float | None) -> Speed:
-    subject, alone = Subject(cost, device), Subject(cost, device, batch_size=1)
-    train: Timing = measure_time(subject.train, device, TRAIN_SECONDS)
+def _measure_speed(cost: CostConfig, device: torch.device, first: float | None, group: Group) -> Speed | None:
+    subject, alone = Subject(cost, device, group=group), Subject(cost, device, batch_size=1)
+    train = subject.time_training(device, TRAIN_SECONDS)
+    if train is None:
+        return None
+    if group.size > 1:
+        subject = Subject(cost, device)
     inference: Timing = measure_time(subject.infer, device, INFERENCE_SECONDS)
     latency: Timing = measure_time(alone.infer, device, LATENCY_SECONDS)
     return Speed(

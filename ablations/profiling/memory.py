@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -24,6 +25,7 @@ from ablations.environment import describe_code
 from ablations.profiling.subject import Held, Subject
 from ablations.storage import files, records
 from ablations.storage.paths import cache_folder
+from ablations.training.distributed import ALONE, Group
 from densenet import ForeignConfig
 
 
@@ -63,10 +65,17 @@ def predict(cost: CostConfig) -> dict[str, Any]:
 
 
 def _predict(cost: CostConfig) -> Prediction:
-    train, held = _peak_without_storage(train_probe, cost)
+    """Predicts the peaks of one process. In a group it has the largest share of a batch, and all gradients at any time.
+
+    One process alone has few gradients when its memory is at its peak.
+    """
+    share = -(-cost.batch_size // cost.train.processes)
+    alone = cost.train.model_copy(update={"processes": 1, "batch_norm": "share", "batch_size": share})
+    train, held = _peak_without_storage(train_probe, replace(cost, train=alone))
+    kept = held.gradients_bytes if cost.train.processes > 1 else 0
     inference, _ = _peak_without_storage(inference_probe, cost)
     return Prediction(
-        predicted_train_peak_memory_bytes=train,
+        predicted_train_peak_memory_bytes=train + kept,
         predicted_activations_bytes=train - held.weights_bytes - held.optimizer_bytes,
         predicted_inference_peak_memory_bytes=inference,
     )
@@ -99,7 +108,8 @@ class Memory:
     """On CUDA: the part of the training's peak that cuBLAS keeps for itself, the same for every network."""
 
     activations_bytes: int
-    """The peak of training without weights, optimizer and workspace. Most gradients do not exist yet at that moment."""
+    """The peak of training without weights, optimizer and workspace. Most gradients do not exist yet at that moment.
+    With several processes they always exist, and are not included."""
 
     inference_peak_memory_bytes: int
     inference_peak_traced_bytes: int | None
@@ -107,10 +117,15 @@ class Memory:
     inference_peak_reserved_bytes: int | None
 
 
-def measure_memory(cost: CostConfig, device: torch.device) -> Memory:
-    """Measures peak memory on a device that nothing else uses."""
-    held, train = measure_peaks(train_probe, cost, device)
+def measure_memory(cost: CostConfig, device: torch.device, group: Group = ALONE) -> Memory:
+    """Measures peak memory on a device that nothing else uses.
+
+    In a group, the memory of training is that of one process. It is the largest in process 0, because no share of a
+    batch is larger than its share.
+    """
+    held, train = measure_peaks(partial(train_probe, group=group), cost, device)
     _, inference = measure_peaks(inference_probe, cost, device)
+    kept = held.gradients_bytes if group.size > 1 else 0
     return Memory(
         train_peak_memory_bytes=train.memory,
         train_peak_traced_bytes=train.traced,
@@ -120,7 +135,7 @@ def measure_memory(cost: CostConfig, device: torch.device) -> Memory:
         gradients_bytes=held.gradients_bytes,
         optimizer_bytes=held.optimizer_bytes,
         workspace_bytes=train.workspace,
-        activations_bytes=train.memory - held.weights_bytes - held.optimizer_bytes - (train.workspace or 0),
+        activations_bytes=train.memory - held.weights_bytes - held.optimizer_bytes - kept - (train.workspace or 0),
         inference_peak_memory_bytes=inference.memory,
         inference_peak_traced_bytes=inference.traced,
         inference_peak_allocated_bytes=inference.allocated,
@@ -149,12 +164,12 @@ Restart = Callable[[nn.Module], None]
 """Starts a new peak. It includes the parameters and buffers of the network."""
 
 
-def train_probe(cost: CostConfig, device: torch.device, restart: Restart) -> Held:
+def train_probe(cost: CostConfig, device: torch.device, restart: Restart, group: Group = ALONE) -> Held:
     """Builds a network and measures a training step, after the first one, because the optimizer's state exists then.
 
     With a CUDA graph, it is the step that is recorded, which allocates all memory of the later ones.
     """
-    subject = Subject(cost, device)
+    subject = Subject(cost, device, group=group)
     subject.settle()
     restart(subject.network)
     subject.train()

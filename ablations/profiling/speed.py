@@ -10,6 +10,7 @@ import torch
 from ablations.config import CostConfig, SpeedConfig
 from ablations.profiling.subject import Subject
 from ablations.profiling.timing import measure_time
+from ablations.training.distributed import ALONE, Group
 
 TRAIN_SECONDS, INFERENCE_SECONDS, LATENCY_SECONDS = 0.3, 0.15, 0.1
 """The seconds for the repeats of each kind of step. They are short, because rounds differ more than the steps of one
@@ -34,19 +35,21 @@ def measure_rounds(config: SpeedConfig, measure: Callable[[str, CostConfig], Mea
     return rounds
 
 
-def measure_speed(cost: CostConfig, device: torch.device) -> Measured:
+def measure_speed(cost: CostConfig, device: torch.device, group: Group = ALONE) -> Measured:
     """Measures the seconds of a training step, of inference at the batch size and of inference on one image.
 
-    The process should be new, because the memory that earlier work has left changes times by some percent.
+    The process should be new, because the memory that earlier work has left changes times by some percent. The
+    processes of a group train together. The rest is measured in process 0, and the others get an empty result.
     """
-    subject, alone = Subject(cost, device), Subject(cost, device, batch_size=1)
-    train, inference, latency = (
+    subject, alone = Subject(cost, device, group=group), Subject(cost, device, batch_size=1)
+    train = subject.time_training(device, TRAIN_SECONDS, WARMUP_STEPS, FEWEST_REPEATS)
+    if train is None:
+        return {}
+    if group.size > 1:
+        subject = Subject(cost, device)
+    inference, latency = (
         measure_time(step, device, seconds, WARMUP_STEPS, FEWEST_REPEATS)
-        for step, seconds in (
-            (subject.train, TRAIN_SECONDS),
-            (subject.infer, INFERENCE_SECONDS),
-            (alone.infer, LATENCY_SECONDS),
-        )
+        for step, seconds in ((subject.infer, INFERENCE_SECONDS), (alone.infer, LATENCY_SECONDS))
     )
     return {
         "train_step_seconds": train.median,

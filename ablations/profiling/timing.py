@@ -71,14 +71,16 @@ def measure_time(
     budget: float,
     warmup: int = WARMUP_STEPS,
     fewest: int = FEWEST_REPEATS,
+    partners: tuple[int, ...] = (),
 ) -> Timing:
     """Repeats a step after a warm-up, until its median is precise or the budget of seconds is spent.
 
-    If the steps become faster, their first third is not counted, because it was still a warm-up.
+    If the steps become faster, their first third is not counted, because it was still a warm-up. `partners` are the ids
+    of the other processes that take the step together with this one, and so do not disturb it.
     """
     for _ in range(warmup):
         _laps(step, device)
-    accounts, start = Accounts.now(), time.perf_counter()
+    accounts, start = Accounts.now(*partners), time.perf_counter()
     rounds: list[dict[str, float]] = []
     while True:
         rounds.append(_laps(step, device))
@@ -148,24 +150,37 @@ class Accounts:
     """Seconds that the host of a virtual machine gave to others."""
 
     own: float
-    """CPU seconds of this process."""
+    """CPU seconds of this process and its partners."""
+
+    partners: tuple[int, ...] = ()
+    """The ids of processes that count as this one."""
 
     @classmethod
-    def now(cls) -> Accounts:
+    def now(cls, *partners: int) -> Accounts:
         """Reads the present counts."""
-        wall, own = time.perf_counter(), time.process_time()
+        wall, own = time.perf_counter(), time.process_time() + sum(map(_read_seconds, partners))
         try:
             line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
         except OSError:
-            return cls(wall, 0.0, 0.0, own)
+            return cls(wall, 0.0, 0.0, own, partners)
         user, nice, system, _, _, irq, softirq, steal, *_ = (int(field) / _TICKS for field in line.split()[1:])
-        return cls(wall, user + nice + system + irq + softirq, steal, own)
+        return cls(wall, user + nice + system + irq + softirq, steal, own, partners)
 
     def since(self) -> tuple[float, float]:
         """Returns the cores that other processes used since then, and the share of a core's time that the host took."""
-        now = self.now()
+        now = self.now(*self.partners)
         wall = now.wall - self.wall
         return max(0.0, now.busy - self.busy - (now.own - self.own)) / wall, (now.stolen - self.stolen) / wall
+
+
+def _read_seconds(process: int) -> float:
+    """Returns the CPU seconds of a process; 0 if there is none."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    after = text.rpartition(")")[2].split()  # the name, in brackets, may have spaces
+    return (int(after[11]) + int(after[12])) / _TICKS
 
 
 _TICKS = os.sysconf("SC_CLK_TCK")

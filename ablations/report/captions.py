@@ -215,6 +215,7 @@ def describe_provenance(
         [
             f"Data: {'; '.join(data)}.",
             *_describe_measuring(frames, costs, "" if brief else words["device"]),
+            *_describe_processes(frames, costs),
             f"Device: {words['device_name']}, {threads}; {words['precision']}; torch {words['torch']}; "
             f"commit {words['commit']}.",
         ]
@@ -250,6 +251,20 @@ def _describe_measuring(frames: Frames, costs: Collection[str], device: str) -> 
     what = " and ".join(["memory"] * bool(memory) + ["throughput"] * bool(time)).capitalize()
     marked = f" ({number} of {len(flags)} were disturbed by other load, or unsteady, and are marked)" if number else ""
     yield f"{what} at batch size {batches}{marked}."
+
+
+def _describe_processes(frames: Frames, costs: Collection[str]) -> Iterator[str]:
+    """Yields in how many processes one network was trained, if it was more than one for any variant."""
+    variants = frames.variants.reindex(columns=["train.processes", "train.batch_norm"])
+    counts = variants["train.processes"].fillna(1).astype(int)
+    if counts.max() == 1:
+        return
+    norms = variants["train.batch_norm"][counts > 1].fillna("share").unique()
+    over = " or ".join({"share": "its process's share of a batch", "all": "the whole batch"}[each] for each in norms)
+    measured = "; training's peak memory is that of one of them" * any(METRICS[key].group == "memory" for key in costs)
+    measured += "; its throughput is that of all" * any(METRICS[key].timed for key in costs)
+    numbers = ", ".join(map(str, sorted(set(counts))))
+    yield f"Processes that train one network: {numbers}; batch norm over {over}{measured}."
 
 
 _MADE_WITH = ["device", "device_name", "threads", "precision", "torch", "commit"]

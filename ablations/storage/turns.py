@@ -15,8 +15,8 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,18 @@ class Purpose:
 
 
 class Turn:
-    """A turn on a device, as long as the context of `lock_device` lasts."""
+    """A turn on a device, as long as the context of `_lock` lasts."""
 
     def __init__(self, descriptor: int, ticket: _Ticket, waiting: Callable[[str], None]) -> None:
         self._descriptor, self._ticket, self._waiting = descriptor, ticket, waiting
         self._looked = 0.0
         self.waited = self.wait(lambda: False)
         """The seconds until the device was free."""
+
+    def free(self) -> None:
+        """Frees the device. After it, `wait` waits for the next turn."""
+        _unlock(self._descriptor)
+        self._ticket.sign(False)
 
     def wait(self, stopping: Callable[[], bool]) -> float:
         """Waits for the device and returns the seconds. Ends early if `stopping` returns True."""
@@ -68,20 +73,7 @@ class Turn:
         self._ticket.sign(True)
         return time.monotonic() - began
 
-    def give_way(self, settle: Callable[[], None], stopping: Callable[[], bool]) -> float:
-        """Lets a measurement use the device, if one waits and the trainings had their turn.
-
-        Calls `settle`, which must end all work on the device, then frees it and waits until the measurement is made.
-        Returns the seconds until it was free again. Ends early if `stopping` returns True.
-        """
-        if not self._is_over():
-            return 0.0
-        settle()
-        _unlock(self._descriptor)
-        self._ticket.sign(False)
-        return self.wait(stopping)
-
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
         """Returns whether a training must give way now. Looks only from time to time, because it is asked often."""
         now = time.monotonic()
         if self._ticket.alone or now - self._looked < LOOK:
@@ -101,16 +93,54 @@ class Turn:
         return not any(map(_is_held, before)) and not (theirs and any(map(_is_held, training)))
 
 
+class Turns:
+    """Turns on several devices, as long as the context of `lock_devices` lasts."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+        self.waited = sum(turn.waited for turn in turns)
+        """The seconds until the devices were free."""
+
+    def give_way(self, settle: Callable[[], None], stopping: Callable[[], bool]) -> float:
+        """Lets a measurement use a device, if one waits and the trainings had their turn.
+
+        Calls `settle`, which must end all work on the devices, then frees all of them, so that nobody waits for one
+        while this process waits for another, and waits until the measurement is made. Returns the seconds until they
+        were free again. Ends early if `stopping` returns True.
+        """
+        if not any(turn.is_over() for turn in self._turns):
+            return 0.0
+        settle()
+        for turn in self._turns:
+            turn.free()
+        return sum(turn.wait(stopping) for turn in self._turns)
+
+
 @contextmanager
+def lock_devices(
+    names: Iterable[str], exclusive: bool, waiting: Callable[[str], None], purpose: Purpose | None = None
+) -> Iterator[Turns]:
+    """Locks devices of this machine, alone or shared, and yields the turns on them.
+
+    Each is locked once, in an order that is the same for everybody. Calls `waiting` with the names of those who have a
+    device, once each time it is not free. Raises StorageError if a lock's file or the folder of the tickets cannot be
+    opened.
+    """
+    with ExitStack() as stack:
+        places = sorted({name_gpu(name) for name in names})
+        yield Turns([stack.enter_context(_lock(place, exclusive, waiting, purpose)) for place in places])
+
+
 def lock_device(
     name: str, exclusive: bool, waiting: Callable[[str], None], purpose: Purpose | None = None
-) -> Iterator[Turn]:
-    """Locks a device of this machine, alone or shared, and yields the turn on it.
+) -> AbstractContextManager[Turns]:
+    """Locks one device: see `lock_devices`."""
+    return lock_devices([name], exclusive, waiting, purpose)
 
-    Calls `waiting` with the names of those who have the device, once each time it is not free. Raises StorageError if
-    the lock's file or the folder of the tickets cannot be opened.
-    """
-    path = _place(name_gpu(name))
+
+@contextmanager
+def _lock(name: str, exclusive: bool, waiting: Callable[[str], None], purpose: Purpose | None) -> Iterator[Turn]:
+    path = _place(name)
     try:
         descriptor = open_regular(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT)
     except OSError as error:

@@ -68,6 +68,9 @@ class State:
     """One value for each step of the current epoch, on the device: loss, norm of the gradient, correctly classified
     images."""
 
+    gathered: int = 0
+    """The number of these steps whose losses and correct images are those of all processes, not of this one alone."""
+
     seconds: float = 0.0
     """Seconds that these steps took."""
 
@@ -87,7 +90,7 @@ class State:
         """Adds the finished epoch to the history and starts the next one."""
         self.history.append(line)
         self.rows = torch.cat([self.rows, _to_row(line)])
-        self.order, self.steps, self.seconds = order, 0, 0.0
+        self.order, self.steps, self.gathered, self.seconds = order, 0, 0, 0.0
         self.losses, self.norms, self.correct = [], [], []
 
     def dump(self) -> dict[str, Tensor]:
@@ -131,6 +134,7 @@ class State:
         if values["trained"] != list(trained) or not {_owner(key) for key in groups["optimizer"]} <= trained.keys():
             raise ValueError("other parameters were trained")
         found: dict[str, Any] = {name: values[name] for name in COUNTED}
+        found["gathered"] = found["steps"]
         found["rows"] = groups["history"]["rows"]
         found["history"] = [_to_epoch(row) for row in found["rows"].tolist()]
         parts = {name: self.watch.parts[name] + seconds for name, seconds in values["parts"].items()}

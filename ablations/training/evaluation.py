@@ -14,6 +14,7 @@ from ablations.data.dataset import Dataset, count_classes
 from ablations.data.images import ImageSource
 from ablations.storage.records import pack_bits
 from ablations.training.checkpoint import StopRequested
+from ablations.training.distributed import ALONE, Group
 from ablations.training.step import prepare_images, score
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
@@ -59,21 +60,16 @@ def evaluate(
     images: ImageSource,
     config: TrainConfig,
     stopping: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
 ) -> Evaluation:
     """Evaluates the network on the images, in eval mode, and leaves it in eval mode.
 
-    Raises StopRequested if `stopping` returns True.
+    Each process of a group takes some of the batches, and all of them get the results for all images. Raises
+    StopRequested if `stopping` returns True, in all processes if it does so in one.
     """
     network.eval()
-    places = torch.arange(len(images), device=images.labels.device).split(EVALUATION_BATCH[images.labels.device.type])
-
-    def inputs() -> Iterator[Tensor]:
-        for batch in images.batches(places):
-            if stopping():
-                raise StopRequested
-            yield prepare_images(data.normalise(batch), config)
-
-    scores = torch.cat([score(network, each, config) for each in inputs()])
+    group.share_buffers(network)
+    scores = _score_all(network, data, images, config, stopping, group)
     labels, classes = images.labels, scores.shape[1]
     right = scores.argmax(1) == labels
     hits = labels[right].bincount(minlength=classes).tolist()
@@ -91,6 +87,36 @@ def evaluate(
         outcomes=pack_bits(right.cpu().numpy()),
         mistakes="".join(f"{each:0{digits}x}" for each in wrong),
     )
+
+
+def _score_all(
+    network: nn.Module,
+    data: Dataset,
+    images: ImageSource,
+    config: TrainConfig,
+    stopping: Callable[[], bool],
+    group: Group,
+) -> Tensor:
+    """Returns the scores of all images, `(N, classes)`: the same, to the last bit, for any number of processes."""
+    places = torch.arange(len(images), device=images.labels.device).split(EVALUATION_BATCH[images.labels.device.type])
+    mine = places[group.rank :: group.size]
+
+    def inputs() -> Iterator[Tensor]:
+        for batch in images.batches(mine):
+            if stopping():
+                return
+            yield prepare_images(data.normalise(batch), config)
+
+    found = [score(network, each, config) for each in inputs()]
+    if group.any(len(found) < len(mine)):
+        raise StopRequested
+    if group.size == 1:
+        return torch.cat(found)
+    dtype = torch.double if config.precision == "fp64" else torch.float
+    scores = torch.zeros(len(images), data.num_classes, dtype=dtype, device=images.labels.device)
+    for place, each in zip(mine, found, strict=True):
+        scores[place] = each
+    return group.sum(scores)
 
 
 def calibration_error(scores: Tensor, right: Tensor) -> float:

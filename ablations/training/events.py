@@ -14,7 +14,8 @@ class Progress:
     """The number of finished epochs, including the finished part of the current one."""
 
     loss: float
-    """The loss of the latest step, or the mean over the epoch after its last step, in nats."""
+    """The loss of the latest step, or the mean over the epoch after its last step, in nats. With several processes,
+    that of a step is the first process's."""
 
 
 @dataclass(frozen=True)

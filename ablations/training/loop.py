@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from ablations.config import DataConfig, TrainConfig
 from ablations.data.augmentation import augment
 from ablations.data.dataset import Dataset
+from ablations.parts import is_own
 from ablations.training.checkpoint import AsyncCheckpointer, CheckpointStore, State, StopRequested
+from ablations.training.distributed import ALONE, Group
 from ablations.training.evaluation import Evaluation, evaluate
 from ablations.training.events import Epoch, Observer, Progress
 from ablations.training.graph import GraphedStep
@@ -104,27 +107,61 @@ class _Course:
     step: Callable[..., tuple[Tensor, Tensor, Tensor]]
     """`training_step`, or one that uses a CUDA graph."""
 
+    network: nn.Module
+    """What a step trains: the network, or in a group of processes what averages its gradients over them."""
+
+    group: Group
     observe: Observer
     checkpointer: AsyncCheckpointer
     stopping: Callable[[], bool]
 
+    @property
+    def mingles(self) -> bool:
+        """Whether the images of a batch depend on each other, so that each process prepares the whole batch."""
+        return self.config.mix != "none" or is_own(self.variation.augmentation)
+
     def images(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yields the inputs for each batch of training images, `(N, C, H, W)`: augmented and normalised."""
+        """Yields the inputs for each batch of training images, `(N, C, H, W)`: augmented and normalised.
+
+        They are those of this process, or of the whole batch if they depend on each other.
+        """
         draw = derive_seed(self.seed, f"augmentation {epoch}")
-        for images in augment(self.data, batches, draw, self.variation):
+        mine = batches if self.mingles else [self.group.share(batch) for batch in batches]
+        for images in augment(self.data, mine, draw, self.variation):
             yield prepare_images(images, self.config)
 
     def mix(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the images of a batch mixed in pairs, with the shares of all classes; unchanged without mixing."""
+        """Returns what this process trains on, with the classes of its images.
+
+        With mixing, the images of the batch are mixed in pairs, and have shares of all classes. `labels` are those of
+        the whole batch.
+        """
+        share = self.group.share
+        if not self.mingles:
+            return images, share(labels)
         if self.config.mix == "none":
-            return images, labels
+            return share(images), share(labels)
         from torchvision.transforms import v2
 
         mixing = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[self.config.mix]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, f"mix {step}"))
             mixed, shares = mixing(alpha=self.config.mix_alpha, num_classes=self.data.num_classes)(images, labels)
-        return mixed, shares.to(images.dtype)
+        return share(mixed), share(shares.to(images.dtype))
+
+    def take_step(
+        self, state: State, step: int, images: Tensor, targets: Tensor, whole: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Takes a step on this process's share of a batch of `whole` images, and returns what `training_step` does.
+
+        In a group, each process draws its own random numbers, from a new stream in each step, so that no checkpoint
+        has to keep them.
+        """
+        arguments = (self.network, state.optimizer, images, targets, self.config, state.scaler)
+        if self.group.size == 1:
+            return self.step(*arguments)
+        _seed_generators(derive_seed(self.seed, f"dropout {step} {self.group.rank}"))
+        return self.step(*arguments, weight=self.group.weight(whole))
 
     def checkpoint(self, state: State) -> None:
         """Saves the state. The device must have finished its steps."""
@@ -145,6 +182,7 @@ def train(
     stopping: Callable[[], bool] = lambda: False,
     watch: Stopwatch | None = None,
     tested: bool = True,
+    group: Group = ALONE,
 ) -> Outcome:
     """Trains a network in place and tests it once, after the last epoch.
 
@@ -161,11 +199,14 @@ def train(
         stopping: returns whether a stop was requested.
         watch: counts the seconds of each part of the work.
         tested: whether the network is evaluated on the test images.
+        group: the processes that train the network together. All of them call this function with the same arguments,
+            and get the same outcome. Process 0 alone observes, saves, and decides when to save and to stop.
 
     Raises:
         StopRequested: `stopping` returned True; the state is saved.
         Diverged: the loss or the norm of the gradient is not finite; the message says at which step.
         StorageError: a checkpoint could not be written.
+        LostPeer: another process of the group has ended.
 
     """
     prepare(network, config)
@@ -174,15 +215,19 @@ def train(
     optimizer, scaler = make_optimizer(network, config), make_scaler(config, data.train.labels.device)
     state = State(network, make_average(network, config), optimizer, order, scaler, watch=watch)
     if store is not None:
-        store.restore(state)
+        group.in_turn(partial(store.restore, state))
+    trained = group.join(network, config)
     if config.compile:
         network.compile()
     watch.lap("start")
     count = len(data.train)
     per_epoch, total = config.steps_per_epoch(count), config.total_steps(count)
-    with closing(AsyncCheckpointer(store)) as checkpointer:
+    with closing(AsyncCheckpointer(None if group.rank else store)) as checkpointer:
         step = GraphedStep() if config.cuda_graph else training_step
-        course = _Course(data, variation, config, seed, per_epoch, total, tested, step, observe, checkpointer, stopping)
+        length, told = (per_epoch, total), (observe if not group.rank else lambda event: None)
+        course = _Course(
+            data, variation, config, seed, *length, tested, step, trained, group, told, checkpointer, stopping
+        )
         outcome = _train_epochs(state, course)
         watch.lap("rest")
     watch.lap("checkpoint")
@@ -191,7 +236,8 @@ def train(
 
 def _train_epochs(state: State, course: _Course) -> Outcome:
     """Runs the remaining epochs and the evaluations. Raises Diverged if an evaluation's loss is not finite."""
-    data, config, stopping = course.data, course.config, course.stopping
+    data, config, group = course.data, course.config, course.group
+    stopping = course.stopping if group.size == 1 else group.stopping
     final = state.network if state.average is None else state.average
     per_epoch, total = course.per_epoch, course.total
     epochs, order = math.ceil(total / per_epoch), torch.Generator()
@@ -204,8 +250,9 @@ def _train_epochs(state: State, course: _Course) -> Outcome:
         due = last or not (number + 1) % config.evaluation_interval
         state.watch.lap("rest")
         looked_at = course.tested and (last or (due and config.test_curve))
-        validation = evaluate(final, data, data.validation, config, stopping) if data.validation and due else None
-        test = evaluate(final, data, data.test, config, stopping) if looked_at else None
+        look = partial(evaluate, final, data, config=config, stopping=stopping, group=group)
+        validation = look(data.validation) if data.validation and due else None
+        test = look(data.test) if looked_at else None
         state.watch.lap("evaluation")
         for name, found in (("validation", validation), ("test", test)):
             if found and not math.isfinite(found.loss):
@@ -223,7 +270,7 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
     Values are read from the device only after the last step, once a second to show progress, and for checkpoints.
     """
     state.network.train()
-    config, labels_of = course.config, course.data.train.labels
+    config, group, labels_of = course.config, course.group, course.data.train.labels
     number = len(state.history)
     left = [batch.to(labels_of.device) for batch in batches[state.steps :]]
     begun = shown = kept = state.watch.now()
@@ -232,15 +279,16 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         set_rate(state.optimizer, learning_rate(config, step, course.total, course.per_epoch))
         images, targets = course.mix(step, images, labels_of[batch])
         with state.watch.step():
-            loss, scores, norm = course.step(state.network, state.optimizer, images, targets, config, state.scaler)
+            loss, scores, norm = course.take_step(state, step, images, targets, len(batch))
             if state.average is not None:
                 update_average(state.average, state.network, config.ema if step else 0.0)
-        state.losses.append(loss)
+        state.losses.append(group.weigh(loss, len(batch)))
         state.norms.append(norm)
-        state.correct.append((scores.argmax(1) == labels_of[batch]).sum())
+        state.correct.append((scores.argmax(1) == group.share(labels_of[batch])).sum())
         state.steps += 1
-        stopping, now = course.stopping(), state.watch.now()
-        if (stopping or now - kept > config.checkpoint_seconds) and state.steps < len(batches):
+        stopping, now = group.agree(course.stopping()), state.watch.now()
+        due = stopping or group.agree(now - kept > config.checkpoint_seconds)
+        if due and state.steps < len(batches):
             state.seconds += now - begun
             _check_finite(state, course)
             course.checkpoint(state)
@@ -257,10 +305,19 @@ def _train_epoch(state: State, course: _Course, batches: Sequence[Tensor]) -> Ep
         if course.data.train.forks:  # the thread that writes must end before the data loader forks
             course.checkpointer.wait()
             state.watch.lap("checkpoint")
-    if course.stopping():
+    if group.agree(course.stopping()):
         raise StopRequested
     course.observe(Progress(number + len(batches) / course.per_epoch, line.train_loss))
     return replace(line, seconds=state.seconds)
+
+
+def _gather(state: State, group: Group) -> None:
+    """Replaces losses and correct images of this process's shares by those of whole batches."""
+    new = slice(state.gathered, state.steps)
+    if group.size > 1 and state.losses[new]:
+        for values in (state.losses, state.correct):
+            values[new] = group.sum(torch.stack(values[new])).unbind()
+    state.gathered = state.steps
 
 
 def _check_finite(state: State, course: _Course) -> None:
@@ -268,6 +325,7 @@ def _check_finite(state: State, course: _Course) -> None:
 
     With fp16 a gradient that is not finite skips a step. It is no divergence unless every step was skipped.
     """
+    _gather(state, course.group)
     number = len(state.history)
     for what, gathered in (("loss", state.losses), ("gradient's norm", state.norms)):
         values = torch.stack(gathered)

@@ -135,19 +135,21 @@ def training_step(
     config: TrainConfig,
     scaler: torch.amp.GradScaler | None = None,
     mark: Callable[[str], None] = ignore,
+    weight: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs forward pass, loss, backward pass and optimizer.
 
     `labels` are classes `(N,)`, or shares of all classes `(N, classes)`. Returns the loss, the scores `(N, classes)`
     and the norm of the gradient before clipping. `mark` is called at the end of the forward pass ("forward") and of the
     backward pass ("backward"), for measurements. With a `scaler`, a gradient that is not finite skips the optimizer and
-    lowers the scale of the loss.
+    lowers the scale of the loss. The gradient is that of the loss times `weight`.
     """
     optimizer.zero_grad(set_to_none=True)
     scores = score(network, images, config)
     loss = compute_loss(scores, labels, config)
     mark("forward")
-    (loss if scaler is None else scaler.scale(loss)).backward()
+    weighted = loss if weight == 1 else loss * weight
+    (weighted if scaler is None else scaler.scale(weighted)).backward()
     mark("backward")
     if scaler is not None:
         scaler.unscale_(optimizer)

@@ -13,11 +13,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from ablations.execution.engine import AskedToStop, Ended, Finished, Lost, Restarted, Stopped, Task, Told
-from ablations.execution.local import LocalEngine
+from ablations.execution.local import LocalEngine, _Schedule, _Worker
 from ablations.storage.turns import Purpose, lock_device
 
 
@@ -243,3 +246,23 @@ def test_what_trains_goes_on_while_a_measurement_waits_and_gives_way_to_it(tmp_p
     assert ends["cost 1"] == ends["cost 2"] == "done"
     assert ends["long"] == "paused: True"
     assert course.index(("Waiting", "long")) < course.index(("Finished", "cost 1"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "busy", "slots", "places"),
+    [
+        (["cpu"] * 3, [], 2, (0, 1)),
+        (["cpu"] * 3, [0], 2, (1, 2)),
+        (["cpu"] * 3, [0, 2], 2, None),
+        (["cuda:0", "cuda:1", "cuda:0", "cuda:1"], [1], 2, (0, 3)),
+        (["cuda:0", "cuda:1", "cuda:0", "cuda:1"], [1, 3], 2, None),
+        (["cuda:0", "cuda:1", "cuda:0", "cuda:1"], [0], 3, (1, 2, 3)),
+        (["cuda:0", "cuda:0"], [], 2, (0, 1)),
+    ],
+)
+def test_a_task_of_several_slots_gets_as_many_devices_as_there_are(devices, busy, slots, places):
+    """Whatever runs beside it: NCCL needs a device for each process, and another one adds up in another order."""
+    others = [_Worker(Task("other", sleep, ()), (place,), None, None) for place in busy]
+    schedule = _Schedule(devices, deque(), lambda: False, None, others)
+    assert schedule.find_places(Task("wide", sleep, (), slots=slots)) == places
+    assert schedule.find_places(Task("cost", sleep, (), exclusive=True)) == (0,)

@@ -123,6 +123,7 @@ class Disturbed:
 
     def __init__(self, engine, happens):
         self.engine, self.happens, self.slots, self.machine = engine, happens, engine.slots, engine.machine
+        self.widest = engine.widest
         self.events: list = []
 
     def run(self, tasks, stopping=lambda: False):

@@ -47,6 +47,42 @@ def test_a_batch_of_one_image_is_told_before_any_job(tmp_path, settings, message
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["data.train_limit=34"],
+            r"^  base\.train\.last_batch = 'keep': .* leave a process one for the last batch: give",
+        ),
+        (
+            ["train.batch_size=2", "data.train_limit=34"],
+            r"^  base\.train\.batch_size = 2: .* batches of 2 give a process one: give 4 or more",
+        ),
+        (["train.batch_size=32"], r"^  base\.train\.processes = 2: the last batch of an epoch has 1 image, and each"),
+        (["train.batch_size=1"], r"^  base\.train: processes = 2 is more than the batch_size = 1 images of a batch"),
+        (["train.compile=true"], r"^  base\.train: processes = 2 does not go with compile: leave one or the other out"),
+        (["train.cuda_graph=true"], r"^  base\.train: processes = 2 does not go with cuda_graph: leave"),
+        (
+            ["train.loss=torch.nn.functional:cross_entropy"],
+            r"processes = 2 does not go with the loss torch.*no mean over",
+        ),
+        (
+            ["train.batch_norm=all", "model.implementation=normalize-once", "data.train_limit=64"],
+            r"^  base\.train\.batch_norm = 'all': normalize-once has the statistics of its process's share: give",
+        ),
+        (
+            ["train.batch_norm=all", "train.processes=1"],
+            r"^  base\.train: batch_norm = \"all\" needs processes = 2 or more",
+        ),
+        (["train.nodes=2"], r"^  base\.train\.nodes = 2: unknown key"),
+    ],
+)
+def test_what_several_processes_cannot_share_is_told_before_any_job(tmp_path, settings, message):
+    with pytest.raises(GridError) as caught:
+        read(write_grid(tmp_path, SMALL), ["train.processes=2", *settings])
+    assert re.search(message, str(caught.value).splitlines()[1])
+
+
+@pytest.mark.parametrize(
     "setting", ['train.last_batch="drop"', "train.batch_size=11", "train.steps=2", "model.block_config=[1, 1]"]
 )
 def test_where_no_batch_of_one_image_comes_there_is_no_error(tmp_path, setting):

@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from ablations.config import CostConfig, TrainConfig
+from ablations.execution.fresh import call_fresh
+from ablations.execution.together import call_together
 from ablations.profiling import cost, counts, memory, timing
 from ablations.profiling.subject import Held, Subject
 from ablations.profiling.timing import FEWEST_REPEATS
@@ -469,3 +471,28 @@ class Constant(torch.nn.Module):
 def test_a_network_without_a_product_has_no_macs():
     found = counts.count(CostConfig(OwnConfig(family=f"{__name__}:Constant"), (4, 4), TrainConfig(batch_size=2)))
     assert (found["params"], found["macs"], found["activations"]) == (10, 0, 0)
+
+
+def measure_together(two):
+    """In a fresh process, because predictions compute what cannot be forked after."""
+    torch.set_num_threads(1)
+    for name in ("TRAIN_SECONDS", "INFERENCE_SECONDS", "LATENCY_SECONDS"):
+        setattr(cost, name, 0.1)
+    measured = call_together(
+        lambda group: cost.measure(two, CPU, group), ["cpu", "cpu"], lambda error: {"": repr(error)}
+    )
+    return {**memory.predict(two), **measured}
+
+
+def test_two_processes_are_measured_together():
+    """Memory is that of one of them, which has half of a batch and always all gradients; throughput that of both."""
+    two = replace(SMALL, train=TrainConfig(batch_size=33, processes=2))
+    found = call_fresh(measure_together, (two,), "forkserver", lambda: False)
+    assert found["train_images_per_second"] == pytest.approx(33 / found["train_step_seconds"])
+    assert found["train_backward_seconds"] > 0
+    assert found["inference_images_per_second"] == pytest.approx(33 / found["inference_step_seconds"])
+    predicted = found["predicted_train_peak_memory_bytes"]
+    assert found["train_peak_memory_bytes"] == pytest.approx(predicted, rel=0.02)
+    half = memory.predict(replace(SMALL, train=TrainConfig(batch_size=17)))
+    assert predicted == half["predicted_train_peak_memory_bytes"] + found["gradients_bytes"]
+    assert found["gradients_bytes"] == 4 * sum(each.numel() for each in build(SMALL.model).parameters())

@@ -149,6 +149,20 @@ def test_a_busy_loop_beside_is_seen():
     assert accounts.since()[0] > 0.3
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's accounts in /proc")
+def test_a_partner_s_work_is_its_own():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        accounts = Accounts.now(busy.pid)
+        time.sleep(1.0)
+        now = Accounts.now(busy.pid)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert now.own - accounts.own > 0.2
+    assert accounts.partners == (busy.pid,)
+
+
 def test_own_work_is_not_taken_for_others(monkeypatch):
     start = Accounts(wall=0.0, busy=100.0, stolen=1.0, own=10.0)
     after = Accounts(wall=10.0, busy=111.0, stolen=1.5, own=19.0)

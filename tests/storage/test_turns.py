@@ -14,7 +14,7 @@ import pytest
 
 from ablations.storage import turns
 from ablations.storage.files import StorageError
-from ablations.storage.turns import Purpose, lock_device
+from ablations.storage.turns import Purpose, lock_device, lock_devices
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,24 @@ def test_shared_holders_do_not_wait_for_each_other():
     device = f"test-shared-{os.getpid()}"
     with lock_device(device, False, pytest.fail) as turn, lock_device(device, False, pytest.fail):
         assert turn.waited >= 0
+
+
+def test_a_training_on_several_devices_frees_all_of_them_for_a_measurement_on_one():
+    """So two that wait for each other's device cannot be."""
+    log, waiting = [], threading.Event()
+
+    def measure_both():
+        with lock_devices(["cuda:1", "cuda:0"], True, lambda others: waiting.set()):
+            log.append("measured")
+
+    with lock_devices(["cuda:0", "cuda:1", "cuda:0"], False, lambda others: None) as turns:
+        other = threading.Thread(target=measure_both)
+        other.start()
+        assert waiting.wait(20)
+        wait_until(lambda: turns.give_way(lambda: log.append("settled"), lambda: False) > 0)
+        log.append("goes on")
+        other.join()
+    assert log == ["settled", "measured", "goes on"]
 
 
 def test_a_lock_that_cannot_be_opened_is_told_and_blocks_nobody(tmp_path):

@@ -153,9 +153,9 @@ def test_a_training_asked_to_stop_while_it_is_evaluated_repeats_the_evaluation_a
     seen = []
     original = module.evaluate
 
-    def asked(network, data, images, config, stopping):
+    def asked(network, data, images, config, stopping, group):
         seen.append(images)
-        return original(network, data, images, config, lambda: len(seen) == 2)
+        return original(network, data, images, config, lambda: len(seen) == 2, group)
 
     monkeypatch.setattr(module, "evaluate", asked)
     with pytest.raises(StopRequested):
