@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -114,6 +115,8 @@ class RayEngine:
     def _connect(self, address: str | None) -> None:
         if address and address.startswith("ray:"):
             raise ValueError(f"--with address={address}: run this command on a node of the cluster, with address=auto")
+        if address not in (None, "auto"):
+            _call(str(address))
         place: dict[str, Any] = {"address": address}
         if not address:
             place = {"address": "local", "num_cpus": count_cores(), "include_dashboard": False}
@@ -231,6 +234,17 @@ def copy_code(place: Path) -> None:
     for package in PACKAGES:
         shutil.copytree(package, place / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PACKAGES[0].with_name("densenet_ablations.py"), place)
+
+
+def _call(address: str) -> None:
+    """Raises ValueError if nobody answers at an address: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        if not (host and port.isdecimal()):
+            raise OSError("allowed are auto and HOST:PORT")
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--engine ray: no cluster at address={address}: {error}") from None
 
 
 def _import_ray() -> Any:
