@@ -292,7 +292,10 @@ def run(
         ),
     ] = "",
     engine: Annotated[
-        str, typer.Option(help="local: in processes of this machine; inline: one by one in this process.")
+        str,
+        typer.Option(
+            help="local: in processes of this machine; inline: one by one in this process; slurm: in jobs of Slurm."
+        ),
     ] = "local",
     with_: Annotated[
         list[str] | None, typer.Option("--with", metavar="KEY=VALUE", help="An option of the engine; may be repeated.")
@@ -332,6 +335,7 @@ def _run(
     """Runs the grid and reports. Returns the exit code."""
     from ablations.execution import driver
     from ablations.execution.changes import EDITED
+    from ablations.execution.engine import Detached
     from ablations.execution.seat import Order
     from ablations.storage.files import StorageError
     from ablations.storage.locks import FolderInUse
@@ -358,6 +362,9 @@ def _run(
             outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure, part)
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
+    except Detached as handed_over:
+        _say(str(handed_over))
+        return 0
     except StorageError as error:
         _stop(f"{error}. {KEPT}")
     for path in outcome.damaged:

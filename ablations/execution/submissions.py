@@ -1,0 +1,209 @@
+"""What was handed over to Slurm: a folder for each array of jobs, and what Slurm says of these jobs.
+
+It needs no PyTorch, so that `ablate status` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations.storage import files
+
+FOLDER = "slurm"
+"""The folder within a results folder. It is removed when all tasks have ended."""
+
+SEATS = "seats.json"
+"""The file that names the tasks of each seat of a submission. It is there before the jobs are."""
+
+PATIENCE = 60
+"""Seconds that a command of Slurm may take."""
+
+GONE = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
+"""The states of jobs that have ended. A job that will be started again is PENDING."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a job."""
+
+    id: str
+    """`12`, or `12_3` for an element of an array."""
+
+    state: str
+    reason: str
+    node: str
+    """The node where it runs or ran; empty before it starts."""
+
+    @property
+    def lives(self) -> bool:
+        """Whether the job waits, runs, or is just being ended."""
+        return self.state not in GONE
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.state}{f' on {self.node}' if self.node else ''})"
+
+
+Seat = tuple[str, int]
+"""The name of a submission, and the number of one of its seats."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One array of Slurm jobs. Each element is a seat, which runs some tasks."""
+
+    place: Path
+    """The folder of its own."""
+
+    seats: tuple[tuple[str, ...], ...]
+    """The keys of the tasks of each seat."""
+
+    @property
+    def name(self) -> str:
+        """The name of its jobs in Slurm, which no other submission has."""
+        return f"ablate-{self.place.name}"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of what its jobs print."""
+        return self.place / "logs"
+
+    def messages(self, seat: int) -> Path:
+        """Returns the file to which a seat writes what happens: one JSON object on each line."""
+        return self.place / f"{seat}.jsonl"
+
+    def discard(self) -> None:
+        """Removes its folder."""
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def announce(folder: Path, seats: Sequence[Sequence[str]]) -> Submission:
+    """Makes the folder of a submission, before its jobs are submitted. Raises StorageError if it cannot be written."""
+    submission = Submission(make_folder(folder) / secrets.token_hex(6), tuple(map(tuple, seats)))
+    files.write(submission.place / SEATS, json.dumps(submission.seats).encode())
+    submission.logs.mkdir()
+    return submission
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes the folder of all submissions of a results folder, which git ignores, and returns its full path."""
+    place = folder.resolve() / FOLDER
+    files.write(place / ".gitignore", b"*\n")
+    return place
+
+
+def list_submissions(folder: Path) -> list[Submission]:
+    """Lists the submissions of a results folder, the oldest first."""
+    found = []
+    for path in (folder.resolve() / FOLDER).glob(f"*/{SEATS}"):
+        with suppress(OSError, ValueError, TypeError):
+            found.append(
+                (path.stat().st_mtime, Submission(path.parent, tuple(map(tuple, json.loads(files.read(path))))))
+            )
+    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
+
+
+def ask_slurm(names: Iterable[str]) -> dict[Seat, JobState] | None:
+    """Returns what Slurm says of the jobs with these names; None if it does not answer.
+
+    Slurm forgets jobs some minutes after their end.
+    """
+    listed = ",".join(sorted(set(names)))
+    if not listed:
+        return {}
+    answer = call("squeue", "-h", "-r", "-t", "all", f"--name={listed}", "-o", "%j|%i|%T|%r|%N")
+    if answer is None:
+        return None
+    found = {}
+    for line in answer.splitlines():
+        name, number, *rest = line.split("|")
+        found[name, int(number.partition("_")[2] or 0)] = JobState(number, *rest[:3])
+    return found
+
+
+def call(*command: str) -> str | None:
+    """Returns what a command of Slurm prints; None if it fails or is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class Messages:
+    """Reads the messages of a seat, as far as they are complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def take(self) -> Iterator[dict[str, Any]]:
+        """Yields the messages that came since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        lines, end, _ = content.rpartition(b"\n")
+        self._read += len(lines) + len(end)
+        for line in lines.splitlines():
+            with suppress(ValueError):  # a line that a dying node has cut off
+                yield json.loads(line)
+
+
+ENDS = ("Finished", "Lost", "Broken")
+"""The messages that end a task. A task that was stopped goes on in the next job."""
+
+
+def describe_seats(folder: Path, done: Iterable[str]) -> dict[str, Any]:
+    """Returns which tasks of a results folder are in Slurm's hands.
+
+    `queued` are keys, `running` are keys with the place where they run, and `lost` are those whose jobs have ended.
+    Without Slurm on this machine, all others are `unknown`. Tasks that are `done` are left out.
+    """
+    submissions, known = list_submissions(folder), None
+    if submissions:
+        known = ask_slurm(each.name for each in submissions)
+    ended, told = set(done), {"queued": [], "running": {}, "lost": [], "unknown": []}  # type: ignore[var-annotated]
+    for submission in submissions:
+        for number, keys in enumerate(submission.seats):
+            begun = _list_begun(submission, number)
+            ended |= {key for key, event in begun.items() if event in ENDS}
+            _add_seat(told, [key for key in keys if key not in ended], begun, submission.name, number, known)
+    return told
+
+
+def _list_begun(submission: Submission, number: int) -> dict[str, str]:
+    """Returns the last message about each task of a seat: its start, its end, or anything else."""
+    lines = Messages(submission.messages(number)).take()
+    return {line["key"]: line["event"] for line in lines if "key" in line}
+
+
+def _add_seat(
+    told: dict[str, Any],
+    keys: Sequence[str],
+    begun: Mapping[str, str],
+    name: str,
+    number: int,
+    known: Mapping[Seat, JobState] | None,
+) -> None:
+    """Adds the tasks of a seat to what `describe_seats` returns."""
+    job = (known or {}).get((name, number))
+    for key in keys:
+        if known is None:
+            told["unknown"].append(key)
+        elif job is None or not job.lives:
+            told["lost"].append(key)
+        elif key in begun and begun[key] not in ("Stopped", "Restarted") and job.node:
+            told["running"][key] = f"job {job.id} on {job.node}"
+        else:
+            told["queued"].append(key)
