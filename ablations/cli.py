@@ -446,6 +446,7 @@ def job(
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
+    from ablations.execution.submissions import describe_seats
     from ablations.report.frames import describe_others, list_retryable, survey
     from ablations.storage import locks, records, turns
 
@@ -462,8 +463,17 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     ignored = [str(path.relative_to(folder)) for path in records.list_ignored(folder)]
     others = describe_others(found.others, found.manifest)
     disturbed = _count_disturbed(folder, found.manifest)
+    done = {job for states in found.states.values() for job, status, _ in states if status != "missing"}
+    slurm = describe_seats(folder, done)
     if as_json:
-        told = {"worked_on_by": holder or None, "waits": waits, **counts, "begun": len(begun), "failures": failed}
+        told = {
+            "worked_on_by": holder or None,
+            "waits": waits,
+            "slurm": slurm,
+            **counts,
+            "begun": len(begun),
+            "failures": failed,
+        }
         told["disturbed"] = disturbed
         told["jobs"] = {kind: {job: status for job, status, _ in states} for kind, states in found.states.items()}
         beside = {"damaged": damaged, "set_aside": aside, "ignored": ignored, "not_in_the_grid": others}
@@ -473,6 +483,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         _say(f"Worked on by {holder}.")
     for text in waits:
         _say(f"  {text}")
+    _say_slurm(slurm, {job.id: f"{job.kind} {job.name}" for job in found.manifest.jobs})
     for kind, count in counts.items():
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
     if begun:
@@ -492,6 +503,19 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         _say(f"  {text}")
     for code, number in made.items():
         _say(f"{number} made by {code}")
+
+
+def _say_slurm(slurm: dict[str, Any], names: dict[str, str]) -> None:
+    """Prints which jobs are in Slurm's hands, and where those run that run."""
+    counts = [f"{len(keys)} {state}" for state, keys in slurm.items() if keys]
+    if counts:
+        _say(f"Handed over to Slurm: {', '.join(counts)}.")
+    for key, place in slurm["running"].items():
+        _say(f"  {names.get(key, key)}: {place}")
+    if slurm["lost"]:
+        _say("  `ablate run` with --engine slurm submits those again that are lost: their Slurm jobs have ended")
+    if slurm["unknown"]:
+        _say("  this machine cannot ask Slurm how far they are")
 
 
 @app.command()

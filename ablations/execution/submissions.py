@@ -9,7 +9,7 @@ import json
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,45 +165,29 @@ ENDS = ("Finished", "Lost", "Broken")
 
 
 def describe_seats(folder: Path, done: Iterable[str]) -> dict[str, Any]:
-    """Returns which tasks of a results folder are in Slurm's hands.
+    """Returns which tasks of a results folder are in Slurm's hands, without those that are `done`.
 
     `queued` are keys, `running` are keys with the place where they run, and `lost` are those whose jobs have ended.
-    Without Slurm on this machine, all others are `unknown`. Tasks that are `done` are left out.
+    If this machine cannot ask Slurm, all are `unknown`.
     """
-    submissions, known = list_submissions(folder), None
-    if submissions:
-        known = ask_slurm(each.name for each in submissions)
-    ended, told = set(done), {"queued": [], "running": {}, "lost": [], "unknown": []}  # type: ignore[var-annotated]
-    for submission in submissions:
+    found = list_submissions(folder)
+    known = ask_slurm(each.name for each in found)
+    told: dict[str, Any] = {"queued": [], "running": {}, "lost": [], "unknown": []}
+    seen = set(done)
+    for submission in reversed(found):  # a task is where it was submitted last
         for number, keys in enumerate(submission.seats):
-            begun = _list_begun(submission, number)
-            ended |= {key for key, event in begun.items() if event in ENDS}
-            _add_seat(told, [key for key in keys if key not in ended], begun, submission.name, number, known)
+            job = (known or {}).get((submission.name, number))
+            latest = {
+                line["key"]: line["event"] for line in Messages(submission.messages(number)).take() if "key" in line
+            }
+            for key in [key for key in keys if key not in seen and latest.get(key) not in ENDS]:
+                if known is None:
+                    told["unknown"].append(key)
+                elif job is None or not job.lives:
+                    told["lost"].append(key)
+                elif job.node and key in latest and latest[key] not in ("Stopped", "Restarted"):
+                    told["running"][key] = f"job {job.id} on {job.node}"
+                else:
+                    told["queued"].append(key)
+            seen |= {*keys}
     return told
-
-
-def _list_begun(submission: Submission, number: int) -> dict[str, str]:
-    """Returns the last message about each task of a seat: its start, its end, or anything else."""
-    lines = Messages(submission.messages(number)).take()
-    return {line["key"]: line["event"] for line in lines if "key" in line}
-
-
-def _add_seat(
-    told: dict[str, Any],
-    keys: Sequence[str],
-    begun: Mapping[str, str],
-    name: str,
-    number: int,
-    known: Mapping[Seat, JobState] | None,
-) -> None:
-    """Adds the tasks of a seat to what `describe_seats` returns."""
-    job = (known or {}).get((name, number))
-    for key in keys:
-        if known is None:
-            told["unknown"].append(key)
-        elif job is None or not job.lives:
-            told["lost"].append(key)
-        elif key in begun and begun[key] not in ("Stopped", "Restarted") and job.node:
-            told["running"][key] = f"job {job.id} on {job.node}"
-        else:
-            told["queued"].append(key)

@@ -1,0 +1,486 @@
+"""The engine for Slurm, on a real Slurm of two nodes: its rules, its tables, faults, and what is adopted."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import test_engine
+from conftest import ROOT, TINY, write_grid
+from rich.console import Console
+from slurm_cluster import SlurmCluster, why_not
+from test_engine import course, die, obey, work
+from typer.testing import CliRunner
+
+from ablations.cli import app
+from ablations.execution import driver, submissions
+from ablations.execution.engine import (
+    Broken,
+    Ended,
+    Finished,
+    Kept,
+    Lost,
+    Restarted,
+    Started,
+    Stopped,
+    Task,
+    Told,
+    Waiting,
+)
+from ablations.execution.seat import Order
+from ablations.execution.slurm import SlurmEngine
+from ablations.execution.slurm_seat import post, read_event, write_event
+from ablations.execution.submissions import Messages
+from ablations.grid.reader import read
+from ablations.report import page as report
+from ablations.report.frames import load
+from ablations.report.results import analyse
+from ablations.storage import records
+from ablations.storage.files import StorageError
+from ablations.training.events import Epoch, Progress
+
+needs_slurm = pytest.mark.skipif(bool(why_not()), reason=why_not() or "Slurm is here")
+PAIR = TINY.replace("[0, 1, 2]", "[0]")
+LONG = PAIR.replace("epochs = 1", "epochs = 400\ntrain.checkpoint_seconds = 0.1")
+QUICK = ("--with", "pack=8")
+PATIENCE = 240.0
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A running Slurm."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    cluster = SlurmCluster(folder)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(whole, tmp_path, monkeypatch):
+    """The same, with a folder for locks of this test alone. Nodes find the tests' own tasks."""
+    monkeypatch.setenv("SLURM_CONF", str(whole.configuration))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "execution")]))
+    place = Path(tempfile.mkdtemp(prefix="t-"))
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    yield whole
+    whole.ask("scancel", "--signal=KILL", "--full", "--user=root")
+    whole.ask("scancel", "--user=root")
+    whole.wait(lambda: not living(whole))
+
+
+def living(cluster, form="%i"):
+    return cluster.ask("squeue", "-h", "-r", "-o", form).split()
+
+
+def open_engine(folder, seats=1, **options):
+    return SlurmEngine(Order("cpu", seats, 1, folder, options))
+
+
+def tables_of(folder):
+    """The bytes of all tables, and what the records hold that does not depend on time."""
+    report.write_tables(analyse(load(folder)))
+    tables = {path.name: path.read_bytes() for path in (folder / "tables").iterdir()}
+    assert tables
+    return tables, {each.record["id"]: each.record["deterministic"] for each in records.iterate(folder)}
+
+
+def run_here(grid, folder, engine, **options):
+    """Runs the trainings of a grid in this process's driver."""
+    text = io.StringIO()
+    with driver.open_engine(engine, Order("cpu", 1, 1, folder, options)) as workplace:
+        driver.work(read(grid), folder, workplace, (), Console(file=text, width=200), measure=False)
+    return text.getvalue()
+
+
+def command(grid, folder, *more):
+    called = [sys.executable, "-m", "ablations", "run", str(grid), "--out", str(folder), "--device", "cpu"]
+    return [*called, "--no-costs", "--engine", "slurm", *more]
+
+
+@contextmanager
+def at_work(grid, folder, *more):
+    """A driver whose first training has kept a state."""
+    process = subprocess.Popen(command(grid, folder, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait(lambda: list(folder.glob("checkpoints/*.latest")) or process.poll() is not None)
+        assert process.poll() is None, process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait(condition, seconds=PATIENCE):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def resumes_of(folder):
+    return sum(each.record["measured"]["resumes"] for each in records.iterate(folder))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The tables of the long grid, from the local engine."""
+    place = tmp_path_factory.mktemp("reference")
+    grid = write_grid(place, LONG)
+    run_here(grid, place / "out", "local")
+    return tables_of(place / "out")
+
+
+def check_end(process, folder, reference):
+    """The driver has ended well, the tables are those of the local engine, and nothing is left behind."""
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output + errors
+    assert tables_of(folder) == reference
+    assert not (folder / submissions.FOLDER).exists()
+    assert not list(folder.rglob(".*"))
+    return output
+
+
+EVENTS = [
+    (Started, {}),
+    (Waiting, {"others": "run a"}),
+    (Told, {"message": Progress(0.5, float("inf"))}),
+    (Told, {"message": Epoch(1, 0.5, 80.0, None, None, None, None, 0.1, 0.5, 100, 2.5)}),
+    (Told, {"message": ["a", 0.5, {"b": None}]}),
+    (Kept, {"place": (3, 7)}),
+    (Restarted, {"reason": "killed by SIGKILL"}),
+    (Stopped, {}),
+    (Finished, {"status": "done"}),
+    (Lost, {"status": "failed", "reason": "why"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "rest"), EVENTS)
+def test_events_arrive_as_they_were_sent(kind, rest, tmp_path):
+    task = Task("a", work, ("a",))
+    post(tmp_path / "0.jsonl", write_event(kind(task, 0, **rest)))
+    (line,) = Messages(tmp_path / "0.jsonl").take()
+    assert read_event(task, 7, line) == kind(task, 7, **rest)
+
+
+def test_an_error_of_a_machine_arrives_with_its_words(tmp_path):
+    task, letters = Task("a", work, ("a",)), Messages(tmp_path / "0.jsonl")
+    for error in (OSError(28, "No space left on device", "/there"), StorageError(28, "is full", "/there")):
+        post(tmp_path / "0.jsonl", write_event(Broken(task, 0, error)))
+        (line,) = letters.take()
+        assert str(read_event(task, 0, line).error) == f"/there {error.strerror}"
+
+
+def test_half_a_line_is_read_when_it_is_whole_and_never_if_its_writer_died(tmp_path):
+    path, letters = tmp_path / "0.jsonl", Messages(tmp_path / "0.jsonl")
+    assert list(letters.take()) == []
+    path.write_text('{"event": "opened"}\n{"event": "Sta')
+    assert [line["event"] for line in letters.take()] == ["opened"]
+    with path.open("a") as file:
+        file.write('rted", "key": "a"}\n{"event": "Fini')
+    assert [line["event"] for line in letters.take()] == ["Started"]
+    post(path, {"event": "opened", "node": "n2"})
+    assert [line["event"] for line in letters.take()] == ["opened"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": "gpu"}, r"--with queue: options of --engine slurm are\n  partition: the partition"),
+        ({"time": "2h", "pack": "0"}, "--with time=2h: a whole number .*\n--with pack=0: a whole number above 0"),
+        ({"detach": "maybe"}, "--with detach=maybe: allowed are yes and no"),
+    ],
+)
+def test_options_are_checked_before_anything_is_submitted(options, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        open_engine(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_machine_without_slurm_or_submitit_says_what_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match=re.escape("pip install 'densenet-ablations[slurm]'")):
+        open_engine(tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "submitit", pytest)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"this machine has no sbatch, .*: run this command on a machine from which"):
+        open_engine(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_handed_over_is_told_and_no_other_engine_does_it(results, tiny, monkeypatch):
+    (results / "records").rename(results / "away")
+    ids = [path.stem for path in sorted((results / "away").glob("*.json"))]
+    submissions.announce(results, [ids[:1], ids[1:3]])
+    monkeypatch.setenv("PATH", "")
+    told = CliRunner().invoke(app, ["status", str(results)])
+    assert "Handed over to Slurm: 3 unknown.\n  this machine cannot ask Slurm" in told.output
+    as_json = json.loads(CliRunner().invoke(app, ["status", "--json", str(results)]).output)
+    assert as_json["slurm"] == {"queued": [], "running": {}, "lost": [], "unknown": ids[:3]}
+    with pytest.raises(driver.WrongFolder, match=r"handed over to Slurm; .*--engine slurm adopts them.*delete .*slurm"):
+        driver.work(tiny, results, driver.make_engine("inline", ["cpu"]), (), Console(file=io.StringIO()))
+
+
+def mark(path, name, seconds, context):
+    """Notes when it runs, and on which node, like a task that does something."""
+    test_engine.note(path, f"{name} {os.environ['SLURMD_NODENAME']} {os.environ['SLURM_JOB_ID']}")
+    time.sleep(seconds)
+    return "done"
+
+
+@needs_slurm
+def test_the_rules_in_short(cluster, tmp_path):
+    """One job runs several tasks. Another one, on a node of its own, runs what is exclusive."""
+    path = str(tmp_path / "spans")
+    tasks = [Task(name, work, (name,)) for name in "ab"]
+    tasks += [Task("dies", die, ()), Task("slow", obey, (), stoppable=True, limit=0.3)]
+    tasks += [Task("cost", mark, (path, "cost", 0), exclusive=True), Task("c", mark, (path, "c", 0))]
+    engine = open_engine(tmp_path / "out", seats=0, pack="8")
+    assert engine.slots == 4
+    events = list(engine.run(tasks))
+    engine.close()
+    others = [event for event in events if event.task.key != "cost"]
+    assert [key for key, kind in course(others, Started)] == ["a", "b", "dies", "dies", "dies", "slow", "c"]
+    assert course([event for event in events if event.task.key == "a"], object) == [
+        ("a", "Started"), ("a", "Told"), ("a", "Finished"),
+    ]  # fmt: skip
+    ends = {event.task.key: event for event in events if isinstance(event, Ended)}
+    assert ends["slow"] == Lost(tasks[3], 0, "timeout", "it took longer than time_limit = 0.3 seconds") or (
+        ends["slow"].slot == 1
+    )
+    assert ends["dies"].reason.endswith("3 times in a row without a newer checkpoint")
+    assert ends["b"].status == "b on cpu"
+    assert len(ends) == len(tasks) == sum(isinstance(event, Ended) for event in events)
+    lines = [line.split() for line in Path(path).read_text().splitlines()]
+    assert sorted(line[0] for line in lines) == ["c", "cost"]
+    assert len({line[2] for line in lines}) == 2
+    assert not living(cluster)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@needs_slurm
+def test_a_grid_has_the_tables_of_the_local_engine(cluster, tmp_path):
+    grid = write_grid(tmp_path, PAIR)
+    run_here(grid, tmp_path / "here", "local")
+    told = run_here(grid, tmp_path / "there", "slurm", pack="2")
+    assert "2 done, 0 running, 0 left" in told
+    assert tables_of(tmp_path / "there") == tables_of(tmp_path / "here")
+    assert not (tmp_path / "there" / submissions.FOLDER).exists()
+
+
+RULES = [each for name, each in sorted(vars(test_engine).items()) if name.startswith("test_")]
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_rule_of_an_engine(rule, cluster, tmp_path):
+    """Two tasks run side by side in one job."""
+    engine = open_engine(tmp_path / "out", cpus="2", pack="8")
+    given = {"engine": engine, "tmp_path": tmp_path}
+    rule(**{name: given[name] for name in inspect.signature(rule).parameters})
+    engine.close()
+    assert not living(cluster)
+    assert not (tmp_path / "out" / submissions.FOLDER).exists()
+
+
+def disturb(cluster, fault):
+    """Does something to the jobs that run."""
+    jobs = living(cluster, "%i")
+    if fault == "preempted":
+        cluster.ask("sbatch", "-p", "high", "--exclusive", "-N", "2", "-o", "/dev/null", "--wrap", "sleep 2")
+    elif fault == "node lost":
+        for node in set(living(cluster, "%N")):
+            cluster.kill_node(node)
+            cluster.start_node(node)
+    elif fault == "killed":
+        seats = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"submitit.core._submit" in read_bytes(path)]
+        for path in seats:
+            os.kill(int(path.parent.name), signal.SIGKILL)
+    else:
+        cluster.ask(*{"requeued": ["scontrol", "requeue"], "cancelled": ["scancel"]}[fault], *jobs)
+
+
+def read_bytes(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["preempted", "requeued", "cancelled", "killed", "node lost"])
+def test_a_training_goes_on_after_its_job_was(fault, cluster, tmp_path, reference):
+    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    with at_work(grid, folder, *QUICK) as process:
+        before = living(cluster, "%i")
+        disturb(cluster, fault)
+        output = check_end(process, folder, reference)
+    assert resumes_of(folder) >= 1
+    assert ("again " in output) or fault == "cancelled"
+    assert before
+
+
+def stay(path, context):
+    """Keeps a state and runs until it is told to end, but for its second life."""
+    test_engine.note(path, "life")
+    lives = len(Path(path).read_text().splitlines())
+    context.kept((lives, 0))
+    while lives == 1 and not context.stopping():
+        time.sleep(0.05)
+    return "stopped" if lives == 1 else "done"
+
+
+def never_end(context):
+    while not context.stopping():
+        time.sleep(0.05)
+    return "stopped"
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_job_whose_time_is_over_ends_politely_and_is_started_again(cluster, tmp_path):
+    engine = open_engine(tmp_path / "out", time="1")
+    events = list(engine.run([Task("a", stay, (str(tmp_path / "lives"),), stoppable=True)]))
+    engine.close()
+    assert course(events, (Started, Restarted, Ended)) == [
+        ("a", "Started"), ("a", "Restarted"), ("a", "Started"), ("a", "Finished"),
+    ]  # fmt: skip
+    assert not (tmp_path / "out" / submissions.FOLDER).exists()
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_job_that_somebody_cancels_three_times_has_failed(cluster, tmp_path):
+    engine = open_engine(tmp_path / "out")
+    events, begun = [], 0
+    for event in engine.run([Task("a", never_end, (), stoppable=True)]):
+        events.append(event)
+        if isinstance(event, Started):
+            begun += 1
+            cluster.ask("scancel", *living(cluster))
+    engine.close()
+    assert begun == 3
+    (lost,) = [event for event in events if isinstance(event, Lost)]
+    assert lost.reason == "its Slurm job was cancelled by somebody, 3 times"
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_driver_that_is_asked_to_stop_ends_its_jobs_and_goes_on_later(number, cluster, tmp_path, reference):
+    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    with at_work(grid, folder, *QUICK) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    assert not living(cluster)
+    assert not submissions.list_submissions(folder)
+    again = subprocess.Popen(command(grid, folder, *QUICK), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    check_end(again, folder, reference)
+    assert resumes_of(folder) >= 1
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_jobs_outlive_a_driver_that_is_killed_and_the_next_one_adopts_them(cluster, tmp_path, reference):
+    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    with at_work(grid, folder, *QUICK) as process:
+        process.kill()
+        process.communicate()
+    jobs = living(cluster)
+    assert jobs
+    refused = CliRunner().invoke(app, ["run", str(grid), "--out", str(folder), "--no-costs"])
+    assert refused.exit_code == 2
+    assert "handed over to Slurm" in refused.output
+    again = subprocess.Popen(command(grid, folder, *QUICK), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait(lambda: "started" in (folder / "events.jsonl").read_text().splitlines()[-1] or again.poll() is not None)
+    assert living(cluster) == jobs
+    check_end(again, folder, reference)
+    assert resumes_of(folder) == 0
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_driver_that_leaves_says_how_to_come_back(cluster, tmp_path, reference):
+    grid, folder = write_grid(tmp_path, LONG), tmp_path / "out"
+    called = command(grid, folder, *QUICK, "--with", "detach=yes")
+    first = subprocess.run(called, capture_output=True, text=True, check=True)
+    assert re.search(r"2 jobs of the grid: handed over to Slurm \(squeue --me: [0-9]+\), which goes on", first.stdout)
+    jobs = living(cluster)
+    wait(lambda: list(folder.glob("checkpoints/*.latest")))
+    told = CliRunner().invoke(app, ["status", str(folder)]).output
+    assert re.search(r"Handed over to Slurm: 1 queued, 1 running.\n  run .*: job [0-9]+ on n[12]", told)
+    second = subprocess.run(called, capture_output=True, text=True, check=True)
+    assert "handed over to Slurm" in second.stdout
+    assert living(cluster) == jobs
+    wait(lambda: not living(cluster))
+    last = subprocess.Popen(called, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    check_end(last, folder, reference)
+
+
+@contextmanager
+def changed_node(cluster, node, *mount):
+    """A node that sees other files than this process."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("a node with files of its own needs mounts, which are not allowed here")
+    cluster.stop_node(node)
+    cluster.start_node(node, "unshare", "-m", "sh", "-c", f'{shlex.join(["mount", *mount])} && exec "$@"', "sh")
+    cluster.wait(lambda: cluster.ask("sinfo", "-h", "-n", node, "-p", "low", "-o", "%t").strip() == "idle")
+    try:
+        yield
+    finally:
+        cluster.stop_node(node)
+        cluster.start_node(node)
+        cluster.wait(lambda: cluster.ask("sinfo", "-h", "-n", node, "-p", "low", "-o", "%t").strip() == "idle")
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_node_with_one_changed_source_file_is_refused(cluster, tmp_path):
+    changed = tmp_path / "metrics.py"
+    changed.write_text((ROOT / "ablations" / "metrics.py").read_text() + "\n")
+    with changed_node(cluster, "n2", "--bind", str(changed), str(ROOT / "ablations" / "metrics.py")):
+        with pytest.raises(ValueError, match="the cluster's nodes have other code of the suite"):
+            open_engine(tmp_path / "out", nodelist="n2")
+        engine = open_engine(tmp_path / "out")  # looks at the first node
+        engine._options["nodelist"] = "n2"
+        (end,) = [event for event in engine.run([Task("a", work, ("a",))]) if isinstance(event, Ended)]
+        engine.close()
+    assert isinstance(end, Broken)
+    assert str(end.error).startswith("node n2 has other code of the suite: install the same version there")
+    assert not living(cluster)
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_results_folder_that_nodes_do_not_see_is_refused(cluster, tmp_path):
+    (tmp_path / "own").mkdir()
+    with (
+        changed_node(cluster, "n2", "-t", "tmpfs", "tmpfs", str(tmp_path / "own")),
+        pytest.raises(ValueError, match=r"node n2 does not see the folder .*own/out: .*system that all nodes share"),
+    ):
+        open_engine(tmp_path / "own" / "out", nodelist="n2")
+    assert not living(cluster)
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_what_slurm_refuses_is_told_with_its_words(cluster, tmp_path):
+    with pytest.raises(ValueError, match=r"Slurm refuses the jobs: .*invalid partition specified: gpu"):
+        open_engine(tmp_path / "out", partition="gpu")
