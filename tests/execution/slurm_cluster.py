@@ -1,4 +1,7 @@
-"""A real Slurm on this machine: a controller and two nodes, as children of the tests, with all files in one folder."""
+"""A real Slurm on this machine: a controller and two nodes, as children of the tests, with all files in one folder.
+
+Its jobs import this file too, for the tasks at its end.
+"""
 
 from __future__ import annotations
 
@@ -194,3 +197,31 @@ def find_steps(log: str) -> list[int]:
 def kill(process: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
+
+
+def mark(path, name, context):
+    """A task that notes its node and its job in a file."""
+    note(path, f"{name} {os.environ['SLURMD_NODENAME']} {os.environ['SLURM_JOB_ID']}")
+    return "done"
+
+
+def stay(path, context):
+    """A task that keeps a state and runs until it is told to end, but for its second life."""
+    note(path, "life")
+    lives = len(Path(path).read_text().splitlines())
+    context.kept((lives, 0))
+    while lives == 1 and not context.stopping():
+        time.sleep(0.05)
+    return "stopped" if lives == 1 else "done"
+
+
+def never_end(context):
+    """A task that runs until it is told to end."""
+    while not context.stopping():
+        time.sleep(0.05)
+    return "stopped"
+
+
+def note(path, text):
+    with Path(path).open("a") as file:
+        file.write(f"{text}\n")

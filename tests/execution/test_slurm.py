@@ -20,7 +20,7 @@ import pytest
 import test_engine
 from conftest import ROOT, TINY, write_grid
 from rich.console import Console
-from slurm_cluster import SlurmCluster, why_not
+from slurm_cluster import SlurmCluster, mark, never_end, stay, why_not
 from test_engine import course, die, obey, work
 from typer.testing import CliRunner
 
@@ -234,51 +234,42 @@ def test_what_was_handed_over_is_told_and_no_other_engine_does_it(results, tiny,
         driver.work(tiny, results, driver.make_engine("inline", ["cpu"]), (), Console(file=io.StringIO()))
 
 
-def mark(path, name, seconds, context):
-    """Notes when it runs, and on which node, like a task that does something."""
-    test_engine.note(path, f"{name} {os.environ['SLURMD_NODENAME']} {os.environ['SLURM_JOB_ID']}")
-    time.sleep(seconds)
-    return "done"
-
-
 @needs_slurm
-def test_the_rules_in_short(cluster, tmp_path):
-    """One job runs several tasks. Another one, on a node of its own, runs what is exclusive."""
-    path = str(tmp_path / "spans")
-    tasks = [Task(name, work, (name,)) for name in "ab"]
-    tasks += [Task("dies", die, ()), Task("slow", obey, (), stoppable=True, limit=0.3)]
-    tasks += [Task("cost", mark, (path, "cost", 0), exclusive=True), Task("c", mark, (path, "c", 0))]
-    engine = open_engine(tmp_path / "out", seats=0, pack="8")
-    assert engine.slots == 4
-    events = list(engine.run(tasks))
-    engine.close()
-    others = [event for event in events if event.task.key != "cost"]
-    assert [key for key, kind in course(others, Started)] == ["a", "b", "dies", "dies", "dies", "slow", "c"]
+def test_a_job_keeps_the_rules_and_a_grid_has_the_tables_of_the_local_engine(cluster, tmp_path):
+    grid, here, there = write_grid(tmp_path, PAIR), tmp_path / "here" / "out", tmp_path / "there" / "out"
+    run_here(grid, here, "local")
+    tasks = [Task("a", work, ("a",)), Task("dies", die, ()), Task("slow", obey, (), stoppable=True, limit=0.3)]
+    tasks += [Task("b", work, ("b",))]
+    with driver.open_engine("slurm", Order("cpu", 1, 1, there, {"pack": "8"})) as engine:
+        events = list(engine.run(tasks))
+        outcome = driver.work(read(grid), there, engine, (), Console(file=io.StringIO()), measure=False)
+    assert [key for key, _ in course(events, Started)] == ["a", "dies", "dies", "dies", "slow", "b"]
     assert course([event for event in events if event.task.key == "a"], object) == [
         ("a", "Started"), ("a", "Told"), ("a", "Finished"),
     ]  # fmt: skip
     ends = {event.task.key: event for event in events if isinstance(event, Ended)}
-    assert ends["slow"] == Lost(tasks[3], 0, "timeout", "it took longer than time_limit = 0.3 seconds") or (
-        ends["slow"].slot == 1
-    )
+    assert ends["slow"] == Lost(tasks[2], 0, "timeout", "it took longer than time_limit = 0.3 seconds")
     assert ends["dies"].reason.endswith("3 times in a row without a newer checkpoint")
-    assert ends["b"].status == "b on cpu"
+    assert ends["b"] == Finished(tasks[3], 0, "b on cpu")
     assert len(ends) == len(tasks) == sum(isinstance(event, Ended) for event in events)
-    lines = [line.split() for line in Path(path).read_text().splitlines()]
-    assert sorted(line[0] for line in lines) == ["c", "cost"]
-    assert len({line[2] for line in lines}) == 2
+    assert (outcome.executed, outcome.stopped) == (2, False)
+    assert tables_of(there) == tables_of(here)
+    assert not (there / submissions.FOLDER).exists()
     assert not living(cluster)
-    assert not list((tmp_path / "out").iterdir())
 
 
 @needs_slurm
-def test_a_grid_has_the_tables_of_the_local_engine(cluster, tmp_path):
-    grid = write_grid(tmp_path, PAIR)
-    run_here(grid, tmp_path / "here", "local")
-    told = run_here(grid, tmp_path / "there", "slurm", pack="2")
-    assert "2 done, 0 running, 0 left" in told
-    assert tables_of(tmp_path / "there") == tables_of(tmp_path / "here")
-    assert not (tmp_path / "there" / submissions.FOLDER).exists()
+@pytest.mark.slow
+def test_what_is_exclusive_has_a_node_of_its_own_and_others_share_the_rest(cluster, tmp_path):
+    path = str(tmp_path / "places")
+    tasks = [Task(name, mark, (path, name), exclusive=name == "cost") for name in ("a", "cost", "b")]
+    engine = open_engine(tmp_path / "out", seats=0)
+    assert engine.slots == 4
+    assert sorted(course(engine.run(tasks), Ended)) == [(name, "Finished") for name in ("a", "b", "cost")]
+    engine.close()
+    places = {line.split()[0]: line.split()[1:] for line in Path(path).read_text().splitlines()}
+    assert len({job for _, job in places.values()}) == 3
+    assert len({node for node, _ in places.values()}) == 2
 
 
 RULES = [each for name, each in sorted(vars(test_engine).items()) if name.startswith("test_")]
@@ -333,22 +324,6 @@ def test_a_training_goes_on_after_its_job_was(fault, cluster, tmp_path, referenc
     assert resumes_of(folder) >= 1
     assert ("again " in output) or fault == "cancelled"
     assert before
-
-
-def stay(path, context):
-    """Keeps a state and runs until it is told to end, but for its second life."""
-    test_engine.note(path, "life")
-    lives = len(Path(path).read_text().splitlines())
-    context.kept((lives, 0))
-    while lives == 1 and not context.stopping():
-        time.sleep(0.05)
-    return "stopped" if lives == 1 else "done"
-
-
-def never_end(context):
-    while not context.stopping():
-        time.sleep(0.05)
-    return "stopped"
 
 
 @needs_slurm
