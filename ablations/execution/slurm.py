@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from ablations.environment import describe_code
 from ablations.execution import submissions
 from ablations.execution.engine import (
     MOST_DEATHS,
-    AskedToStop,
     Broken,
     Deaths,
     Detached,
@@ -44,6 +44,7 @@ from ablations.execution.slurm_seat import Visit, answer_probe, occupy, read_eve
 from ablations.execution.submissions import GONE, JobState, Messages, Seat, Submission, ask_slurm, call
 from ablations.metrics import count_of
 from ablations.storage import files
+from ablations.storage.locks import FolderInUse, lock_folder
 
 OPTIONS = {
     "partition": "the partition of the jobs; default: the cluster's own",
@@ -96,14 +97,18 @@ class SlurmEngine:
         self._folder = order.folder.resolve()
         _refuse_without_slurm()
         self._old = {each.name: _list_ends(each) for each in submissions.list_submissions(self._folder)}
-        self.machine: Mapping[str, Any] = self._probe()
+        self._clean = True
+        try:
+            self.machine: Mapping[str, Any] = self._probe()
+        except BaseException:
+            self.close()
+            raise
         if self.machine["device"] == "cpu" and order.jobs_per_device > 1:
             raise ValueError(f"--jobs-per-device {order.jobs_per_device} is for GPUs: on a CPU, --with cpus=N says it")
         self._width = self._count("gpus_per_node") * order.jobs_per_device
         if self.machine["device"] == "cpu":
             self._width = self._count("cpus")
         self.slots = self._width * (order.seats or self._count_seats())
-        self._clean = True
 
     def run(self, tasks: Sequence[Task], stopping: Stopping = lambda: False) -> Generator[Event]:
         """Runs the tasks and yields their events, as `Engine` describes. Raises Detached if it was asked to leave."""
@@ -114,7 +119,7 @@ class SlurmEngine:
             work.submit(list(work.left.values()))
             if self._options.get("detach") == "yes" and work.seats:
                 work.leave()
-                raise Detached(self._tell(len(tasks)))
+                raise Detached(self._tell(len(work.left)))
             yield from work.events()
             self._clean = not work.left
         finally:
@@ -123,8 +128,13 @@ class SlurmEngine:
 
     def close(self) -> None:
         """Removes the folder of the engine, unless tasks are left: then jobs may still run, or will be submitted."""
-        if self._clean and not submissions.list_submissions(self._folder):
-            shutil.rmtree(self._folder / submissions.FOLDER, ignore_errors=True)
+        place = self._folder / submissions.FOLDER
+        if self._clean and place.is_dir():
+            with suppress(FolderInUse), lock_folder(self._folder):
+                found = submissions.list_submissions(self._folder)
+                known = ask_slurm(each.name for each in found)
+                if known is not None and not any(job.lives for job in known.values()):
+                    shutil.rmtree(place, ignore_errors=True)
 
     def _count(self, option: str) -> int:
         return int(self._options.get(option, 1))
@@ -453,7 +463,7 @@ class _Schedule:
         look = 0.0
         while self.seats:
             if self.stopping() and not self.cancelled:
-                yield from self.cancel()
+                self.cancel()
             for seat in self.seats:
                 if seat.job is None or seat.job.state != "PENDING":
                     yield from self.hear(seat)
@@ -466,12 +476,11 @@ class _Schedule:
                     yield from self.judge(known)
             time.sleep(TICK if self.seats else 0)
 
-    def cancel(self) -> Iterator[Event]:
-        """Asks Slurm to end all jobs, and yields which tasks are asked to end by that."""
+    def cancel(self) -> None:
+        """Asks Slurm to end all jobs. They keep the states of their tasks."""
         self.cancelled = True
         for name in {seat.submission.name for seat in self.seats}:
             call("scancel", f"--name={name}")
-        yield from (AskedToStop(seat.tasks[key], slot) for seat in self.seats for key, slot in seat.running.items())
 
     def hear(self, seat: _Place) -> Iterator[Event]:
         """Yields the events that a seat has written."""
@@ -577,7 +586,7 @@ class _Schedule:
         if self.left_alone:
             return
         if self.seats and not self.cancelled:
-            list(self.cancel())
+            self.cancel()
         began, told = time.monotonic(), self.cancelled
         while (known := self._list_living()) is None or any(seat in self.own for seat in known):
             late = time.monotonic() - began

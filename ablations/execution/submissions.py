@@ -103,13 +103,12 @@ def make_folder(folder: Path) -> Path:
 
 
 def list_submissions(folder: Path) -> list[Submission]:
-    """Lists the submissions of a results folder, the oldest first."""
+    """Lists the submissions of a results folder that have tasks, the oldest first."""
     found = []
     for path in (folder.resolve() / FOLDER).glob(f"*/{SEATS}"):
         with suppress(OSError, ValueError, TypeError):
-            found.append(
-                (path.stat().st_mtime, Submission(path.parent, tuple(map(tuple, json.loads(files.read(path))))))
-            )
+            seats = tuple(map(tuple, json.loads(files.read(path))))
+            found += [(path.stat().st_mtime_ns, Submission(path.parent, seats))] if any(seats) else []
     return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
 

@@ -53,7 +53,7 @@ from ablations.training.events import Epoch, Progress
 
 needs_slurm = pytest.mark.skipif(bool(why_not()), reason=why_not() or "Slurm is here")
 PAIR = TINY.replace("[0, 1, 2]", "[0]")
-LONG = PAIR.replace("epochs = 1", "epochs = 400\ntrain.checkpoint_seconds = 0.1")
+LONG = PAIR.replace("epochs = 1", "epochs = 200\ntrain.checkpoint_seconds = 0.1")
 QUICK = ("--with", "pack=8")
 PATIENCE = 240.0
 
