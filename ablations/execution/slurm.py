@@ -81,6 +81,9 @@ SHARE = 20.0
 FAREWELL, ENDING = 20.0, 60.0
 """Seconds after which jobs are cancelled that have nothing to do any more, and after which they are not waited for."""
 
+REFUSAL = 600.0
+"""Seconds for which submitting again is tried, if Slurm does not answer or takes no more jobs."""
+
 UNSEEN = 64
 """The exit code of a probe on a node that does not see the results folder."""
 
@@ -100,11 +103,12 @@ class SlurmEngine:
         self._clean = True
         try:
             self.machine: Mapping[str, Any] = self._probe()
+            if self.machine["device"] == "cpu" and order.jobs_per_device > 1:
+                given = f"--jobs-per-device {order.jobs_per_device}"
+                raise ValueError(f"{given} is for GPUs: on a CPU, --with cpus=N says how many jobs run side by side")
         except BaseException:
             self.close()
             raise
-        if self.machine["device"] == "cpu" and order.jobs_per_device > 1:
-            raise ValueError(f"--jobs-per-device {order.jobs_per_device} is for GPUs: on a CPU, --with cpus=N says it")
         self._width = self._count("gpus_per_node") * order.jobs_per_device
         if self.machine["device"] == "cpu":
             self._width = self._count("cpus")
@@ -130,7 +134,7 @@ class SlurmEngine:
         """Removes the folder of the engine, unless tasks are left: then jobs may still run, or will be submitted."""
         place = self._folder / submissions.FOLDER
         if self._clean and place.is_dir():
-            with suppress(FolderInUse), lock_folder(self._folder):
+            with suppress(FolderInUse, OSError), lock_folder(self._folder):
                 found = submissions.list_submissions(self._folder)
                 known = ask_slurm(each.name for each in found)
                 if known is not None and not any(job.lives for job in known.values()):
@@ -409,6 +413,12 @@ class _Schedule:
     """The names of all seats that have, or had, a task of this call."""
 
     deaths: Deaths = field(default_factory=Deaths)
+    waiting: list[Task] = field(default_factory=list)
+    """Tasks that Slurm has not taken again yet."""
+
+    refused: float | None = None
+    """The time since when Slurm refuses them; None if it does not."""
+
     strikes: Counter[str] = field(default_factory=Counter)
     """How often the job of a task ended before it began, or was cancelled by somebody."""
 
@@ -461,7 +471,7 @@ class _Schedule:
 
     def events(self) -> Iterator[Event]:
         look = 0.0
-        while self.seats:
+        while self.seats or self.waiting:
             if self.stopping() and not self.cancelled:
                 self.cancel()
             for seat in self.seats:
@@ -469,16 +479,18 @@ class _Schedule:
                     yield from self.hear(seat)
             self.seats = [seat for seat in self.seats if seat.tasks]
             now = time.monotonic()
-            if self.seats and now >= look:
+            if (self.seats or self.waiting) and now >= look:
                 known = ask_slurm(seat.submission.name for seat in self.seats)
                 look = time.monotonic() + max(TICK if self.cancelled else LOOK, SHARE * (time.monotonic() - now))
                 if known is not None:
                     yield from self.judge(known)
-            time.sleep(TICK if self.seats else 0)
+                    self.submit_again()
+            time.sleep(TICK if self.seats or self.waiting else 0)
 
     def cancel(self) -> None:
         """Asks Slurm to end all jobs. They keep the states of their tasks."""
         self.cancelled = True
+        self.waiting.clear()
         for name in {seat.submission.name for seat in self.seats}:
             call("scancel", f"--name={name}")
 
@@ -527,17 +539,25 @@ class _Schedule:
             yield self.settle(seat, self.deaths.count(seat.tasks[key], slot, reason))
 
     def judge(self, known: Mapping[Seat, JobState]) -> Iterator[Event]:
-        """Finds the seats whose jobs have ended, yields what that means for their tasks, and submits them again."""
-        again: list[Task] = []
+        """Finds the seats whose jobs have ended, and yields what that means for their tasks."""
         for seat in list(self.seats):
             seat.job = known.get(seat.name, seat.job if seat.job and seat.job.state in GONE else None)
             if seat.job is None or not seat.job.lives:
                 yield from self.hear(seat)
                 yield from self.close_seat(seat)
                 self.seats.remove(seat)
-                again += seat.tasks.values()
-        if not self.cancelled:
-            self.submit(again, again=True)
+                self.waiting += seat.tasks.values()
+
+    def submit_again(self) -> None:
+        """Submits the tasks of ended seats again. Raises ValueError if Slurm refuses them for some minutes."""
+        try:
+            self.submit(self.waiting, again=True)
+            self.waiting, self.refused = [], None
+        except ValueError:
+            now = time.monotonic()
+            self.refused = self.refused or now
+            if now - self.refused > REFUSAL:
+                raise
 
     def close_seat(self, seat: _Place) -> Iterator[Event]:
         """Yields what the end of a seat's job means for its tasks. Those that are to be submitted again stay in it."""

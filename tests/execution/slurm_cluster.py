@@ -222,6 +222,11 @@ def never_end(context):
     return "stopped"
 
 
+def nothing(context):
+    """A task that does nothing."""
+    return "done"
+
+
 def note(path, text):
     with Path(path).open("a") as file:
         file.write(f"{text}\n")

@@ -20,7 +20,7 @@ import pytest
 import test_engine
 from conftest import ROOT, TINY, write_grid
 from rich.console import Console
-from slurm_cluster import SlurmCluster, mark, never_end, stay, why_not
+from slurm_cluster import SlurmCluster, mark, never_end, nothing, stay, why_not
 from test_engine import course, die, obey, work
 from typer.testing import CliRunner
 
@@ -234,6 +234,21 @@ def test_what_was_handed_over_is_told_and_no_other_engine_does_it(results, tiny,
         driver.work(tiny, results, driver.make_engine("inline", ["cpu"]), (), Console(file=io.StringIO()))
 
 
+class Beside:
+    """Runs tasks of the test's own before those of the driver, in the same Slurm job, and keeps their events."""
+
+    def __init__(self, engine, own):
+        self.slots, self.machine, self._engine, self._own = engine.slots, engine.machine, engine, own
+        self.events = []
+
+    def run(self, tasks, stopping):
+        for event in self._engine.run([*self._own, *tasks], stopping):
+            if event.task in self._own:
+                self.events.append(event)
+            else:
+                yield event
+
+
 @needs_slurm
 def test_a_job_keeps_the_rules_and_a_grid_has_the_tables_of_the_local_engine(cluster, tmp_path):
     grid, here, there = write_grid(tmp_path, PAIR), tmp_path / "here" / "out", tmp_path / "there" / "out"
@@ -241,8 +256,9 @@ def test_a_job_keeps_the_rules_and_a_grid_has_the_tables_of_the_local_engine(clu
     tasks = [Task("a", work, ("a",)), Task("dies", die, ()), Task("slow", obey, (), stoppable=True, limit=0.3)]
     tasks += [Task("b", work, ("b",))]
     with driver.open_engine("slurm", Order("cpu", 1, 1, there, {"pack": "8"})) as engine:
-        events = list(engine.run(tasks))
-        outcome = driver.work(read(grid), there, engine, (), Console(file=io.StringIO()), measure=False)
+        both = Beside(engine, tasks)
+        outcome = driver.work(read(grid), there, both, (), Console(file=io.StringIO()), measure=False)
+    events = both.events
     assert [key for key, _ in course(events, Started)] == ["a", "dies", "dies", "dies", "slow", "b"]
     assert course([event for event in events if event.task.key == "a"], object) == [
         ("a", "Started"), ("a", "Told"), ("a", "Finished"),
@@ -459,3 +475,38 @@ def test_a_results_folder_that_nodes_do_not_see_is_refused(cluster, tmp_path):
 def test_what_slurm_refuses_is_told_with_its_words(cluster, tmp_path):
     with pytest.raises(ValueError, match=r"Slurm refuses the jobs: .*invalid partition specified: gpu"):
         open_engine(tmp_path / "out", partition="gpu")
+
+
+TASKS = 200
+"""Tasks that do nothing, in the measurement of what Slurm jobs cost."""
+
+
+@needs_slurm
+@pytest.mark.bench
+def test_tasks_in_slurm_jobs_of_fifty(benchmark, cluster, tmp_path):
+    """From the submission to the end of all jobs, with the engine."""
+    tasks = [Task(str(number), nothing, ()) for number in range(TASKS)]
+    engine = open_engine(tmp_path / "out", seats=0, pack="50")
+    benchmark.group = f"{TASKS} tasks that do nothing, in Slurm"
+    benchmark.extra_info["tasks"] = TASKS
+    events = benchmark.pedantic(lambda: list(engine.run(tasks)), rounds=1)
+    engine.close()
+    assert sum(isinstance(event, Finished) for event in events) == TASKS
+
+
+@needs_slurm
+@pytest.mark.bench
+def test_tasks_in_an_array_of_bare_submitit(benchmark, cluster, tmp_path):
+    """The same with submitit alone: a job for each task, as it has it."""
+    import submitit
+
+    def submit():
+        executor = submitit.SlurmExecutor(tmp_path / "logs")
+        executor.update_parameters(time=None, job_name="bare")
+        executor.map_array(nothing, [None] * TASKS)
+        cluster.wait(lambda: not living(cluster), 3600)
+
+    benchmark.group = f"{TASKS} tasks that do nothing, in Slurm"
+    benchmark.extra_info["tasks"] = TASKS
+    benchmark.pedantic(submit, rounds=1)
+    assert len(list((tmp_path / "logs").glob("*_result.pkl"))) == TASKS
