@@ -84,6 +84,9 @@ FAREWELL, ENDING = 20.0, 60.0
 REFUSAL = 600.0
 """Seconds for which submitting again is tried, if Slurm does not answer or takes no more jobs."""
 
+VISIBLE = 60.0
+"""Seconds within which network file systems show a new file."""
+
 UNSEEN = 64
 """The exit code of a probe on a node that does not see the results folder."""
 
@@ -119,11 +122,12 @@ class SlurmEngine:
         work = _Schedule(self._submit, stopping, {task.key: task for task in tasks})
         self._clean = False
         try:
+            work.left_alone = self._options.get("detach") == "yes"
             yield from work.adopt(submissions.list_submissions(self._folder), self._old)
             work.submit(list(work.left.values()))
-            if self._options.get("detach") == "yes" and work.seats:
-                work.leave()
+            if work.left_alone and work.seats:
                 raise Detached(self._tell(len(work.left)))
+            work.left_alone = False
             yield from work.events()
             self._clean = not work.left
         finally:
@@ -141,6 +145,7 @@ class SlurmEngine:
                     shutil.rmtree(place, ignore_errors=True)
 
     def _count(self, option: str) -> int:
+        """Returns the number that an option gives; 1 without it."""
         return int(self._options.get(option, 1))
 
     def _count_seats(self) -> int:
@@ -151,6 +156,7 @@ class SlurmEngine:
         return max(1, total // self._count("cpus"))
 
     def _tell(self, count: int) -> str:
+        """Returns what was handed over, and how to come back."""
         listed = call("squeue", "-h", "--me", "-o", "%i %j") or ""
         names = {each.name for each in submissions.list_submissions(self._folder)}
         ids = ", ".join(pair[0] for line in listed.splitlines() if (pair := line.split(" ", 1))[-1] in names)
@@ -249,7 +255,7 @@ class SlurmEngine:
         began, told = time.monotonic(), False
         while not answer.exists():
             job = (ask_slurm([submission.name]) or {}).get((submission.name, 0))
-            if job and not job.lives and not _appears(answer):
+            if job and not job.lives and not _appears(answer, VISIBLE if job.state == "COMPLETED" else 2.0):
                 raise ValueError(_explain_silence(job, submission, self._order.folder))
             if job and not told and time.monotonic() - began > 20:
                 print(f"A short Slurm job looks at a node first: {job}, {job.reason}", file=sys.stderr)
@@ -257,9 +263,9 @@ class SlurmEngine:
             time.sleep(TICK)
 
 
-def _appears(path: Path) -> bool:
-    """Waits some seconds for a file, which a network file system may show late. Returns whether it is there."""
-    end = time.monotonic() + 5
+def _appears(path: Path, seconds: float) -> bool:
+    """Waits for a file, which a network file system may show late. Returns whether it is there."""
+    end = time.monotonic() + seconds
     while not path.exists() and time.monotonic() < end:
         time.sleep(TICK)
     return path.exists()
@@ -390,9 +396,11 @@ class _Place:
 
     @property
     def name(self) -> Seat:
+        """Its name in the answers of Slurm."""
         return self.submission.name, self.number
 
     def describe(self) -> str:
+        """Returns its job, for people."""
         return f"Slurm job {self.job}" if self.job else "Slurm job, which Slurm does not know any more"
 
 
@@ -423,7 +431,10 @@ class _Schedule:
     """How often the job of a task ended before it began, or was cancelled by somebody."""
 
     cancelled: bool = False
+    """Whether all jobs were asked to end."""
+
     left_alone: bool = False
+    """Whether jobs go on when this call ends, for a later driver."""
 
     def adopt(self, found: Sequence[Submission], old: Mapping[str, Mapping[int, Mapping[str, str]]]) -> Iterator[Event]:
         """Takes over the seats that an earlier driver has left, and yields what has happened to their tasks.
@@ -465,15 +476,13 @@ class _Schedule:
                 self.own |= {seat.name for seat in made}
                 self.seats += made
 
-    def leave(self) -> None:
-        """Leaves all jobs to themselves, for a later driver."""
-        self.left_alone = True
-
     def events(self) -> Iterator[Event]:
+        """Yields what happens until all tasks have ended."""
         look = 0.0
         while self.seats or self.waiting:
             if self.stopping() and not self.cancelled:
                 self.cancel()
+            began = time.monotonic()
             for seat in self.seats:
                 if seat.job is None or seat.job.state != "PENDING":
                     yield from self.hear(seat)
@@ -485,7 +494,8 @@ class _Schedule:
                 if known is not None:
                     yield from self.judge(known)
                     self.submit_again()
-            time.sleep(TICK if self.seats or self.waiting else 0)
+            pause = max(TICK, 4 * (time.monotonic() - began))  # looking into many files is a burden, too
+            time.sleep(pause if self.seats or self.waiting else 0)
 
     def cancel(self) -> None:
         """Asks Slurm to end all jobs. They keep the states of their tasks."""
@@ -530,6 +540,7 @@ class _Schedule:
         return event
 
     def find_slot(self) -> int:
+        """Returns the smallest number that no running task has."""
         busy = {slot for seat in self.seats for slot in seat.running.values()}
         return min(set(range(len(busy) + 1)) - busy)
 

@@ -92,6 +92,8 @@ def announce(folder: Path, seats: Sequence[Sequence[str]]) -> Submission:
     submission = Submission(make_folder(folder) / secrets.token_hex(6), tuple(map(tuple, seats)))
     files.write(submission.place / SEATS, json.dumps(submission.seats).encode())
     submission.logs.mkdir()
+    for number in range(len(seats)):  # a network file system may hide for a minute that a missing file was made
+        submission.messages(number).touch()
     return submission
 
 
