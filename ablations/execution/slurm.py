@@ -124,6 +124,8 @@ class SlurmEngine:
         try:
             work.left_alone = self._options.get("detach") == "yes"
             yield from work.adopt(submissions.list_submissions(self._folder), self._old)
+            if work.refusals:
+                raise ValueError(work.refusals[0])
             work.submit(list(work.left.values()))
             if work.left_alone and work.seats:
                 raise Detached(self._tell(len(work.left)))
@@ -420,6 +422,9 @@ class _Schedule:
     own: set[Seat] = field(default_factory=set)
     """The names of all seats that have, or had, a task of this call."""
 
+    refusals: list[str] = field(default_factory=list)
+    """Why nodes have refused tasks while no driver was there."""
+
     deaths: Deaths = field(default_factory=Deaths)
     waiting: list[Task] = field(default_factory=list)
     """Tasks that Slurm has not taken again yet."""
@@ -462,6 +467,7 @@ class _Schedule:
                     self.own.add(seat.name)
                 else:
                     self.seats.remove(seat)
+                    self.refusals += [seat.refused] if seat.refused and seat.tasks else []
 
     def submit(self, tasks: Sequence[Task], again: bool = False) -> None:
         """Submits the tasks that no seat has. Raises ValueError if Slurm refuses them."""
@@ -613,23 +619,27 @@ class _Schedule:
         yield self.settle(seat, replace(event, slot=slot))
 
     def end(self) -> None:
-        """Ends what still runs, and removes the folders of submissions that have no more jobs."""
-        if self.left_alone:
-            return
+        """Ends what still runs, unless it is left alone. Removes the folders of submissions without jobs that live."""
+        if not self.left_alone:
+            self.wait_for_own()
+        living = self._list_living()
+        for submission in self.used if living is not None else ():
+            if submission.name not in {name for name, _ in living or ()}:
+                submission.discard()
+
+    def wait_for_own(self) -> None:
+        """Waits some seconds until all jobs of this call have ended. Cancels those that do not end by themselves."""
         if self.seats and not self.cancelled:
             self.cancel()
-        began, told = time.monotonic(), self.cancelled
-        while (known := self._list_living()) is None or any(seat in self.own for seat in known):
+        began, told = time.monotonic(), False
+        while (living := self._list_living()) is None or any(seat in self.own for seat in living):
             late = time.monotonic() - began
-            if known and not told and late > FAREWELL:
-                call("scancel", *(job.id for seat, job in known.items() if seat in self.own))
+            if living and not told and late > FAREWELL:
+                call("scancel", *(job.id for seat, job in living.items() if seat in self.own))
                 told = True
             if late > ENDING:
                 return
             time.sleep(TICK)
-        for submission in self.used:
-            if submission.name not in {name for name, _ in known}:
-                submission.discard()
 
     def _list_living(self) -> dict[Seat, JobState] | None:
         """Returns the jobs of all submissions that have not ended; None if Slurm does not answer."""

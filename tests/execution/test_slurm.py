@@ -28,6 +28,7 @@ from ablations.cli import app
 from ablations.execution import driver, slurm, submissions
 from ablations.execution.engine import (
     Broken,
+    Detached,
     Ended,
     Finished,
     Kept,
@@ -455,10 +456,16 @@ def test_a_node_with_one_changed_source_file_is_refused(cluster, tmp_path):
         engine = open_engine(tmp_path / "out")  # looks at the first node
         engine._options["nodelist"] = "n2"
         (end,) = [event for event in engine.run([Task("a", work, ("a",))]) if isinstance(event, Ended)]
-        engine.close()
-    assert isinstance(end, Broken)
-    assert str(end.error).startswith("node n2 has other code of the suite: install the same version there")
-    assert not living(cluster)
+        assert isinstance(end, Broken)
+        assert str(end.error).startswith("node n2 has other code of the suite: install the same version there")
+        assert not living(cluster)
+        engine._options["detach"] = "yes"
+        with pytest.raises(Detached):
+            list(engine.run([Task("a", work, ("a",))]))
+        wait(lambda: not living(cluster))
+        with pytest.raises(ValueError, match="node n2 has other code of the suite"):
+            list(engine.run([Task("a", work, ("a",))]))
+        assert not submissions.list_submissions(tmp_path / "out")
 
 
 @needs_slurm
