@@ -25,6 +25,7 @@ from ablations.environment import describe_code
 from ablations.execution import submissions
 from ablations.execution.engine import (
     MOST_DEATHS,
+    AskedToStop,
     Broken,
     Deaths,
     Detached,
@@ -488,6 +489,8 @@ class _Schedule:
         while self.seats or self.waiting:
             if self.stopping() and not self.cancelled:
                 self.cancel()
+                asked = [(seat.tasks[key], slot) for seat in self.seats for key, slot in seat.running.items()]
+                yield from (AskedToStop(task, slot) for task, slot in asked)
             began = time.monotonic()
             for seat in self.seats:
                 if seat.job is None or seat.job.state != "PENDING":
@@ -518,7 +521,7 @@ class _Schedule:
                 yield from self.bury(seat, f"ended with its Slurm job, which began again on {line['node']}")
             elif line["event"] == "refused":
                 seat.refused = line["reason"]
-            elif line["key"] in seat.tasks:
+            elif line["key"] in seat.tasks and line["event"] != "AskedToStop":  # which this driver says by itself
                 yield from self.take(seat, seat.tasks[line["key"]], line)
 
     def take(self, seat: _Place, task: Task, line: dict[str, Any]) -> Iterator[Event]:
