@@ -7,6 +7,7 @@ die meanwhile: the jobs go on, and the next driver adopts them.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -355,13 +356,15 @@ def _submit(
     wanted["setup"] = ["export PYTHONSAFEPATH=1", *wanted.get("setup", ())]
     try:
         kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-        with clean_env():  # the driver may itself run in a Slurm job, whose settings are not those of its jobs
+        # the driver may itself run in a Slurm job, whose settings are not those of its jobs
+        with clean_env(), redirect_stderr(io.StringIO()):
             os.environ.update(kept)
             executor = submitit.SlurmExecutor(submission.logs, python=options.get("python"))
             executor.update_parameters(**wanted)
             executor.map_array(function, *arguments)
     except FailedJobError as error:
-        raise ValueError(f"Slurm refuses the jobs: {str(error).strip()}") from None
+        words = [re.sub("^sbatch: (error|fatal): ", "", line) for line in str(error).strip().splitlines()]
+        raise ValueError(f"Slurm refuses the jobs: {'; '.join(words)}") from None
 
 
 def _list_ends(submission: Submission) -> dict[int, dict[str, str]]:
