@@ -199,7 +199,7 @@ def work(
     """
     where = engine.machine
     refuse(grid, str(where["device"]))
-    _allow_files(engine.slots)
+    _allow_files(0 if isinstance(engine, SlurmEngine) else engine.slots)
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
         _refuse_handed_over(folder, engine)

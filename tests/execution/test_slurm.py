@@ -98,14 +98,6 @@ def tables_of(folder):
     return tables, {each.record["id"]: each.record["deterministic"] for each in records.iterate(folder)}
 
 
-def run_here(grid, folder, engine, **options):
-    """Runs the trainings of a grid in this process's driver."""
-    text = io.StringIO()
-    with driver.open_engine(engine, Order("cpu", 1, 1, folder, options)) as workplace:
-        driver.work(read(grid), folder, workplace, (), Console(file=text, width=200), measure=False)
-    return text.getvalue()
-
-
 def command(grid, folder, *more):
     called = [sys.executable, "-m", "ablations", "run", str(grid), "--out", str(folder), "--device", "cpu"]
     return [*called, "--no-costs", "--engine", "slurm", *more]
@@ -136,13 +128,25 @@ def resumes_of(folder):
     return sum(each.record["measured"]["resumes"] for each in records.iterate(folder))
 
 
+def make_reference(tmp_path_factory, text):
+    """The tables of a grid, from the local engine.
+
+    Fixtures of a module call it before `cluster` sets another folder for locks, which the server of processes keeps.
+    """
+    place = tmp_path_factory.mktemp("reference")
+    engine = driver.make_engine("local", ["cpu"])
+    driver.work(read(write_grid(place, text)), place / "out", engine, (), Console(file=io.StringIO()), measure=False)
+    return tables_of(place / "out")
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The tables of the long grid, from the local engine."""
-    place = tmp_path_factory.mktemp("reference")
-    grid = write_grid(place, LONG)
-    run_here(grid, place / "out", "local")
-    return tables_of(place / "out")
+    return make_reference(tmp_path_factory, LONG)
+
+
+@pytest.fixture(scope="module")
+def short_reference(tmp_path_factory):
+    return make_reference(tmp_path_factory, PAIR)
 
 
 def check_end(process, folder, reference):
@@ -251,9 +255,8 @@ class Beside:
 
 
 @needs_slurm
-def test_a_job_keeps_the_rules_and_a_grid_has_the_tables_of_the_local_engine(cluster, tmp_path):
-    grid, here, there = write_grid(tmp_path, PAIR), tmp_path / "here" / "out", tmp_path / "there" / "out"
-    run_here(grid, here, "local")
+def test_a_job_keeps_the_rules_and_a_grid_has_the_tables_of_the_local_engine(short_reference, cluster, tmp_path):
+    grid, there = write_grid(tmp_path, PAIR), tmp_path / "out"
     tasks = [Task("a", work, ("a",)), Task("dies", die, ()), Task("slow", obey, (), stoppable=True, limit=0.3)]
     tasks += [Task("b", work, ("b",))]
     with driver.open_engine("slurm", Order("cpu", 1, 1, there, {"pack": "8"})) as engine:
@@ -270,7 +273,7 @@ def test_a_job_keeps_the_rules_and_a_grid_has_the_tables_of_the_local_engine(clu
     assert ends["b"] == Finished(tasks[3], 0, "b on cpu")
     assert len(ends) == len(tasks) == sum(isinstance(event, Ended) for event in events)
     assert (outcome.executed, outcome.stopped) == (2, False)
-    assert tables_of(there) == tables_of(here)
+    assert tables_of(there) == short_reference
     assert not (there / submissions.FOLDER).exists()
     assert not living(cluster)
 
