@@ -292,7 +292,10 @@ def run(
         ),
     ] = "",
     engine: Annotated[
-        str, typer.Option(help="local: in processes of this machine; inline: one by one in this process.")
+        str,
+        typer.Option(
+            help="local: in processes of this machine; inline: one by one in this process; slurm: in jobs of Slurm."
+        ),
     ] = "local",
     with_: Annotated[
         list[str] | None, typer.Option("--with", metavar="KEY=VALUE", help="An option of the engine; may be repeated.")
@@ -332,6 +335,7 @@ def _run(
     """Runs the grid and reports. Returns the exit code."""
     from ablations.execution import driver
     from ablations.execution.changes import EDITED
+    from ablations.execution.engine import Detached
     from ablations.execution.seat import Order
     from ablations.storage.files import StorageError
     from ablations.storage.locks import FolderInUse
@@ -358,6 +362,9 @@ def _run(
             outcome = driver.work(read, folder, workplace, again, out, _find_grid(grid), measure, part)
     except (ValueError, FolderInUse) as error:
         _stop(str(error))
+    except Detached as handed_over:
+        _say(str(handed_over))
+        return 0
     except StorageError as error:
         _stop(f"{error}. {KEPT}")
     for path in outcome.damaged:
@@ -439,6 +446,7 @@ def job(
 @app.command()
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
+    from ablations.execution.submissions import describe_seats
     from ablations.report.frames import describe_others, list_retryable, survey
     from ablations.storage import locks, records, turns
 
@@ -455,8 +463,17 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     ignored = [str(path.relative_to(folder)) for path in records.list_ignored(folder)]
     others = describe_others(found.others, found.manifest)
     disturbed = _count_disturbed(folder, found.manifest)
+    done = {job for states in found.states.values() for job, status, _ in states if status != "missing"}
+    slurm = describe_seats(folder, done)
     if as_json:
-        told = {"worked_on_by": holder or None, "waits": waits, **counts, "begun": len(begun), "failures": failed}
+        told = {
+            "worked_on_by": holder or None,
+            "waits": waits,
+            "slurm": slurm,
+            **counts,
+            "begun": len(begun),
+            "failures": failed,
+        }
         told["disturbed"] = disturbed
         told["jobs"] = {kind: {job: status for job, status, _ in states} for kind, states in found.states.items()}
         beside = {"damaged": damaged, "set_aside": aside, "ignored": ignored, "not_in_the_grid": others}
@@ -466,6 +483,7 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         _say(f"Worked on by {holder}.")
     for text in waits:
         _say(f"  {text}")
+    _say_slurm(slurm, {job.id: f"{job.kind} {job.name}" for job in found.manifest.jobs})
     for kind, count in counts.items():
         _say(f"{kind}: " + ", ".join(f"{number} {name}" for name, number in sorted(count.items())))
     if begun:
@@ -485,6 +503,19 @@ def status(folder: DirArgument, as_json: JsonOption = False) -> None:
         _say(f"  {text}")
     for code, number in made.items():
         _say(f"{number} made by {code}")
+
+
+def _say_slurm(slurm: dict[str, Any], names: dict[str, str]) -> None:
+    """Prints which jobs are in Slurm's hands, and where those run that run."""
+    counts = [f"{len(keys)} {state}" for state, keys in slurm.items() if keys]
+    if counts:
+        _say(f"Handed over to Slurm: {', '.join(counts)}.")
+    for key, place in slurm["running"].items():
+        _say(f"  {names.get(key, key)}: {place}")
+    if slurm["lost"]:
+        _say("  `ablate run` with --engine slurm submits those again that are lost: their Slurm jobs have ended")
+    if slurm["unknown"]:
+        _say("  this machine cannot ask Slurm how far they are")
 
 
 @app.command()

@@ -26,8 +26,8 @@ PACKAGES = {
     "ablations.grid": "toml model planning tuning problems schema fields probing variants matching trials reader",
     "ablations.training": "step graph stopwatch events checkpoint distributed evaluation loop weights",
     "ablations.profiling": "timing counts subject memory cost speed",
-    "ablations.execution": "fresh together engine local inline changes job seat travel ray "
-    "display driver estimate plan",
+    "ablations.execution": "fresh together engine local inline changes job seat travel ray submissions slurm_seat "
+    "slurm display driver estimate plan",
     "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values "
     "formats power",
     "ablations.report.plotting": "style levels effect curves heat_map trade tuning pareto figures",

@@ -40,6 +40,9 @@ from ablations.execution.job import describe_loss, describe_purpose, execute, fe
 from ablations.execution.local import LocalEngine
 from ablations.execution.ray import RayEngine
 from ablations.execution.seat import PRELOAD, Order, read_options
+from ablations.execution.slurm import SlurmEngine
+from ablations.execution.submissions import FOLDER as SLURM
+from ablations.execution.submissions import list_submissions
 from ablations.grid.model import Choice, Choices, Grid, Job, list_jobs, number_jobs
 from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
@@ -61,7 +64,7 @@ ENGINES: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Engine]] = {
 }
 """Engines of this machine by name. A new engine needs a file like `local.py` and an entry here."""
 
-CLUSTERS: dict[str, Callable[[Order], Cluster]] = {"ray": RayEngine}
+CLUSTERS: dict[str, Callable[[Order], Cluster]] = {"ray": RayEngine, "slurm": SlurmEngine}
 """Engines for clusters by name. A new one needs a file like `ray.py` and an entry here."""
 
 
@@ -75,6 +78,7 @@ def open_engine(name: str, order: Order) -> Iterator[Engine]:
     """A context with the engine of this name. Raises ValueError for an unknown name, and for what it cannot do."""
     lookup("engine", name, {**ENGINES, **CLUSTERS})
     if name in CLUSTERS:
+        _refuse_foreign(order.folder)
         with closing(CLUSTERS[name](order)) as cluster:
             yield cluster
     else:
@@ -196,9 +200,10 @@ def work(
     """
     where = engine.machine
     refuse(grid, str(where["device"]), engine.widest)
-    _allow_files(engine.slots)
+    _allow_files(engine.slots if isinstance(engine, LocalEngine) else 0)
     _refuse_foreign(folder)
     with locks.lock_folder(folder) as check_place:
+        _refuse_handed_over(folder, engine)
         whole, damaged = _survey(folder)
         choices = _choose(grid, whole, folder)
         jobs, own = list_jobs(grid, where, choices), shard.take(grid, where, choices)
@@ -262,6 +267,15 @@ def _refuse_foreign(folder: Path) -> None:
     if foreign:
         named = ", ".join(foreign[:3]) + " and more" * (len(foreign) > 3)
         raise WrongFolder(f"{folder} holds no results, but {named}: choose an empty or a new folder with --out")
+
+
+def _refuse_handed_over(folder: Path, engine: Engine) -> None:
+    """Raises WrongFolder if Slurm has jobs of this folder, which another engine would do a second time."""
+    left = 0 if isinstance(engine, SlurmEngine) else len(list_submissions(folder))
+    if left:
+        adopt = "`ablate run` with --engine slurm adopts them, and `ablate status` says how far they are"
+        forget = f"if Slurm has none of them any more, delete {folder / SLURM}"
+        raise WrongFolder(f"{folder}: jobs of this folder were handed over to Slurm; {adopt}; {forget}")
 
 
 Known = dict[str, dict[str, Any]]

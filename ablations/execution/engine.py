@@ -169,6 +169,10 @@ class Broken(Ended):
     error: OSError
 
 
+class Detached(Exception):
+    """The tasks were handed over to a cluster, which goes on without the driver. The message says how to come back."""
+
+
 class Engine(Protocol):
     """Runs tasks according to these rules.
 

@@ -228,7 +228,7 @@ class Manifest(Entry):
         return [level for each in self.studies if study in (None, each.name) for level in each.levels]
 
 
-PARTS = ("records", "attempts", "checkpoints", "weights", "tables", "figures")
+PARTS = ("records", "attempts", "checkpoints", "weights", "slurm", "tables", "figures")
 """The folders in a results folder."""
 
 
@@ -251,7 +251,7 @@ def _is_known(folder: Path) -> bool:
 
 
 def _is_own(path: Path) -> bool:
-    known = path.name in PARTS[:4] or files.TEMPORARY.fullmatch(path.name) is not None
+    known = path.name in PARTS[:5] or files.TEMPORARY.fullmatch(path.name) is not None
     return known or locks.is_lock(path) or journal.is_journal(path)
 
 

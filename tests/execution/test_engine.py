@@ -39,7 +39,7 @@ def note(path, text):
 
 
 def work(name, context):
-    context.tell((name, 0.5))
+    context.tell([name, 0.5])
     return f"{name} on {context.device}"
 
 
@@ -91,7 +91,7 @@ def test_tasks_start_in_order_and_tell_their_course(engine):
     for name in "abc":
         started, told, finished = [event for event in events if event.task.key == name]
         assert (type(started), type(told), type(finished)) == (Started, Told, Finished)
-        assert told.message == (name, 0.5)
+        assert told.message == [name, 0.5]
         assert finished.status == f"{name} on cpu"
         assert 0 <= started.slot == told.slot == finished.slot < engine.slots
 
