@@ -223,7 +223,7 @@ def test_a_grid_starts_from_trained_weights_that_are_fetched_before_any_training
 class Recording:
     """An engine that does nothing, and notes the tasks that it is given."""
 
-    slots, machine = 1, MACHINE
+    slots, widest, machine = 1, 1, MACHINE
 
     def __init__(self):
         self.given, self.tasks = [], []
@@ -363,7 +363,7 @@ def test_a_grid_given_from_inside_the_results_folder_is_never_changed(results):
 class Moving:
     """An engine whose only task publishes nothing: meanwhile the results folder is renamed or replaced."""
 
-    slots = 1
+    slots = widest = 1
 
     def __init__(self, machine, disturb):
         self.machine, self.disturb = machine, disturb
