@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from idle import bare, nothing
 from ray_cluster import start_cluster
 
 from ablations.execution.engine import Finished, Task
@@ -18,14 +19,8 @@ from ablations.execution.ray import RayEngine
 from ablations.execution.seat import Order
 
 TASKS = int(os.environ.get("TASKS", "10000"))
-
-
-def nothing(context):
-    return "done"
-
-
-def bare() -> None:
-    pass
+ENGINE = ("ablations.execution.local",)
+"""What servers load before they fork processes, as they do for trainings."""
 
 
 def memory() -> float:
@@ -52,24 +47,22 @@ def run_all(engine, count) -> tuple[float, float, float]:
 
 @pytest.mark.bench
 def test_local_tasks_beside_bare_processes():
-    """One worker: a task is a process, as each bare one is. Rounds of both in turn."""
-    engine, context = LocalEngine(["cpu"], {}), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__"])
+    """One worker, and rounds of both in turn: a task is a process, too. Then all tasks, with two workers."""
+    engine, context = LocalEngine(["cpu"], {}, ENGINE), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *ENGINE])
     start_server()
     run_all(engine, 50)
-    rounds = []
     for _ in range(5):
         began = time.monotonic()
-        for _ in range(count := TASKS // 10):
+        for _ in range(count := TASKS // 20):
             process = context.Process(target=bare)
             process.start()
             process.join()
         alone = 1000 * (time.monotonic() - began) / count
-        rounds.append((alone, *run_all(engine, 2 * count)))
-    for alone, whole, own, grown in rounds:
-        print(
-            f"\nbare {alone:.2f} ms, task {whole:.2f} ms: {whole - alone:+.2f}; driver {own:.2f} ms; {grown:+.2f} MiB"
-        )
+        whole, own, _ = run_all(engine, count)
+        print(f"\nbare {alone:.2f} ms, task {whole:.2f} ms: {whole - alone:+.2f} ms; driver {own:.2f} ms")
+    whole, own, grown = run_all(LocalEngine(["cpu"] * 2, {}, ENGINE), TASKS)
+    print(f"\n{TASKS} tasks, two workers: {whole:.2f} ms a task; driver {own:.2f} ms; {grown:+.2f} MiB")
 
 
 @pytest.mark.bench
@@ -77,7 +70,7 @@ def test_tasks_in_seats_of_ray_beside_bare_calls(tmp_path):
     """Two seats. A bare call is a method of an actor that does nothing; there are two actors."""
     count = TASKS // 10
     with start_cluster() as cluster:
-        engine = RayEngine(Order("cpu", 0, 1, tmp_path, {"address": cluster.address}), preload=("__main__",))
+        engine = RayEngine(Order("cpu", 0, 1, tmp_path, {"address": cluster.address}), preload=ENGINE)
         import ray
 
         class Bare:

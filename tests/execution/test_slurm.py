@@ -243,7 +243,8 @@ class Beside:
     """Runs tasks of the test's own before those of the driver, in the same Slurm job, and keeps their events."""
 
     def __init__(self, engine, own):
-        self.slots, self.machine, self._engine, self._own = engine.slots, engine.machine, engine, own
+        self.slots, self.widest, self.machine = engine.slots, engine.widest, engine.machine
+        self._engine, self._own = engine, own
         self.events = []
 
     def run(self, tasks, stopping):

@@ -115,9 +115,9 @@ def test_a_trial_knows_no_test_image(tuned, tmp_path, monkeypatch):
     """Whatever the test images are, a trial is the same, and nothing but validation images is ever evaluated."""
     trial, seen = list_trials(tuned, next(iter(tuned.tuned)))[0], []
 
-    def spy(network, data, images, *more):
+    def spy(network, data, images, *more, **named):
         seen.append((len(images), len(data.test)))
-        return evaluation.evaluate(network, data, images, *more)
+        return evaluation.evaluate(network, data, images, *more, **named)
 
     def other(config):
         data = load_data(config)

@@ -1,0 +1,9 @@
+"""Work that takes no time, in a module that imports nothing."""
+
+
+def nothing(context):
+    return "done"
+
+
+def bare():
+    pass
