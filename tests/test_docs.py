@@ -203,7 +203,7 @@ for source in json.load(sys.stdin):
 """Executes cells as a notebook does, and prints the value of each one's last line."""
 
 
-@pytest.mark.parametrize("name", ["results", "run"])
+@pytest.mark.parametrize("name", ["results", pytest.param("run", marks=pytest.mark.slow)])
 def test_a_notebook_runs_and_its_outputs_are_those_it_shows(name, tmp_path):
     """The notebook that reads results does so where it lies."""
     notebook = json.loads((DOCS / "notebooks" / f"{name}.ipynb").read_text())

@@ -679,6 +679,7 @@ def modified(path):
         return 0.0
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_killed_in_both_phases_ends_as_one_that_is_not(tmp_path):
     path, whole, broken = write_grid(tmp_path, LONG), tmp_path / "whole", tmp_path / "broken"
     work(read(path), whole)
