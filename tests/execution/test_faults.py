@@ -204,6 +204,7 @@ def deterministic(folder):
     return {name: record["deterministic"] for name, record in records.load(folder)[0].items()}
 
 
+@pytest.mark.slow
 def test_six_faults_cost_their_own_rows_alone(tmp_path, monkeypatch, capsys):
     shutil.copy(Path(__file__).parent.parent / "faulty.py", tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -66,7 +66,7 @@ def test_a_stop_request_kills_the_process(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux kills a halted process")
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_it_ends_with_the_process_that_needs_it(method, tmp_path):
     """Even if it is halted."""
     path = tmp_path / "process"

@@ -259,6 +259,7 @@ def planned(tiny, tmp_path):
     return tmp_path / "r", {each.name: each for each in list_jobs(tiny, machine)}
 
 
+@pytest.mark.slow
 def test_jobs_are_run_from_disk(tmp_path, planned):
     """A run in a bare process, and a cost; their records are those of jobs that this process executes."""
     folder, todo = planned

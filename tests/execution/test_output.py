@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 
-@pytest.mark.parametrize("command", ["list", "status {}"])
+@pytest.mark.parametrize("command", [pytest.param("list", marks=pytest.mark.slow), "status {}"])
 def test_a_full_disk_behind_the_output_is_one_sentence(command, results):
     called = f"{sys.executable} -m ablations {command.format(results)}"
     full = subprocess.run(["bash", "-c", f"{called} > /dev/full"], capture_output=True, text=True)

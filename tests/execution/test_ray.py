@@ -20,7 +20,7 @@ from rich.console import Console
 from ablations.execution import driver
 from ablations.execution.engine import Finished, Kept, Restarted, Started, Task, Told
 from ablations.execution.ray import RayEngine
-from ablations.execution.seat import Order
+from ablations.execution.seat import PRELOAD, Order
 from ablations.grid.reader import read
 from ablations.report import page
 from ablations.report.frames import load
@@ -31,8 +31,8 @@ SMALL = TINY.replace("seeds = [0, 1, 2]", "seeds = [0]")
 LONG = SMALL.replace("epochs = 1", "epochs = 60\ntrain.checkpoint_seconds = 0.1")
 
 
-def open_engine(address, folder, **options):
-    return RayEngine(Order("cpu", 0, 1, folder, {"address": address, **options}))
+def open_engine(address, folder, preload=PRELOAD):
+    return RayEngine(Order("cpu", 0, 1, folder, {"address": address}), preload)
 
 
 def run_grid(path, folder, engine, measure=True):
@@ -57,7 +57,7 @@ def test_short_form(tmp_path):
     path = write_grid(tmp_path, SMALL.replace("[4, 8]", "[4]"))
     run_grid(path, tmp_path / "local" / "out", driver.make_engine("local", ["cpu", "cpu"]), measure=False)
     with start_cluster(nodes=0, head=1) as cluster:
-        engine = open_engine(cluster.address, tmp_path)
+        engine = open_engine(cluster.address, tmp_path, PRELOAD[:1])
         try:
             assert (engine.slots, engine.shared, engine.machine["device"]) == (1, True, "cpu")
             assert not [*tmp_path.glob(".probe*")]

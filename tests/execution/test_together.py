@@ -209,6 +209,7 @@ def tell(path, seconds, context):
     return "done"
 
 
+@pytest.mark.slow
 def test_a_task_of_several_slots_waits_for_them_and_nobody_starts_before_it(tmp_path):
     log = tmp_path / "log"
     kinds = [("one", 1), ("two", 2), ("last", 1)]

@@ -158,7 +158,8 @@ def three_sources(model, size=(16, 16), batch_size=32, **fields) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Checkpoint))
-@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "fp64"])
+@pytest.mark.slow
 def test_memory_has_three_sources_for_every_recomputation_and_precision(kind, precision):
     three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), precision=precision)
 
@@ -171,14 +172,28 @@ def test_memory_has_three_sources_for_every_order(order):
 @pytest.mark.parametrize(
     ("model", "fields"),
     [
-        (DenseNetConfig(block_config=(3, 3), growth_rate=8, connectivity="sum", dropout=0.2), {}),
-        (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"memory_format": "channels_last"}),
+        pytest.param(
+            DenseNetConfig(block_config=(3, 3), growth_rate=8, connectivity="sum", dropout=0.2),
+            {},
+            marks=pytest.mark.slow,
+        ),
+        (
+            DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint="layer"),
+            {"memory_format": "channels_last", "precision": "bf16"},
+        ),
         (DenseNetConfig(block_config=(3, 3), growth_rate=8), {"optimizer": "adamw", "ema": 0.9, "clip_norm": 1.0}),
         (ResNetConfig(depth=8), {}),
         (DenseNetConfig(block_config=(3, 3), growth_rate=8, **ONCE), {"memory_format": "channels_last"}),
         (DenseNetConfig(block_config=(3, 3), growth_rate=8, **ONCE, checkpoint="bottleneck"), {"precision": "bf16"}),
     ],
-    ids=["sum", "channels_last", "adamw, ema", "resnet", "normalised once", "normalised once, bottleneck, bf16"],
+    ids=[
+        "sum",
+        "layer, bf16, channels_last",
+        "adamw, ema",
+        "resnet",
+        "normalised once",
+        "normalised once, bottleneck, bf16",
+    ],
 )
 def test_memory_has_three_sources_otherwise_too(model, fields):
     three_sources(model, **fields)
