@@ -164,6 +164,7 @@ def test_memory_has_three_sources_for_every_recomputation_and_precision(kind, pr
     three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, checkpoint=kind), precision=precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", get_args(LayerOrder))
 def test_memory_has_three_sources_for_every_order(order):
     three_sources(DenseNetConfig(block_config=(3, 3), growth_rate=8, layer_order=order))
