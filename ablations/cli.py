@@ -294,7 +294,7 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: in processes of this machine; inline: one by one in this process; slurm: in jobs of Slurm."
+            help="local: in processes of this machine; inline: one by one in this process; ray, slurm: on a cluster."
         ),
     ] = "local",
     with_: Annotated[

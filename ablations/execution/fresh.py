@@ -104,11 +104,17 @@ def start_server() -> None:
         os.environ["PYTHONSAFEPATH"] = safe_path
 
 
+def find_short_folder(longest: int) -> str:
+    """Returns the folder for temporary files, or /tmp if the name of that folder has more bytes than `longest`."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= longest else "/tmp"  # noqa: S108
+
+
 @contextmanager
 def _use_short_folder() -> Iterator[None]:
     """A context with /tmp as the folder for temporary files, if its name is too long for a socket in it."""
     folder = tempfile.gettempdir()
-    tempfile.tempdir = folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp"  # noqa: S108
+    tempfile.tempdir = find_short_folder(LONGEST_FOLDER)
     try:
         yield
     finally:

@@ -36,6 +36,7 @@ from ablations.execution.engine import (
     Stopping,
     Task,
 )
+from ablations.execution.fresh import find_short_folder
 from ablations.execution.local import GRACE, TOLD_BY_OTHERS
 from ablations.execution.seat import PRELOAD, Order, Probe, probe, read_options, refuse_other_code, take_seat
 from ablations.execution.travel import Parcel, move_out, pack, unpack
@@ -120,8 +121,7 @@ class RayEngine:
         place: dict[str, Any] = {"address": address}
         if not address:
             place = {"address": "local", "num_cpus": count_cores(), "include_dashboard": False}
-            if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
-                place["_temp_dir"] = "/tmp/ray"  # noqa: S108
+            place["_temp_dir"] = str(Path(find_short_folder(LONGEST_FOLDER), "ray"))
         with tempfile.TemporaryDirectory(prefix="ablations-code-") as code:
             if address:
                 copy_code(Path(code))
