@@ -54,8 +54,8 @@ PARAMETERS = {torch.float32: torch.float32, torch.float64: torch.float64, torch.
 
 def suits_loops(maps: Tensor, dtype: torch.dtype) -> bool:
     """Returns whether the compiled loops take these feature maps, with parameters of this type."""
-    suits = maps.device.type == "cpu" and PARAMETERS.get(maps.dtype) == dtype and torch.get_num_threads() == 1
-    return suits and not torch.compiler.is_compiling() and library() is not None
+    suits = maps.device.type == "cpu" and PARAMETERS.get(maps.dtype) == dtype and not torch.compiler.is_compiling()
+    return suits and torch.get_num_threads() == 1 and library() is not None
 
 
 def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
@@ -74,6 +74,9 @@ def measure_moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         _call(_loop("moments", x.dtype), *x.shape, x, x.stride(0), mean, variance)
         return mean, variance
     x = x.to(dtype)
+    if torch.compiler.is_compiling():
+        variance, mean = torch.var_mean(x, 0, correction=0)  # compiled code takes one pass for both
+        return mean, variance
     mean = x.mean(0)
     return mean, (x - mean).square_().mean(0)
 
