@@ -26,6 +26,9 @@ feature is normalised. Every norm keeps its own running statistics, as in the te
 share a state dict. Without dropout between them, a transition's 1x1 convolution comes after its pool: both are linear,
 the convolution works on channels and the pool on pixels, so their order does not matter, and the convolution has a
 quarter of the work.
+
+On a GPU, `torch.compile` traces the whole network without a break and fuses the elementwise passes. On a CPU it leaves
+the blocks as they are, because the compiled loops are faster than its code.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from densenet.densenet import DenseNet
 from densenet.kernels import Rectifier, apply_affine, combine_gradient, gather_sums, measure_moments
 
 HOST = "cpu"
-"""The device that works on pieces of feature maps, with compiled loops. `torch.compile` changes no block there."""
+"""The device that works on pieces of feature maps, by compiled loops. `torch.compile` leaves the blocks there."""
 
 PIECE = 2**22
 """Bytes of feature maps that a CPU works on at once, so that they stay in its cache from one pass to the next."""
@@ -80,7 +83,7 @@ def as_rows(maps: Tensor) -> Tensor:
 
 
 def view_columns(matrix: Tensor, start: int, stop: int) -> Tensor:
-    """Views columns of a matrix that has no gaps. Compiled code writes them in place; after a slice, it copies all."""
+    """Views columns of a whole matrix. `torch.compile` writes to such a view in place; for a slice it copies all."""
     return matrix.as_strided((len(matrix), stop - start), matrix.stride(), start)
 
 
@@ -489,7 +492,7 @@ def compute_block(
 
 
 compute_with_loops = torch.compiler.disable(compute_block)
-"""The same without `torch.compile`, whose code is slower than the compiled loops."""
+"""The same, which `torch.compile` leaves as it is."""
 
 
 def apply_transition(block: DenseBlock, transition: Transition, x: Tensor, training: bool) -> Tensor:

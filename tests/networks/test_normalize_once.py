@@ -436,20 +436,12 @@ def test_on_a_cpu_torch_compile_leaves_the_compiled_loops():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "fields"),
-    [
-        ((8, 8), {}),
-        ((9, 7), {"checkpoint": "bottleneck", "compression": 1.0, "growth_rate": (4, 7)}),
-        ((8, 8), {"bn_size": 0}),
-        ((40, 33), {"stem": "imagenet", "block_config": (2, 1)}),
-    ],
-)
-def test_compiled_it_is_the_textbook_s_function(size, fields, traced):
-    textbook, once = pair(**fields)
+@pytest.mark.parametrize("fields", [{}, {"checkpoint": "bottleneck", "compression": 1.0, "growth_rate": (4, 7)}])
+def test_compiled_it_is_the_textbook_s_function(fields, traced):
+    textbook, once = pair(**{"block_config": (2, 1), **fields})
     once.compile(fullgraph=True)
     for seed in range(2):
-        assert farthest(step(once, size, seed=seed), step(textbook, size, seed=seed)) < 1e-10
+        assert farthest(step(once, (9, 7), seed=seed), step(textbook, (9, 7), seed=seed)) < 1e-10
 
 
 @pytest.mark.slow
