@@ -41,7 +41,16 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from densenet.blocks import DenseBlock, DenseLayer, Transition
 from densenet.densenet import DenseNet
-from densenet.kernels import Rectifier, apply_affine, combine_gradient, gather_sums, measure_moments
+from densenet.kernels import (
+    Rectifier,
+    apply_affine,
+    combine_gradient,
+    convolve,
+    convolve_backward,
+    gather_sums,
+    measure_moments,
+    suits_loops,
+)
 
 PIECE = 2**22
 """Bytes of feature maps that a CPU works on at once, so that they stay in its cache from one pass to the next."""
@@ -99,21 +108,32 @@ class Convolution(NamedTuple):
         scale = self.scale * inverse
         return Convolution(scale, self.shift - mean * scale, self.weight)
 
+    @property
+    def is_pixelwise(self) -> bool:
+        """Whether it is a 1x1 convolution."""
+        return self.weight.shape[-1] == 1
+
+    def has_loop(self, x: Tensor) -> bool:
+        """Returns whether the convolution of these rows has a compiled loop."""
+        return self.is_pixelwise and suits_loops(x, self.scale.dtype) and self.weight.dtype == self.scale.dtype
+
     def pieces(self, x: Tensor, size: MapSize, whole: bool = False) -> Iterator[tuple[slice, Tensor]]:
         """Yields slices of rows of x, and the input of the convolution for each slice, `(N, C, H, W)`.
 
         For a 1x1 convolution, H and W may be any numbers, because every pixel is treated alike.
         """
-        pixelwise, scratch = self.weight.shape[-1] == 1, None
-        unit = BATCH if pixelwise else BATCH * size.height * size.width
+        scratch = None
+        unit = BATCH if self.is_pixelwise else BATCH * size.height * size.width
         for rows in [slice(0, len(x))] if whole else pieces(x, unit):
             u = rectify(x[rows], self.rectifier, scratch)
             scratch = u if scratch is None else scratch
-            height, width = (len(u) // (1 if len(u) % BATCH else BATCH), 1) if pixelwise else size[1:]
+            height, width = (len(u) // (1 if len(u) % BATCH else BATCH), 1) if self.is_pixelwise else size[1:]
             yield rows, as_maps(u, height, width)
 
     def forward(self, x: Tensor, size: MapSize) -> Tensor:
         """Computes `(M, C) -> (M, outputs)`."""
+        if self.has_loop(x):
+            return convolve(x, self.rectifier, self.weight.flatten(1))
         weight, padding = self.weight.to(x.dtype), self.weight.shape[-1] // 2
         out = torch.empty(len(x), len(weight), dtype=x.dtype, device=x.device)
         for rows, maps in self.pieces(x, size):
@@ -128,6 +148,9 @@ class Convolution(NamedTuple):
         If `sums`, `(M, C)`, is given, the gradient of the normalised input is added to it, and the fourth result is not
         valid.
         """
+        if sums is not None and self.has_loop(x):
+            *found, of_weight = convolve_backward(gradient, x, mean, self.rectifier, self.weight.flatten(1), sums)
+            return found[0], found[1], of_weight.view_as(self.weight), gradient
         weight, padding = self.weight.to(x.dtype), [self.weight.shape[-1] // 2] * 2
         of_scale, of_shift, of_weight = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in self)
         for rows, maps in self.pieces(x, size, whole=sums is None):
