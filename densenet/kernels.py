@@ -22,10 +22,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 def library_name() -> str | None:
     """Returns the file name of the compiled loops for this CPU; None if there was no compiler at the installation."""
     kinds = LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), ("",))
-    if not getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16"):  # PyTorch 2.11 does not know
+    if not knows_halves():
         kinds = tuple(kind for kind in kinds if kind != "_avx512_bf16")
     files = (f"_kernels{kind}{suffix}" for kind in kinds for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if Path(__file__).with_name(file).exists()), None)
+
+
+def knows_halves() -> bool:
+    """Returns whether this CPU multiplies bfloat16 (AVX512_BF16). Returns False if PyTorch is too old to tell."""
+    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 LIBRARIES = {"AVX512": ("_avx512_bf16", "_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}

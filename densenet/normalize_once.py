@@ -59,6 +59,10 @@ BATCH = 16
 """Images per convolution. For fewer, on one thread, PyTorch chooses a convolution that is several times as slow."""
 
 
+SMALL = 2**18
+"""Values in a block's output, over all images, below which the textbook's own operators are as fast or faster."""
+
+
 class MapSize(NamedTuple):
     """The size of feature maps."""
 
@@ -411,7 +415,8 @@ class NormalizeOnce(DenseNet):
     """A DenseNet with the same parameters, buffers and function, computed as this module's docstring describes.
 
     It computes as the textbook does if its modules were replaced or have hooks, if its norms differ in their settings,
-    if its operators are recorded (tracing, export), for an empty batch, and for a gradient in eval mode. It does not
+    if its operators are recorded (tracing, export), for an empty batch, and for a gradient in eval mode. So it does in
+    a block whose feature maps are so small (`SMALL`) that the calls take longer than what they compute. It does not
     notice other attributes that were changed by hand, such as a pool's size. TorchScript's compiler, vmap and the
     transforms of torch.func need the textbook itself, which takes the same state dict.
     """
@@ -419,21 +424,29 @@ class NormalizeOnce(DenseNet):
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`. Raises ValueError for an image that is too small."""
         self.check(images)
-        mode = None if is_recorded(images) or len(images) == 0 else one_mode(self)
+        pixels = images.shape[0] * images.shape[2] * images.shape[3] // (16 if self.stem == "imagenet" else 1)
+        first = next(part for part in self.features.children() if isinstance(part, DenseBlock))
+        is_plain = is_small(pixels, first) or is_recorded(images) or len(images) == 0
+        mode = None if is_plain else one_mode(self)
         if mode is None or (torch.is_grad_enabled() and not mode):
             return super().forward(images)
         x, block = images.contiguous(memory_format=torch.channels_last), None
         for part in self.features.children():
             if isinstance(part, DenseBlock):
-                block = part
-            elif block is None:
+                block = None if is_small(x.numel() // x.shape[1], part) else part
+            if block is None:
                 x = part(x)
             elif isinstance(part, Transition):
                 x = apply_transition(block, part, x, mode)
             elif isinstance(part, nn.BatchNorm2d):
                 x = apply_block(block, part, x, (int(x.shape[2]), int(x.shape[3])), mode)
-        scores: Tensor = self.classifier(x.flatten(1))
+        scores: Tensor = self.classifier(x.mean((-2, -1)))
         return scores
+
+
+def is_small(pixels: int, block: DenseBlock) -> bool:
+    """Returns whether a block's output has few values, given the pixels of all images."""
+    return pixels * block.out_channels < SMALL
 
 
 KNOWN = {nn.Sequential, DenseBlock, DenseLayer, Transition}
