@@ -65,11 +65,12 @@ lint: $(READY) ## ruff (lint and format) and mypy --strict
 	$(BIN)/mypy
 
 BENCH := -m bench -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
-bench: bench-settings ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
+bench: $(READY) ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
+	@mkdir -p results/benchmarks
 	$(BIN)/pytest $(BENCH) -v --benchmark-json=results/benchmarks/cpu.json tests/test_bench.py tests/test_bench_suite.py
 	$(BIN)/python tests/performance.py
 
-bench-settings: $(READY) ## only the part of it with other threads, batches, allocators (JEMALLOC=libjemalloc.so.2), small networks
+bench-settings: $(READY) ## the same with other threads, batches and memory allocators, and for small networks
 	@mkdir -p results/benchmarks
 	$(BIN)/pytest $(BENCH) -v --benchmark-json=results/benchmarks/cpu-settings.json tests/test_bench_settings.py
 	$(BIN)/python tests/performance.py
