@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -54,8 +54,8 @@ class Worker:
     """What prepares each step; it is called in the process."""
 
     threads: int = 1
-    preload: str = ""
-    """A library that is loaded before all others, such as one with another memory allocator."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What is added to its environment, such as `LD_PRELOAD` for another memory allocator."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def measure(workers: Iterable[Worker], rounds: int) -> Measured:
             pipe, there = context.Pipe()
             process = context.Process(target=serve, args=(worker, there), daemon=True)
             with pytest.MonkeyPatch.context() as patch:
-                if worker.preload:
-                    patch.setenv("LD_PRELOAD", worker.preload)
+                for name, value in worker.environment.items():
+                    patch.setenv(name, value)
                 process.start()
             there.close()
             stack.callback(process.kill)

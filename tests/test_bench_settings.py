@@ -1,6 +1,7 @@
 """`make bench-settings`: steps with other threads, batches, processes and memory allocators; and small networks.
 
-`JEMALLOC` in the environment is the path of libjemalloc.so.2; without it, an installed one is taken.
+`JEMALLOC` in the environment is the path of libjemalloc.so.2; without it, an installed one is taken. `MALLOC_CONF` has
+jemalloc's settings; without it, jemalloc gives no memory back to the system.
 """
 
 from __future__ import annotations
@@ -62,23 +63,31 @@ def version_of(library: str) -> str:
 
 
 @cache
-def find_jemalloc() -> tuple[str, str]:
-    """The library and its version; empty if there is none. Fails for a `JEMALLOC` that is not one."""
+def find_jemalloc() -> tuple[dict[str, str], str]:
+    """The environment of a process with jemalloc, and what a reader must know of it; empty if there is none.
+
+    Fails for a `JEMALLOC` that is not one.
+    """
     given = os.environ.get("JEMALLOC", "")
     library = given or find_library("jemalloc") or ""
     version = version_of(library) if library else ""
     if given and not version:
         pytest.fail(f"JEMALLOC={given} is no jemalloc that a process can load")
-    return (library, version) if version else ("", "")
+    settings = os.environ.get("MALLOC_CONF", KEEP)
+    return ({"LD_PRELOAD": library, "MALLOC_CONF": settings}, f"{version} with {settings}") if version else ({}, "")
 
 
-def list_workers(setting: Setting, steps: dict[str, Callable[[], Step]], jemalloc: str) -> list[Worker]:
+KEEP = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
+"""jemalloc's settings with which it gives no memory back to the system."""
+
+
+def list_workers(setting: Setting, steps: dict[str, Callable[[], Step]], jemalloc: dict[str, str]) -> list[Worker]:
     """The processes of a setting. `steps` are all that are compared; those with jemalloc are left out without it."""
     workers = []
-    for library in ("", jemalloc) if jemalloc else ("",):
-        those = {name: make for name, make in steps.items() if name.endswith("jemalloc") == bool(library)}
+    for environment in ({}, jemalloc) if jemalloc else ({},):
+        those = {name: make for name, make in steps.items() if name.endswith("jemalloc") == bool(environment)}
         groups = [those] if setting.processes == "one" else [{name: make} for name, make in those.items()]
-        workers += [Worker(group, setting.threads, library) for group in groups]
+        workers += [Worker(group, setting.threads, environment) for group in groups]
     return workers
 
 
@@ -99,25 +108,29 @@ def measure_setting(name: str) -> Measured:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_setting(benchmark, setting, name):
-    _, version = find_jemalloc()
-    if name.endswith("jemalloc") and not version:
+    _, described = find_jemalloc()
+    if name.endswith("jemalloc") and not described:
         pytest.skip("there is no jemalloc: make bench-settings JEMALLOC=/path/to/libjemalloc.so.2")
     if SETTINGS[setting].threads > (os.cpu_count() or 1):
         pytest.skip("there are fewer cores than threads")
     measured = measure_setting(setting)
     facts = {**asdict(SETTINGS[setting]), "disturbed": measured.disturbed}
-    report(benchmark, setting, measured.seconds[name], **facts, **({"jemalloc": version} if version else {}))
+    report(benchmark, setting, measured.seconds[name], **facts, **({"jemalloc": described} if described else {}))
 
 
 def test_in_one_process_are_the_steps_with_one_allocator():
     steps = dict.fromkeys(("a", "b", "c, jemalloc"), list)
     own, one = (Setting("fp32", 2, 32, processes) for processes in ("own", "one"))
-    found = [[(list(worker.steps), worker.preload) for worker in list_workers(each, steps, "j")] for each in (own, one)]
-    assert found == [
-        [(["a"], ""), (["b"], ""), (["c, jemalloc"], "j")],
-        [(["a", "b"], ""), (["c, jemalloc"], "j")],
+    library = {"LD_PRELOAD": "library"}
+    found = [
+        [(list(worker.steps), worker.environment) for worker in list_workers(each, steps, library)]
+        for each in (own, one)
     ]
-    assert [list(worker.steps) for worker in list_workers(one, steps, "")] == [["a", "b"]]
+    assert found == [
+        [(["a"], {}), (["b"], {}), (["c, jemalloc"], library)],
+        [(["a", "b"], {}), (["c, jemalloc"], library)],
+    ]
+    assert [list(worker.steps) for worker in list_workers(one, steps, {})] == [["a", "b"]]
 
 
 def test_what_is_no_jemalloc_has_no_version():

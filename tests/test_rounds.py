@@ -38,10 +38,10 @@ def be_busy(path: Path) -> None:
     path.write_text(json.dumps([idle, os.getpid(), torch.get_num_threads(), os.environ.get("LD_PRELOAD", "")]))
 
 
-def test_a_worker_has_its_threads_and_its_library_and_waits_asleep(tmp_path):
+def test_a_worker_has_its_threads_and_its_environment_and_waits_asleep(tmp_path):
     steps = {name: partial(make_busy, tmp_path / name) for name in "ab"}
     library = find_library("m") or ""
-    measured = measure([Worker(steps, threads=2, preload=library)], rounds=1)
+    measured = measure([Worker(steps, threads=2, environment={"LD_PRELOAD": library})], rounds=1)
     assert {name: len(seconds) for name, seconds in measured.seconds.items()} == {"a": 1, "b": 1}
     (idle, *told), (_, *also) = (json.loads((tmp_path / name).read_text()) for name in "ab")
     assert idle < 0.02
