@@ -81,6 +81,7 @@ def measure(workers: Iterable[Worker], rounds: int) -> Measured:
                     patch.setenv(name, value)
                 process.start()
             there.close()
+            stack.callback(process.join)
             stack.callback(process.kill)
             processes.append(process)
             pipes.append(pipe)

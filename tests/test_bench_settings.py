@@ -110,7 +110,7 @@ def measure_setting(name: str) -> Measured:
 def test_setting(benchmark, setting, name):
     _, described = find_jemalloc()
     if name.endswith("jemalloc") and not described:
-        pytest.skip("there is no jemalloc: make bench-settings JEMALLOC=/path/to/libjemalloc.so.2")
+        pytest.skip("there is no jemalloc: make bench JEMALLOC=/path/to/libjemalloc.so.2")
     if SETTINGS[setting].threads > (os.cpu_count() or 1):
         pytest.skip("there are fewer cores than threads")
     measured = measure_setting(setting)
