@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 EXTRAS := ray,slurm,tensorboard,mlflow,wandb
 
-.PHONY: help setup setup-all ablate plots tables report check docs test test-all test-oldest lint bench bench-settings bench-records bench-engines gpu clean
+.PHONY: help setup setup-all ablate plots tables report check docs test test-all test-oldest lint bench bench-steps bench-settings bench-records bench-engines gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,12 +65,14 @@ lint: $(READY) ## ruff (lint and format) and mypy --strict
 	$(BIN)/mypy
 
 BENCH := -m bench -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
-bench: $(READY) ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
+bench: bench-steps bench-settings ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
+
+bench-steps: $(READY) ## the part of it in one setting: steps, memory, the data pipeline, whole trainings
 	@mkdir -p results/benchmarks
 	$(BIN)/pytest $(BENCH) -v --benchmark-json=results/benchmarks/cpu.json tests/test_bench.py tests/test_bench_suite.py
 	$(BIN)/python tests/performance.py
 
-bench-settings: $(READY) ## the same with other threads, batches and memory allocators, and for small networks
+bench-settings: $(READY) ## the part of it in other settings: threads, batches, processes, memory allocators; and small networks
 	@mkdir -p results/benchmarks
 	$(BIN)/pytest $(BENCH) -v --benchmark-json=results/benchmarks/cpu-settings.json tests/test_bench_settings.py
 	$(BIN)/python tests/performance.py

@@ -73,8 +73,10 @@ def find_jemalloc() -> tuple[dict[str, str], str]:
     version = version_of(library) if library else ""
     if given and not version:
         pytest.fail(f"JEMALLOC={given} is no jemalloc that a process can load")
+    if not version:
+        return {}, ""
     settings = os.environ.get("MALLOC_CONF", KEEP)
-    return ({"LD_PRELOAD": library, "MALLOC_CONF": settings}, f"{version} with {settings}") if version else ({}, "")
+    return {"LD_PRELOAD": library, "MALLOC_CONF": settings}, f"{version} with {settings or 'its defaults'}"
 
 
 KEEP = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
