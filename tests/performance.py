@@ -187,7 +187,7 @@ def flops(case: dict) -> float:
     return case["extra_info"]["flops"] / case["stats"]["median"] / 1e9
 
 
-TABLES = {"steps": steps, "profiles": profiles, "others": others}
+TABLES = {"steps": steps, "settings": settings, "small": small, "profiles": profiles, "others": others}
 
 
 def written(page: str) -> str:
