@@ -52,6 +52,9 @@ from densenet.kernels import (
     suits_loops,
 )
 
+HOST = "cpu"
+"""The device that works on pieces of feature maps, with compiled loops. `torch.compile` changes no block there."""
+
 PIECE = 2**22
 """Bytes of feature maps that a CPU works on at once, so that they stay in its cache from one pass to the next."""
 
@@ -73,8 +76,9 @@ class MapSize(NamedTuple):
 
 def pieces(x: Tensor, unit: int) -> Iterator[slice]:
     """Yields slices of whole units of rows. On a CPU each fits into the cache; other devices get all rows at once."""
-    row = x.shape[1] * x.element_size()
-    step = max(1, PIECE // (unit * row)) * unit if x.device.type == "cpu" else len(x)
+    if x.device.type != HOST:
+        return iter([slice(0, len(x))])
+    step = max(1, PIECE // (unit * x.shape[1] * x.element_size())) * unit
     return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
 
 
@@ -86,6 +90,11 @@ def as_maps(rows: Tensor, height: int, width: int) -> Tensor:
 def as_rows(maps: Tensor) -> Tensor:
     """Returns feature maps as rows, `(N, C, H, W) -> (N * H * W, C)`. Copies only if the channels are not last."""
     return maps.permute(0, 2, 3, 1).contiguous().view(-1, maps.shape[1])
+
+
+def view_columns(matrix: Tensor, start: int, stop: int) -> Tensor:
+    """Views columns of a matrix that has no gaps. Compiled code writes them in place; after a slice, it copies all."""
+    return matrix.as_strided((len(matrix), stop - start), matrix.stride(), start)
 
 
 def rectify(x: Tensor, rectifier: Rectifier, out: Tensor | None = None) -> Tensor:
@@ -300,13 +309,13 @@ class DenseBlockFunction(torch.autograd.Function):
         size, eps = MapSize(x.shape[0], *x.shape[2:]), plan.reader.eps
         feature = as_rows(x.to(plan.dtype))
         stream = feature.new_empty(len(feature), plan.reader.num_features)
-        mean, variance, inverse = reader[0].new_empty(3, plan.reader.num_features).unbind()
-        width, middles, kept = 0, [], []
+        width, found, middles, kept = 0, [], [], []
         for number in range(len(layers) + 1):
-            here = slice(width, width := width + feature.shape[1])
-            mean[here], variance[here] = measure_moments(feature, mean.dtype)
-            inverse[here] = (variance[here] + eps).rsqrt()
-            apply_affine(feature, inverse[here], -mean[here] * inverse[here], rectified=False, out=stream[:, here])
+            mean, variance = measure_moments(feature, reader[0].dtype)
+            inverse = (variance + eps).rsqrt()
+            found.append((mean, variance, inverse))
+            new = view_columns(stream, width, width := width + feature.shape[1])
+            apply_affine(feature, inverse, -mean * inverse, rectified=False, out=new)
             if number == len(layers):
                 break
             first, *second = layers[number]
@@ -320,6 +329,7 @@ class DenseBlockFunction(torch.autograd.Function):
                 feature, more = drop(convolution.fold(*statistics).forward(feature, size), shares[1])
                 masks += more
             kept.append(LayerState(middle, statistics, masks))
+        mean, variance, inverse = (torch.cat(each) for each in zip(*found, strict=True))
         plan.remember(mean, variance, middles, len(stream))
         ctx.plan, ctx.size = plan, size
         ctx.count, ctx.counts = len(parameters), [[len(tensors) for tensors in each] for each in kept]
@@ -341,7 +351,7 @@ class DenseBlockFunction(torch.autograd.Function):
         for steps, convolutions, of_layer in zip(*map(reversed, (plan.layers, layers, kept)), strict=True):
             new = slice(width := width - len(convolutions[-1].weight), width + len(convolutions[-1].weight))
             arrived = norm_backward(sums[:, new], stream[:, new], inverse[new])
-            before = stream[:, :width], sums[:, :width]
+            before = stream[:, :width], view_columns(sums, 0, width)
             found = layer_backward(arrived, steps, convolutions, of_layer, before, size) + found
         of_input = norm_backward(sums[:, :width], stream[:, :width], inverse[:width])
         return None, as_maps(of_input, *size[1:]), *found
@@ -474,8 +484,12 @@ def one_mode(network: DenseNet) -> bool | None:
 
 def is_recorded(images: Tensor) -> bool:
     """Returns whether the forward pass is traced or exported, which misses the compiled loops, or has no storage."""
+    if torch.compiler.is_exporting() or images.is_meta:
+        return True
+    if torch.compiler.is_compiling():  # it cannot trace the next question, and its answer is no
+        return False
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or torch.compiler.is_exporting() or get_proxy_mode() is not None or images.is_meta
+    return tracing or get_proxy_mode() is not None
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -483,7 +497,6 @@ def has_hooks(module: nn.Module) -> bool:
     return any((module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # which would only cut it into pieces
 def apply_block(
     block: DenseBlock, reader: nn.BatchNorm2d, x: Tensor, pool: tuple[int, int] | None, training: bool
 ) -> Tensor:
@@ -491,6 +504,14 @@ def apply_block(
 
     Raises ValueError in training for one value per channel.
     """
+    compute = compute_with_loops if x.device.type == HOST else compute_block
+    return compute(block, reader, x, pool, training)
+
+
+def compute_block(
+    block: DenseBlock, reader: nn.BatchNorm2d, x: Tensor, pool: tuple[int, int] | None, training: bool
+) -> Tensor:
+    """Does the work of `apply_block`. `torch.compile` traces it without a break, and fuses its elementwise passes."""
     device = x.device.type
     narrow = torch.is_autocast_enabled(device) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device) if narrow else x.dtype
@@ -501,6 +522,10 @@ def apply_block(
         raise ValueError(f"a batch norm cannot train on one value per channel: {tuple(x.shape)}; take more images")
     result: Tensor = DenseBlockFunction.apply(plan, x, *plan.parameters())
     return result
+
+
+compute_with_loops = torch.compiler.disable(compute_block)
+"""The same without `torch.compile`, whose code is slower than the compiled loops."""
 
 
 def apply_transition(block: DenseBlock, transition: Transition, x: Tensor, training: bool) -> Tensor:

@@ -410,3 +410,67 @@ def test_pieces_are_whole_units_and_cover_all():
     assert found[-1].stop == 1000
     assert all((each.stop - each.start) % 16 == 0 for each in found[:-1])
     assert len(list(normalize_once.pieces(torch.empty(1000, 700, device="meta"), 16))) == 1
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Blocks on a CPU are whole and traced, as they are on a GPU."""
+    monkeypatch.setattr(normalize_once, "HOST", "another")
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_torch_compile_traces_it_without_a_break(traced):
+    textbook, once = pair(block_config=(1, 1))
+    once.compile(backend="eager", fullgraph=True)
+    assert farthest(step(once), step(textbook)) < 1e-10
+
+
+@pytest.mark.slow
+def test_traced_it_takes_any_number_of_images_and_both_modes(traced):
+    textbook, once = pair()
+    once.compile(backend="eager", fullgraph=True)
+    for count in (5, 3, 4, 16):  # from the second on, it is a symbol
+        assert farthest(step(once, images=count), step(textbook, images=count)) < 1e-10
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert (once.eval()(images) - textbook.eval()(images)).abs().max() < 1e-10
+
+
+# torch.compile asks for `grad` where it leaves the blocks out
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_on_a_cpu_torch_compile_leaves_the_compiled_loops():
+    textbook, once = pair(block_config=(1, 1))
+    expected = step(once)
+    once.load_state_dict(textbook.state_dict())
+    torch.compiler.reset()
+    once.compile(backend="eager")
+    found = step(once)
+    assert all(found[name].equal(value) for name, value in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "fields"),
+    [
+        ((8, 8), {}),
+        ((9, 7), {"checkpoint": "bottleneck", "compression": 1.0, "growth_rate": (4, 7)}),
+        ((8, 8), {"bn_size": 0}),
+        ((40, 33), {"stem": "imagenet", "block_config": (2, 1)}),
+    ],
+)
+def test_compiled_it_is_the_textbook_s_function(size, fields, traced):
+    textbook, once = pair(**fields)
+    once.compile(fullgraph=True)
+    for seed in range(2):
+        assert farthest(step(once, size, seed=seed), step(textbook, size, seed=seed)) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
+def test_traced_dropout_drops_the_same(checkpoint, traced):
+    textbook, once = pair(block_config=(2, 1), dropout=0.3, checkpoint=checkpoint)
+    once.compile(backend="aot_eager", fullgraph=True)
+    assert farthest(step(once), step(textbook)) < 1e-10

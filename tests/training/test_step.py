@@ -16,6 +16,7 @@ from ablations.training.step import (
     make_optimizer,
     make_scaler,
     prepare,
+    prepare_images,
     score,
     training_step,
     update_average,
@@ -199,3 +200,22 @@ def test_on_cuda_a_compiled_step_is_the_same_function():
         found.append(training_step(network, make_optimizer(network, config), images, labels, config))
     for here, there in zip(*found, strict=True):
         torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
+def test_on_cuda_normalize_once_compiled_in_one_piece_is_the_textbook_s_function(checkpoint):
+    config, device, found = TrainConfig(precision="fp64", memory_format="channels_last"), torch.device("cuda"), []
+    images, labels = torch.randn(8, 3, 16, 16, dtype=torch.double), torch.randint(10, (8,))
+    for fields in ({}, {"implementation": "normalize-once", "checkpoint": checkpoint}):
+        model = DenseNetConfig(block_config=(2, 2), growth_rate=4, **fields)
+        network = prepare(make_network(model, 0, device), config).train()
+        optimizer = make_optimizer(network, config)
+        if fields:
+            network.compile(fullgraph=True)
+        loss, scores, norm = training_step(
+            network, optimizer, prepare_images(images.to(device), config), labels.to(device), config
+        )
+        found.append([loss, scores, norm, *network.state_dict().values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
