@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablations import signals
+from ablations.limits import count_cores
 from ablations.metrics import METRICS, count_of
 from ablations.session import SOME_FAILED, STOPPED
 from ablations.storage.paths import expand
@@ -606,11 +607,11 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> dict[str, Any]:
     from ablations.report.plotting.figures import write_figures
     from ablations.report.results import analyse
 
-    frames = _frames(folder)
+    frames, cores = _frames(folder), count_cores()
     results = analyse(frames)
     try:
-        paths = reports.write(results) if only is None else reports.PARTS[only](results)
-        paths += write_figures(results, bare=True) if bare else []
+        paths = reports.write(results, cores) if only is None else reports.PARTS[only](results, cores)
+        paths += write_figures(results, True, cores) if bare else []
     except OSError as error:
         _stop(str(error))
     return {
@@ -906,7 +907,7 @@ def _finish(folder: Path) -> int:
     results = analyse(frames)
     try:
         with err.status("Drawing"):
-            paths = report.write(results)
+            paths = report.write(results, count_cores())
     except OSError as error:
         _stop(f"{error}. All records are in {folder}: `ablate report {folder}` makes the report from them.")
     for table in map(shorten, results.studies):
