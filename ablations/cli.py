@@ -448,7 +448,7 @@ def job(
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
     from ablations.execution.submissions import describe_seats
-    from ablations.report.frames import describe_others, list_retryable, survey
+    from ablations.report.survey import describe_others, list_retryable, survey
     from ablations.storage import locks, records, turns
 
     found = _load(folder, survey)
@@ -530,7 +530,7 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Takes the records of several results folders into one. It checks every record, and replaces none."""
-    from ablations.report.frames import survey
+    from ablations.report.survey import survey
     from ablations.storage.locks import FolderInUse
     from ablations.storage.manifest import Manifest, NotResults
     from ablations.storage.merging import merge as merge_folders
@@ -899,8 +899,9 @@ def _finish(folder: Path) -> int:
     from ablations.report import page as report
     from ablations.report.captions import describe_provenance, explain_verdicts
     from ablations.report.formats import render_cell
-    from ablations.report.frames import find_causes, list_retryable
+    from ablations.report.frames import find_causes
     from ablations.report.results import analyse
+    from ablations.report.survey import list_retryable
     from ablations.report.tables import shorten
 
     frames = _frames(folder)

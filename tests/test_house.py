@@ -28,8 +28,8 @@ PACKAGES = {
     "ablations.profiling": "timing counts subject memory cost speed",
     "ablations.execution": "fresh together engine local inline changes job seat travel ray submissions slurm_seat "
     "slurm display driver estimate plan",
-    "ablations.report": "ratios mixing frames effects statistics comparison printing results captions tables values "
-    "formats power",
+    "ablations.report": "ratios mixing survey frames effects statistics comparison printing results captions tables "
+    "values formats power",
     "ablations.report.plotting": "looks fonts style levels effect curves heat_map trade tuning pareto drawn drawing "
     "figures",
     "ablations.report ": "answers page marks neighbours citations exporting trackers",

@@ -22,10 +22,11 @@ from ablations.metrics import METRICS, count_of
 from ablations.report.answers import answer
 from ablations.report.captions import WORDS, describe_provenance, explain_comparison, explain_page
 from ablations.report.formats import find_sort_value, name_folder, render_words, spell_beside, spell_lead, write_tables
-from ablations.report.frames import Frames, find_causes, list_retryable
+from ablations.report.frames import Frames, find_causes
 from ablations.report.plotting.figures import list_stems, write_figures
-from ablations.report.plotting.looks import ON_DARK
+from ablations.report.plotting.looks import ON_DARK, PLAIN
 from ablations.report.results import Results, StudyResult
+from ablations.report.survey import list_retryable
 from ablations.report.tables import Cell, make_effects_table, make_overall_table, make_study_table
 from ablations.storage import files
 
@@ -47,8 +48,8 @@ def write(results: Results, cores: int = 1) -> list[Path]:
 def list_missing_letters(results: Results) -> str:
     """Returns the letters of levels and questions that no installed font has: figures show boxes in their place."""
     text = "".join(text for study in results.studies for text in (study.question, *study.numbers.level))
-    if text.isascii():
-        return ""  # the first font has all of them
+    if PLAIN.fullmatch(text):
+        return ""
     from ablations.report.plotting.fonts import find_missing_letters
 
     return find_missing_letters(text)

@@ -117,7 +117,7 @@ def test_a_changed_caption_draws_again(tmp_path, asked, old, new):
 
 
 def test_other_code_libraries_and_fonts_draw_everything_again(tmp_path, asked, monkeypatch):
-    folder = make(tmp_path / "r" / "results", TWO.replace("narrower", "schmälere"))
+    folder = make(tmp_path / "r" / "results", TWO.replace("narrower", "窄"))
     renew(folder, asked)
     code = tmp_path / "ablations"
     shutil.copytree(drawn.ROOT, code, ignore=shutil.ignore_patterns("__pycache__", "*.so"))

@@ -113,6 +113,9 @@ def test_long_names_are_cut():
 def test_letters_that_no_font_has_are_found_and_drawn_without_a_warning(monkeypatch):
     monkeypatch.setattr(fonts, "FALLBACKS", ())
     assert fonts.find_missing_letters("k = 3 深 ≈ β é 深") == "深"
+    plain = [letter for letter in map(chr, range(2**16)) if letter.isprintable() and looks.PLAIN.fullmatch(letter)]
+    assert len(plain) > 300
+    assert fonts.find_missing_letters("".join(plain)) == ""
     with style.use_style():
         figure, _ = plt.subplots()
         figure.text(0, 0, "深")

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from ablations.report.plotting.looks import Look
+from ablations.report.plotting.looks import PLAIN, Look
 from ablations.report.results import Results, StudyResult
 from ablations.storage import files
 
@@ -99,8 +99,8 @@ def fingerprint(*shown: object) -> str:
 
 
 def _list_fonts(text: str) -> list[str]:
-    """Returns the fonts that a text is drawn with. The first one has all letters of English, and is always there."""
-    if text.isascii():
+    """Returns the fonts that a text is drawn with; none if the first one is enough, which is always there."""
+    if PLAIN.fullmatch(text):
         return []
     from ablations.report.plotting.fonts import list_fonts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 WIDE, NARROW = 7.0, 3.5
@@ -18,6 +19,10 @@ ON_DARK = {
     **dict(zip(HUES, ("#B15A8B", "#BF7700", "#0ACBF5", "#FFE00D", "#00F285", "#1A83FF", "#A27950"), strict=True)),
 }  # fmt: skip
 """For each colour of a figure its counterpart on a dark page. A colour that is not here is the same on both."""
+
+
+PLAIN = re.compile("[\\x00-\u017f‐–—‘’“”†…−≈×±]*")
+"""Text whose letters the first font of figures has, so that no other font matters."""
 
 
 @dataclass(frozen=True)
