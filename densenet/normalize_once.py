@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, but it loads the compiler only when it is called
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -447,7 +448,7 @@ def has_hooks(module: nn.Module) -> bool:
     return any((module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # which would only cut it into pieces
+@_disable_dynamo  # which would only cut it into pieces
 def apply_block(
     block: DenseBlock, reader: nn.BatchNorm2d, x: Tensor, pool: tuple[int, int] | None, training: bool
 ) -> Tensor:
