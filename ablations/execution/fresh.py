@@ -52,15 +52,20 @@ def call_fresh(
 
 
 def call_all_fresh(
-    function: Callable[..., Value], arguments: Sequence[tuple[Any, ...]], method: Method, stopping: Callable[[], bool]
+    function: Callable[..., Value],
+    arguments: Sequence[tuple[Any, ...]],
+    method: Method,
+    stopping: Callable[[], bool],
+    preload: Sequence[str] = (),
 ) -> list[Value]:
     """Returns the values of several such calls, each in its own process at the same time, in their order.
 
+    A server that is started for them loads the modules of `preload`, too, for those who use it later.
     Raises as `call_fresh` does, for the first process that ends without a value.
     """
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["__main__", function.__module__])
+        context.set_forkserver_preload(["__main__", function.__module__, *preload])
         start_server()
     left, found = {}, {}
     try:
