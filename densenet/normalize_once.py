@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, but it loads the compiler only when it is called
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -524,7 +525,7 @@ def compute_block(
     return result
 
 
-compute_with_loops = torch.compiler.disable(compute_block)
+compute_with_loops = _disable_dynamo(compute_block)
 """The same without `torch.compile`, whose code is slower than the compiled loops."""
 
 
