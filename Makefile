@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 EXTRAS := ray,slurm,tensorboard,mlflow,wandb
 
-.PHONY: help setup setup-all ablate plots tables report check docs test test-all test-oldest lint bench bench-records bench-engines gpu clean
+.PHONY: help setup setup-all ablate plots tables report check docs test test-all test-oldest lint bench bench-steps bench-settings bench-records bench-engines gpu clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv and install the package with the versions of constraints.txt
 
@@ -64,13 +64,21 @@ lint: $(READY) ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
+BENCH := -m bench -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+bench: bench-steps bench-settings ## measure speed and memory beside torchvision's, into results/benchmarks and docs/performance.md
+
+bench-steps: $(READY) ## the part of it in one setting: steps, memory, the data pipeline, whole trainings
 	@mkdir -p results/benchmarks
-	$(BIN)/pytest -m bench -k 'not ten_thousand' -p no:xdist --ignore=tests/execution --benchmark-json=results/benchmarks/cpu.json --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/pytest $(BENCH) -v --benchmark-json=results/benchmarks/cpu.json tests/test_bench.py tests/test_bench_suite.py
+	$(BIN)/python tests/performance.py
+
+bench-settings: $(READY) ## the part of it in other settings: threads, batches, processes, memory allocators; and small networks
+	@mkdir -p results/benchmarks
+	$(BIN)/pytest $(BENCH) -v --benchmark-json=results/benchmarks/cpu-settings.json tests/test_bench_settings.py
 	$(BIN)/python tests/performance.py
 
 bench-records: $(READY) ## measure the reports of 10,000 records
-	$(BIN)/pytest -m bench -k ten_thousand -p no:xdist --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/pytest $(BENCH) tests/report
 
 bench-engines: $(READY) ## measure what engines add to each of 10,000 tasks, beside bare processes, Ray and Slurm
 	$(BIN)/pytest -m bench -s -p no:xdist tests/execution

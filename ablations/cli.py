@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablations import signals
+from ablations.limits import count_cores
 from ablations.metrics import METRICS, count_of
 from ablations.session import SOME_FAILED, STOPPED
 from ablations.storage.paths import expand
@@ -447,7 +448,7 @@ def job(
 def status(folder: DirArgument, as_json: JsonOption = False) -> None:
     """What is done, begun, failed (and why) and missing, who is at work, and which code made it."""
     from ablations.execution.submissions import describe_seats
-    from ablations.report.frames import describe_others, list_retryable, survey
+    from ablations.report.survey import describe_others, list_retryable, survey
     from ablations.storage import locks, records, turns
 
     found = _load(folder, survey)
@@ -529,7 +530,7 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Takes the records of several results folders into one. It checks every record, and replaces none."""
-    from ablations.report.frames import survey
+    from ablations.report.survey import survey
     from ablations.storage.locks import FolderInUse
     from ablations.storage.manifest import Manifest, NotResults
     from ablations.storage.merging import merge as merge_folders
@@ -606,11 +607,11 @@ def _rebuild(folder: Path, only: str | None, bare: bool) -> dict[str, Any]:
     from ablations.report.plotting.figures import write_figures
     from ablations.report.results import analyse
 
-    frames = _frames(folder)
+    frames, cores = _frames(folder), count_cores()
     results = analyse(frames)
     try:
-        paths = reports.write(results) if only is None else reports.PARTS[only](results)
-        paths += write_figures(results, bare=True) if bare else []
+        paths = reports.write(results, cores) if only is None else reports.PARTS[only](results, cores)
+        paths += write_figures(results, True, cores) if bare else []
     except OSError as error:
         _stop(str(error))
     return {
@@ -898,15 +899,16 @@ def _finish(folder: Path) -> int:
     from ablations.report import page as report
     from ablations.report.captions import describe_provenance, explain_verdicts
     from ablations.report.formats import render_cell
-    from ablations.report.frames import find_causes, list_retryable
+    from ablations.report.frames import find_causes
     from ablations.report.results import analyse
+    from ablations.report.survey import list_retryable
     from ablations.report.tables import shorten
 
     frames = _frames(folder)
     results = analyse(frames)
     try:
         with err.status("Drawing"):
-            paths = report.write(results)
+            paths = report.write(results, count_cores())
     except OSError as error:
         _stop(f"{error}. All records are in {folder}: `ablate report {folder}` makes the report from them.")
     for table in map(shorten, results.studies):

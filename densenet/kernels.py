@@ -1,7 +1,9 @@
-"""The elementwise passes of normalize-once over matrices of pixels x channels, whose rows may lie apart.
+"""The passes of normalize-once over matrices of pixels x channels, whose rows may lie apart.
 
-Each pass has two implementations: a formula in PyTorch's operators here, and a compiled loop in kernels.cpp that reads
-every value once. The loops use one thread: they run on a CPU if PyTorch uses one thread too, else the formulas run.
+Each elementwise pass has two implementations: a formula in PyTorch's operators here, and a compiled loop in kernels.cpp
+that reads every value once. The 1x1 convolution has a compiled loop here, and PyTorch's operator in normalize_once.py.
+The compiled loops run on CPUs, in PyTorch's own threads. Their results do not depend on the number of threads, to the
+last bit.
 """
 
 from __future__ import annotations
@@ -20,14 +22,21 @@ from torch._subclasses.fake_tensor import FakeTensor
 def library_name() -> str | None:
     """Returns the file name of the compiled loops for this CPU; None if there was no compiler at the installation."""
     kinds = LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), ("",))
+    if not knows_halves():
+        kinds = tuple(kind for kind in kinds if kind != "_avx512_bf16")
     files = (f"_kernels{kind}{suffix}" for kind in kinds for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if Path(__file__).with_name(file).exists()), None)
 
 
-LIBRARIES = {"AVX512": ("_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
+def knows_halves() -> bool:
+    """Returns whether this CPU multiplies bfloat16 (AVX512_BF16). Returns False if PyTorch is too old to tell."""
+    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+LIBRARIES = {"AVX512": ("_avx512_bf16", "_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
 """Which compiled libraries to try for each CPU capability that PyTorch reports, best first."""
 
-INTERFACE = 1
+INTERFACE = 2
 """The version of the interface to the compiled loops; kernels.cpp states the same number."""
 
 
@@ -44,7 +53,15 @@ def load_library(path: Path) -> ctypes.CDLL:
     number = ctypes.c_ssize_t.in_dll(found, "interface").value if hasattr(found, "interface") else 0
     if number != INTERFACE:
         raise ImportError(f"{path} is of interface {number}, not {INTERFACE}: install the package again")
+    found.use_threads_of(pytorchs_threads())
     return found
+
+
+@cache
+def pytorchs_threads() -> Callable[..., None] | None:
+    """Returns the function that runs work in the threads of PyTorch's operators, OpenMP's; None if it is not there."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
+    return getattr(ctypes.CDLL(str(path)), "GOMP_parallel", None) if path.exists() else None
 
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -54,8 +71,10 @@ PARAMETERS = {torch.float32: torch.float32, torch.float64: torch.float64, torch.
 
 def suits_loops(maps: Tensor, dtype: torch.dtype) -> bool:
     """Returns whether the compiled loops take these feature maps, with parameters of this type."""
-    suits = maps.device.type == "cpu" and PARAMETERS.get(maps.dtype) == dtype and not torch.compiler.is_compiling()
-    return suits and torch.get_num_threads() == 1 and library() is not None
+    suits = maps.device.type == "cpu" and PARAMETERS.get(maps.dtype) == dtype
+    if not suits or torch.compiler.is_compiling() or library() is None:
+        return False
+    return torch.get_num_threads() == 1 or pytorchs_threads() is not None
 
 
 def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, rectified: bool, out: Tensor) -> Tensor:
@@ -132,6 +151,30 @@ def combine_gradient(
     return out.copy_(_unrectify(gradient, x, rectifier) * factor + (x - mean) * slope + offset)
 
 
+def convolve(x: Tensor, rectifier: Rectifier, weight: Tensor) -> Tensor:
+    """Returns max(scale * x + shift, 0) times the weight, `(outputs, C)`: `(M, C) -> (M, outputs)`.
+
+    It is for what `suits_loops`. A bfloat16 is multiplied as such if the CPU can do that, else in single precision.
+    """
+    out = torch.empty(len(x), len(weight), dtype=x.dtype)
+    _call(_loop("convolved", x.dtype), *x.shape, x, x.stride(0), *rectifier, weight.contiguous(), len(weight), out)
+    return out
+
+
+def convolve_backward(
+    gradient: Tensor, x: Tensor, mean: Tensor, rectifier: Rectifier, weight: Tensor, into: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of scale, `(C,)`, of shift and of the weight, given that of the output, `(M, outputs)`.
+
+    Scale's is taken at x - mean. The gradient of x, `(M, C)`, is added to `into`.
+    """
+    product, total = torch.empty(2, x.shape[1], dtype=mean.dtype).unbind()
+    of_weight = torch.empty(weight.shape, dtype=weight.dtype)
+    arrived = (x, x.stride(0), mean, *rectifier, weight.contiguous(), len(weight), gradient.contiguous())
+    _call(_loop("convolved_back", x.dtype), *x.shape, *arrived, into, into.stride(0), total, product, of_weight)
+    return product, total, of_weight
+
+
 def _unrectify(gradient: Tensor, x: Tensor, rectifier: Rectifier | None) -> Tensor:
     """Returns the gradient with respect to the rectifier's input."""
     if rectifier is None:
@@ -151,7 +194,7 @@ def _loop(name: str, *dtypes: torch.dtype) -> Callable[..., None]:
     return function
 
 
-ARGUMENTS = {"affine": 9, "moments": 6, "gathered": 14, "combined": 13}
+ARGUMENTS = {"affine": 10, "moments": 7, "gathered": 15, "combined": 14, "convolved": 10, "convolved_back": 16}
 """How many arguments each compiled loop takes: whole numbers and pointers, all as wide as a pointer."""
 
 
@@ -163,4 +206,9 @@ def _call(loop: Callable[..., None], rows: int, channels: int, *rest: Tensor | i
     if not isinstance(rest[0], FakeTensor):
         if channels > 1 and any(isinstance(each, Tensor) and each.stride(-1) != 1 for each in rest):
             raise ValueError("the compiled loops take no channels with gaps between them")
-        loop(rows, channels, *(each.data_ptr() if isinstance(each, Tensor) else each for each in rest))
+        loop(
+            torch.get_num_threads(),
+            rows,
+            channels,
+            *(each.data_ptr() if isinstance(each, Tensor) else each for each in rest),
+        )

@@ -39,12 +39,22 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, but it loads the compiler only when it is called
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from densenet.blocks import DenseBlock, DenseLayer, Transition
 from densenet.densenet import DenseNet
-from densenet.kernels import Rectifier, apply_affine, combine_gradient, gather_sums, measure_moments
+from densenet.kernels import (
+    Rectifier,
+    apply_affine,
+    combine_gradient,
+    convolve,
+    convolve_backward,
+    gather_sums,
+    measure_moments,
+    suits_loops,
+)
 
 HOST = "cpu"
 """The device that works on pieces of feature maps, by compiled loops. `torch.compile` leaves the blocks there."""
@@ -54,6 +64,10 @@ PIECE = 2**22
 
 BATCH = 16
 """Images per convolution. For fewer, on one thread, PyTorch chooses a convolution that is several times as slow."""
+
+
+SMALL = 2**18
+"""Values in a block's output, over all images, below which the textbook's own operators are as fast or faster."""
 
 
 class MapSize(NamedTuple):
@@ -111,21 +125,32 @@ class Convolution(NamedTuple):
         scale = self.scale * inverse
         return Convolution(scale, self.shift - mean * scale, self.weight)
 
+    @property
+    def is_pixelwise(self) -> bool:
+        """Whether it is a 1x1 convolution."""
+        return self.weight.shape[-1] == 1
+
+    def has_loop(self, x: Tensor) -> bool:
+        """Returns whether the convolution of these rows has a compiled loop."""
+        return self.is_pixelwise and suits_loops(x, self.scale.dtype) and self.weight.dtype == self.scale.dtype
+
     def pieces(self, x: Tensor, size: MapSize, whole: bool = False) -> Iterator[tuple[slice, Tensor]]:
         """Yields slices of rows of x, and the input of the convolution for each slice, `(N, C, H, W)`.
 
         For a 1x1 convolution, H and W may be any numbers, because every pixel is treated alike.
         """
-        pixelwise, scratch = self.weight.shape[-1] == 1, None
-        unit = BATCH if pixelwise else BATCH * size.height * size.width
+        scratch = None
+        unit = BATCH if self.is_pixelwise else BATCH * size.height * size.width
         for rows in [slice(0, len(x))] if whole else pieces(x, unit):
             u = rectify(x[rows], self.rectifier, scratch)
             scratch = u if scratch is None else scratch
-            height, width = (len(u) // (1 if len(u) % BATCH else BATCH), 1) if pixelwise else size[1:]
+            height, width = (len(u) // (1 if len(u) % BATCH else BATCH), 1) if self.is_pixelwise else size[1:]
             yield rows, as_maps(u, height, width)
 
     def forward(self, x: Tensor, size: MapSize) -> Tensor:
         """Computes `(M, C) -> (M, outputs)`."""
+        if self.has_loop(x):
+            return convolve(x, self.rectifier, self.weight.flatten(1))
         weight, padding = self.weight.to(x.dtype), self.weight.shape[-1] // 2
         out = torch.empty(len(x), len(weight), dtype=x.dtype, device=x.device)
         for rows, maps in self.pieces(x, size):
@@ -140,6 +165,9 @@ class Convolution(NamedTuple):
         If `sums`, `(M, C)`, is given, the gradient of the normalised input is added to it, and the fourth result is not
         valid.
         """
+        if sums is not None and self.has_loop(x):
+            *found, of_weight = convolve_backward(gradient, x, mean, self.rectifier, self.weight.flatten(1), sums)
+            return found[0], found[1], of_weight.view_as(self.weight), gradient
         weight, padding = self.weight.to(x.dtype), [self.weight.shape[-1] // 2] * 2
         of_scale, of_shift, of_weight = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in self)
         for rows, maps in self.pieces(x, size, whole=sums is None):
@@ -401,7 +429,8 @@ class NormalizeOnce(DenseNet):
     """A DenseNet with the same parameters, buffers and function, computed as this module's docstring describes.
 
     It computes as the textbook does if its modules were replaced or have hooks, if its norms differ in their settings,
-    if its operators are recorded (tracing, export), for an empty batch, and for a gradient in eval mode. It does not
+    if its operators are recorded (tracing, export), for an empty batch, and for a gradient in eval mode. So it does in
+    a block whose feature maps are so small (`SMALL`) that the calls take longer than what they compute. It does not
     notice other attributes that were changed by hand, such as a pool's size. TorchScript's compiler, vmap and the
     transforms of torch.func need the textbook itself, which takes the same state dict.
     """
@@ -409,21 +438,29 @@ class NormalizeOnce(DenseNet):
     def forward(self, images: Tensor) -> Tensor:
         """`(N, in_channels, H, W) -> (N, num_classes)`. Raises ValueError for an image that is too small."""
         self.check(images)
-        mode = None if is_recorded(images) or len(images) == 0 else one_mode(self)
+        pixels = images.shape[0] * images.shape[2] * images.shape[3] // (16 if self.stem == "imagenet" else 1)
+        first = next(part for part in self.features.children() if isinstance(part, DenseBlock))
+        is_plain = is_small(pixels, first) or is_recorded(images) or len(images) == 0
+        mode = None if is_plain else one_mode(self)
         if mode is None or (torch.is_grad_enabled() and not mode):
             return super().forward(images)
         x, block = images.contiguous(memory_format=torch.channels_last), None
         for part in self.features.children():
             if isinstance(part, DenseBlock):
-                block = part
-            elif block is None:
+                block = None if is_small(x.numel() // x.shape[1], part) else part
+            if block is None:
                 x = part(x)
             elif isinstance(part, Transition):
                 x = apply_transition(block, part, x, mode)
             elif isinstance(part, nn.BatchNorm2d):
                 x = apply_block(block, part, x, (int(x.shape[2]), int(x.shape[3])), mode)
-        scores: Tensor = self.classifier(x.flatten(1))
+        scores: Tensor = self.classifier(x.mean((-2, -1)))
         return scores
+
+
+def is_small(pixels: int, block: DenseBlock) -> bool:
+    """Returns whether a block's output has few values, given the pixels of all images."""
+    return pixels * block.out_channels < SMALL
 
 
 KNOWN = {nn.Sequential, DenseBlock, DenseLayer, Transition}
@@ -491,7 +528,7 @@ def compute_block(
     return result
 
 
-compute_with_loops = torch.compiler.disable(compute_block)
+compute_with_loops = _disable_dynamo(compute_block)
 """The same, which `torch.compile` leaves as it is."""
 
 

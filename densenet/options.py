@@ -95,7 +95,7 @@ def initialise(module: nn.Module, init: Init) -> None:
 
     2015), and sets the biases of convolutions and linear layers to 0.
     """
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # without storage it has no values
         nn.init.kaiming_normal_(module.weight, mode="fan_in" if init == "fan-in" else "fan_out", nonlinearity="relu")
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -31,6 +31,9 @@ STOPPED = 75
 TESTS = [f"tests/{name}" for name in ("data", "training", "profiling", "execution")]
 """The folders of tests that need a GPU."""
 
+BENCH = ["tests/test_bench.py", "tests/test_bench_suite.py"]
+"""What is compared with others on a GPU too."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -53,8 +56,8 @@ def list_parts(device: str, grid: str, jobs: int, results: Path) -> list[Part]:
     name = slug(describe_versions(torch.device(device))["device_name"])
     python, small = [sys.executable, "-m"], device == "cpu"
     chosen = {"DEVICE": device} | ({"BATCH": "2", "ROUNDS": "1"} if small else {})
-    bench = [*python, "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "bench", "tests/test_bench.py"]
-    steps = "test_training_step and textbook and bottleneck" if small else "not ten_thousand and not compile"
+    bench = [*python, "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "bench", *BENCH]
+    steps = "test_training_step and textbook and bottleneck" if small else "not compile"
     presets = ["quick", "--no-costs", "--seeds", "0", "--set", "train.epochs=1"] if small else ["presets"]
     shared = ["--jobs-per-device", str(jobs)] if jobs > 1 else []
     run = [*python, "ablations", "run"]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 import re
 
 import performance
 import pytest
+from scipy.stats import binom
+
+from ablations.report.ratios import compare_rounds, find_rank
 
 FILES = sorted(performance.FOLDER.glob("*.json"))
 
@@ -14,7 +19,7 @@ FILES = sorted(performance.FOLDER.glob("*.json"))
 def measured(name: str, group: str, data: list[float], **facts: object) -> dict:
     middle = sorted(data)[len(data) // 2]
     stats = {"median": middle, "iqr": 0.001, "rounds": len(data), "data": data}
-    return {"group": group, "param": name, "stats": stats, "extra_info": facts}
+    return {"group": group, "params": {"name": name}, "stats": stats, "extra_info": facts}
 
 
 def step(name: str, data: list[float], precision: str = "fp32", peak: int = 4, saved: int = 2) -> dict:
@@ -23,6 +28,13 @@ def step(name: str, data: list[float], precision: str = "fp32", peak: int = 4, s
     return measured(name, "training step", data, precision=precision, batch=32, disturbed="", **facts)
 
 
+def others_in(setting: str, data: dict[str, list[float]], **facts: object) -> list[dict]:
+    return [measured(name, setting, each, disturbed="", **facts) for name, each in data.items()]
+
+
+SIX = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+OWN = {"precision": "fp32", "threads": 2, "batch": 64, "processes": "own"}
+LATENCY = {"network": "small", "task": "one image", "batch": 1, "threads": 1}
 MADE_UP = {
     "machine_info": {"device_name": "A processor", "threads": 1, "torch": "2", "torchvision": "0.2", "python": "3"},
     "commit_info": {"commit": "0123"},
@@ -42,6 +54,36 @@ MADE_UP = {
 }
 
 
+SETTINGS = MADE_UP | {
+    "benchmarks": [
+        *others_in(
+            "first",
+            {
+                "torchvision": [2.0] * 6,
+                "torchvision, channels_last": SIX,
+                "textbook, channels_last": [1.0, 1.25, 1.25, 1.25, 1.25, 2.0],
+                "normalize-once, channels_last": [0.5, 0.5, 0.5, 0.5, 0.5, 0.25],
+                "torchvision, jemalloc": [0.8] * 6,
+                "torchvision, channels_last, jemalloc": [0.9] * 6,
+                "normalize-once, channels_last, jemalloc": [0.4] * 6,
+            },
+            **OWN,
+            jemalloc="5.3.0",
+        ),
+        *others_in(
+            "second",
+            {"torchvision": SIX, "textbook, channels_last": SIX, "normalize-once, channels_last": SIX},
+            **OWN | {"processes": "one"},
+        ),
+        *others_in(
+            "third",
+            {"textbook": [0.002] * 6, "textbook, channels_last": [0.001] * 6, "normalize-once": [0.0005] * 6},
+            **LATENCY,
+        ),
+    ]
+}
+
+
 def rows(table: str) -> list[list[str]]:
     return [re.split(r" *\| *", line)[1:-1] for line in table.splitlines() if line.startswith("|")][2:]
 
@@ -54,6 +96,73 @@ def test_steps_are_compared_round_by_round():
         ["textbook, bf16", "250", "1", "4.00", "2.00", "4", "1.00", "2", "1.00"],
         ["torchvision, bf16", "500", "1", "2.00", "1.00", "4", "1.00", "2", "1.00"],
     ]
+
+
+def test_settings_are_compared_with_torchvision_s_best():
+    table = performance.settings(SETTINGS)
+    setting = ["fp32", "2", "64"]
+    compared = ["0.80 [0.50, 1.00]", "2.00 [2.00, 4.00]", "1.25 [1.25, 1.25]", "2.50 [2.50, 2.50]"]
+    same = "1.00 [1.00, 1.00]"
+    assert rows(table) == [
+        [*setting, "own", "1000", "channels_last", *compared],
+        [*setting, "one", "1000", "torchvision", same, same, "", ""],
+    ]
+    assert table.endswith(
+        "*A processor; torch 2; torchvision 0.2; jemalloc 5.3.0; Python 3; commit 0123. "
+        "6 rounds; 96.9 % intervals, from the 1st to the 6th ratio.*\n"
+    )
+
+
+def test_small_networks_are_compared_with_the_textbook_s_best():
+    expected = ["small", "one image", "2.00", "1.00", "0.50", "2.00 [2.00, 2.00]"]
+    assert rows(performance.small(SETTINGS)) == [expected]
+
+
+@pytest.mark.parametrize("count", range(6, 60))
+def test_an_interval_covers_what_the_binomial_distribution_says(count):
+    rank = find_rank(count)
+    middle = binom.cdf(count - rank, count, 0.5) - binom.cdf(rank - 1, count, 0.5)
+    assert performance.coverage(count) == pytest.approx(middle, abs=1e-12)
+
+
+def test_the_coverage_of_nine_rounds_is_that_of_tables():
+    """Conover 1999, table A3: P(X <= 1) = 0.0195 for n = 9 and p = 1/2."""
+    assert performance.coverage(9) == pytest.approx(1 - 2 * 0.0195, abs=1e-4)
+
+
+def test_an_interval_holds_the_true_median_as_often_as_it_says():
+    draw = random.Random(0)
+    held = 0
+    for _ in range(4000):
+        ratios = [draw.expovariate(1) for _ in range(9)]
+        found = compare_rounds(ratios, [1.0] * 9)
+        held += found.low <= math.log(2) <= found.high
+    assert held / 4000 == pytest.approx(performance.coverage(9), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (5, "5 rounds, too few for intervals"),
+        (9, "9 rounds; 96.1 % intervals, from the 2nd to the 8th ratio"),
+        (45, "45 rounds; 96.4 % intervals, from the 16th to the 30th ratio"),
+    ],
+)
+def test_intervals_are_described(count, text):
+    assert performance.describe_intervals({"stats": {"rounds": count}}) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (12, "12th"), (21, "21st")]
+)
+def test_ordinals(number, word):
+    assert performance.ordinal(number) == word
+
+
+def test_few_rounds_have_a_ratio_without_an_interval():
+    slow, fast = (measured("", "", [seconds] * 5) for seconds in (2.0, 1.0))
+    assert performance.ratio(slow, fast) == "2.00"
+    assert performance.ratio(slow, slow) == "1.00"
 
 
 def test_a_profile_is_of_the_median():
@@ -74,7 +183,7 @@ def test_what_stands_beside_the_steps():
 
 def test_the_page_s_tables_are_what_was_measured():
     page = performance.PAGE.read_text()
-    assert set(re.findall(r"<!-- benchmark \w+ (\w+) -->", page)) == set(performance.TABLES)
+    assert set(re.findall(r"<!-- benchmark [\w-]+ (\w+) -->", page)) == set(performance.TABLES)
     assert performance.written(page) == page, "`python tests/performance.py` writes the tables anew"
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -48,24 +48,51 @@ def call_fresh(
     The arguments and the value are sent between processes. Raises Killed if the process ends without a value, also
     by an exception, and Abandoned if `stopping` returns True meanwhile.
     """
+    return call_all_fresh(function, [arguments], method, stopping)[0]
+
+
+def call_all_fresh(
+    function: Callable[..., Value],
+    arguments: Sequence[tuple[Any, ...]],
+    method: Method,
+    stopping: Callable[[], bool],
+    preload: Sequence[str] = (),
+) -> list[Value]:
+    """Returns the values of several such calls, each in its own process at the same time, in their order.
+
+    A server that is started for them loads the modules of `preload`, too, for those who use it later.
+    Raises as `call_fresh` does, for the first process that ends without a value.
+    """
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["__main__", function.__module__])
+        context.set_forkserver_preload(["__main__", function.__module__, *preload])
         start_server()
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, function, arguments, method))
-    process.start()
-    there.close()
+    left, found = {}, {}
     try:
-        while not stopping():
-            if wait([here, process.sentinel], TICK):
-                value: Value = _receive(here, process)
-                return value
-        raise Abandoned
+        for number, each in enumerate(arguments):
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(there, function, each, method))
+            process.start()
+            there.close()
+            left[number] = here, process
+        while left:
+            if stopping():
+                raise Abandoned
+            ready = wait([source for here, process in left.values() for source in (here, process.sentinel)], TICK)
+            for number, (here, process) in list(left.items()):
+                if here in ready or process.sentinel in ready:
+                    found[number] = _receive(here, process)
+                    _end(*left.pop(number))
+        return [found[number] for number in range(len(found))]
     finally:
-        process.kill()
-        process.join()
-        here.close()
+        for worker in left.values():
+            _end(*worker)
+
+
+def _end(here: Connection, process: Any) -> None:
+    process.kill()
+    process.join()
+    here.close()
 
 
 def _receive(here: Connection, process: Any) -> Any:

@@ -18,7 +18,7 @@ from ablations.execution.engine import Event, Stopping, Task
 from ablations.execution.job import choose_device, job_machine
 from ablations.execution.local import LocalEngine
 
-PRELOAD = ("ablations.execution.job", "sklearn.datasets", "torch._dynamo")
+PRELOAD = ("ablations.execution.job", "torch._dynamo")
 """Modules that the server of a local engine loads once, before it forks the processes of tasks."""
 
 

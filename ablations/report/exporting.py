@@ -21,7 +21,8 @@ from typing import Any, Literal, Protocol
 import pandas as pd
 
 from ablations.metrics import COSTS, METRICS
-from ablations.report.frames import ENVIRONMENT, PACKED, UNTUNED, Frames
+from ablations.report.frames import ENVIRONMENT, PACKED, Frames
+from ablations.report.survey import UNTUNED
 from ablations.storage import records
 
 NOT_EXPORTED = ("missing", UNTUNED)

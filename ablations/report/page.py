@@ -22,20 +22,24 @@ from ablations.metrics import METRICS, count_of
 from ablations.report.answers import answer
 from ablations.report.captions import WORDS, describe_provenance, explain_comparison, explain_page
 from ablations.report.formats import find_sort_value, name_folder, render_words, spell_beside, spell_lead, write_tables
-from ablations.report.frames import Frames, find_causes, list_retryable
+from ablations.report.frames import Frames, find_causes
 from ablations.report.plotting.figures import list_stems, write_figures
-from ablations.report.plotting.style import ON_DARK, find_missing_letters
+from ablations.report.plotting.looks import ON_DARK, PLAIN
 from ablations.report.results import Results, StudyResult
+from ablations.report.survey import list_retryable
 from ablations.report.tables import Cell, make_effects_table, make_overall_table, make_study_table
 from ablations.storage import files
 
-PARTS: dict[str, Callable[[Results], list[Path]]] = {"tables": write_tables, "figures": write_figures}
-"""The parts that can be rebuilt alone."""
+PARTS: dict[str, Callable[[Results, int], list[Path]]] = {
+    "tables": lambda results, _: write_tables(results),
+    "figures": lambda results, cores: write_figures(results, cores=cores),
+}
+"""The parts that can be rebuilt alone, with as many processes as there are cores."""
 
 
-def write(results: Results) -> list[Path]:
+def write(results: Results, cores: int = 1) -> list[Path]:
     """Rebuilds every table, every figure and the page from the records. Returns the paths."""
-    paths = [path for part in PARTS.values() for path in part(results)]
+    paths = [path for part in PARTS.values() for path in part(results, cores)]
     page = results.frames.folder / "report.html"
     files.write(page, render_page(results).encode(errors="replace"))
     return [*paths, page]
@@ -43,8 +47,12 @@ def write(results: Results) -> list[Path]:
 
 def list_missing_letters(results: Results) -> str:
     """Returns the letters of levels and questions that no installed font has: figures show boxes in their place."""
-    texts = [text for study in results.studies for text in (study.question, *study.numbers.level)]
-    return find_missing_letters("".join(texts))
+    text = "".join(text for study in results.studies for text in (study.question, *study.numbers.level))
+    if PLAIN.fullmatch(text):
+        return ""
+    from ablations.report.plotting.fonts import find_missing_letters
+
+    return find_missing_letters(text)
 
 
 NAMES_FILES = re.compile(r"\broot\b|[\"'][\w.]+:\w+[\"']")

@@ -28,6 +28,9 @@ from ablations.storage.manifest import Fields, Match, StudyEntry
 OVERALL = "overall"
 """The name of the table over all variants."""
 
+CHECKPOINT = "model.checkpoint"
+"""The axis of studies that trade memory against time."""
+
 
 @dataclass(frozen=True)
 class CostResult:

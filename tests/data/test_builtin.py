@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from ablations.config import DataConfig
-from ablations.data.builtin import digits
+from ablations.data.builtin import digits, read_digits
 from ablations.data.dataset import load
+from ablations.data.images import DataError
 from ablations.storage.paths import cache_folder
 
 
@@ -19,6 +22,17 @@ def test_digits_are_split_once_and_for_all():
     assert int(data.train.images.max()) == 16
     rows = torch.cat([data.train.images, data.test.images]).flatten(1)
     assert rows.double().sum() == 561_718  # of scikit-learn's 1,797 images: no image lost or doubled
+
+
+def test_digits_are_those_that_scikit_learn_loads():
+    for own, loaded in zip(read_digits(), load_digits(return_X_y=True), strict=True):
+        assert (own.dtype, own.tobytes()) == (loaded.dtype, loaded.tobytes())
+
+
+def test_without_scikit_learn_digits_say_what_is_missing(monkeypatch):
+    monkeypatch.setattr("ablations.data.builtin.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="digits comes with scikit-learn, and cannot be read"):
+        digits(DataConfig())
 
 
 def test_digits_do_not_depend_on_the_cache():

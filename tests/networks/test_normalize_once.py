@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
 
 from densenet import DenseNetConfig, build, count_macs, count_params, kernels, normalize_once
+from densenet.normalize_once import apply_block
 
 SMALL = {"block_config": (3, 2), "growth_rate": 4}
 
@@ -61,6 +62,11 @@ def farthest(found, expected):
         float((found[name].double() - value.double()).abs().max() / max(1.0, float(value.abs().max())))
         for name, value in expected.items()
     )
+
+
+@pytest.fixture(autouse=True)
+def even_in_small_blocks(monkeypatch):
+    monkeypatch.setattr(normalize_once, "SMALL", 0)
 
 
 @pytest.fixture(params=["compiled loops", "formulas"])
@@ -380,6 +386,16 @@ def test_the_configuration_says_all_that_it_needs():
         assert words in str(error.value)
     assert "connectivity concat, not sum" in str(error.value)
     assert 'checkpoint none or bottleneck, not layer: take implementation = "textbook"' in str(error.value)
+
+
+@pytest.mark.parametrize(("images", "side", "blocks"), [(2, 4, 0), (5, 4, 1), (5, 8, 2), (5, 24, 3)])
+def test_small_blocks_compute_as_the_textbook_does(images, side, blocks, monkeypatch):
+    applied = []
+    monkeypatch.setattr(normalize_once, "apply_block", lambda *each: applied.append(each) or apply_block(*each))
+    monkeypatch.setattr(normalize_once, "SMALL", 5 * 12 * 4 * 4)  # the second of 16, 12 and 10 channels, for side 8
+    textbook, once = pair(block_config=(2, 1, 1))
+    assert farthest(step(once, (side, side), images), step(textbook, (side, side), images)) < 1e-10
+    assert len(applied) == blocks
 
 
 def test_images_that_are_too_small_are_named():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +18,7 @@ from ablations.grid.reader import read
 from ablations.report import statistics
 from ablations.report.captions import describe_provenance
 from ablations.report.frames import load
-from ablations.report.plotting import curves, effect, heat_map, pareto, style, trade, tuning
+from ablations.report.plotting import curves, effect, heat_map, looks, pareto, style, trade, tuning
 from ablations.report.plotting.figures import LOOKS, list_stems, write_figures
 from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
 from ablations.report.results import analyse
@@ -86,7 +88,7 @@ def test_a_study_has_the_figures_that_fit_it(results, product):
 @pytest.mark.parametrize("module", [effect, curves, heat_map, trade])
 def test_no_text_is_small_or_cut_off(product, module):
     figure = draw(module, product)
-    assert figure.get_size_inches()[0] in (style.NARROW, style.WIDE)
+    assert figure.get_size_inches()[0] in (looks.NARROW, looks.WIDE)
     assert all(text.get_fontsize() >= 6 for text in figure.findobj(Text) if text.get_text())
     box = figure.get_tightbbox()  # inches
     assert box.x0 >= 0 <= box.y0
@@ -190,7 +192,7 @@ def test_of_too_many_levels_the_base_and_the_most_accurate_are_shown():
         "have runs that are not done)."
     )
     assert say_left_out(numbers, choose_levels(numbers, 5)) == ""
-    assert list(colour_levels(numbers).colour) == [style.HUES[0], style.HUES[1], style.INK, *style.HUES[2:4]]
+    assert list(colour_levels(numbers).colour) == [looks.HUES[0], looks.HUES[1], looks.INK, *looks.HUES[2:4]]
 
 
 def test_curves_are_means_with_bands_from_the_lowest_to_the_highest_seed(results):
@@ -372,5 +374,6 @@ def test_a_dollar_is_a_dollar(tmp_path):
 def test_a_reader_s_own_settings_change_no_figure(results, tmp_path):
     frames = load(results)
     before = {path: path.read_bytes() for path in write_figures(analyse(frames))}
+    shutil.rmtree(results / "figures")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.hashsalt": "x"}):
         assert {path: path.read_bytes() for path in write_figures(analyse(frames))} == before

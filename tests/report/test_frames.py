@@ -18,7 +18,8 @@ import ablations.report.frames
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report.frames import _make_exact_frame, find_causes, load, select_study, survey, unpack_outcomes
+from ablations.report.frames import _make_exact_frame, find_causes, load, select_study, unpack_outcomes
+from ablations.report.survey import survey
 from ablations.storage import records
 from ablations.storage.manifest import NotResults
 

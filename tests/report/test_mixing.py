@@ -13,8 +13,9 @@ from ablations.cli import app
 from ablations.grid.model import list_jobs
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
-from ablations.report.frames import find_causes, list_retryable, load, survey, unpack_outcomes
+from ablations.report.frames import find_causes, load, unpack_outcomes
 from ablations.report.mixing import Source, find_mixed
+from ablations.report.survey import list_retryable, survey
 from ablations.report.tables import make_study_table
 from ablations.storage import records
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from ablations.report.plotting import style
+from ablations.report.plotting import fonts, looks, style
 
 
 def test_names_hide_no_other_name():
@@ -33,7 +33,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
             figure, axes = plt.subplots(figsize=(3.5, 2), layout="constrained")
             axes.plot([1, 2, 3])
             style.frame_figure(
-                figure, style.PAGE, "A title that is long enough to be broken into lines, which it is", ["Small print."]
+                figure, looks.PAGE, "A title that is long enough to be broken into lines, which it is", ["Small print."]
             )
             paths = style.save(figure, tmp_path / name)
         contents.append([path.read_bytes() for path in paths])
@@ -66,7 +66,7 @@ def lab_of(colour, seen_by):
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_colours_of_levels_stay_apart(seen_by, dark):
     """Six levels, the base among them, differ by 29 at least, and eight by 25; 10 is a clear difference."""
-    colours = [style.ON_DARK[each] if dark else each for each in (style.INK, *style.HUES)]
+    colours = [looks.ON_DARK[each] if dark else each for each in (looks.INK, *looks.HUES)]
     labs = [lab_of(each, seen_by) for each in colours]
     for number, least in ((6, 29), (8, 25)):
         assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(labs[:number], 2)) > least
@@ -111,8 +111,11 @@ def test_long_names_are_cut():
 
 
 def test_letters_that_no_font_has_are_found_and_drawn_without_a_warning(monkeypatch):
-    monkeypatch.setattr(style, "FALLBACKS", ())
-    assert style.find_missing_letters("k = 3 深 ≈ β é 深") == "深"
+    monkeypatch.setattr(fonts, "FALLBACKS", ())
+    assert fonts.find_missing_letters("k = 3 深 ≈ β é 深") == "深"
+    plain = [letter for letter in map(chr, range(2**16)) if letter.isprintable() and looks.PLAIN.fullmatch(letter)]
+    assert len(plain) > 300
+    assert fonts.find_missing_letters("".join(plain)) == ""
     with style.use_style():
         figure, _ = plt.subplots()
         figure.text(0, 0, "深")

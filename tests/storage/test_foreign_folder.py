@@ -13,7 +13,8 @@ from ablations.cli import app
 from ablations.grid.planning import make_manifest
 from ablations.grid.reader import read
 from ablations.report.formats import render_csv, render_macros
-from ablations.report.frames import load, survey
+from ablations.report.frames import load
+from ablations.report.survey import survey
 from ablations.storage import files, records
 from ablations.storage.journal import open_journal
 from ablations.storage.manifest import list_foreign

@@ -21,7 +21,7 @@ from ablations.training.step import (
     training_step,
     update_average,
 )
-from densenet import DenseNetConfig
+from densenet import DenseNetConfig, normalize_once
 
 CPU = torch.device("cpu")
 SMALL = DenseNetConfig(block_config=(1, 1), growth_rate=4, in_channels=1)
@@ -204,7 +204,8 @@ def test_on_cuda_a_compiled_step_is_the_same_function():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
-def test_on_cuda_normalize_once_compiled_in_one_piece_is_the_textbook_s_function(checkpoint):
+def test_on_cuda_normalize_once_compiled_in_one_piece_is_the_textbook_s_function(checkpoint, monkeypatch):
+    monkeypatch.setattr(normalize_once, "SMALL", 0)
     config, device, found = TrainConfig(precision="fp64", memory_format="channels_last"), torch.device("cuda"), []
     images, labels = torch.randn(8, 3, 16, 16, dtype=torch.double), torch.randint(10, (8,))
     for fields in ({}, {"implementation": "normalize-once", "checkpoint": checkpoint}):

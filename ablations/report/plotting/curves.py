@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from ablations.report.captions import describe_provenance
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import colour_levels, list_names
-from ablations.report.plotting.style import LIGHT, NARROW, PAGE, WIDE, WRONG, Look
+from ablations.report.plotting.looks import LIGHT, NARROW, PAGE, WIDE, WRONG, Look
 from ablations.report.results import StudyResult, mark_base
 
 CURVES = {

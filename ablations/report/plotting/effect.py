@@ -23,7 +23,8 @@ from ablations.report.captions import describe_provenance, explain_published
 from ablations.report.frames import Frames
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
-from ablations.report.plotting.style import BLANK, GREY, HUES, INK, NARROW, PAGE, PALE, REFERENCE, WIDE, WRONG, Look
+from ablations.report.plotting.looks import GREY, HUES, INK, NARROW, PAGE, PALE, WIDE, WRONG, Look
+from ablations.report.plotting.style import BLANK, REFERENCE
 from ablations.report.results import StudyResult, mark_base
 
 MOST_LEVELS = 60

@@ -19,7 +19,8 @@ from ablations.metrics import level_text
 from ablations.report.captions import describe_provenance
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import name_axis
-from ablations.report.plotting.style import BLANK, NARROW, PAGE, WIDE, WRONG, Look
+from ablations.report.plotting.looks import NARROW, PAGE, WIDE, WRONG, Look
+from ablations.report.plotting.style import BLANK
 from ablations.report.printing import print_accuracy
 from ablations.report.results import StudyResult
 

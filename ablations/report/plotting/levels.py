@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ablations.report.plotting.style import DASHES, HUES, INK, LIGHT, shorten_apart
+from ablations.report.plotting.looks import HUES, INK, LIGHT
+from ablations.report.plotting.style import DASHES, shorten_apart
 
 
 def choose_levels(numbers: pd.DataFrame, most: int) -> pd.DataFrame:

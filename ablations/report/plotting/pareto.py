@@ -20,7 +20,8 @@ from ablations.report.captions import describe_provenance
 from ablations.report.frames import Frames, find_base
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import list_names
-from ablations.report.plotting.style import GREY, HUES, MARKERS, NARROW, NOTE, PAGE, WIDE, Look
+from ablations.report.plotting.looks import GREY, HUES, NARROW, PAGE, WIDE, Look
+from ablations.report.plotting.style import MARKERS, NOTE
 from ablations.report.results import Results
 
 

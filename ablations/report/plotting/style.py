@@ -1,4 +1,4 @@
-"""The style of figures: fonts, title and small print, legends, ticks, names beside points, files."""
+"""The style of figures: title and small print, legends, ticks, names beside points, files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib import font_manager, ticker
+from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -34,11 +33,9 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from ablations.metrics import METRICS
+from ablations.report.plotting.fonts import list_fonts
+from ablations.report.plotting.looks import GREY, INK, WRONG, Look
 from ablations.storage import files
-
-WIDE, NARROW = 7.0, 3.5
-"""The widths of a page's text and of one of two columns, in inches."""
-
 
 STYLE: dict[str, Any] = {
     "font.size": 7,
@@ -62,23 +59,8 @@ STYLE: dict[str, Any] = {
 }
 
 
-INK, GREY, LIGHT, PALE, WRONG = "#1A1A1A", "#595959", "#A6A6A6", "#E2E2E2", "#B2182B"
-
-
 PANELS = [key for key, metric in METRICS.items() if metric.panel]
 """The costs that are shown beside the accuracy."""
-
-
-HUES = ("#93457F", "#E68F00", "#47B0EB", "#8C4800", "#00BF8B", "#085EC4", "#774E3B")
-"""Colours that stay apart, also from INK, for readers with deuteranopia or protanopia: they differ in lightness too."""
-
-
-ON_DARK = {
-    INK: "#E8E8E8", "#262626": "#DCDCDC", GREY: "#B0B4BA", LIGHT: "#7A828C", PALE: "#343B44", WRONG: "#FF8A80",
-    "#B0B0B0": "#59626D", "#DDDDDD": "#30363E", "#FFFFFF": "#15181C",
-    **dict(zip(HUES, ("#B15A8B", "#BF7700", "#0ACBF5", "#FFE00D", "#00F285", "#1A83FF", "#A27950"), strict=True)),
-}  # fmt: skip
-"""For each colour of a figure its counterpart on a dark page. A colour that is not here is the same on both."""
 
 
 REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 0.9}
@@ -108,41 +90,6 @@ def use_style() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # `find_missing_letters` tells it
             yield
-
-
-FALLBACKS = (
-    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC",
-    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAGothic", "Droid Sans Fallback", "Unifont",
-)  # fmt: skip
-"""Fonts of letters that the first font does not have. Those that are installed are used."""
-
-
-def list_fonts() -> list[str]:
-    """Returns the fonts of figures. A letter is drawn in the first of them that has it."""
-    installed = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
-
-
-def find_missing_letters(text: str) -> str:
-    """Returns the letters of a text that no font has: figures show boxes in their place."""
-    paths = [font_manager.findfont(name) for name in list_fonts()]
-    known = {code for path in paths for code in font_manager.get_font(path).get_charmap()}
-    return "".join(letter for letter in dict.fromkeys(text) if ord(letter) not in known)
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a figure is framed: on the page of a report, or for a text that has its own caption."""
-
-    width: float = 0.0
-    """The width in inches; 0 is the figure's own."""
-
-    bare: bool = False
-    """Whether it has neither title nor small print."""
-
-
-PAGE = Look()
-"""The look of the figures of a report."""
 
 
 def frame_figure(

@@ -19,8 +19,9 @@ from ablations.metrics import METRICS, level_text
 from ablations.report.captions import describe_provenance
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import list_names, name_axis
-from ablations.report.plotting.style import GREY, HUES, MARKERS, NARROW, PAGE, REFERENCE, Look
-from ablations.report.results import StudyResult
+from ablations.report.plotting.looks import GREY, HUES, NARROW, PAGE, Look
+from ablations.report.plotting.style import MARKERS, REFERENCE
+from ablations.report.results import CHECKPOINT, StudyResult
 
 MOST_LINES = 12
 """The most lines in the figure. The small print states how many there are."""
@@ -28,10 +29,6 @@ MOST_LINES = 12
 
 SHOWN = ("train_peak_memory_bytes", "train_images_per_second")
 """The costs in the figure."""
-
-
-CHECKPOINT = "model.checkpoint"
-"""The axis of studies that trade memory against time."""
 
 
 def draw(study: StudyResult, look: Look = PAGE) -> Figure:

@@ -20,7 +20,7 @@ from ablations.report.captions import describe_provenance, explain_tuning
 from ablations.report.frames import find_trials
 from ablations.report.plotting import style
 from ablations.report.plotting.levels import colour_levels, name_axis
-from ablations.report.plotting.style import GREY, NARROW, PAGE, WIDE, Look
+from ablations.report.plotting.looks import GREY, NARROW, PAGE, WIDE, Look
 from ablations.report.results import StudyResult, mark_base
 
 MOST_PANELS = 9
