@@ -97,6 +97,7 @@ CASES = {
     ),
     "torchvision, bf16, channels_last, compile": Case(torchvisions, "channels_last", "bf16", NO_CUDA, "compile"),
     "textbook, bf16, channels_last, compile": Case(textbook, "channels_last", "bf16", NO_CUDA, "compile"),
+    "normalize-once, bf16, channels_last, compile": Case(once, "channels_last", "bf16", NO_CUDA, "compile"),
     "torchvision, graph": Case(torchvisions, missing=NO_CUDA, how="graph"),
     "textbook, graph": Case(textbook, missing=NO_CUDA, how="graph"),
     "normalize-once, channels_last, graph": Case(once, "channels_last", missing=NO_CUDA, how="graph"),
