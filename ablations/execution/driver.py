@@ -7,7 +7,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from ablations import signals
-from ablations.config import CostConfig, RunConfig, count_processes
+from ablations.config import RunConfig, count_processes
 from ablations.environment import describe_code, describe_networks
 from ablations.execution.changes import EDITED, describe_edited, find_outdated, list_failed, set_outdated_aside
 from ablations.execution.display import Board, Work, show
@@ -35,7 +35,6 @@ from ablations.execution.engine import (
     Told,
     Waiting,
 )
-from ablations.execution.fresh import Abandoned, Killed, call_all_fresh
 from ablations.execution.inline import InlineEngine
 from ablations.execution.job import describe_loss, describe_purpose, execute, fetch_weights, job_machine
 from ablations.execution.local import LocalEngine
@@ -49,7 +48,6 @@ from ablations.grid.planning import list_awaited, make_manifest
 from ablations.grid.tuning import choose
 from ablations.limits import count_cores
 from ablations.metrics import count_of
-from ablations.profiling.memory import predict_ahead
 from ablations.storage import files, locks, manifest, records
 from ablations.storage.disturbance import list_disturbed
 from ablations.storage.journal import Note, open_journal
@@ -455,8 +453,6 @@ def _execute(
         _listen_for_stop() as stopping,
         closing(engine.run(tasks, stopping)) as events,
     ):
-        if isinstance(engine, LocalEngine):
-            _predict_ahead([each.config for each in left if isinstance(each.config, CostConfig)], engine, stopping)
         for event in show(console, events, board, engine.slots):
             check_place()
             if isinstance(event, Lost):
@@ -466,13 +462,6 @@ def _execute(
                 raise event.error
             ended += isinstance(event, Finished | Lost)
     return ended < len(left)
-
-
-def _predict_ahead(costs: Sequence[CostConfig], engine: LocalEngine, stopping: Callable[[], bool]) -> None:
-    """Predicts the memory of costs on all workers at once, so that measurements, which run alone, need not do it."""
-    parts = [(costs[first :: engine.slots],) for first in range(min(engine.slots, len(costs)))]
-    with suppress(Abandoned, Killed):  # then a measurement predicts
-        call_all_fresh(predict_ahead, parts, "forkserver", stopping, PRELOAD)
 
 
 def _note_event(note: Note, event: Event, job: Job, folder: Path) -> None:

@@ -52,20 +52,15 @@ def call_fresh(
 
 
 def call_all_fresh(
-    function: Callable[..., Value],
-    arguments: Sequence[tuple[Any, ...]],
-    method: Method,
-    stopping: Callable[[], bool],
-    preload: Sequence[str] = (),
+    function: Callable[..., Value], arguments: Sequence[tuple[Any, ...]], method: Method, stopping: Callable[[], bool]
 ) -> list[Value]:
     """Returns the values of several such calls, each in its own process at the same time, in their order.
 
-    A server that is started for them loads the modules of `preload`, too, for those who use it later.
     Raises as `call_fresh` does, for the first process that ends without a value.
     """
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["__main__", function.__module__, *preload])
+        context.set_forkserver_preload(["__main__", function.__module__])
         start_server()
     left, found = {}, {}
     try:

@@ -6,7 +6,7 @@ import gc
 import os
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -62,17 +62,6 @@ def predict(cost: CostConfig) -> dict[str, Any]:
         with suppress(OSError):
             files.write(path, records.seal(values))
     return values
-
-
-def predict_ahead(costs: Sequence[CostConfig]) -> None:
-    """Predicts several costs, one after the other, so that their predictions are in the cache.
-
-    The first takes a process three times as long as the others. What cannot be predicted fails in its own job.
-    """
-    for cost in costs:
-        if not isinstance(cost.model, ForeignConfig):  # which have no place in the cache
-            with suppress(Exception):
-                predict(cost)
 
 
 def _predict(cost: CostConfig) -> Prediction:

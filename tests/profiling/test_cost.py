@@ -217,17 +217,6 @@ def test_a_prediction_that_is_not_as_it_was_kept_is_made_again(content):
     assert memory.predict(config) == expected
 
 
-def test_what_is_predicted_ahead_is_in_the_cache():
-    config, faulty = (
-        CostConfig(DenseNetConfig(block_config=(1,), growth_rate=3), (4, 4), TrainConfig(batch_size=size))
-        for size in (2, 3)
-    )
-    object.__setattr__(faulty.train, "optimizer", "none")
-    memory.predict_ahead([faulty, config])
-    (kept,) = kept_names(config)
-    assert (memory.cache_folder() / "predictions" / kept).exists()
-
-
 def kept_names(config) -> list[str]:
     key = memory.identity(
         {"cost": memory.cost_fields(config), "torch": torch.__version__, "code": memory.describe_code()["fingerprint"]}

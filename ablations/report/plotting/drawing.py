@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def draw(drawings: Sequence[Drawing], folder: Path, cores: int = 1) -> list[Path
 
 def _draw_there(drawings: Sequence[Drawing], folder: Path) -> list[Path] | Exception:
     """Draws in a process of its own. Returns an error, if there is one, for the process that wants the figures."""
+    gc.freeze()  # what the server has loaded is no garbage, and takes long to search
     try:
         return _draw_here(drawings, folder)
     except Exception as error:
