@@ -34,8 +34,8 @@ tables: $(READY) ## rewrite the tables of every folder of results/ from its reco
 report: $(READY) ## rebuild tables, figures and the page of every folder of results/
 	$(BIN)/ablate report results --all
 
-check: $(READY) ## fail where a number in the README differs from the records
-	$(BIN)/ablate check README.md
+check: $(READY) ## fail where a number in the README or in the findings differs from the records
+	$(BIN)/ablate check README.md docs/findings.md
 
 docs: $(VENV)/.docs ## build the pages of docs/ as a site, in site/
 	$(BIN)/python docs/fields.py
