@@ -9,6 +9,7 @@ from ctypes.util import find_library
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from rounds import CLOCK, WARMUP, Worker, interleaved, measure
 
@@ -38,6 +39,7 @@ def be_busy(path: Path) -> None:
     path.write_text(json.dumps([idle, os.getpid(), torch.get_num_threads(), os.environ.get("LD_PRELOAD", "")]))
 
 
+@pytest.mark.slow
 def test_a_worker_has_its_threads_and_its_environment_and_waits_asleep(tmp_path):
     steps = {name: partial(make_busy, tmp_path / name) for name in "ab"}
     library = find_library("m") or ""

@@ -12,6 +12,7 @@ from ablations.report.results import analyse
 from ablations.storage.files import StorageError
 
 
+@pytest.mark.slow
 def test_processes_draw_changed_figures_with_the_bytes_of_new_ones(results, tiny, tmp_path, monkeypatch):
     other, shown = tmp_path / "other", analyse(load(results))
     fabricate(other, tiny, skip=("growth_rate 8, seed 1",))
