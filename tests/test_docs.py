@@ -120,6 +120,12 @@ def test_the_page_on_python_names_every_public_name(package):
     assert sorted(names) == sorted(package.__all__)
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_line_of_a_sentence_begins_with_a_comment(path):
+    """Markdown ends the paragraph, or the list, before such a line."""
+    assert not re.findall(r"^ *<!-- ablate [^>]*-->.+", path.read_text(), re.MULTILINE)
+
+
 def test_every_page_is_in_the_menu():
     menu = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(menu) == sorted(page.name for page in DOCS.glob("*.md"))
