@@ -391,8 +391,8 @@ void convolved_back(Long threads, Long rows, Long n, const T *x, Long next_x, co
             for (Long r = here; r < round_up(here, unit); r++)
                 std::fill_n(u.data + r * wide, wide, S()), std::fill_n(gradient.data + r * padded, padded, S());
             for (Long r = 0; r < here; r += ROWS)
-                multiply(wide, (outputs + unit - 1) / unit, gradient.data + r * padded, padded / unit, 1, packed.data, wide, true,
-                         of_u.data + r * wide, wide);
+                multiply(wide, (outputs + unit - 1) / unit, gradient.data + r * padded, padded / unit, 1, packed.data,
+                         wide, true, of_u.data + r * wide, wide);
             const S *left = by_rows(here, padded, gradient.data, gradient_pairs.data);
             const S *right = by_rows(here, wide, u.data, u_pairs.data);
             for (Long o = 0; o < padded; o += ROWS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from ablations.report.plotting.drawn import NAME
 from ablations.report.results import analyse
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = sorted(path.parent for path in ROOT.glob("results/*/jobs.json") if path.parent.name != "quick")
+LISTED = subprocess.run(["git", "ls-files", "results/*/jobs.json"], cwd=ROOT, capture_output=True, text=True, check=True)
+FOLDERS = sorted((ROOT / line).parent for line in LISTED.stdout.splitlines())
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
