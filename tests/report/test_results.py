@@ -16,7 +16,7 @@ from ablations.report.plotting.drawn import NAME
 from ablations.report.results import analyse
 
 ROOT = Path(__file__).parents[2]
-LISTED = subprocess.run(["git", "ls-files", "results/*/jobs.json"], cwd=ROOT, capture_output=True, text=True, check=True)
+LISTED = subprocess.run(["git", "ls-files", "results/*/jobs.json"], cwd=ROOT, capture_output=True, text=True)
 FOLDERS = sorted((ROOT / line).parent for line in LISTED.stdout.splitlines())
 
 
