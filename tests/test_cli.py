@@ -25,7 +25,7 @@ def call(*arguments):
 def test_list_names_what_there_is():
     result = call("list")
     assert result.exit_code == 0
-    assert "Grids: cifar10, cifar10-cpu, cifar10-gpu, cifar10-paper, presets, quick" in result.output
+    assert "Grids: cifar10, cifar10-cpu, cifar10-deep, cifar10-gpu, cifar10-paper, presets, quick" in result.output
     assert (
         "Data sets: digits, cifar10, cifar100, svhn, mnist, fashion-mnist, imagefolder, parquet, arrays, random"
         in result.output
@@ -130,7 +130,7 @@ def test_plan_shows_what_was_published_beside_what_is_counted(tmp_path):
     [
         (
             ["run", "qick"],
-            "no grid qick: neither a file nor one of the shipped grids, which are cifar10, cifar10-cpu, cifar10-gpu",
+            "no grid qick: neither a file nor one of the shipped grids, which are cifar10, cifar10-cpu, cifar10-deep, ",
         ),
         (["run", "quick", "--device", "tpu"], "allowed are auto, cpu, cuda"),
         (["run", "quick", "--shard", "9/8"], "3/8 is the third of eight parts, 8/8 the last one"),
