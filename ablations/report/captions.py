@@ -113,6 +113,16 @@ def explain_effects(study: StudyResult) -> str:
     return f"{_EFFECTS}{explain_comparison(study)}"
 
 
+def explain_errors(study: StudyResult) -> str:
+    """Explains how to read a table of errors."""
+    count = len(study.levels) - 1
+    together = f", for all {count} levels together" if count > 1 else ""
+    classes = any(each.classes for each in study.errors)
+    return (
+        f"{_ERRORS}Intervals: 95 %, over the {study.part} images and the seeds{together}. {_CLASSES if classes else ''}"
+    )
+
+
 def explain_published(frames: Frames, study: str | None = None) -> str:
     """Names the sources of the published errors of a study or of all studies, and how they are compared.
 
@@ -178,6 +188,16 @@ _LOST = (
 _EFFECTS = (
     "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
     "interaction, by how much changes along two axes together differ from their sum. "
+)
+_ERRORS = (
+    "Error consistency: Cohen's kappa of the outcomes, right or wrong, of two runs with different seeds on the same "
+    "images, mean over all pairs (Geirhos et al. 2020); 1: the same errors, 0: as many common errors as by chance. "
+    "Shared errors: the consistency with the base, divided by the geometric mean of those of two runs of the level and "
+    "of two runs of the base; 1: the level differs from the base in which images are hard no more than another seed. "
+)
+_CLASSES = (
+    "Classes: change of the accuracy on the images of a class, in points, by the number of the class in the data set. "
+    "Different: its 95 % t interval over the seeds, on these images, does not contain 0, for all classes and levels. "
 )
 _COSTS = "Changes of costs are relative to the base. "
 _TIMES = (

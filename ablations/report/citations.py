@@ -52,7 +52,7 @@ from ablations.report.marks import (
 )
 from ablations.report.neighbours import find_faults
 from ablations.report.results import OVERALL, Results, analyse
-from ablations.report.tables import find_table, name_metrics
+from ablations.report.tables import MORE, find_table, name_metrics
 from ablations.report.values import DERIVED, Values, collect_values
 from ablations.storage import files
 
@@ -208,8 +208,10 @@ def print_table(results: Results, name: str, columns: Sequence[str] | None, shor
     if form == "markdown":
         source = shlex.join([folder, name, *table.choice])
         return f"<!-- ablate {source} -->\n\n{render_markdown(table)}\n<!-- /ablate -->\n"
-    study = results.overall if name == OVERALL else results.study(name.removesuffix(".effects"))
-    return render_numbers(table, study.effect_numbers if name != study.name else study.numbers).decode()
+    known = {OVERALL: results.overall.numbers}
+    for study in results.studies:
+        known |= {study.name: study.numbers, **{f"{study.name}.{kind}": study.find_numbers(kind) for kind in MORE}}
+    return render_numbers(table, known[name]).decode()
 
 
 def check(path: Path) -> list[Citation]:

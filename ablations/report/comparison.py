@@ -6,6 +6,7 @@ without a test.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
@@ -130,6 +131,9 @@ class Runs:
 
     not_done: Mapping[str, int]
     """The number of other runs by status, in alphabetical order."""
+
+    class_accuracies: tuple[tuple[float, ...], ...] = ()
+    """The accuracy of each finished run on the images of each class, in %; empty if a record does not tell."""
 
     @property
     def n(self) -> int:
@@ -344,6 +348,7 @@ def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
     """Collects the runs of every variant from the frame of runs."""
     columns = [
         "seed", "status", "test_accuracy", "weights", "data_checksum", "test_images", "test_outcomes", "arithmetic",
+        "test_per_class_accuracy",
     ]  # fmt: skip
     found = {}
     for name, part in runs.reindex(columns=["variant", *columns]).groupby("variant", sort=False):
@@ -364,8 +369,15 @@ def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
             ),
             test_set=(str(next(iter(done.data_checksum), "")), max(images, default=0)),
             not_done=dict(sorted(statuses.items())),
+            class_accuracies=_read_classes(done.test_per_class_accuracy),
         )
     return found
+
+
+def _read_classes(texts: pd.Series) -> tuple[tuple[float, ...], ...]:
+    if not all(isinstance(text, str) for text in texts):
+        return ()
+    return tuple(tuple(math.nan if each is None else each for each in json.loads(text)) for text in texts)
 
 
 def describe_not_done(counts: Mapping[str, int]) -> str:

@@ -23,7 +23,7 @@ from ablations.report.tables import (
     Table,
     Words,
     find_table,
-    make_effects_table,
+    make_more_tables,
     make_overall_table,
     make_study_table,
 )
@@ -323,7 +323,8 @@ def _disarm(value: Any) -> Any:
 def render_numbers(table: Table, numbers: pd.DataFrame) -> bytes:
     """Writes the numbers behind a table's columns as CSV, every digit: means and deviations, intervals, changes."""
     own = {"accuracy": ["mean", "sd"], "change": ["difference", "low", "high"],
-           "test_error": ["error", "error_low", "error_high"]}  # fmt: skip
+           "test_error": ["error", "error_low", "error_high"],
+           "shared_errors": ["shared_errors", "shared_errors_low", "shared_errors_high"]}  # fmt: skip
     ends = ("", "_sd", "_change", "_change_low", "_change_high")
     names = ["level", "axes", "levels", "is_base"]
     for column in table.columns:
@@ -347,8 +348,7 @@ def write_tables(results: Results) -> list[Path]:
     tables: list[tuple[Table, pd.DataFrame]] = []
     for study in results.studies:
         tables.append((make_study_table(study), study.numbers))
-        effects = make_effects_table(study)
-        tables += [(effects, study.effect_numbers)] if effects else []
+        tables += [(table, study.find_numbers(kind)) for kind, table in make_more_tables(study).items()]
     for table, numbers in [*tables, (make_overall_table(results), results.overall.numbers.drop(columns=COLUMNS))]:
         stem = folder / "tables" / table.name
         contents[stem.with_name(f"{table.name}.csv")] = render_csv(numbers, "%.15g")

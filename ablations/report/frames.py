@@ -161,8 +161,11 @@ def _take_validation(runs: pd.DataFrame) -> pd.DataFrame:
     return kept.rename(columns={name: name.replace("validation_", "test_", 1) for name in taken})
 
 
-PACKED = [*(f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes")), "arithmetic"]
-"""Columns of `runs` that no CSV file has: those with a value for every image, as
+PACKED = [
+    *(f"{part}_{name}" for part in ("test", "validation") for name in ("outcomes", "mistakes", "per_class_accuracy")),
+    "arithmetic",
+]
+"""Columns of `runs` that no CSV file has: those with a value for every image or class, as
 `ablations.training.evaluation.Evaluation` explains, and the instructions that a run was computed with."""
 
 
@@ -312,6 +315,7 @@ def _digest(record: Fields) -> Fields:
     digest: Fields = {"row": row, "source": read_source(record)}
     if record["kind"] == "run":
         epochs = zip(deterministic.get("history", ()), measured.get("epoch_seconds", ()), strict=True)
+        row |= {key: json.dumps(value) for key, value in deterministic.items() if key.endswith("_per_class_accuracy")}
         row["arithmetic"] = json.dumps([record["environment"].get(key) for key in _ARITHMETIC])
         digest["epochs"] = [_list_epoch(*each) for each in epochs]
     if record["kind"] == "speed":

@@ -27,7 +27,7 @@ from ablations.report.plotting.figures import list_stems, write_figures
 from ablations.report.plotting.looks import ON_DARK, PLAIN
 from ablations.report.results import Results, StudyResult
 from ablations.report.survey import list_retryable
-from ablations.report.tables import Cell, make_effects_table, make_overall_table, make_study_table
+from ablations.report.tables import Cell, make_more_tables, make_overall_table, make_study_table
 from ablations.storage import files
 
 PARTS: dict[str, Callable[[Results, int], list[Path]]] = {
@@ -100,11 +100,18 @@ def _template() -> Template:
     return jinja.from_string(Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"))
 
 
+ABOUT = {
+    "effects": "main effects and interactions, with 95 % intervals",
+    "errors": "which images and classes the levels err on, beside the base; in brackets the 95 % interval",
+}
+"""What a table beside that of its study shows."""
+
+
 def _fill_section(study: StudyResult, stems: Sequence[str]) -> dict[str, Any]:
     """Returns the values of the template for one study."""
     return {
         "table": make_study_table(study),
-        "effects": make_effects_table(study),
+        "more": {kind: (table, ABOUT[kind]) for kind, table in make_more_tables(study).items()},
         "answer": answer(study),
         "reading": explain_comparison(study),
         "tally": _count_verdicts(study),
@@ -143,7 +150,7 @@ def _count_verdicts(study: StudyResult) -> str:
 KINDS = {
     "": "accuracy and costs by level", "curves": "learning curves", "map": "accuracy of every combination",
     "trade": "memory against time", "tuning": "validation accuracy by the values tuned over",
-    "pareto": "accuracy against each cost",
+    "errors": "errors on the same images and classes", "pareto": "accuracy against each cost",
 }  # fmt: skip
 """The text of a figure for readers who cannot see it, by the end of its stem."""
 

@@ -54,6 +54,11 @@ def print_p(p: float) -> str:
     return f"{p:.{digits}g}"
 
 
+def print_kappa(kappa: float) -> str:
+    """Returns an error consistency, or the ratio of two, with three decimals."""
+    return f"{round(kappa, 3) + 0.0:.3f}"
+
+
 def print_percent(key: str, change: float) -> str:
     """Returns a cost's change in %, without decimals for measures of time, because they repeat only to some percent."""
     return format_signed(100 * change, 0 if METRICS[key].timed else 1)

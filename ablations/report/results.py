@@ -21,6 +21,7 @@ from ablations.report.comparison import (
     make_effects_frame,
 )
 from ablations.report.effects import list_contrasts
+from ablations.report.errors import LevelErrors, compare_errors, make_errors_frame
 from ablations.report.frames import Frames, describe_arithmetic, find_base, find_edges, list_tuned_fields, select_study
 from ablations.report.statistics import compute_half_interval
 from ablations.storage.manifest import Fields, Match, StudyEntry
@@ -176,6 +177,9 @@ class StudyResult:
     tuned: tuple[str, ...]
     """The tuned fields of its levels."""
 
+    errors: tuple[LevelErrors, ...] = ()
+    """For each level, how far it errs as the base does; empty if no level can be compared."""
+
     @property
     def part(self) -> str:
         """The images that the accuracies are of: `test`, or `validation` in a study that chooses on them."""
@@ -206,10 +210,9 @@ class StudyResult:
         """Main effects and interactions of a product study; empty for other studies."""
         return self.conclusions.effects
 
-    @property
-    def effect_numbers(self) -> pd.DataFrame:
-        """A row per main effect and interaction."""
-        return make_effects_frame(self.effects)
+    def find_numbers(self, kind: str) -> pd.DataFrame:
+        """Returns the numbers of a table that stands beside the study's own: `effects` or `errors`."""
+        return make_effects_frame(self.effects) if kind == "effects" else make_errors_frame(self.errors)
 
 
 @dataclass(frozen=True)
@@ -244,8 +247,10 @@ def _analyse_study(frames: Frames, entry: StudyEntry) -> StudyResult:
         rows = [_compare_published(row, stated.get(row["level"])) for row in numbers.to_dict("records")]
         numbers = pd.concat([numbers, pd.DataFrame(rows)], axis=1)
     results = _read_levels(numbers, own, tuned, find_edges(frames, entry.name), entry)
+    runs = collect_runs(own.runs)
+    errors = compare_errors([(level.level, level.is_base, runs[level.variant]) for level in results])
     return StudyResult(
-        entry.name, entry.question, own, entry, numbers, results, conclusions, entry.margin, tuple(tuned)
+        entry.name, entry.question, own, entry, numbers, results, conclusions, entry.margin, tuple(tuned), errors
     )
 
 

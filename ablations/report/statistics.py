@@ -256,7 +256,7 @@ def estimate(fitted: Fit, contrast: Floats) -> Estimate:
         for number in np.unique(fitted.pools)
     ]
     images, rest = _vary_images(fitted, contrast)
-    return Estimate(float(contrast @ fitted.means), _add_parts(terms), images, rest)
+    return Estimate(float(contrast @ fitted.means), add_parts(terms), images, rest)
 
 
 def _vary_images(fitted: Fit, contrast: Floats) -> tuple[Part, Part]:
@@ -267,10 +267,10 @@ def _vary_images(fitted: Fit, contrast: Floats) -> tuple[Part, Part]:
     seen = float((contrast @ fitted.images.shares).var(ddof=1)) / number
     rest = contrast**2 * fitted.images.residuals / (fitted.counts * number)
     degrees = (fitted.counts - 1) * (number - 1)
-    return Part(seen, number - 1), _add_parts([Part(*pair) for pair in zip(rest, degrees, strict=True)])
+    return Part(seen, number - 1), add_parts([Part(*pair) for pair in zip(rest, degrees, strict=True)])
 
 
-def _add_parts(parts: Sequence[Part]) -> Part:
+def add_parts(parts: Sequence[Part]) -> Part:
     """Returns a sum of independent terms, with its degrees of freedom (Satterthwaite 1946)."""
     variance = float(sum(part.variance for part in parts))
     spread = float(sum(part.variance**2 / part.degrees for part in parts))

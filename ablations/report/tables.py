@@ -7,22 +7,25 @@ To add a table column, add a `Column` and a cell for each level in `make_study_t
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.metrics import COSTS, MATCHED, METRICS, choose_places, level_text
+from ablations.metrics import COSTS, MATCHED, METRICS, choose_places, format_signed, level_text
 from ablations.report.captions import (
     describe_provenance,
     explain_briefly,
     explain_effects,
+    explain_errors,
     explain_overall,
     explain_table,
     name_field,
 )
 from ablations.report.comparison import DECIDED, Effect
-from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
+from ablations.report.errors import ClassChange, LevelErrors
+from ablations.report.printing import print_accuracy, print_change, print_kappa, print_p, print_percent
 from ablations.report.results import OVERALL, CostResult, LevelResult, Results, StudyResult
 from ablations.report.statistics import MOST_SEEDS
 
@@ -134,6 +137,13 @@ EFFECTS = (
 )  # fmt: skip
 """The columns of a table of main effects and interactions."""
 
+ERRORS = (
+    LEVEL, SEEDS, Column("Error consistency with the base", key="error_consistency"),
+    Column("Error consistency of its own runs", key="error_consistency_own"),
+    Column("Shared errors", key="shared_errors"),
+)  # fmt: skip
+"""The first columns of a table of errors; one for each class follows."""
+
 
 def make_study_table(study: StudyResult) -> Table:
     """Makes the table of a study, with rows in the order of the grid."""
@@ -188,6 +198,31 @@ def make_effects_table(study: StudyResult) -> Table | None:
     return Table(f"{study.name}.effects", question, EFFECTS, rows, caption, ("--columns", "all"))
 
 
+def make_errors_table(study: StudyResult) -> Table | None:
+    """Makes the table of how far levels err as the base does. Returns None for a study without comparable errors."""
+    if not study.errors:
+        return None
+    question = f"{study.question} Errors on the same images and classes".strip()
+    count = max(len(each.classes) for each in study.errors)
+    classes = [Column(f"Class {number}", "points", "classes", False, key=f"class_{number}") for number in range(count)]
+    names = {level.level: _make_name_cell(study, level) for level in study.levels}
+    rows = tuple(
+        Row((names[each.level], *_fill_errors(each), *_fill_classes(each.classes, count)), each.is_base)
+        for each in study.errors
+    )
+    caption = f"{explain_errors(study)}{describe_provenance(study.frames, (), ['runs'])}"
+    return Table(f"{study.name}.errors", question, (*ERRORS, *classes), rows, caption, ("--columns", "all"))
+
+
+MORE: dict[str, Callable[[StudyResult], Table | None]] = {"effects": make_effects_table, "errors": make_errors_table}
+"""The tables that a study may have beside its own, by the ends of their names."""
+
+
+def make_more_tables(study: StudyResult) -> dict[str, Table]:
+    """Makes the tables of MORE that a study has, by the ends of their names."""
+    return {kind: table for kind, make in MORE.items() if (table := make(study))}
+
+
 def shorten(study: StudyResult) -> Table:
     """Makes a short table of a study for a terminal, a README or a paper: fewer measures, only the lasting notes."""
     table = make_study_table(study)
@@ -218,28 +253,29 @@ def choose_columns(table: Table, keys: Sequence[str], caption: str, notes: bool 
 
 
 def find_table(results: Results, name: str, columns: Sequence[str] | None = None, short: bool = True) -> Table:
-    """Returns a table by its name, for a text: a study, `STUDY.effects`, or `overall`; the short one without `columns`.
+    """Returns a table by its name, for a text: a study, one of MORE, or `overall`; the short one without `columns`.
 
     `columns` are the keys of columns, or the names of these values in citations, or `all`. With `short`, only the
     lasting notes are kept. Raises ValueError for unknown names.
     """
-    effects = {f"{study.name}.effects": study for study in results.studies if study.effects}
     studies = {study.name: study for study in results.studies}
-    known = {**studies, **effects, OVERALL: results.overall}
+    more = {table.name: (study, table) for study in results.studies for table in make_more_tables(study).values()}
+    known = {**studies, **{each: study for each, (study, _) in more.items()}, OVERALL: results.overall}
     if name not in known:
         raise ValueError(f"unknown table: {name!r}; the records have {', '.join(map(repr, known))}")
     if name == OVERALL:
         table = make_overall_table(results, notes=not short)
     else:
-        table = (make_effects_table(effects[name]) if name in effects else None) or make_study_table(studies[name])
+        table = more[name][1] if name in more else make_study_table(studies[name])
     every = [column.key for column in table.columns if column.key and (column.brief or columns is not None)]
     keys = {metric: key for key, metric in name_metrics(known[name]).items()}
     chosen = every if columns is None or [*columns] == ["all"] else [keys.get(key, key) for key in columns]
     details = _write_caption(studies[name], chosen, not short) if name in studies else table.caption
-    shown, of = [key for key in chosen if key in COSTS], ("runs", "costs") if name not in effects else ("runs",)
+    shown, of = [key for key in chosen if key in COSTS], ("runs", "costs") if name not in more else ("runs",)
     made = describe_provenance(known[name].frames, shown, of, brief=True)
     bases = _warn_of_bases(results) if name == OVERALL else ""
-    caption = f"{explain_briefly(known[name], chosen, not short)}{bases}{made}"
+    how = explain_errors(known[name]) if name.endswith(".errors") else explain_briefly(known[name], chosen, not short)
+    caption = f"{how}{bases}{made}"
     found = replace(choose_columns(table, chosen, caption, notes=not short), details=details)
     return replace(found, choice=()) if columns is None and short else found
 
@@ -286,6 +322,25 @@ def _fill_effect(study: StudyResult, effect: Effect) -> tuple[Cell, ...]:
         Cell((change.verdict,)),
         *_make_test_cells(change.p, change.p_corrected, change.smallest, change.seeds_for_change),
     )
+
+
+def _fill_errors(errors: LevelErrors) -> tuple[Cell, ...]:
+    """Makes cells such as `5`, `0.661`, `0.693`, `0.964 [0.945, 0.984]`."""
+    ends = tuple(Number(each, print_kappa(each)) for each in (errors.low, errors.high))
+    with_base, own, shared = (
+        () if math.isnan(each) else (Number(each, print_kappa(each)),)
+        for each in (errors.with_base, errors.own, errors.shared)
+    )
+    interval = None if math.isnan(errors.low) else (ends[0], ends[1])
+    return Cell((Number(errors.n, str(errors.n)),)), Cell(with_base), Cell(own), Cell(shared, interval=interval)
+
+
+def _fill_classes(classes: Sequence[ClassChange], count: int) -> Iterator[Cell]:
+    """Yields cells such as `-7.5 (different)`; empty ones for the base and for unknown changes."""
+    for change in classes:
+        value = () if math.isnan(change.value) else (Number(change.value, format_signed(change.value, 1)),)
+        yield Cell(value, notes=(Note(("different",), lasting=True),) if change.different else ())
+    yield from itertools.repeat(Cell(), count - len(classes))
 
 
 def _make_test_cells(p: float, corrected: float, smallest: float, seeds: float) -> tuple[Cell, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, level_text
+from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, format_signed, level_text
 from ablations.report.comparison import Effect
-from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
+from ablations.report.errors import MOST_CLASSES, LevelErrors
+from ablations.report.printing import print_accuracy, print_change, print_kappa, print_p, print_percent
 from ablations.report.results import LevelResult, Results, StudyResult
 from ablations.report.statistics import MOST_SEEDS
 
@@ -28,6 +29,13 @@ DERIVED = {
     "seeds_for_change": "seeds of each level that find a true change of this size in about four cases of five",
     "seeds_for_margin": "seeds of each level that show that a true change of 0 is within the margin, as often",
     "verdict": "what the interval says of the change: different, equivalent within the margin, or undecided",
+    "error_consistency": "Cohen's kappa of the outcomes of a run and one of the base, with different seeds, mean",
+    "error_consistency_own": "Cohen's kappa of the outcomes of two runs of the level, mean over the pairs",
+    "shared_errors": "error consistency with the base, relative to that of runs of one network (1: as another seed)",
+    "shared_errors_low": "lower end of the 95 % interval of the shared errors",
+    "shared_errors_high": "upper end of the 95 % interval of the shared errors",
+    **{f"class_{number}": f"change of the accuracy of class {number} against the base, in points"
+       for number in range(MOST_CLASSES)},
     "test_error": "100 % less the mean test accuracy, in %",
     "test_error_low": "lower end of the test error's 95 % t interval over the seeds, in %",
     "test_error_high": "upper end of the test error's 95 % t interval over the seeds, in %",
@@ -54,7 +62,8 @@ def collect_values(results: Results) -> Values:
         levels = {
             (level.level, key): text for level in study.levels for key, text in _list_values(study, level).items()
         }
-        values |= {(study.name, *place): text for place, text in {**effects, **levels}.items()}
+        errors = {(each.level, key): text for each in study.errors for key, text in _list_errors(each)}
+        values |= {(study.name, *place): text for place, text in {**effects, **levels, **errors}.items()}
     return values
 
 
@@ -69,6 +78,20 @@ def _list_effect(study: StudyResult, effect: Effect) -> Iterator[tuple[str, str]
         **_list_tests(found.p, found.p_corrected, found.smallest, found.seeds_for_change, math.nan),
     }
     yield from ((key, text) for key, (value, text) in numbers.items() if not math.isnan(value))
+
+
+def _list_errors(errors: LevelErrors) -> Iterator[tuple[str, str]]:
+    """Yields the values of a level in the table of errors, as it prints them."""
+    numbers = {
+        "error_consistency": errors.with_base,
+        "error_consistency_own": errors.own,
+        "shared_errors": errors.shared,
+        "shared_errors_low": errors.low,
+        "shared_errors_high": errors.high,
+    }
+    yield from ((key, print_kappa(value)) for key, value in numbers.items() if not math.isnan(value))
+    changes = enumerate(change.value for change in errors.classes)
+    yield from ((f"class_{number}", format_signed(value, 1)) for number, value in changes if not math.isnan(value))
 
 
 def _name_changes(study: StudyResult) -> list[str]:

@@ -26,6 +26,9 @@ from densenet import DenseNetConfig, normalize_once
 CPU = torch.device("cpu")
 SMALL = DenseNetConfig(block_config=(1, 1), growth_rate=4, in_channels=1)
 
+COMPILES = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+"""For tests that use PyTorch's compiler: that of torch 2.11 loads TorchScript."""
+
 
 def test_the_step_schedule_is_the_paper_s():
     config = TrainConfig(epochs=300, learning_rate=0.1)
@@ -189,6 +192,7 @@ def test_cuda_computes_what_the_cpu_computes(implementation, checkpoint, monkeyp
 
 
 @pytest.mark.gpu
+@COMPILES
 def test_on_cuda_a_compiled_step_is_the_same_function():
     found = []
     for compiled in (False, True):
@@ -204,6 +208,7 @@ def test_on_cuda_a_compiled_step_is_the_same_function():
 
 
 @pytest.mark.gpu
+@COMPILES
 @pytest.mark.parametrize("checkpoint", ["none", "bottleneck"])
 def test_on_cuda_normalize_once_compiled_in_one_piece_is_the_textbook_s_function(checkpoint, monkeypatch):
     monkeypatch.setattr(normalize_once, "SMALL", 0)

@@ -9,13 +9,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ablations.execution.fresh import Killed, call_all_fresh
-from ablations.report.plotting import curves, effect, heat_map, pareto, style, trade, tuning
+from ablations.report.plotting import curves, effect, heat_map, mistakes, pareto, style, trade, tuning
 from ablations.report.plotting.drawn import Drawing
 from ablations.report.plotting.looks import Look
 from ablations.report.results import Results, StudyResult
 
 DRAWN: dict[str, Callable[[StudyResult, Look], Figure]] = {
-    "": effect.draw, ".curves": curves.draw, ".map": heat_map.draw, ".trade": trade.draw, ".tuning": tuning.draw,
+    "": effect.draw, ".curves": curves.draw, ".map": heat_map.draw, ".trade": trade.draw, ".errors": mistakes.draw,
+    ".tuning": tuning.draw,
 }  # fmt: skip
 """The function that draws a figure of a study, by the kind of the figure."""
 

@@ -1,9 +1,9 @@
 """The figures of a results folder, as SVG, PDF and PNG. Only those are drawn whose inputs have changed.
 
 A study `x` has `x` (accuracy and costs by level) and `x.curves`, and if they apply, `x.map` (two axes or more),
-`x.trade` (checkpointing) and `x.tuning`. All are drawn at the width at which they are printed: the text of a page, or
-one of two columns. A new figure needs a module with a function `draw` of a study and a look, an entry in DRAWN of
-`drawing.py`, and a line in `list_stems`.
+`x.trade` (checkpointing), `x.errors` (enough wrong images) and `x.tuning`. All are drawn at the width at which they
+are printed: the text of a page, or one of two columns. A new figure needs a module with a function `draw` of a study
+and a look, an entry in DRAWN of `drawing.py`, and a line in `list_stems`.
 """
 
 from __future__ import annotations
@@ -60,5 +60,6 @@ def _list_kinds(study: StudyResult) -> list[str]:
     kinds = ["", ".curves"]
     kinds += [".map"] if len(axes) > 1 else []
     kinds += [".trade"] if CHECKPOINT in axes else []
+    kinds += [".errors"] if study.errors else []
     kinds += [".tuning"] if find_trials(study.frames, study.name).level.nunique() > 1 else []
     return kinds
