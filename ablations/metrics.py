@@ -134,6 +134,10 @@ METRICS: dict[str, Metric] = {
         meaning="share of validation images classified rightly, after the last epoch",
         format=_round_to(2), better="higher", of="run", group="accuracy", brief=True,
     ),
+    "first_epoch_loss": Metric(
+        label="Loss, first epoch", unit="nats", meaning="mean training loss over the first epoch: how fast it learns",
+        format=_round_to(3), better="lower", of="run", group="accuracy",
+    ),
     "params": Metric(
         label="Params", meaning="trainable parameters",
         format=_format_whole, better="lower", group="counts", phrase="params", compared=True, planned=True, brief=True,

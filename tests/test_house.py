@@ -28,10 +28,10 @@ PACKAGES = {
     "ablations.profiling": "timing counts subject memory cost speed",
     "ablations.execution": "fresh together engine local inline changes job seat travel ray submissions slurm_seat "
     "slurm display driver estimate plan",
-    "ablations.report": "ratios mixing survey frames effects statistics comparison errors printing results captions tables "
-    "values formats power",
-    "ablations.report.plotting": "looks fonts style levels effect curves heat_map trade mistakes tuning pareto drawn drawing "
-    "figures",
+    "ablations.report": "ratios mixing survey frames effects statistics comparison errors printing results captions "
+    "tables values formats power",
+    "ablations.report.plotting": "looks fonts style levels effect curves heat_map trade mistakes tuning pareto drawn "
+    "drawing figures",
     "ablations.report ": "answers page marks neighbours citations exporting trackers",
     "ablations  ": "session __init__ cli __main__",
 }

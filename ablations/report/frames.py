@@ -314,6 +314,7 @@ def _digest(record: Fields) -> Fields:
         row["uncounted"] = ", ".join(operators)
     digest: Fields = {"row": row, "source": read_source(record)}
     if record["kind"] == "run":
+        row["first_epoch_loss"] = next((epoch["train_loss"] for epoch in deterministic.get("history", ())), None)
         epochs = zip(deterministic.get("history", ()), measured.get("epoch_seconds", ()), strict=True)
         row |= {key: json.dumps(value) for key, value in deterministic.items() if key.endswith("_per_class_accuracy")}
         row["arithmetic"] = json.dumps([record["environment"].get(key) for key in _ARITHMETIC])

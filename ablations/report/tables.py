@@ -149,12 +149,13 @@ def make_study_table(study: StudyResult) -> Table:
     """Makes the table of a study, with rows in the order of the grid."""
     columns = (
         *(LEVEL, SEEDS, replace(ACCURACY, label=METRICS[study.accuracy].label), CHANGE, VERDICT),
-        *(_make_column(key) for key in study.beside),
+        *(_make_column(key) for key in study.beside if METRICS[key].brief),
         *(Column(name_field(field), key=field.partition(".")[2]) for field in study.tuned),
         *(PUBLISHED if study.base.published else ()),
         *TESTS,
         *((SEEDS_FOR_MARGIN,) if study.margin else ()),
         *map(_make_column, COSTS),
+        *(_make_column(key) for key in study.beside if not METRICS[key].brief),
     )
     rows = tuple(Row(tuple(_fill_row(study, level)), level.is_base) for level in study.levels)
     caption = _write_caption(study, [column.key for column in columns])
@@ -301,12 +302,13 @@ def _fill_row(study: StudyResult, level: LevelResult) -> Iterator[Cell]:
     yield _make_accuracy_cell(level)
     yield _make_change_cell(study, level)
     yield Cell((level.verdict,))
-    yield from (_make_beside_cell(level, key) for key in study.beside)
+    yield from (_make_beside_cell(level, key) for key in study.beside if METRICS[key].brief)
     yield from (_make_chosen_cell(level, field) for field in study.tuned)
     yield from _make_published_cells(level)
     yield from _make_test_cells(level.p, level.p_corrected, level.smallest_difference, level.seeds_for_change)
     yield from (_make_count_cell(level.seeds_for_margin),) if study.margin else ()
     yield from (_make_cost_cell(level, key) for key in COSTS)
+    yield from (_make_beside_cell(level, key) for key in study.beside if not METRICS[key].brief)
 
 
 def _fill_effect(study: StudyResult, effect: Effect) -> tuple[Cell, ...]:

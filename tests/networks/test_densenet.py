@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import nn
 
-from densenet import build, count_params
+from densenet import DenseNet, build, count_params
 from densenet.config import DenseNetConfig
 from densenet.options import ACTIVATIONS, NORMS, Checkpoint, Connectivity, DropoutPlace, LayerOrder
 
@@ -226,6 +226,29 @@ def test_stem_and_head_complete_the_order(order, stem, head):
     network = build(DenseNetConfig(block_config=(1,), growth_rate=2, layer_order=order))
     names = " ".join(name for name, _ in network.features.named_children())
     assert names.split() == [*stem.split(), "denseblock1", *head.split()]
+
+
+CYCLES = (
+    ("norm-act-conv", "act-conv-norm", "conv-norm-act"),
+    ("norm-conv-act", "conv-act-norm", "act-norm-conv"),
+)  # fmt: skip
+"""Orders that differ only in where a cycle of norm, act and conv begins."""
+
+
+@pytest.mark.parametrize("bn_size", [0, 4])
+def test_six_layer_orders_are_two_networks_before_the_first_step(bn_size):
+    """To the last bit, without transitions: a norm does the same for all readers until it has learnt something."""
+    images, found = torch.randn(8, 3, 16, 16), []
+    for cycle in CYCLES:
+        scores = []
+        for order in cycle:
+            torch.manual_seed(0)
+            config = DenseNetConfig(growth_rate=6, block_config=(3,), bn_size=bn_size, layer_order=order)
+            scores.append(DenseNet(config).train()(images))
+        assert torch.equal(scores[0], scores[1])
+        assert torch.equal(scores[0], scores[2])
+        found.append(scores[0])
+    assert not torch.allclose(*found, atol=0.1)
 
 
 @pytest.mark.parametrize(
