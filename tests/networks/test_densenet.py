@@ -248,7 +248,7 @@ def test_six_layer_orders_are_two_networks_before_the_first_step(bn_size):
         assert torch.equal(scores[0], scores[1])
         assert torch.equal(scores[0], scores[2])
         found.append(scores[0])
-    assert not torch.allclose(*found, atol=0.1)
+    assert not torch.allclose(found[0], found[1], atol=0.1)
 
 
 @pytest.mark.parametrize(
