@@ -192,8 +192,8 @@ _EFFECTS = (
 _ERRORS = (
     "Error consistency: Cohen's kappa of the outcomes, right or wrong, of two runs with different seeds on the same "
     "images, mean over all pairs (Geirhos et al. 2020); 1: the same errors, 0: as many common errors as by chance. "
-    "Shared errors: the consistency with the base, divided by the geometric mean of those of two runs of the level and "
-    "of two runs of the base; 1: the level differs from the base in which images are hard no more than another seed. "
+    "Shared errors: the correlation, over the images, of the chances that a run of the level and one of the base are "
+    "right (Spearman 1904); 1: the same images are hard for both, whatever their accuracies are. "
 )
 _CLASSES = (
     "Classes: change of the accuracy on the images of a class, in points, by the number of the class in the data set. "

@@ -7,14 +7,18 @@ Meding and Wichmann 2020, arXiv 2006.16736):
 
 Agreement is the share of the images on which both runs are right or both are wrong. Expected is the agreement of two
 runs of these accuracies that err independently. Kappa is 1 if both err on exactly the same images, and 0 if they agree
-as often as by chance. Two runs of one network with different seeds have a kappa below 1, too. So the **shared errors**
-of a level and the base are
+as often as by chance. Two runs of one network with different seeds have a kappa below 1, too, so a kappa says little
+without that of two such runs beside it.
 
-    kappa(level, base) / sqrt(kappa(level, level) * kappa(base, base))
+The **shared errors** of a level and the base need no second number. They are the correlation, over the images, of the
+chances that a run of either classifies the image correctly:
 
-where each kappa is a mean over pairs of runs with different seeds. They are 1 if the level's design changes which
-images are hard no more than another seed does. This is Spearman's correction for attenuation (1904). The variance is
-a jackknife's: over groups of images, and what the level's and the base's runs add to it.
+    cov(level, base) / sqrt(cov(level, level) * cov(base, base))
+
+where each covariance is of the outcomes of two runs with different seeds, a mean over all pairs. This is Spearman's
+correction for attenuation (1904): 1 means that the level finds the same images hard as another run of the base does,
+whatever their accuracies are. The variance is a jackknife's: over groups of images, and what the level's and the base's
+runs add to it.
 """
 
 from __future__ import annotations
@@ -95,10 +99,10 @@ def _compare(name: str, is_base: bool, runs: Runs, base: Runs, levels: int) -> L
     if is_base:
         own = find_kappas(_stack(base))[np.triu_indices(base.n, 1)].mean()
         return LevelErrors(name, is_base, runs.n, float(own), float(own), math.nan, math.nan, math.nan, ())
-    means = _average(_leave_out_images(_stack(runs, base)), _choose_pairs(runs, base))
-    shared = _share(means)
+    both, chosen = _leave_out_images(_stack(runs, base)), _choose_pairs(runs, base)
+    with_base, own = (float(each[0, 0]) for each in _average(_find_kappas(both[:1]), chosen)[:2])
+    shared = _share(_average(_find_covariances(both), chosen))
     half, value = _find_half(shared, (runs.n, base.n), levels), float(shared[0, 0])
-    with_base, own = (float(each[0, 0]) for each in means[:2])
     classes = _compare_classes(runs, base, levels)
     return LevelErrors(name, is_base, runs.n, with_base, own, value, value - half, value + half, classes)
 
@@ -121,18 +125,28 @@ def find_kappas(outcomes: Floats) -> Floats:
 def _find_kappas(both: Floats) -> Floats:
     """Returns the kappas from the shares of images that both of two runs classified correctly, `(..., runs, runs)`."""
     right = np.diagonal(both, axis1=-2, axis2=-1)
-    independent = right[..., :, None] * right[..., None, :]
-    disagreement = right[..., :, None] + right[..., None, :] - 2 * independent
-    return 2 * (both - independent) / np.where(disagreement > 0, disagreement, np.nan)
+    sums = right[..., :, None] + right[..., None, :]
+    disagreement = sums - 2 * right[..., :, None] * right[..., None, :]
+    return 2 * _find_covariances(both) / np.where(disagreement > 0, disagreement, np.nan)
+
+
+def _find_covariances(both: Floats) -> Floats:
+    """Returns the covariances of outcomes, 1 or 0, from the shares that both of two runs classified correctly."""
+    right = np.diagonal(both, axis1=-2, axis2=-1)
+    covariances: Floats = both - right[..., :, None] * right[..., None, :]
+    return covariances
 
 
 def _leave_out_images(outcomes: Floats) -> Floats:
-    """Returns the kappas over all images, then without one group of images after another."""
+    """Returns the share of images that both of two runs classified correctly: of all images, then without one group of
+    them after another, `(1 + groups, runs, runs)`.
+    """
     images = outcomes.shape[1]
     groups = [outcomes[:, first :: min(GROUPS, images)] for first in range(min(GROUPS, images))]
     products = np.array([np.zeros((len(outcomes),) * 2), *(group @ group.T for group in groups)])
     counts = images - np.array([0, *(group.shape[1] for group in groups)])
-    return _find_kappas((products.sum(axis=0) - products) / counts[:, None, None])
+    both: Floats = (products.sum(axis=0) - products) / counts[:, None, None]
+    return both
 
 
 def _choose_pairs(runs: Runs, base: Runs) -> NDArray[np.bool_]:
@@ -149,16 +163,16 @@ def _choose_pairs(runs: Runs, base: Runs) -> NDArray[np.bool_]:
     return found
 
 
-def _average(kappas: Floats, chosen: NDArray[np.bool_]) -> Floats:
-    """Returns the three means of kappas, `(samples, runs, runs)` -> `(3, samples, 1 + runs)`; NaN without a pair."""
+def _average(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
+    """Returns the three means over pairs, `(samples, runs, runs)` -> `(3, samples, 1 + runs)`; NaN without a pair."""
     counts = chosen.sum(axis=(-2, -1))[:, None]
-    sums = np.einsum("sij,kmij->ksm", np.nan_to_num(kappas), chosen)
+    sums = np.einsum("sij,kmij->ksm", np.nan_to_num(values), chosen)
     means: Floats = sums / np.where(counts > 0, counts, np.nan)
     return means
 
 
 def _share(means: Floats) -> Floats:
-    """Returns the shared errors from the three means; NaN where runs of one level agree no more than by chance."""
+    """Returns the shared errors from the three mean covariances; NaN if two runs of one level share no errors."""
     with_base, own, of_base = means
     product = np.where((own > 0) & (of_base > 0), own * of_base, np.nan)
     shared: Floats = with_base / np.sqrt(product)

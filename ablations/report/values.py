@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, format_signed, level_text
 from ablations.report.comparison import Effect
 from ablations.report.errors import MOST_CLASSES, LevelErrors
+from ablations.report.frames import find_trials
 from ablations.report.printing import print_accuracy, print_change, print_kappa, print_p, print_percent
 from ablations.report.results import LevelResult, Results, StudyResult
 from ablations.report.statistics import MOST_SEEDS
@@ -31,11 +32,12 @@ DERIVED = {
     "verdict": "what the interval says of the change: different, equivalent within the margin, or undecided",
     "error_consistency": "Cohen's kappa of the outcomes of a run and one of the base, with different seeds, mean",
     "error_consistency_own": "Cohen's kappa of the outcomes of two runs of the level, mean over the pairs",
-    "shared_errors": "error consistency with the base, relative to that of runs of one network (1: as another seed)",
+    "shared_errors": "correlation of the chances that runs of the level and of the base classify an image correctly",
     "shared_errors_low": "lower end of the 95 % interval of the shared errors",
     "shared_errors_high": "upper end of the 95 % interval of the shared errors",
     **{f"class_{number}": f"change of the accuracy of class {number} against the base, in points"
        for number in range(MOST_CLASSES)},
+    "trial_accuracy": "validation accuracy of the values that tuning chose, mean over the seeds of the trials, in %",
     "test_error": "100 % less the mean test accuracy, in %",
     "test_error_low": "lower end of the test error's 95 % t interval over the seeds, in %",
     "test_error_high": "upper end of the test error's 95 % t interval over the seeds, in %",
@@ -63,7 +65,8 @@ def collect_values(results: Results) -> Values:
             (level.level, key): text for level in study.levels for key, text in _list_values(study, level).items()
         }
         errors = {(each.level, key): text for each in study.errors for key, text in _list_errors(each)}
-        values |= {(study.name, *place): text for place, text in {**effects, **levels, **errors}.items()}
+        trials = {(level, "trial_accuracy"): text for level, text in _list_trials(study)}
+        values |= {(study.name, *place): text for place, text in {**effects, **levels, **errors, **trials}.items()}
     return values
 
 
@@ -92,6 +95,15 @@ def _list_errors(errors: LevelErrors) -> Iterator[tuple[str, str]]:
     yield from ((key, print_kappa(value)) for key, value in numbers.items() if not math.isnan(value))
     changes = enumerate(change.value for change in errors.classes)
     yield from ((f"class_{number}", format_signed(value, 1)) for number, value in changes if not math.isnan(value))
+
+
+def _list_trials(study: StudyResult) -> Iterator[tuple[str, str]]:
+    """Yields the validation accuracy of the chosen values of each tuned level, a mean over the seeds of the trials."""
+    trials = find_trials(study.frames, study.name)
+    if len(trials):
+        chosen = trials[trials.chosen.astype(bool)].groupby("level", sort=False).validation_accuracy
+        for level, found in chosen:
+            yield str(level), METRICS["validation_accuracy"].show(float(found.astype(float).mean()))
 
 
 def _name_changes(study: StudyResult) -> list[str]:

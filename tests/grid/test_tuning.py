@@ -526,7 +526,9 @@ def test_tables_have_what_was_chosen_and_say_where_a_wider_list_is_needed(shown)
 
 def test_what_was_chosen_is_counted_and_can_be_cited(shown):
     assert report.count_jobs(shown).startswith("6 trials for tuning, 5 runs and 3 costs: 14 done")
-    assert collect_values(analyse(shown))["growth_rate", "8", "learning_rate"] == "0.3"
+    values = collect_values(analyse(shown))
+    assert values["growth_rate", "8", "learning_rate"] == "0.3"
+    assert [values["growth_rate", level, "trial_accuracy"] for level in ("4", "8")] == ["72.00", "75.00"]
     found = citations.look_up(analyse(shown), "growth_rate", "8", "learning_rate")
     assert found.meaning == "train.learning_rate, as tuning chose it"
     status = CliRunner().invoke(app, ["status", str(shown.folder), "--json"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import matplotlib.pyplot as plt
@@ -52,17 +53,24 @@ def test_runs_without_errors_have_no_kappa():
 
 
 def test_shared_errors_by_hand():
-    """Kappas between pairs of different seeds: means of scikit-learn's, and their ratio."""
+    """Means over pairs with different seeds: of scikit-learn's kappas and of NumPy's covariances."""
     rng = np.random.default_rng(3)
     chances = rng.beta(4, 1, 3000)
     base, other = draw(rng, chances, 3), draw(rng, 0.5 * chances + 0.3, 4)
     found = compare_errors([("b", True, runs_of(base)), ("o", False, runs_of(other, seeds=[1, 2, 3, 4]))])[1]
     between = [cohen_kappa_score(other[i], base[j]) for i in range(4) for j in range(3) if i + 1 != j]
     own = [cohen_kappa_score(other[i], other[j]) for i in range(4) for j in range(i)]
-    of_base = [cohen_kappa_score(base[i], base[j]) for i in range(3) for j in range(i)]
     assert found.with_base == pytest.approx(np.mean(between), abs=1e-12)
     assert found.own == pytest.approx(np.mean(own), abs=1e-12)
-    assert found.shared == pytest.approx(np.mean(between) / math.sqrt(np.mean(own) * np.mean(of_base)), abs=1e-12)
+    between, own, of_base = (
+        np.mean([np.cov(one, two, ddof=0)[0, 1] for one, two in pairs])
+        for pairs in (
+            [(other[i], base[j]) for i in range(4) for j in range(3) if i + 1 != j],
+            itertools.combinations(other, 2),
+            itertools.combinations(base, 2),
+        )
+    )
+    assert found.shared == pytest.approx(between / math.sqrt(own * of_base), abs=1e-12)
     assert found.low < found.shared < found.high
 
 
@@ -77,6 +85,15 @@ def test_the_interval_holds_the_true_value(rng):
         halves.append(found.high - found.shared)
     assert misses <= 6
     assert np.median(halves) < 0.1, "an interval that told nothing would hold it too"
+
+
+def test_shared_errors_are_the_correlation_of_the_chances_whatever_the_accuracies(rng):
+    chances, noise = rng.beta(3, 0.7, (2, 100_000))
+    other = 0.1 + 0.8 * (0.8 * chances + 0.2 * noise)  # less accurate, and a little other
+    levels = [("b", True, runs_of(draw(rng, chances, 6))), ("o", False, runs_of(draw(rng, other, 6)))]
+    found, true = compare_errors(levels)[1], np.corrcoef(chances, other)[0, 1]
+    assert found.shared == pytest.approx(true, abs=0.015)
+    assert found.low < true < found.high < 1
 
 
 def test_other_hard_images_are_told_apart(rng):

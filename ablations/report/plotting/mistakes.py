@@ -56,8 +56,8 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     small = (
         "Error consistency: Cohen's kappa of right and wrong of two runs with different seeds on the same images.",
-        "Shared errors: its value with the base, relative to that of two runs of one level; 1: which images are hard "
-        "differs no more than with another seed. Intervals hold for all levels together, over images and seeds.",
+        "Shared errors: the correlation over the images of the chances that a run of the level and one of the base are "
+        "right; 1: the same images are hard for both. Intervals hold for all levels together, over images and seeds.",
         "Classes, by number: change of accuracy in points; bold: its interval over the seeds does not contain 0, for "
         "all classes and levels."
         if panels == 3
