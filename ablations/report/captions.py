@@ -77,7 +77,8 @@ def explain_overall(results: Results, notes: bool = True) -> str:
 def explain_page(results: Results) -> str:
     """Explains how to read all tables of a results folder."""
     frames = results.frames
-    return f"{_VERDICTS}{_TESTS}{_LOST}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}{_TIMES}"
+    errors = f"{_ERRORS}{_CLASSES}" if any(study.errors for study in results.studies) else ""
+    return f"{_VERDICTS}{_TESTS}{_LOST}{errors}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}{_TIMES}"
 
 
 def explain_comparison(study: StudyResult) -> str:
