@@ -743,7 +743,7 @@ def cite(
 @app.command()
 def table(
     folder: DirArgument,
-    study: Annotated[str, typer.Argument(help="A study, STUDY.effects, or overall.")],
+    study: Annotated[str, typer.Argument(help="A study, STUDY.effects, STUDY.errors, or overall.")],
     columns: Annotated[
         str | None, typer.Option(metavar="NAME,NAME|all", help="These columns, in this order; default: the main ones.")
     ] = None,

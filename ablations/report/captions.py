@@ -77,7 +77,7 @@ def explain_overall(results: Results, notes: bool = True) -> str:
 def explain_page(results: Results) -> str:
     """Explains how to read all tables of a results folder."""
     frames = results.frames
-    errors = f"{_ERRORS}{_CLASSES}" if any(study.errors for study in results.studies) else ""
+    errors = f"{_KAPPA}{_SHARED}{_CLASSES}" if any(study.errors for study in results.studies) else ""
     return f"{_VERDICTS}{_TESTS}{_LOST}{errors}{explain_tuning(frames)}{explain_published(frames)}{_COSTS}{_TIMES}"
 
 
@@ -114,14 +114,14 @@ def explain_effects(study: StudyResult) -> str:
     return f"{_EFFECTS}{explain_comparison(study)}"
 
 
-def explain_errors(study: StudyResult) -> str:
-    """Explains how to read a table of errors."""
-    count = len(study.levels) - 1
-    together = f", for all {count} levels together" if count > 1 else ""
-    classes = any(each.classes for each in study.errors)
-    return (
-        f"{_ERRORS}Intervals: 95 %, over the {study.part} images and the seeds{together}. {_CLASSES if classes else ''}"
+def explain_errors(keys: Collection[str]) -> str:
+    """Explains how to read a table of errors with these columns."""
+    parts = (
+        _KAPPA if {"error_consistency", "error_consistency_own"} & {*keys} else "",
+        _SHARED if "shared_errors" in keys else "",
+        _CLASSES if any(key.startswith("class_") for key in keys) else "",
     )
+    return "".join(parts)
 
 
 def explain_published(frames: Frames, study: str | None = None) -> str:
@@ -190,11 +190,14 @@ _EFFECTS = (
     "A main effect is the change of accuracy along one axis, on the average over the levels of the others; an "
     "interaction, by how much changes along two axes together differ from their sum. "
 )
-_ERRORS = (
+_KAPPA = (
     "Error consistency: Cohen's kappa of the outcomes, right or wrong, of two runs with different seeds on the same "
     "images, mean over all pairs (Geirhos et al. 2020); 1: the same errors, 0: as many common errors as by chance. "
+)
+_SHARED = (
     "Shared errors: the correlation, over the images, of the chances that a run of the level and one of the base are "
     "right (Spearman 1904); 1: the same images are hard for both, whatever their accuracies are. "
+    "Its 95 % interval is over images and seeds, for all levels of the study together; it takes three seeds. "
 )
 _CLASSES = (
     "Classes: change of the accuracy on the images of a class, in points, by the number of the class in the data set. "

@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 
 from ablations.metrics import COSTS, METRICS, count_of
-from ablations.report.captions import describe_provenance
+from ablations.report.captions import describe_provenance, explain_tuning
 from ablations.report.comparison import describe_not_done
 from ablations.report.formats import (
     list_latex_parts,
@@ -134,13 +134,19 @@ def look_up(results: Results, study: str, level: str, metric: str) -> CitedValue
     disturbed = _say_disturbed(results, study, level, metric)
     seeds = " ".join(tell_seeds(results, study, level, metric))
     shown = [metric] if metric in COSTS else []
-    provenance = describe_provenance(results.study(study).frames, shown)
+    frames = results.study(study).frames
+    provenance = describe_provenance(frames, shown)
+    if metric == "trial_accuracy":
+        provenance = f"{explain_tuning(frames, study)}{describe_provenance(frames, (), ['tuning'])}"
     return CitedValue(text, entry.unit if entry else "", meaning, disturbed, seeds, provenance)
 
 
 COMPARED = ("change", "change_low", "change_high", "p", "p_corrected", "verdict", "smallest_difference",
             "seeds_for_change", "seeds_for_margin")  # fmt: skip
 """Values of a comparison, of which the base has a part. The first three stand after the name of the accuracy."""
+
+WITH_BASE = ("error_consistency", "shared_errors", "class_")
+"""The beginnings of other values of which the base has a part."""
 
 
 def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[str]:
@@ -149,12 +155,13 @@ def tell_seeds(results: Results, study: str, level: str, metric: str) -> list[st
     An effect is of all levels.
     """
     known = metric in METRICS or metric in DERIVED
-    if not known or metric == "published_error" or any(metric.startswith(key) for key in COSTS):
+    if not known or metric in ("published_error", "trial_accuracy") or any(metric.startswith(key) for key in COSTS):
         return []
     found = results.study(study)
     own = [each for each in found.levels if each.level == level] or [*found.levels]
     number = min(each.n for each in own)
-    base = [found.base] if metric.removeprefix(f"{found.accuracy}_") in COMPARED else []
+    compared = metric.removeprefix(f"{found.accuracy}_") in COMPARED or metric.startswith(WITH_BASE)
+    base = [found.base] if compared and metric != "error_consistency_own" else []
     gaps = [
         f"{each.phrase} has {each.n} of {count_of(each.n + sum(each.not_done.values()), 'seed')} "
         f"({describe_not_done(each.not_done)})"

@@ -377,7 +377,8 @@ def collect_runs(runs: pd.DataFrame) -> dict[str, Runs]:
 def _read_classes(texts: pd.Series) -> tuple[tuple[float, ...], ...]:
     if not all(isinstance(text, str) for text in texts):
         return ()
-    return tuple(tuple(math.nan if each is None else each for each in json.loads(text)) for text in texts)
+    found = tuple(tuple(math.nan if each is None else each for each in json.loads(text)) for text in texts)
+    return found if len({*map(len, found)}) == 1 else ()
 
 
 def describe_not_done(counts: Mapping[str, int]) -> str:

@@ -44,7 +44,10 @@ MOST_CLASSES = 20
 
 
 FEWEST = 100
-"""The fewest wrong images per run, on the average, of which a kappa says anything."""
+"""The fewest wrong images per run, and the fewest right ones, on the average, of which a kappa says anything."""
+
+RUNS = 3
+"""The fewest runs of a level and of the base: without one of two, no pair is left for a jackknife."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class LevelErrors:
     level: str
     is_base: bool
     n: int
-    """The number of runs whose outcomes are known."""
+    """The number of finished runs."""
 
     with_base: float
     """The mean error consistency of a run of the level and one of the base, with different seeds."""
@@ -73,7 +76,7 @@ class LevelErrors:
     """The mean error consistency of two runs of the level."""
 
     shared: float
-    """The shared errors of the level and the base, with their 95 % interval from `low` to `high`."""
+    """The shared errors of the level and the base, with their 95 % interval from `low` to `high`. Known together."""
 
     low: float
     high: float
@@ -84,11 +87,11 @@ class LevelErrors:
 def compare_errors(levels: Sequence[tuple[str, bool, Runs]]) -> tuple[LevelErrors, ...]:
     """Compares the errors of the levels of a study, (level, is_base, runs), with those of its base.
 
-    Returns nothing if no level can be compared: that takes two runs of the base and of another level, on the same
-    images, with FEWEST wrong ones a run.
+    Returns nothing if no level can be compared: that takes RUNS runs of the base and of another level, on the same
+    images, with FEWEST wrong and right ones a run.
     """
     base = next(runs for _, is_base, runs in levels if is_base)
-    count = len(levels) - 1
+    count = max(1, sum(not is_base and not runs.equals(base) for _, is_base, runs in levels))
     found = tuple(_compare(name, is_base, runs, base, count) for name, is_base, runs in levels)
     return found if any(not math.isnan(each.shared) for each in found) else ()
 
@@ -96,21 +99,26 @@ def compare_errors(levels: Sequence[tuple[str, bool, Runs]]) -> tuple[LevelError
 def _compare(name: str, is_base: bool, runs: Runs, base: Runs, levels: int) -> LevelErrors:
     if runs.test_set != base.test_set or not all(map(_has_errors, (runs, base))):
         return LevelErrors(name, is_base, runs.n, math.nan, math.nan, math.nan, math.nan, math.nan, ())
-    if is_base:
-        own = find_kappas(_stack(base))[np.triu_indices(base.n, 1)].mean()
-        return LevelErrors(name, is_base, runs.n, float(own), float(own), math.nan, math.nan, math.nan, ())
     both, chosen = _leave_out_images(_stack(runs, base)), _choose_pairs(runs, base)
     with_base, own = (float(each[0, 0]) for each in _average(_find_kappas(both[:1]), chosen)[:2])
-    shared = _share(_average(_find_covariances(both), chosen))
-    half, value = _find_half(shared, (runs.n, base.n), levels), float(shared[0, 0])
+    if is_base:
+        return LevelErrors(name, is_base, runs.n, own, own, math.nan, math.nan, math.nan, ())
     classes = _compare_classes(runs, base, levels)
-    return LevelErrors(name, is_base, runs.n, with_base, own, value, value - half, value + half, classes)
+    if runs.equals(base):
+        return LevelErrors(name, is_base, runs.n, with_base, own, 1.0, 1.0, 1.0, classes)
+    shared = _share(_average(_find_covariances(both), chosen))
+    value, half = float(shared[0, 0]), _find_half(shared, (runs.n, base.n), levels)
+    ends = (value, value - half, value + half) if not math.isnan(half) else (math.nan,) * 3
+    return LevelErrors(name, is_base, runs.n, with_base, own, *ends, classes)
 
 
 def _has_errors(runs: Runs) -> bool:
     """Returns whether the errors of a level's runs are known, and are enough."""
     bits = [each for each in runs.outcomes if each is not None]
-    return 1 < runs.n == len(bits) and statistics.fmean((~each).sum() for each in bits) >= FEWEST
+    if not RUNS <= runs.n == len(bits):
+        return False
+    wrong = statistics.fmean(int((~each).sum()) for each in bits)
+    return FEWEST <= wrong <= len(bits[0]) - FEWEST
 
 
 def _stack(*levels: Runs) -> Floats:
@@ -165,8 +173,9 @@ def _choose_pairs(runs: Runs, base: Runs) -> NDArray[np.bool_]:
 
 def _average(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
     """Returns the three means over pairs, `(samples, runs, runs)` -> `(3, samples, 1 + runs)`; NaN without a pair."""
-    counts = chosen.sum(axis=(-2, -1))[:, None]
-    sums = np.einsum("sij,kmij->ksm", np.nan_to_num(values), chosen)
+    known = np.isfinite(values)
+    sums = np.einsum("sij,kmij->ksm", np.where(known, values, 0.0), chosen)
+    counts = np.einsum("sij,kmij->ksm", known.astype(float), chosen)
     means: Floats = sums / np.where(counts > 0, counts, np.nan)
     return means
 
@@ -185,9 +194,9 @@ def _find_half(shared: Floats, sizes: tuple[int, int], levels: int) -> float:
     `shared` has their values without a group of images and without a run, `(1 + groups, 1 + runs)`; both axes begin
     with nothing left out. What neither the image nor the run explains is in both variances, over the images and over
     the runs, so it is taken out of the second. With it, the degrees of freedom are more, and the narrower of both
-    intervals counts. NaN for less than three runs: without one of two, no pair is left.
+    intervals counts. NaN if a value is.
     """
-    if min(sizes) < 3:
+    if np.isnan(shared).any():
         return math.nan
     over_images = Part(float(_jackknife(shared[1:, 0])), len(shared) - 2)
     over_runs, rest = [], 0.0
@@ -216,14 +225,19 @@ def _jackknife(values: Floats) -> Floats:
 
 
 def _compare_classes(runs: Runs, base: Runs, levels: int) -> tuple[ClassChange, ...]:
-    """Compares the accuracy of each class with the base's by Welch's t interval over the seeds."""
+    """Compares the accuracy of each class with the base's by Welch's t interval over the seeds.
+
+    Equal accuracies do not show how far others would vary, so no spread counts as less than one image of a class.
+    """
     own, others = (np.array(each.class_accuracies, dtype=float) for each in (runs, base))
     if own.ndim < 2 or own.shape[1:] != others.shape[1:] or own.shape[1] > MOST_CLASSES:
         return ()
     change = own.mean(axis=0) - others.mean(axis=0)
+    floor = (100 * len(change) / runs.test_set[1]) ** 2
     found = []
     for place, value in enumerate(change):
-        parts = [Part(float(each[:, place].var(ddof=1)) / len(each), len(each) - 1) for each in (own, others)]
+        spreads = [max(floor, float(each[:, place].var(ddof=1))) for each in (own, others)]
+        parts = [Part(spread / len(each), len(each) - 1) for spread, each in zip(spreads, (own, others), strict=True)]
         total = add_parts(parts)
         quantile = -float(special.stdtrit(max(1.0, total.degrees), SIGNIFICANCE / 2 / (levels * len(change))))
         found.append(ClassChange(float(value), bool(abs(value) > quantile * math.sqrt(total.variance))))

@@ -16,6 +16,7 @@ import pandas as pd
 from ablations.report.comparison import COLUMNS
 from ablations.report.results import Results
 from ablations.report.tables import (
+    MORE,
     Cell,
     Column,
     Number,
@@ -357,4 +358,8 @@ def write_tables(results: Results) -> list[Path]:
     contents[folder / "numbers.tex"] = render_macros(collect_values(results), name).encode()
     for path, content in contents.items():
         files.write(path, content)
+    for path in (folder / "tables" / f"{study.name}.{kind}.{suffix}" for study in results.studies for kind in MORE
+                 for suffix in ("csv", "md", "tex")):  # fmt: skip
+        if path not in contents:  # an older one: the records do not give it any more
+            files.remove(path)
     return list(contents)

@@ -55,8 +55,23 @@ def print_p(p: float) -> str:
 
 
 def print_kappa(kappa: float) -> str:
-    """Returns an error consistency, or the ratio of two, with three decimals."""
+    """Returns an error consistency with three decimals."""
     return f"{round(kappa, 3) + 0.0:.3f}"
+
+
+def print_shared(value: float, low: float, high: float) -> tuple[str, str, str]:
+    """Returns shared errors and the ends of their interval, with three decimals.
+
+    There are more where the printed interval would tell otherwise whether it contains 1.
+    """
+    inside = (low <= 1, high >= 1)
+    places = next(
+        number
+        for number in range(3, MOST_PLACES + 1)
+        if number == MOST_PLACES or (round(low, number) <= 1, round(high, number) >= 1) == inside
+    )
+    text, start, end = (f"{round(number, places) + 0.0:.{places}f}" for number in (value, low, high))
+    return text, start, end
 
 
 def print_percent(key: str, change: float) -> str:

@@ -25,7 +25,7 @@ from ablations.report.captions import (
 )
 from ablations.report.comparison import DECIDED, Effect
 from ablations.report.errors import ClassChange, LevelErrors
-from ablations.report.printing import print_accuracy, print_change, print_kappa, print_p, print_percent
+from ablations.report.printing import print_accuracy, print_change, print_kappa, print_p, print_percent, print_shared
 from ablations.report.results import OVERALL, CostResult, LevelResult, Results, StudyResult
 from ablations.report.statistics import MOST_SEEDS
 
@@ -211,8 +211,10 @@ def make_errors_table(study: StudyResult) -> Table | None:
         Row((names[each.level], *_fill_errors(each), *_fill_classes(each.classes, count)), each.is_base)
         for each in study.errors
     )
-    caption = f"{explain_errors(study)}{describe_provenance(study.frames, (), ['runs'])}"
-    return Table(f"{study.name}.errors", question, (*ERRORS, *classes), rows, caption, ("--columns", "all"))
+    columns = (*ERRORS, *classes)
+    how = explain_errors([column.key for column in columns])
+    caption = f"{how}{describe_provenance(study.frames, (), ['runs'])}"
+    return Table(f"{study.name}.errors", question, columns, rows, caption, ("--columns", "all"))
 
 
 MORE: dict[str, Callable[[StudyResult], Table | None]] = {"effects": make_effects_table, "errors": make_errors_table}
@@ -275,7 +277,8 @@ def find_table(results: Results, name: str, columns: Sequence[str] | None = None
     shown, of = [key for key in chosen if key in COSTS], ("runs", "costs") if name not in more else ("runs",)
     made = describe_provenance(known[name].frames, shown, of, brief=True)
     bases = _warn_of_bases(results) if name == OVERALL else ""
-    how = explain_errors(known[name]) if name.endswith(".errors") else explain_briefly(known[name], chosen, not short)
+    own = name.endswith(".errors")
+    how = explain_errors(chosen) if own else explain_briefly(known[name], chosen, not short)
     caption = f"{how}{bases}{made}"
     found = replace(choose_columns(table, chosen, caption, notes=not short), details=details)
     return replace(found, choice=()) if columns is None and short else found
@@ -328,13 +331,17 @@ def _fill_effect(study: StudyResult, effect: Effect) -> tuple[Cell, ...]:
 
 def _fill_errors(errors: LevelErrors) -> tuple[Cell, ...]:
     """Makes cells such as `5`, `0.661`, `0.693`, `0.964 [0.945, 0.984]`."""
-    ends = tuple(Number(each, print_kappa(each)) for each in (errors.low, errors.high))
-    with_base, own, shared = (
-        () if math.isnan(each) else (Number(each, print_kappa(each)),)
-        for each in (errors.with_base, errors.own, errors.shared)
+    with_base, own = (
+        () if math.isnan(each) else (Number(each, print_kappa(each)),) for each in (errors.with_base, errors.own)
     )
-    interval = None if math.isnan(errors.low) else (ends[0], ends[1])
-    return Cell((Number(errors.n, str(errors.n)),)), Cell(with_base), Cell(own), Cell(shared, interval=interval)
+    numbers = (errors.shared, errors.low, errors.high)
+    shared, low, high = map(Number, numbers, print_shared(*numbers))
+    return (
+        Cell((Number(errors.n, str(errors.n)),)),
+        Cell(with_base),
+        Cell(own),
+        Cell(() if math.isnan(shared.value) else (shared,), interval=None if math.isnan(low.value) else (low, high)),
+    )
 
 
 def _fill_classes(classes: Sequence[ClassChange], count: int) -> Iterator[Cell]:

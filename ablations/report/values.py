@@ -9,7 +9,7 @@ from ablations.metrics import BESIDE_ACCURACY, COSTS, METRICS, choose_places, fo
 from ablations.report.comparison import Effect
 from ablations.report.errors import MOST_CLASSES, LevelErrors
 from ablations.report.frames import find_trials
-from ablations.report.printing import print_accuracy, print_change, print_kappa, print_p, print_percent
+from ablations.report.printing import print_accuracy, print_change, print_kappa, print_p, print_percent, print_shared
 from ablations.report.results import LevelResult, Results, StudyResult
 from ablations.report.statistics import MOST_SEEDS
 
@@ -85,14 +85,12 @@ def _list_effect(study: StudyResult, effect: Effect) -> Iterator[tuple[str, str]
 
 def _list_errors(errors: LevelErrors) -> Iterator[tuple[str, str]]:
     """Yields the values of a level in the table of errors, as it prints them."""
-    numbers = {
-        "error_consistency": errors.with_base,
-        "error_consistency_own": errors.own,
-        "shared_errors": errors.shared,
-        "shared_errors_low": errors.low,
-        "shared_errors_high": errors.high,
-    }
-    yield from ((key, print_kappa(value)) for key, value in numbers.items() if not math.isnan(value))
+    kappas = {"error_consistency": errors.with_base, "error_consistency_own": errors.own}
+    shared = (errors.shared, errors.low, errors.high)
+    numbers = {key: (value, print_kappa(value)) for key, value in kappas.items()}
+    names = ("shared_errors", "shared_errors_low", "shared_errors_high")
+    numbers |= dict(zip(names, zip(shared, print_shared(*shared), strict=True), strict=True))
+    yield from ((key, text) for key, (value, text) in numbers.items() if not math.isnan(value))
     changes = enumerate(change.value for change in errors.classes)
     yield from ((f"class_{number}", format_signed(value, 1)) for number, value in changes if not math.isnan(value))
 
@@ -103,7 +101,8 @@ def _list_trials(study: StudyResult) -> Iterator[tuple[str, str]]:
     if len(trials):
         chosen = trials[trials.chosen.astype(bool)].groupby("level", sort=False).validation_accuracy
         for level, found in chosen:
-            yield str(level), METRICS["validation_accuracy"].show(float(found.astype(float).mean()))
+            if found.notna().all():  # a record may be lost after the choice
+                yield str(level), METRICS["validation_accuracy"].show(float(found.astype(float).mean()))
 
 
 def _name_changes(study: StudyResult) -> list[str]:

@@ -529,12 +529,18 @@ def test_what_was_chosen_is_counted_and_can_be_cited(shown):
     values = collect_values(analyse(shown))
     assert values["growth_rate", "8", "learning_rate"] == "0.3"
     assert [values["growth_rate", level, "trial_accuracy"] for level in ("4", "8")] == ["72.00", "75.00"]
+    told = citations.look_up(analyse(shown), "growth_rate", "8", "trial_accuracy")
+    assert told.seeds == ""
+    assert told.provenance.startswith("Learning rate: chosen from 0.03, 0.1, 0.3, by the accuracy on 50 validation")
     found = citations.look_up(analyse(shown), "growth_rate", "8", "learning_rate")
     assert found.meaning == "train.learning_rate, as tuning chose it"
     status = CliRunner().invoke(app, ["status", str(shown.folder), "--json"])
     assert {kind: json.loads(status.output)[kind] for kind in ("tuning", "runs", "costs")} == {
         "tuning": {"done": 6}, "runs": {"done": 5}, "costs": {"done": 3},
     }  # fmt: skip
+    chosen = shown.tuning[shown.tuning.chosen & (shown.tuning.name == "growth_rate 8")].id.iloc[0]
+    (shown.folder / "records" / f"{chosen}.json").unlink()
+    assert ("growth_rate", "8", "trial_accuracy") not in collect_values(analyse(load(shown.folder)))
 
 
 def test_a_grid_without_tuning_shows_none_of_it(results):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,9 +13,11 @@ from conftest import TINY, fabricate, study_of, texts_of, write_grid
 from sklearn.metrics import cohen_kappa_score
 
 from ablations.grid.reader import read
+from ablations.report.citations import tell_seeds
 from ablations.report.comparison import Runs
 from ablations.report.errors import FEWEST, compare_errors, find_kappas
-from ablations.report.frames import load
+from ablations.report.frames import find_base, load
+from ablations.report.page import write
 from ablations.report.plotting import looks, mistakes, style
 from ablations.report.plotting.figures import list_stems
 from ablations.report.results import analyse
@@ -117,13 +120,15 @@ def test_what_cannot_be_compared_is_unknown(rng):
     base, other = runs_of(draw(rng, chances, 3)), runs_of(draw(rng, chances, 3))
     assert compare_errors([("b", True, base), ("o", False, other)])
     few = runs_of(np.arange(2000) >= np.full((3, 1), FEWEST - 1))
+    poor = runs_of(np.arange(2000) < np.full((3, 1), FEWEST - 1))
     hidden = Runs({0: 90.0, 1: 91.0}, {}, (), (None, None), ("a", 2000), {})
-    for bad in (runs_of(draw(rng, chances, 1)), runs_of(draw(rng, chances, 3), test_set="b"), few, hidden):
+    for bad in (runs_of(draw(rng, chances, 1)), runs_of(draw(rng, chances, 3), test_set="b"), few, poor, hidden):
         assert compare_errors([("b", True, base), ("o", False, bad)]) == ()
         assert compare_errors([("b", True, bad), ("o", False, other)]) == ()
-    two = compare_errors([("b", True, base), ("o", False, runs_of(draw(rng, chances, 2)))])[1]
-    assert not math.isnan(two.shared)
-    assert math.isnan(two.low), "without one of two runs no pair is left"
+    two = runs_of(draw(rng, chances, 2))
+    none, known = compare_errors([("b", True, base), ("t", False, two), ("o", False, other)])[1:]
+    assert math.isnan(none.shared), "without one of two runs no pair is left"
+    assert known.low < known.shared < known.high
 
 
 def test_classes_are_compared_over_the_seeds(rng):
@@ -133,6 +138,25 @@ def test_classes_are_compared_over_the_seeds(rng):
     first, second = compare_errors([("b", True, base), ("o", False, other)])[1].classes
     assert (first.value, first.different) == (-10, True)
     assert (second.value, second.different) == (2, False)
+
+
+def test_equal_accuracies_of_a_class_prove_nothing(rng):
+    """A spread counts as one image of a class at least: of 1,500 images, so 0.067 points."""
+    chances = rng.beta(3, 0.7, 3000)
+    base = runs_of(draw(rng, chances, 3), classes=((90.0, 50.0),) * 3)
+    other = runs_of(draw(rng, chances, 3), classes=((90.1, 60.0),) * 3)
+    first, second = compare_errors([("b", True, base), ("o", False, other)])[1].classes
+    assert (first.different, second.different) == (False, True)
+
+
+def test_a_level_with_the_base_s_runs_shares_all_errors_and_counts_for_nothing(rng):
+    chances = rng.beta(3, 0.7, 2000)
+    base = replace(runs_of(draw(rng, chances, 3)), ends={0: ("w",), 1: ("v",), 2: ("u",)})
+    other = runs_of(draw(rng, chances, 3))
+    alone = compare_errors([("b", True, base), ("o", False, other)])[1]
+    same, among = compare_errors([("b", True, base), ("s", False, base), ("o", False, other)])[1:]
+    assert (same.shared, same.low, same.high) == (1, 1, 1)
+    assert among == alone
 
 
 @pytest.fixture
@@ -172,6 +196,7 @@ def test_a_table_and_values_to_cite(errors):
     short = find_table(found, "growth_rate.errors")
     assert [column.key for column in short.columns][-1] == "shared_errors", "the classes are in the long table"
     assert "kappa" in short.caption
+    assert "Classes" not in short.caption
     assert "Classes" in table.caption
 
 
@@ -191,4 +216,30 @@ def test_a_figure(errors):
         assert [float(text) for text in texts] == pytest.approx([change.value for change in own.classes], abs=0.051)
         narrow = mistakes.draw(study, looks.Look(looks.NARROW, bare=True))
         assert len(narrow.axes) == 2
+        nothing = replace(own.classes[0], value=math.nan, different=False)
+        empty = replace(study, errors=(study.errors[0], replace(own, classes=(nothing,) * 10, high=9.0)))
+        _, shared, classes = mistakes.draw(empty).axes
+        assert [text.get_text() for text in classes.texts] == []
+        assert shared.get_xlim()[1] == mistakes.RANGE[1], "what reaches far does not press the rest together"
     plt.close("all")
+
+
+def test_what_the_records_do_not_give_any_more_is_removed(errors):
+    write(analyse(errors))
+    kept = [path for path in errors.folder.rglob("*.errors.*") if path.is_file()]
+    assert len(kept) == 6
+    (errors.folder / "records" / f"{errors.runs.id[0]}.json").unlink()
+    write(analyse(load(errors.folder)))
+    assert not [path for path in kept if path.exists()]
+
+
+def test_a_citation_tells_that_the_base_is_incomplete(errors):
+    base = errors.runs[(errors.runs.variant == find_base(errors)) & (errors.runs.seed == 2)].id.iloc[0]
+    record = errors.folder / "records" / f"{base}.json"
+    assert tell_seeds(analyse(errors), "growth_rate", "8", "shared_errors") == ["Of 3 seeds."]
+    record.unlink()
+    told = {key: tell_seeds(analyse(load(errors.folder)), "growth_rate", "8", key)
+            for key in ("shared_errors", "class_0", "error_consistency_own")}  # fmt: skip
+    incomplete = "Incomplete: growth_rate 4 has 2 of 3 seeds (1 missing)."
+    assert told["shared_errors"] == told["class_0"] == ["Of 3 seeds.", incomplete]
+    assert told["error_consistency_own"] == ["Of 3 seeds."]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ablations.metrics import count_places
 from ablations.report.comparison import decide
-from ablations.report.printing import print_accuracy, print_change, print_p, print_percent
+from ablations.report.printing import print_accuracy, print_change, print_p, print_percent, print_shared
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,17 @@ def test_a_p_value_stays_on_its_side_of_five_percent(p, printed):
 def test_times_have_no_decimals():
     assert print_percent("train_images_per_second", -0.1234) == "-12"
     assert print_percent("params", -0.1234) == "-12.3"
+
+
+@pytest.mark.parametrize(
+    ("shared", "printed"),
+    [
+        ((0.964, 0.9432, 0.9848), ("0.964", "0.943", "0.985")),
+        ((0.98, 0.96, 0.99962), ("0.9800", "0.9600", "0.9996")),
+        ((1.02, 1.00004, 1.04), ("1.02000", "1.00004", "1.04000")),
+        ((0.99, 0.98, 1.0), ("0.990", "0.980", "1.000")),
+        ((0.99, math.nan, math.nan), ("0.990", "nan", "nan")),
+    ],
+)
+def test_printed_shared_errors_tell_whether_their_interval_contains_1(shared, printed):
+    assert print_shared(*shared) == printed

@@ -14,6 +14,7 @@ from ablations.report.frames import find_trials
 from ablations.report.plotting.drawn import SUFFIXES, Drawing, Drawn, fingerprint
 from ablations.report.plotting.looks import NARROW, PAGE, WIDE, Look
 from ablations.report.results import CHECKPOINT, Results, StudyResult
+from ablations.storage import files
 
 LOOKS = {
     "*": PAGE,
@@ -46,7 +47,16 @@ def write_figures(results: Results, bare: bool = False, cores: int = 1) -> list[
 
         draw([each for each, _ in wanted if each.name in changed], folder, cores)
         drawn.note(changed)
+    for study in results.studies:
+        for pattern, look in LOOKS.items():
+            if look.bare == bare and not study.errors:  # an older one: the records do not give it any more
+                _remove(folder / pattern.replace("*", f"{study.name}.errors"))
     return [folder / f"{each.name}.{suffix}" for each, _ in wanted for suffix in SUFFIXES]
+
+
+def _remove(stem: Path) -> None:
+    for suffix in SUFFIXES:
+        files.remove(stem.with_name(f"{stem.name}.{suffix}"))
 
 
 def list_stems(results: Results) -> dict[str, list[str]]:

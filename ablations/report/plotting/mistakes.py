@@ -26,6 +26,9 @@ from ablations.report.results import StudyResult, mark_base
 MOST_LEVELS = 30
 """The most levels in the figure. The small print states how many are left out."""
 
+RANGE = (-0.2, 1.5)
+"""The widest range of the shared errors' panel."""
+
 LEAST_RANGE = 5.0
 """The change of a class, in points, that has the darkest colour, if no change is larger: small ones stay pale."""
 
@@ -46,7 +49,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
         1, panels, figsize=size, sharey=True, layout="constrained", width_ratios=[1, 1, 2.6][:panels]
     )
     _draw_consistency(axes[0], rows, errors)
-    _draw_shared(axes[1], rows, errors)
+    cut = _draw_shared(axes[1], rows, errors)
     if panels == 3:
         _draw_classes(axes[2], errors, count)
     labels = style.shorten_apart([mark_base(*pair) for pair in zip(rows.level, rows.is_base, strict=True)])
@@ -58,6 +61,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
         "Error consistency: Cohen's kappa of right and wrong of two runs with different seeds on the same images.",
         "Shared errors: the correlation over the images of the chances that a run of the level and one of the base are "
         "right; 1: the same images are hard for both. Intervals hold for all levels together, over images and seeds.",
+        "Some reach beyond the panel." if cut else "",
         "Classes, by number: change of accuracy in points; bold: its interval over the seeds does not contain 0, for "
         "all classes and levels."
         if panels == 3
@@ -82,27 +86,33 @@ def _draw_consistency(axes: Axes, rows: pd.DataFrame, errors: Sequence[LevelErro
     axes.grid(False, axis="y")
 
 
-def _draw_shared(axes: Axes, rows: pd.DataFrame, errors: Sequence[LevelErrors]) -> None:
+def _draw_shared(axes: Axes, rows: pd.DataFrame, errors: Sequence[LevelErrors]) -> bool:
+    """Draws the shared errors with their intervals. Returns whether an interval is cut by the panel."""
     axes.axvline(1, **REFERENCE)
     for place, (each, colour) in enumerate(zip(errors, rows.colour, strict=True)):
         axes.hlines(place, each.low, each.high, colors=colour, linewidth=1)
         told_apart = each.high < 1 or each.low > 1
         axes.scatter(each.shared, place, marker="o", s=20, linewidth=1, edgecolors=colour,
                      facecolors=colour if told_apart else "white", zorder=3)  # fmt: skip
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, RANGE[0]), min(high, RANGE[1]))
     axes.set(xlabel="Shared errors", ylabel="")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
     axes.grid(False, axis="y")
+    return any(each.low < RANGE[0] or each.high > RANGE[1] for each in errors)
 
 
 def _draw_classes(axes: Axes, errors: Sequence[LevelErrors], count: int) -> None:
     """Draws a table of the changes, red for losses and blue for gains."""
     values = np.array([[change.value for change in each.classes] or [math.nan] * count for each in errors])
-    most = max(LEAST_RANGE, np.nanmax(np.abs(values)))
+    most = np.nanmax([LEAST_RANGE, *np.abs(values).flat])
     colours = plt.get_cmap("RdBu")
     look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "in_layout": False}
     axes.imshow(values, cmap=colours, vmin=-most, vmax=most, aspect="auto")
     for place, each in enumerate(errors):
         for number, change in enumerate(each.classes):
+            if math.isnan(change.value):
+                continue
             ink = "#FEFEFE" if abs(change.value) > 0.65 * most else "#1B1B1B"
             weight = "bold" if change.different else "normal"
             text = f"{round(change.value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
