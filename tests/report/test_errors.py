@@ -16,10 +16,11 @@ from ablations.grid.reader import read
 from ablations.report.citations import tell_seeds
 from ablations.report.comparison import Runs
 from ablations.report.errors import FEWEST, compare_errors, find_kappas
+from ablations.report.formats import write_tables
 from ablations.report.frames import find_base, load
-from ablations.report.page import write
 from ablations.report.plotting import looks, mistakes, style
-from ablations.report.plotting.figures import list_stems
+from ablations.report.plotting.drawn import SUFFIXES
+from ablations.report.plotting.figures import list_stems, write_figures
 from ablations.report.results import analyse
 from ablations.report.tables import find_table, make_errors_table
 from ablations.report.values import collect_values
@@ -224,13 +225,20 @@ def test_a_figure(errors):
     plt.close("all")
 
 
-def test_what_the_records_do_not_give_any_more_is_removed(errors):
-    write(analyse(errors))
-    kept = [path for path in errors.folder.rglob("*.errors.*") if path.is_file()]
-    assert len(kept) == 6
+def test_what_the_records_do_not_give_any_more_is_removed(errors, monkeypatch):
+    monkeypatch.setattr(style, "_BACKENDS", {"svg": style._BACKENDS["svg"]})  # the quickest to draw
+    write_tables(analyse(errors))
+    figures = errors.folder / "figures"
+    figures.mkdir()
+    for suffix in SUFFIXES:
+        (figures / f"growth_rate.errors.{suffix}").touch()
+    assert len([*errors.folder.rglob("*.errors.*")]) == 6
     (errors.folder / "records" / f"{errors.runs.id[0]}.json").unlink()
-    write(analyse(load(errors.folder)))
-    assert not [path for path in kept if path.exists()]
+    found = analyse(load(errors.folder))
+    write_tables(found)
+    write_figures(found)
+    assert not [*errors.folder.rglob("*.errors.*")]
+    assert (figures / "growth_rate.curves.svg").exists()
 
 
 def test_a_citation_tells_that_the_base_is_incomplete(errors):
