@@ -15,6 +15,7 @@ from ablations.report.comparison import (
     COLUMNS,
     Conclusions,
     Effect,
+    Runs,
     Verdict,
     collect_runs,
     conclude,
@@ -246,8 +247,8 @@ def _analyse_study(frames: Frames, entry: StudyEntry) -> StudyResult:
     if any(error is not None for error in stated.values()):
         rows = [_compare_published(row, stated.get(row["level"])) for row in numbers.to_dict("records")]
         numbers = pd.concat([numbers, pd.DataFrame(rows)], axis=1)
-    results = _read_levels(numbers, own, tuned, find_edges(frames, entry.name), entry)
     runs = collect_runs(own.runs)
+    results = _read_levels(numbers, own, runs, tuned, find_edges(frames, entry.name), entry)
     errors = compare_errors([(level.level, level.is_base, runs[level.variant]) for level in results])
     return StudyResult(
         entry.name, entry.question, own, entry, numbers, results, conclusions, entry.margin, tuple(tuned), errors
@@ -262,7 +263,7 @@ def _analyse_all(frames: Frames) -> StudyResult:
     tuned = list_tuned_fields(frames)
     conclusions = conclude(levels, frames.runs, test=False)  # changes are judged within the studies
     numbers = _collect_numbers(frames, conclusions.levels, tuned)
-    results = _read_levels(numbers, frames, tuned, find_edges(frames), None)
+    results = _read_levels(numbers, frames, collect_runs(frames.runs), tuned, find_edges(frames), None)
     question = "What does every variant cost, and what does it buy?"
     return StudyResult(OVERALL, question, frames, None, numbers, results, conclusions, None, tuple(tuned))
 
@@ -316,11 +317,15 @@ def _summarise_beside(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_levels(
-    numbers: pd.DataFrame, frames: Frames, tuned: list[str], edges: set[tuple[str, str]], entry: StudyEntry | None
+    numbers: pd.DataFrame,
+    frames: Frames,
+    runs: Mapping[str, Runs],
+    tuned: list[str],
+    edges: set[tuple[str, str]],
+    entry: StudyEntry | None,
 ) -> tuple[LevelResult, ...]:
     """Converts the rows of a study's numbers to typed objects, and adds the plan's values of each level."""
     planned = {level.label: level for level in entry.levels} if entry else {}
-    runs = collect_runs(frames.runs)
     base = next(row["variant"] for row in numbers.to_dict("records") if row["is_base"])
     made = _describe_origins(frames.runs)
     keys = ("level", "variant", "is_base", "n", "lost", "mean", "sd", *COLUMNS, "cost_status")
