@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +53,8 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     cut = _draw_shared(axes[1], rows, errors)
     if panels == 3:
         _draw_classes(axes[2], errors, count)
-    labels = style.shorten_apart([mark_base(*pair) for pair in zip(rows.level, rows.is_base, strict=True)])
+    names = [mark_base(*pair) for pair in zip(rows.level, rows.is_base, strict=True)]
+    labels = [textwrap.fill(name, 28) for name in style.shorten_apart(names, 56)]
     axes[0].set_yticks(range(len(rows)), labels)
     for text, is_base in zip(axes[0].get_yticklabels(), rows.is_base, strict=True):
         text.set(color=INK, fontweight="bold" if is_base else "normal")
