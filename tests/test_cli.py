@@ -25,7 +25,10 @@ def call(*arguments):
 def test_list_names_what_there_is():
     result = call("list")
     assert result.exit_code == 0
-    assert "Grids: cifar10, cifar10-cpu, cifar10-deep, cifar10-gpu, cifar10-long, cifar10-paper, presets, quick" in result.output
+    assert (
+        "Grids: cifar10, cifar10-cpu, cifar10-deep, cifar10-gpu, cifar10-long, cifar10-paper, presets, quick"
+        in result.output
+    )
     assert (
         "Data sets: digits, cifar10, cifar100, svhn, mnist, fashion-mnist, imagefolder, parquet, arrays, random"
         in result.output

@@ -235,7 +235,7 @@ def _compare_classes(runs: Runs, base: Runs, levels: int) -> tuple[ClassChange, 
     change = own.mean(axis=0) - others.mean(axis=0)
     floor = (100 * len(change) / runs.test_set[1]) ** 2
     found = []
-    for place, value in enumerate(change):
+    for place, value in enumerate(change.round(9) + 0.0):  # removes rounding errors of sums
         spreads = [max(floor, float(each[:, place].var(ddof=1))) for each in (own, others)]
         parts = [Part(spread / len(each), len(each) - 1) for spread, each in zip(spreads, (own, others), strict=True)]
         total = add_parts(parts)

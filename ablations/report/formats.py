@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -68,10 +68,18 @@ def render_cell(cell: Cell) -> str:
     return render_words(spell_cell(cell))
 
 
-def find_sort_value(cell: Cell) -> float | None:
+def find_sort_value(cell: Cell) -> str | None:
     """Returns the number by which a cell is sorted; None for words and for a cell without a value."""
     first = cell.value[0] if cell.value else None
-    return first.value if isinstance(first, Number) else None
+    return spell_digits(first.value) if isinstance(first, Number) else None
+
+
+def spell_digits(value: float) -> str:
+    """Returns ten significant digits, or a whole number in full, as in `0.2416781941` and `123456789012`.
+
+    Later digits of what is computed from the records depend on the processor, and nothing that is written should.
+    """
+    return f"{value:.15g}" if float(value).is_integer() else f"{value:.10g}"
 
 
 # Markdown
@@ -302,8 +310,8 @@ def _escape_name(text: str) -> str:
 # CSV, and all files together
 
 
-def render_csv(frame: pd.DataFrame, digits: str | None = None) -> bytes:
-    """Writes a frame as CSV, with enough digits to restore every float, or in a format such as `%.10g`.
+def render_csv(frame: pd.DataFrame, digits: Callable[[float], str] | None = None) -> bytes:
+    """Writes a frame as CSV, with enough digits to restore every float, or as `digits` writes them.
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
@@ -322,7 +330,7 @@ def _disarm(value: Any) -> Any:
 
 
 def render_numbers(table: Table, numbers: pd.DataFrame) -> bytes:
-    """Writes the numbers behind a table's columns as CSV, every digit: means and deviations, intervals, changes."""
+    """Writes the numbers behind a table's columns as CSV: means and deviations, intervals, changes."""
     own = {"accuracy": ["mean", "sd"], "change": ["difference", "low", "high"],
            "test_error": ["error", "error_low", "error_high"],
            "shared_errors": ["shared_errors", "shared_errors_low", "shared_errors_high"]}  # fmt: skip
@@ -330,7 +338,7 @@ def render_numbers(table: Table, numbers: pd.DataFrame) -> bytes:
     names = ["level", "axes", "levels", "is_base"]
     for column in table.columns:
         names += own.get(column.key, [column.key + end for end in ends] + [f"train.{column.key}"])
-    return render_csv(numbers[[name for name in dict.fromkeys(names) if name in numbers]], "%.15g")
+    return render_csv(numbers[[name for name in dict.fromkeys(names) if name in numbers]], spell_digits)
 
 
 def name_folder(folder: Path) -> str:
@@ -352,7 +360,7 @@ def write_tables(results: Results) -> list[Path]:
         tables += [(table, study.find_numbers(kind)) for kind, table in make_more_tables(study).items()]
     for table, numbers in [*tables, (make_overall_table(results), results.overall.numbers.drop(columns=COLUMNS))]:
         stem = folder / "tables" / table.name
-        contents[stem.with_name(f"{table.name}.csv")] = render_csv(numbers, "%.15g")
+        contents[stem.with_name(f"{table.name}.csv")] = render_csv(numbers, spell_digits)
         contents[stem.with_name(f"{table.name}.md")] = render_markdown(table).encode()
         contents[stem.with_name(f"{table.name}.tex")] = render_latex(find_table(results, table.name), name).encode()
     contents[folder / "numbers.tex"] = render_macros(collect_values(results), name).encode()

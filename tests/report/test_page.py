@@ -92,14 +92,14 @@ def test_text_from_a_grid_is_escaped(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "lead", "beside", "value"),
     [
-        (Cell((Number(97.13, "97.13", "0.28"),)), "97.13 ± 0.28", "", 97.13),
+        (Cell((Number(97.13, "97.13", "0.28"),)), "97.13 ± 0.28", "", "97.13"),
         (
             Cell((Number(1234.0, "1,234"),), notes=(Note((Number(0.03, "+3"), " %")), Note(("disturbed",)))),
-            "1,234", "(+3 %; disturbed)", 1234.0,
+            "1,234", "(+3 %; disturbed)", "1234",
         ),
         (
             Cell((Number(-1.3, "-1.3"),), (), (Number(-1.7, "-1.7"), Number(-0.9, "-0.9")), (Note(("lost runs",)),)),
-            "-1.3", "[-1.7, -0.9] (lost runs)", -1.3,
+            "-1.3", "[-1.7, -0.9] (lost runs)", "-1.3",
         ),
         (Cell(), "", "", None),
         (Cell(lacks=((Number(3, "3"), " oom"), (Number(1, "1"), " missing"))), "3 oom, 1 missing", "", None),

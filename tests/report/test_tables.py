@@ -29,6 +29,7 @@ from ablations.report.formats import (
     render_latex,
     render_macros,
     render_numbers,
+    spell_digits,
     write_tables,
 )
 from ablations.report.frames import load
@@ -543,6 +544,21 @@ def test_levels_that_are_named_like_missing_values_come_back_as_the_documentatio
     frame = pd.DataFrame({"level": ["NA", "None", "null", "nan"], "accuracy": [1.5, None, 2.5, 3.5]})
     back = pd.read_csv(io.BytesIO(render_csv(frame)), keep_default_na=False, na_values=[""])
     pd.testing.assert_frame_equal(back, frame)
+
+
+@pytest.mark.parametrize("value", [0.24167819407188174, 1.317543436048722, -0.0213318954692607, 1e-300, 2 / 3])
+def test_the_last_digits_of_a_processor_s_sums_are_not_written(value):
+    assert spell_digits(math.nextafter(value, 1)) == spell_digits(math.nextafter(value, -1)) == spell_digits(value)
+    assert float(spell_digits(value)) == pytest.approx(value, rel=5e-10, abs=0)
+
+
+def test_whole_numbers_are_written_in_full():
+    assert [spell_digits(value) for value in (0.0, -3.0, 123456789012345.0, 71686)] == [
+        "0",
+        "-3",
+        "123456789012345",
+        "71686",
+    ]
 
 
 def test_parameters_that_are_not_trained_are_told_beside_the_trained_ones(tmp_path, tiny):
