@@ -310,7 +310,7 @@ def _escape_name(text: str) -> str:
 # CSV, and all files together
 
 
-def render_csv(frame: pd.DataFrame, digits: Callable[[float], str] | None = None) -> bytes:
+def render_csv(frame: pd.DataFrame, digits: Callable[[Any], str] | None = None) -> bytes:
     """Writes a frame as CSV, with enough digits to restore every float, or as `digits` writes them.
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
