@@ -112,7 +112,7 @@ def _draw_accuracy(axes: Axes, frames: Frames, rows: pd.DataFrame) -> None:
         axes.axvline(base, **REFERENCE)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -0.5), min(high, 100.5))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(4) if rows.n.any() else ticker.NullLocator())
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(3) if rows.n.any() else ticker.NullLocator())
     axes.set(xlabel=METRICS[f"{frames.part}_accuracy"].head, ylabel="")
     axes.grid(False, axis="y")
 
