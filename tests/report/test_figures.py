@@ -109,6 +109,17 @@ def test_an_effect_figure_shows_the_numbers_of_the_records(results):
     assert statistics.compute_half_interval(0.8660254, 3) == pytest.approx(4.302653 * 0.5, rel=1e-6)
 
 
+def test_values_stand_beside_the_name_of_their_axis(results, product):
+    assert draw(effect, load(results)).axes[0].get_ylabel() == "growth_rate"
+    assert draw(effect, product).axes[0].get_ylabel() == "growth_rate,\ncompression,\ncheckpoint"
+
+
+def test_a_name_needs_no_axis_beside_it(tmp_path):
+    named = TINY.replace("model.growth_rate = [4, 8]", 'model.layer_order = ["norm-act-conv", "conv-norm-act"]')
+    make_manifest(read(write_grid(tmp_path, named)), MACHINE, tmp_path).write(tmp_path)
+    assert draw(effect, load(tmp_path)).axes[0].get_ylabel() == ""
+
+
 def test_a_change_has_a_mark_for_its_verdict(results):
     frames = load(results)
     assert {"different", "simultaneous 95 % interval"} <= set(texts(draw(effect, frames)))

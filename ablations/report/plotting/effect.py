@@ -22,7 +22,7 @@ from ablations.metrics import METRICS
 from ablations.report.captions import describe_provenance, explain_published
 from ablations.report.frames import Frames
 from ablations.report.plotting import style
-from ablations.report.plotting.levels import choose_levels, colour_levels, say_left_out
+from ablations.report.plotting.levels import choose_levels, colour_levels, name_axis, say_left_out
 from ablations.report.plotting.looks import GREY, HUES, INK, NARROW, PAGE, PALE, WIDE, WRONG, Look
 from ablations.report.plotting.style import BLANK, REFERENCE
 from ablations.report.results import StudyResult, mark_base
@@ -54,6 +54,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
     for panel, key in zip(axes[2:], costs, strict=True):
         _draw_cost(panel, rows, key)
     axes[0].set_yticks(rows.place, labels)
+    axes[0].set_ylabel(_name_axes(study))
     for text, row in zip(axes[0].get_yticklabels(), rows.itertuples(), strict=True):
         text.set(color=WRONG if row.lost or not row.n else INK, fontweight="bold" if row.is_base else "normal")
     axes[0].set_ylim(ends[-1], 0)
@@ -83,6 +84,13 @@ def _label_row(row: dict[Any, Any]) -> str:
     """Returns the label of a level, with its unfinished runs on a second line."""
     label = textwrap.fill(mark_base(row["level"], row["is_base"]), 28, max_lines=3, placeholder="…")
     return f"{label}\n({row['not_done']})" if row["not_done"] else label
+
+
+def _name_axes(study: StudyResult) -> str:
+    """Returns the names of the axes if the labels are values that need them: `growth_rate` for `6` and `12`."""
+    if study.entry is None or all(level.phrase.strip("“”") == level.level for level in study.levels):
+        return ""
+    return ",\n".join(map(name_axis, study.entry.axes))
 
 
 def _is_text(value: Any) -> bool:

@@ -60,7 +60,7 @@ def draw(study: StudyResult, look: Look = PAGE) -> Figure:
         f"The first {MOST_PANELS} of {len(panels)} combinations are shown." if len(panels) > MOST_PANELS else "",
         describe_provenance(replace(study.frames, tuning=found), (), ["tuning"]),
     )
-    title = f"Is the order of the levels the same at every {name_axis(along).replace('_', ' ')}?"
+    title = f"Is the order of the levels of {study.name} the same at every {name_axis(along).replace('_', ' ')}?"
     style.frame_figure(figure, look, title, small, _make_key(found, rows), handlelength=2.6)
     return figure
 
