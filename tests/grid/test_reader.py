@@ -658,13 +658,11 @@ def test_the_shipped_cifar10_grids_ask_the_same_tuned_alike(name, monkeypatch):
     monkeypatch.setattr("ablations.grid.matching.find_nearest", lambda model, key, target, count: (model, target))
     grid = read(SHIPPED / f"{name}.toml", [*RANDOM, "tune.validation=16"])
     studies = {study.name: study for study in grid.studies}
-    assert list(studies)[:8] == [
-        "layer_order", "connectivity", "family", "growth_rate", "compression", "bottleneck", "init", "depth"
-    ]  # fmt: skip
+    main = ["layer_order", "connectivity", "doubling", "family"]
+    assert list(studies)[:9] == [*main, "growth_rate", "compression", "bottleneck", "init", "depth"]
     for name, study in studies.items():
         follow = name in ("checkpointing", "implementation")
-        assert study.seeds == ((0, 1, 2, 3, 4) if name in ("layer_order", "connectivity", "family") else (0,) if follow
-                               else (0, 1, 2)), name  # fmt: skip
+        assert study.seeds == ((0, 1, 2, 3, 4) if name in main else (0,) if follow else (0, 1, 2)), name
         assert {level.variant.tuning for level in study.levels} == {grid.base.tuning}
         assert [level.variant.follows_base for level in study.levels if not level.is_base].count(not follow) == 0
         ways = {getattr(level.variant.model, "implementation", "textbook") for level in study.levels}
